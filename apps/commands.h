@@ -1,0 +1,16 @@
+// The subcommands of `engram`: one thin file each. A subcommand declares its flags and returns a Status; main.cc
+// turns that into the exit code (0 done; 1 failed, one "error: ..." line on stderr; 2 wrong usage).
+#pragma once
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "engram/core/status.h"
+
+namespace engram::apps {
+
+// Set by the subcommand that was chosen; main.cc runs it after parsing.
+struct Invocation {
+  std::function<Status()> run;
+};
+
+}  // namespace engram::apps

@@ -1,0 +1,43 @@
+# engram::torch: the PyPI wheel's libtorch as an imported target. The wheel's own find_package(Torch) always
+# links libtorch_cuda and fails under CMake 3.25 with C++20, so it is not used.
+if(NOT TORCH_ROOT)
+  file(GLOB _site ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages)
+  list(APPEND _candidates ${_site} $ENV{TORCH_ROOT})
+  foreach(_dir ${_candidates})
+    if(EXISTS ${_dir}/torch/lib/libtorch_cpu.so)
+      set(TORCH_ROOT ${_dir} CACHE PATH "The folder that holds torch/ (a site-packages)" FORCE)
+      break()
+    endif()
+  endforeach()
+endif()
+if(NOT EXISTS "${TORCH_ROOT}/torch/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "libtorch not found: TORCH_ROOT is '${TORCH_ROOT}', wanted a folder with torch/lib/libtorch_cpu.so. "
+                      "Run scripts/setup.sh, or configure with -DENGRAM_WITH_TORCH=OFF.")
+endif()
+
+add_library(engram_torch INTERFACE)
+add_library(engram::torch ALIAS engram_torch)
+target_include_directories(engram_torch SYSTEM INTERFACE
+  ${TORCH_ROOT}/torch/include ${TORCH_ROOT}/torch/include/torch/csrc/api/include)
+target_compile_definitions(engram_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
+target_link_libraries(engram_torch INTERFACE ${TORCH_ROOT}/torch/lib/libtorch_cpu.so ${TORCH_ROOT}/torch/lib/libc10.so)
+file(GLOB _nvidia_lib_dirs ${TORCH_ROOT}/nvidia/*/lib)
+foreach(_dir ${TORCH_ROOT}/torch/lib ${_nvidia_lib_dirs})
+  target_link_options(engram_torch INTERFACE -Wl,-rpath,${_dir} -Wl,-rpath-link,${_dir})
+endforeach()
+# The CPU wheel's libraries name CUDA ones that a CPU program never calls.
+target_link_options(engram_torch INTERFACE -Wl,--unresolved-symbols=ignore-in-shared-libs)
+if(ENGRAM_WITH_CUDA)
+  target_compile_definitions(engram_torch INTERFACE ENGRAM_WITH_CUDA=1)
+  target_link_libraries(engram_torch INTERFACE -Wl,--no-as-needed ${TORCH_ROOT}/torch/lib/libtorch_cuda.so
+                        ${TORCH_ROOT}/torch/lib/libc10_cuda.so -Wl,--as-needed)
+endif()
+
+# Torch headers cost 17 s a file; one precompiled header (owned by engram_model) serves every torch target.
+function(engram_use_torch_pch target)
+  if(target STREQUAL engram_model)
+    target_precompile_headers(${target} PRIVATE <torch/torch.h>)
+  else()
+    target_precompile_headers(${target} REUSE_FROM engram_model)
+  endif()
+endfunction()

@@ -1,0 +1,66 @@
+// Env: the one door to the operating system's files, so that faults are subclasses (tests/fault_env.h).
+//
+// Every path in an error message is the caller's own. Errors carry errno's text. All methods may be called from
+// any thread.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engram/core/status.h"
+
+namespace engram {
+
+// A file being written. Not thread-safe. Without close() the file is left as it is, possibly short.
+class WritableFile {
+ public:
+  virtual ~WritableFile() = default;
+  virtual Status append(std::span<const std::byte> bytes) = 0;
+  virtual Status sync() = 0;   // fsync
+  virtual Status close() = 0;  // flushes; does not sync
+};
+
+// A read-only private mapping; unmapped on destruction. The file must not shrink while mapped.
+class MappedFile {
+ public:
+  virtual ~MappedFile() = default;
+  virtual std::span<const std::byte> bytes() const = 0;
+};
+
+class Env {
+ public:
+  virtual ~Env() = default;
+  // The process-wide POSIX environment; never destroyed.
+  static Env& posix();
+
+  virtual Result<std::string> read_file(const std::string& path) = 0;
+  virtual Result<std::unique_ptr<MappedFile>> map_file(const std::string& path) = 0;
+  // Truncates an existing file.
+  virtual Result<std::unique_ptr<WritableFile>> new_writable_file(const std::string& path) = 0;
+  virtual Result<std::unique_ptr<WritableFile>> new_appendable_file(const std::string& path) = 0;
+
+  virtual bool file_exists(const std::string& path) = 0;  // follows links; true for a folder too
+  virtual Result<int64_t> file_size(const std::string& path) = 0;
+  virtual Result<std::vector<std::string>> list_directory(const std::string& path) = 0;  // names, sorted
+  virtual Status create_directories(const std::string& path) = 0;
+  virtual Status rename_file(const std::string& from, const std::string& to) = 0;  // atomic; files or folders
+  virtual Status remove_file(const std::string& path) = 0;
+  virtual Status remove_directory_recursively(const std::string& path) = 0;  // ok when it does not exist
+  virtual Status truncate_file(const std::string& path, int64_t size) = 0;
+  virtual Status sync_directory(const std::string& path) = 0;
+  // Makes `link` point at `target` (relative or absolute), replacing an older link atomically.
+  virtual Status replace_symlink(const std::string& target, const std::string& link) = 0;
+  virtual Result<std::string> read_symlink(const std::string& path) = 0;
+};
+
+// Writes a temporary file beside `path`, syncs it, renames it. On error `path` is what it was.
+Status write_file_atomic(Env& env, const std::string& path, std::string_view contents);
+
+std::string join_path(std::string_view directory, std::string_view name);
+std::string parent_path(std::string_view path);  // "." for a bare name
+
+}  // namespace engram

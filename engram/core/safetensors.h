@@ -1,0 +1,83 @@
+// Safetensors files: 8 bytes of little-endian header length, a JSON header, raw little-endian data.
+//
+// The reader treats a file as hostile: header length, JSON, dtypes, shapes, offsets (ascending, contiguous from 0 to
+// the end of the file, sizes that equal shape x dtype) are checked before any tensor is seen. Files open with the
+// Python package `safetensors`, and its files open here. Format: huggingface/safetensors README.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+
+namespace engram {
+
+enum class DType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kU16, kU32, kU64, kBool, kF8E4M3, kF8E5M2, kF8E8M0 };
+
+size_t dtype_size(DType dtype);
+const char* dtype_name(DType dtype);  // "F32", "BF16", "F8_E4M3", ...
+Result<DType> parse_dtype(const std::string& name);
+
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  int64_t num_elements() const;
+  int64_t num_bytes() const;
+};
+
+// A view into an open file; valid as long as the SafetensorsFile lives.
+struct TensorView {
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;  // may be unaligned for its dtype: copy with memcpy
+};
+
+// Immutable after open(); threads may share one. Move-only.
+class SafetensorsFile {
+ public:
+  // kNotFound, kDataLoss (truncated or inconsistent; the message says what, got, wanted).
+  static Result<SafetensorsFile> open(Env& env, const std::string& path);
+  // The same checks over bytes in memory (fuzzing); `bytes` must outlive the object.
+  static Result<SafetensorsFile> parse(std::span<const std::byte> bytes, const std::string& name);
+
+  const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  // kNotFound names the file and the tensor.
+  Result<TensorView> find(const std::string& name) const;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  std::unique_ptr<MappedFile> file_;
+  std::map<std::string, TensorView> tensors_;
+  std::map<std::string, std::string> metadata_;
+};
+
+// Streams one file: declare every tensor, then append their bytes in the declared order. The file appears under its
+// name only in finish() (temporary name, fsync, rename). Destroyed before finish(), it removes its temporary file.
+class SafetensorsWriter {
+ public:
+  static Result<std::unique_ptr<SafetensorsWriter>> create(Env& env, const std::string& path,
+                                                           const std::vector<TensorSpec>& tensors,
+                                                           const std::map<std::string, std::string>& metadata = {});
+  ~SafetensorsWriter();
+  // Appends part of or all of the current tensor. kInvalidArgument: more bytes than declared.
+  Status append(std::span<const std::byte> bytes);
+  // kFailedPrecondition: fewer bytes than declared.
+  Status finish();
+
+ private:
+  SafetensorsWriter() = default;
+  Env* env_ = nullptr;
+  std::string path_, temporary_path_;
+  std::unique_ptr<WritableFile> file_;
+  int64_t declared_bytes_ = 0, written_bytes_ = 0;
+};
+
+}  // namespace engram

@@ -1,0 +1,54 @@
+// DataLoader: token shards -> batches that already carry their row ids.
+//
+// The stream is the shards' tokens in order, cut into windows of sequence_length + 1 tokens that overlap by one
+// (inputs and next-token targets). One pass over all windows is an epoch; each epoch has its own seeded permutation,
+// so batch i is a pure function of (shards, options, i): resuming is seek(i), and two models given the same options
+// see identical data in identical order. Worker threads assemble and hash ahead, `prefetch` batches at most.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engram/core/ngram_hasher.h"
+#include "engram/core/status.h"
+#include "engram/data/token_shard.h"
+
+namespace engram {
+
+struct DataLoaderOptions {
+  int64_t batch_size = 8;         // B, sequences
+  int64_t sequence_length = 256;  // T, tokens
+  int64_t seed = 0;
+  bool shuffle = true;            // false: windows in order, the last short batch dropped unless drop_last is false
+  bool drop_last = true;
+  int threads = 1;                // 0: assemble in next()
+  int prefetch = 4;               // batches held ahead
+};
+
+struct Batch {
+  int64_t index = 0;                          // global batch number, 0-based
+  int64_t batch_size = 0, sequence_length = 0;
+  std::vector<int32_t> tokens;                // [B, T] raw ids
+  std::vector<int32_t> targets;               // [B, T] the next token
+  std::vector<std::vector<int32_t>> starts;   // [B] each row's document starts inside the window (0 is implied)
+  std::vector<std::vector<int64_t>> row_ids;  // [layers][B, T, R], document boundaries respected; empty without memory
+};
+
+// next() and seek() belong to one caller thread.
+class DataLoader {
+ public:
+  // `hashers`: one per Engram layer, in layer_ids order; empty for a model without memory. Shards and hashers must
+  // outlive the loader. kInvalidArgument: fewer tokens than one window; shards of different vocabularies.
+  static Result<std::unique_ptr<DataLoader>> create(std::vector<const TokenShard*> shards,
+                                                    std::vector<const NgramHasher*> hashers,
+                                                    const DataLoaderOptions& options);
+  virtual ~DataLoader() = default;  // stops and joins the workers
+  // The next batch. With shuffle it never ends; without, kOutOfRange after the last batch.
+  virtual Result<Batch> next() = 0;
+  // Continue at global batch number `index`.
+  virtual void seek(int64_t index) = 0;
+  virtual int64_t windows_per_epoch() const = 0;
+};
+
+}  // namespace engram

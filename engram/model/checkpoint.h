@@ -1,0 +1,55 @@
+// Model checkpoints: a directory with config.json, tokenizer.json, model.safetensors, engram.safetensors.
+//
+// Names are DeepSeek's where they exist (docs/formats/checkpoint.md). Loading checks every name, shape and dtype
+// against the configuration before a tensor is changed. Saving here writes files into a directory that the caller
+// publishes (train/train_state.h renames it into place); optimizer and train state are train's.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/core/layout.h"
+#include "engram/core/ngram_hasher.h"
+#include "engram/core/status.h"
+#include "engram/core/tokenizer.h"
+#include "engram/model/engram_table.h"
+#include "engram/model/transformer.h"
+
+namespace engram {
+
+// The tokens -> row ids half of a model: what the loader, eval and generate hash with.
+struct MemoryHashing {
+  TokenMap map = TokenMap::identity(0);
+  std::vector<NgramHasher> hashers;  // one per memory layer
+};
+// Fails unless config.engram.compressed_vocab_size equals the tokenizer's (or, without compression, vocab_size).
+Result<MemoryHashing> make_memory_hashing(const ModelConfig& config, const Tokenizer& tokenizer);
+
+// A model ready to run: weights, tokenizer, hashing, tables.
+struct LoadedModel {
+  std::string directory;  // the step directory that was read
+  ModelConfig config;
+  Transformer model{nullptr};
+  std::shared_ptr<const Tokenizer> tokenizer;
+  MemoryHashing hashing;
+  std::vector<std::unique_ptr<EngramTable>> tables;  // one per memory layer
+
+  // Hashes and gathers: everything forward() needs. tokens [B, T] raw ids, -1 masked; starts [B] (may be empty).
+  ForwardInput prepare_input(const std::vector<int32_t>& tokens, int64_t batch, int64_t length,
+                             const std::vector<std::vector<int32_t>>& starts = {}) const;
+};
+
+// path: a checkpoint directory, or a training OUTPUT (its `latest`). kNotFound, kDataLoss, kInvalidArgument.
+Result<std::string> resolve_checkpoint(Env& env, const std::string& path);
+Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device = torch::kCPU);
+
+// dtype of the stored weights: fp32 for training checkpoints, bf16 for compact copies.
+Status save_model(Env& env, const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer,
+                  const TransformerImpl& model, const std::vector<torch::Tensor>& table_rows);
+// Weights only, into an existing model (resume). Exact for fp32.
+Status load_weights(Env& env, const std::string& directory, TransformerImpl& model);
+// One [num_rows, d_row] fp32 tensor per memory layer, copied.
+Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config);
+
+}  // namespace engram

@@ -1,0 +1,40 @@
+// Parameter accounting and the allocation solver (docs/experiments.md: P_tot, P_act, P_sparse, rho).
+//
+//   P_tot     all trainable parameters but the vocabulary embedding and the LM head
+//   P_act     what one token uses of P_tot: attention, norms, routers, hyper-connections, dense and shared FFNs, k
+//             routed experts per MoE block, each Engram block's projections, norms and conv, and its R rows
+//   P_sparse  P_tot - P_act;  rho = (MoE blocks) * (E - k) * 3 * d * f / P_sparse
+// Counts come from shapes alone: no tensor is made. Torch-free. Source: the paper, section 3; spec in docs.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "engram/core/status.h"
+#include "engram/model/model_config.h"
+
+namespace engram {
+
+struct ParameterCount {
+  int64_t p_tot = 0, p_act = 0, p_sparse = 0;
+  int64_t vocabulary = 0;     // embedding + head, outside P_tot
+  int64_t table = 0;          // all memory rows
+  int64_t routed = 0;         // all routed experts
+  double rho = 1.0;           // 1 when there is neither table nor sparse expert
+};
+Result<ParameterCount> count_parameters(const ModelConfig& config);
+
+struct Allocation {
+  ModelConfig config;      // solved: n_routed_experts, shared_expert_intermediate_size, engram.vocab_size
+  ParameterCount base;     // of the recipe at rho = 1
+  ParameterCount solved;
+};
+// From a configuration at rho = 1 (its engram section names layers, orders, heads, head_dim; memory is ignored in the
+// base count) to one at `rho`: E = k + round(rho * (E0 - k)); the Engram blocks' share of P_act, less what the
+// smaller router saves, is paid by narrowing the shared expert in steps of 1 (P_act equal within 0.5 %); the tables'
+// start size is searched so that P_tot over the actual primes is equal within 0.2 %.
+// kInvalidArgument, with the numbers, when it cannot be paid. rho = 1 returns the base with memory = none.
+Result<Allocation> solve_allocation(const ModelConfig& base, double rho);
+
+std::string describe(const ParameterCount& count);  // one line for logs: P_tot, P_act, P_sparse, rho
+
+}  // namespace engram

@@ -1,0 +1,62 @@
+// Transformer: the decoder. Token ids and memory rows in, next-token loss or logits out.
+//
+// Shapes: B batch, T tokens, d hidden_size, M hc_mult streams, V vocab_size, R rows per token.
+// Rows are fetched by the caller (row ids depend on tokens alone): nothing here hashes or reads a table.
+// Block order at an Engram layer: H <- H + Y(H, rows), then attention, then FFN (docs/engram.md section 4).
+// Not thread-safe; one forward at a time. Bad shapes throw c10::Error.
+#pragma once
+#include <torch/torch.h>
+
+#include <vector>
+
+#include "engram/model/engram_table.h"
+#include "engram/model/model_config.h"
+
+namespace engram {
+
+struct ForwardInput {
+  torch::Tensor tokens;                             // [B, T] int64
+  std::vector<MemoryRows> memory;                   // one per memory layer, in layer_ids order
+  std::vector<std::vector<int32_t>> starts;         // [B] document starts (conv and, if set, attention stop there)
+  torch::Tensor masked;                             // [B, T] bool, positions without memory; undefined: none
+  bool memory_off = false;                          // knock-out: Engram blocks add nothing (Y = 0)
+};
+
+// What a forward pass can leave behind for probes. Null pointers in ForwardOptions cost nothing.
+struct ForwardTrace {
+  std::vector<torch::Tensor> gates;          // per Engram layer: alpha [B, T, M], detached fp32
+  std::vector<torch::Tensor> block_outputs;  // per block: hidden [B, T, d] after the block (streams collapsed), detached
+  bool want_block_outputs = false;
+};
+
+class TransformerImpl : public torch::nn::Module {
+ public:
+  // Registers parameters under DeepSeek's names (docs/formats/checkpoint.md); initialised from torch's global RNG.
+  explicit TransformerImpl(const ModelConfig& config);
+  ~TransformerImpl() override;
+
+  // Hidden states after the final norm: [B, T, d].
+  torch::Tensor forward(const ForwardInput& input, ForwardTrace* trace = nullptr);
+  torch::Tensor logits(const torch::Tensor& hidden_BTd);  // [B, T, V] fp32
+  // Mean cross-entropy over targets [B, T] int64 that are >= 0, in nats; never holds all logits at once.
+  torch::Tensor loss(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT);
+  // Sum and count instead of the mean, without gradients: for validation.
+  std::pair<double, int64_t> loss_sum(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT);
+
+  // Loss-free balancing: bias += u * sign(mean load - load) from the loads counted since the last call; resets them.
+  void update_expert_bias(double u);
+  // Per MoE block: max load / mean load since the last update_expert_bias().
+  std::vector<double> expert_load_ratio() const;
+  // Per Engram layer: mean gate of the last forward in training mode.
+  std::vector<double> gate_means() const;
+
+  const ModelConfig& config() const { return config_; }
+
+ private:
+  struct Parts;
+  ModelConfig config_;
+  std::unique_ptr<Parts> parts_;
+};
+TORCH_MODULE(Transformer);
+
+}  // namespace engram
