@@ -1,0 +1,171 @@
+#include "engram/core/json.h"
+
+#include <vector>
+
+namespace engram {
+namespace {
+
+using nlohmann::json;
+
+// Builds the value while it enforces what nlohmann's own parser leaves open: depth and duplicate keys.
+class DomBuilder : public nlohmann::json_sax<json> {
+ public:
+  DomBuilder(const std::string& name, int max_depth) : name_(name), max_depth_(max_depth) {}
+
+  bool null() override { return add(json()) != nullptr; }
+  bool boolean(bool value) override { return add(json(value)) != nullptr; }
+  bool number_integer(int64_t value) override { return add(json(value)) != nullptr; }
+  bool number_unsigned(uint64_t value) override { return add(json(value)) != nullptr; }
+  bool number_float(double value, const std::string&) override { return add(json(value)) != nullptr; }
+  bool string(std::string& value) override { return add(json(std::move(value))) != nullptr; }
+  bool binary(json::binary_t&) override { return false; }  // text has none
+  bool start_object(size_t) override { return open(json::object()); }
+  bool start_array(size_t) override { return open(json::array()); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(std::string& value) override {
+    if (stack_.back()->contains(value)) {
+      status_ = data_loss("{}: key {} stands twice in one object; wanted each key once", name_, quote_text(value));
+      return false;
+    }
+    key_ = std::move(value);
+    return true;
+  }
+  bool parse_error(size_t position, const std::string&, const json::exception& error) override {
+    std::string_view reason = error.what();
+    if (size_t end = reason.find("] "); end != std::string_view::npos) reason.remove_prefix(end + 2);
+    status_ = data_loss("{}: not JSON at byte {}: {}", name_, position, quote_text(reason, 200));
+    return false;
+  }
+
+  json take() { return std::move(root_); }
+  const Status& status() const { return status_; }
+
+ private:
+  json* add(json value) {
+    if (stack_.empty()) {
+      root_ = std::move(value);
+      return &root_;
+    }
+    json& parent = *stack_.back();
+    if (parent.is_array()) {
+      parent.push_back(std::move(value));
+      return &parent.back();
+    }
+    return &(parent[key_] = std::move(value));
+  }
+  bool open(json value) {
+    if (static_cast<int>(stack_.size()) >= max_depth_) {
+      status_ = data_loss("{}: nested deeper than {} levels", name_, max_depth_);
+      return false;
+    }
+    stack_.push_back(add(std::move(value)));
+    return true;
+  }
+  bool close() {
+    stack_.pop_back();
+    return true;
+  }
+
+  const std::string& name_;
+  int max_depth_;
+  json root_;
+  std::vector<json*> stack_;  // open containers; only the last one grows, so the pointers stay good
+  std::string key_;
+  Status status_;
+};
+
+Result<const json*> require(const json& object, const std::string& key, const std::string& where) {
+  if (!object.is_object()) return invalid_argument("{}: got {}, wanted an object", where, object.type_name());
+  const json* value = json_find(object, key);
+  if (value == nullptr) return invalid_argument("{}: key \"{}\" is missing", where, key);
+  return value;
+}
+
+Status wrong_type(const json& value, const std::string& key, const std::string& where, const char* wanted) {
+  return invalid_argument("{}: \"{}\" is of type {}, wanted {}", where, key, value.type_name(), wanted);
+}
+
+// Length of the well-formed UTF-8 sequence of printable characters at `text[at]`, 0 when there is none.
+size_t printable_length(std::string_view text, size_t at) {
+  auto byte = [&](size_t i) { return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0u; };
+  unsigned lead = byte(0);
+  if (lead < 0x80) return lead >= 0x20 && lead != 0x7F ? 1 : 0;
+  size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  if (lead < 0xC2 || lead > 0xF4 || (lead == 0xC2 && byte(1) < 0xA0)) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  }
+  return length;
+}
+
+}  // namespace
+
+Result<json> parse_json(std::string_view text, const std::string& name, int max_depth) {
+  DomBuilder builder(name, max_depth);
+  bool done = json::sax_parse(text.begin(), text.end(), &builder);
+  if (!builder.status().ok()) return builder.status();
+  if (!done) return data_loss("{}: not JSON", name);
+  return builder.take();
+}
+
+Result<json> read_json_file(Env& env, const std::string& path) {
+  ENGRAM_ASSIGN_OR_RETURN(std::string text, env.read_file(path));
+  return parse_json(text, path);
+}
+
+const json* json_find(const json& object, const std::string& key) {
+  if (!object.is_object()) return nullptr;
+  auto found = object.find(key);
+  return found == object.end() || found->is_null() ? nullptr : &*found;
+}
+
+Result<int64_t> json_integer(const json& object, const std::string& key, const std::string& where, int64_t low,
+                             int64_t high) {
+  ENGRAM_ASSIGN_OR_RETURN(const json* value, require(object, key, where));
+  if (!value->is_number_integer()) return wrong_type(*value, key, where, "an integer of 64 bits");
+  bool too_large = value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
+  if (too_large || value->get<int64_t>() < low || value->get<int64_t>() > high) {
+    return invalid_argument("{}: \"{}\" is {}, wanted {} .. {}", where, key, value->dump(), low, high);
+  }
+  return value->get<int64_t>();
+}
+
+Result<double> json_number(const json& object, const std::string& key, const std::string& where) {
+  ENGRAM_ASSIGN_OR_RETURN(const json* value, require(object, key, where));
+  if (!value->is_number()) return wrong_type(*value, key, where, "a number");
+  return value->get<double>();
+}
+
+Result<bool> json_bool(const json& object, const std::string& key, const std::string& where) {
+  ENGRAM_ASSIGN_OR_RETURN(const json* value, require(object, key, where));
+  if (!value->is_boolean()) return wrong_type(*value, key, where, "true or false");
+  return value->get<bool>();
+}
+
+Result<std::string> json_string(const json& object, const std::string& key, const std::string& where) {
+  ENGRAM_ASSIGN_OR_RETURN(const json* value, require(object, key, where));
+  if (!value->is_string()) return wrong_type(*value, key, where, "a string");
+  return value->get<std::string>();
+}
+
+std::string quote_text(std::string_view text, size_t max_bytes) {
+  std::string out = "'";
+  for (size_t at = 0; at < text.size();) {
+    if (at >= max_bytes) {
+      out += "...";
+      break;
+    }
+    size_t length = printable_length(text, at);
+    if (length == 0) {
+      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[at]));
+      length = 1;
+    } else {
+      out += text.substr(at, length);
+    }
+    at += length;
+  }
+  return out + "'";
+}
+
+}  // namespace engram
