@@ -23,6 +23,8 @@ torch::Tensor swiglu_composed(const torch::Tensor& gate_up);
 // Rotary embedding over the last dimension, x [B, T, H, r]; cos, sin [T, r/2].
 // interleaved: pairs are (0,1), (2,3), .. (DeepSeek); else (0, r/2), .. (Llama).
 torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved);
+torch::Tensor apply_rope_composed(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
+                                  bool interleaved);
 
 // Mean cross-entropy of softmax(hidden [N, d] @ weight [V, d]^T) against targets [N] int64 (< 0: ignored), in nats.
 // Works in chunks of rows: logits of a chunk turn into their gradient in place, so peak memory is one chunk.
@@ -42,6 +44,7 @@ torch::Tensor moe_experts_composed(const torch::Tensor& x, const torch::Tensor& 
 
 // unique_rows [U, r], index [B, T, R] int64 -> [B, T, R*r]; the gradient is scattered back with sums.
 torch::Tensor gather_rows(const torch::Tensor& unique_rows, const torch::Tensor& index);
+torch::Tensor gather_rows_composed(const torch::Tensor& unique_rows, const torch::Tensor& index);
 
 // The Engram module after its projection (docs/engram.md section 3): gates, value, convolution.
 //   hidden          [B, T, M, d]
