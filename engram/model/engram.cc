@@ -1,0 +1,58 @@
+#include "engram/model/engram.h"
+
+#include "engram/model/ops.h"
+
+namespace engram {
+
+WeightsImpl::WeightsImpl(torch::Tensor initial_weight, torch::Tensor initial_bias) {
+  weight = register_parameter("weight", std::move(initial_weight));
+  if (initial_bias.defined()) bias = register_parameter("bias", std::move(initial_bias));
+}
+
+EngramImpl::EngramImpl(const ModelConfig& config, int layer)
+    : block_(config.engram.layer_ids.at(static_cast<size_t>(layer))),
+      hidden_size_(config.hidden_size),
+      streams_(config.hc_mult),
+      gated_streams_(config.engram_branch_gates ? config.hc_mult : 1),
+      memory_dim_(config.engram.memory_dim()),
+      dilation_(config.engram.max_ngram_size),
+      gate_(config.engram_gate) {
+  const int64_t out = (gated_streams_ + 1) * hidden_size_;
+  wkv_ = register_module("wkv", Weights(torch::randn({out, memory_dim_}) * config.initializer_range,
+                                        config.engram_proj_bias ? torch::zeros({out}) : torch::Tensor()));
+  query_norm_ = register_module("query_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
+  key_norm_ = register_module("key_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
+  if (config.engram_conv) {
+    conv_norm_ = register_module("conv_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
+    conv_ = register_module("conv",
+                            Weights(torch::zeros({gated_streams_ * hidden_size_, config.engram_kernel_size})));
+  }
+}
+
+torch::Tensor EngramImpl::forward(const torch::Tensor& hidden_BTMd, const MemoryRows& rows,
+                                  const torch::Tensor& reach_BT, torch::Tensor* gates) {
+  TORCH_CHECK(hidden_BTMd.dim() == 4 && hidden_BTMd.size(2) == streams_ && hidden_BTMd.size(3) == hidden_size_,
+              "engram of block ", block_, ": got hidden ", hidden_BTMd.sizes(), ", wanted [B, T, ", streams_, ", ",
+              hidden_size_, "]");
+  TORCH_CHECK(rows.index.defined() && rows.index.dim() == 3 && rows.index.size(0) == hidden_BTMd.size(0) &&
+                  rows.index.size(1) == hidden_BTMd.size(1) &&
+                  rows.index.size(2) * rows.unique_rows.size(1) == memory_dim_,
+              "engram of block ", block_, ": the rows do not fit hidden ", hidden_BTMd.sizes(),
+              " with R * d_row = ", memory_dim_);
+  torch::Tensor memory = gather_rows(rows.unique_rows, rows.index);
+  torch::Tensor projected = torch::linear(memory, wkv_->weight, wkv_->bias);
+  const bool collapse = gated_streams_ != streams_;
+  torch::Tensor hidden = collapse ? hidden_BTMd.mean(2, /*keepdim=*/true) : hidden_BTMd;
+
+  EngramFuseOptions options;
+  options.dilation = dilation_;
+  options.gate = gate_;
+  auto [y, alpha] = engram_fuse(hidden, projected, query_norm_->weight, key_norm_->weight,
+                                conv_ ? conv_norm_->weight : torch::Tensor(),
+                                conv_ ? conv_->weight : torch::Tensor(), reach_BT, options);
+  if (is_training()) gate_mean_ = alpha.mean();
+  if (gates != nullptr) *gates = alpha;
+  return collapse ? y.expand_as(hidden_BTMd) : y;
+}
+
+}  // namespace engram

@@ -1,0 +1,57 @@
+// Engram: the conditional memory module (docs/engram.md section 3).
+//
+// Rows of the n-gram table, already fetched, become one key per residual stream and one value shared by all streams;
+// a gate per (token, stream) decides how much of the value is added, and a short depthwise convolution spreads it.
+//
+//   B batch, T tokens, M residual streams, d hidden width, R rows per token, r row width, w taps, G gated streams
+//   G = M; G = 1 with engram_branch_gates = false
+// Parameters (checkpoint names: docs/formats/checkpoint.md)
+//   wkv.weight          [(G+1)*d, R*r]  keys of streams 0..G-1 first, the value last: G+1 matrices in one product
+//   wkv.bias            [(G+1)*d]       only with engram_proj_bias
+//   query_norm.weight, key_norm.weight  [G, d]
+//   conv_norm.weight    [G, d]          only with engram_conv
+//   conv.weight         [G*d, w]        only with engram_conv; zero at the start, so Y = v; the last tap is newest
+// engram_gate = false keeps every shape (equal parameters), and the keys go unused: alpha = 1.
+// Not thread-safe; bad shapes throw c10::Error.
+#pragma once
+#include <torch/torch.h>
+
+#include "engram/model/engram_table.h"
+#include "engram/model/model_config.h"
+
+namespace engram {
+
+// A module that only holds `weight` (and `bias`): gives a bare parameter a dotted name.
+class WeightsImpl : public torch::nn::Module {
+ public:
+  explicit WeightsImpl(torch::Tensor initial_weight, torch::Tensor initial_bias = {});
+  torch::Tensor weight, bias;  // bias undefined when there is none
+};
+TORCH_MODULE(Weights);
+
+class EngramImpl : public torch::nn::Module {
+ public:
+  // `layer` is the position in config.engram.layer_ids; messages name its block. Weights come from torch's global RNG.
+  EngramImpl(const ModelConfig& config, int layer);
+
+  // Y [B, T, M, d], the residual not added. gates, when given, receives alpha [B, T, G], detached.
+  //   hidden_BTMd  the residual streams before the block
+  //   reach_BT     int32: older tokens of the same segment that the convolution may see; -1 at a masked position
+  // With engram_branch_gates = false one gate and one value serve all streams: the module reads the mean of the
+  // streams (what a pre-mapping with equal weights gives) and adds the same Y to every stream.
+  torch::Tensor forward(const torch::Tensor& hidden_BTMd, const MemoryRows& rows, const torch::Tensor& reach_BT,
+                        torch::Tensor* gates = nullptr);
+
+  // Mean of alpha over the last forward in training mode; 0 before the first.
+  double gate_mean() const { return gate_mean_.defined() ? gate_mean_.item<double>() : 0.0; }
+
+ private:
+  int block_;
+  int64_t hidden_size_, streams_, gated_streams_, memory_dim_, dilation_;
+  bool gate_;
+  Weights wkv_{nullptr}, query_norm_{nullptr}, key_norm_{nullptr}, conv_norm_{nullptr}, conv_{nullptr};
+  torch::Tensor gate_mean_;  // scalar, fetched from the device only when asked for
+};
+TORCH_MODULE(Engram);
+
+}  // namespace engram

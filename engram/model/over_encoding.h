@@ -1,0 +1,30 @@
+// OverEncoding: hashed n-gram embeddings at the input, the baseline memory (Huang et al., arXiv 2501.16975).
+//
+//   OE(x_t) = (E(x_t) + sum over orders i = 2..N and heads j = 1..K of W_ij e_ij(h_i)) / (1 + (N-1)*K)
+//
+// e_ij are rows of the n-gram tables and h_i the hash of the i-gram that ends at t. The paper takes the i-gram's
+// index modulo each table's size; here rows are addressed by the Engram's own hash, so the two memories are compared
+// at equal tables and equal collisions. All W_ij are one matrix [d, R*r] over the concatenated rows, R = (N-1)*K.
+// Parameter: proj.weight [d, R*r]. Not thread-safe; bad shapes throw c10::Error.
+#pragma once
+#include <torch/torch.h>
+
+#include "engram/model/engram.h"
+#include "engram/model/engram_table.h"
+#include "engram/model/model_config.h"
+
+namespace engram {
+
+class OverEncodingImpl : public torch::nn::Module {
+ public:
+  explicit OverEncodingImpl(const ModelConfig& config);
+  // [B, T, d]. Undefined rows.unique_rows is the knock-out: every row reads as zero, E(x_t) / (1 + R).
+  torch::Tensor forward(const torch::Tensor& embedding_BTd, const MemoryRows& rows);
+
+ private:
+  int64_t memory_dim_, rows_per_token_;
+  Weights proj_{nullptr};
+};
+TORCH_MODULE(OverEncoding);
+
+}  // namespace engram
