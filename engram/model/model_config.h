@@ -3,8 +3,9 @@
 //   attention = mla | gqa;  ffn = dense | moe;  residual = plain | hyper;  memory = none | engram | over_encoding
 //
 // Keys are the field's own (DeepSeek / Hugging Face config.json, V4.1's for the memory). The JSON form is the
-// checkpoint's config.json; the recipe's [model] table has the same keys. In our own files unknown keys fail.
-// Torch-free, a plain value.
+// checkpoint's config.json; the recipe's [model] table has the same keys: flat, but for the section "engram", which
+// holds EngramConfig's keys and kernel_size, proj_bias, branch_gates, compression, gate, conv. In our own files
+// unknown keys fail. Torch-free, a plain value.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -74,8 +75,11 @@ struct ModelConfig {
 
   // kInvalidArgument names the key, what it got and what it wanted.
   Status validate() const;
+  // Every key, in the order above. from_json(to_json()) is the same configuration.
   nlohmann::ordered_json to_json() const;
-  // Unknown keys, wrong types and missing required keys fail, naming the key; `name` is the file for messages.
+  // A missing key keeps its default. Unknown keys and wrong types fail with kInvalidArgument, naming the key; `name`
+  // is the file (or table) for messages. Does not validate(): a recipe learns vocab_size and compressed_vocab_size
+  // from its tokenizer later.
   static Result<ModelConfig> from_json(const nlohmann::json& json, const std::string& name);
 };
 
