@@ -15,13 +15,14 @@
 
 namespace engram {
 
-// A file being written. Not thread-safe. Without close() the file is left as it is, possibly short.
+// A file being written. Not thread-safe. Unbuffered: an append is seen by readers at once, so join small pieces first.
+// Without close() the file is left as it is, possibly short.
 class WritableFile {
  public:
   virtual ~WritableFile() = default;
   virtual Status append(std::span<const std::byte> bytes) = 0;
   virtual Status sync() = 0;   // fsync
-  virtual Status close() = 0;  // flushes; does not sync
+  virtual Status close() = 0;  // reports errors the system held back; does not sync
 };
 
 // A read-only private mapping; unmapped on destruction. The file must not shrink while mapped.
