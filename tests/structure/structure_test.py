@@ -1,0 +1,228 @@
+"""Structure of the repository: include arrows, orphaned tests, labels.
+
+    structure_test.py SOURCE_DIR [BUILD_DIR]     labels are checked only when BUILD_DIR is given
+
+The rules are docs/architecture.md's. Every checker is a function from a folder to a list of complaints; each is run
+over the repository and over a planted fault, so a checker that stops seeing anything fails too.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+SOURCE_DIR = Path(__file__).resolve().parents[2]
+BUILD_DIR = None
+
+# Room -> the rooms whose headers it may include (itself always).
+ARROWS = {
+    "core": set(),
+    "kernels": {"core"},
+    "store": {"core", "kernels"},
+    "data": {"core"},
+    "model": {"core", "kernels", "store"},
+    "train": {"core", "kernels", "store", "data", "model"},
+    "serve": {"core", "kernels", "store", "model"},
+    "lab": {"core", "kernels", "store", "data", "model", "train", "serve"},
+}
+ENGRAM_ROOMS = set(ARROWS)
+TORCH_ROOMS = {"model", "train", "serve", "lab", "bench", "apps"}
+TORCH_HEADER = re.compile(r"^(torch|ATen|c10|caffe2)/")
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
+SOURCE_SUFFIXES = {".h", ".cc", ".cu", ".c", ".cpp", ".cuh"}
+TOP_FOLDERS = ["include", "engram", "apps", "bench", "reference", "tests", "bindings"]
+
+
+def sources(root):
+    for top in TOP_FOLDERS:
+        for path in sorted((root / top).rglob("*")):
+            if path.suffix in SOURCE_SUFFIXES and path.is_file():
+                yield path, path.relative_to(root)
+
+
+def room_of(relative):
+    """engram/core/x.cc -> core; apps/x.cc -> apps; tests/core/x_test.cc -> tests:core; tests/x.h -> tests."""
+    parts = relative.parts
+    if parts[0] == "engram":
+        return parts[1]
+    if parts[0] == "tests" and len(parts) > 2:
+        return "tests:" + parts[1]
+    return parts[0]
+
+
+def allowed_rooms(room):
+    """The engram/ rooms that a file of `room` may include, None for no limit."""
+    if room in ARROWS:
+        return ARROWS[room] | {room}
+    if room == "reference":
+        return set()
+    if room.startswith("tests:") and room[len("tests:"):] in ARROWS:
+        return allowed_rooms(room[len("tests:"):])
+    return None
+
+
+def include_complaints(root):
+    complaints = []
+    for path, relative in sources(root):
+        room = room_of(relative)
+        allowed = allowed_rooms(room)
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            match = INCLUDE.match(line)
+            if not match:
+                continue
+            target = match[2]
+            where = f"{relative}:{number}: includes {target}"
+            base = room.removeprefix("tests:")
+            if TORCH_HEADER.match(target) and base in ARROWS and base not in TORCH_ROOMS:
+                complaints.append(f"{where}; {base} must build without torch")
+            parts = Path(target).parts
+            if parts[0] == "engram" and len(parts) > 2:
+                if allowed is not None and parts[1] not in allowed:
+                    complaints.append(f"{where}; {room} may include {', '.join(sorted(allowed)) or 'nothing of engram/'}")
+            elif parts[0] == "apps" and room not in ("apps", "tests:apps"):
+                complaints.append(f"{where}; only apps may include apps")
+            elif parts[0] == "bench" and room not in ("bench", "apps", "tests:bench"):
+                complaints.append(f"{where}; only bench and apps may include bench")
+            elif parts[0] == "tests" and not room.startswith("tests"):
+                complaints.append(f"{where}; only tests may include tests")
+            if match[1] == '"' and not (root / target).is_file() and not (root / "include" / target).is_file():
+                complaints.append(f"{where}; no such file (quoted includes are paths from the repository's root)")
+    return complaints
+
+
+def link_complaints(root):
+    """CMake links of a room obey the same arrows as its includes."""
+    complaints = []
+    for room in sorted(ENGRAM_ROOMS):
+        lists = root / "engram" / room / "CMakeLists.txt"
+        if not lists.is_file():
+            continue
+        for linked in re.findall(r"\bengram(?:::|_)(\w+)", lists.read_text()):
+            if linked in ENGRAM_ROOMS and linked not in allowed_rooms(room):
+                complaints.append(f"engram/{room}/CMakeLists.txt: names engram::{linked}, which stands above {room}")
+    return complaints
+
+
+def orphan_complaints(root):
+    """Every source is named by the CMakeLists.txt of its folder or of a folder above it."""
+    complaints = []
+    for path, relative in sources(root):
+        if path.suffix in {".h", ".cuh"}:
+            continue
+        folder = path.parent
+        while True:
+            lists = folder / "CMakeLists.txt"
+            if lists.is_file() and re.search(rf"(?<![\w.-]){re.escape(path.name)}(?![\w.-])", lists.read_text()):
+                break
+            if folder == root:
+                complaints.append(f"{relative}: no CMakeLists.txt names it, so it is never built")
+                break
+            folder = folder.parent
+    return complaints
+
+
+def text_complaints(root):
+    """Lines of at most 120 columns, no tabs, one #pragma once per header."""
+    complaints = []
+    for path, relative in sources(root):
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), 1):
+            if len(line) > 120:
+                complaints.append(f"{relative}:{number}: {len(line)} columns, at most 120")
+            if "\t" in line:
+                complaints.append(f"{relative}:{number}: a tab")
+        if path.suffix == ".h" and "#pragma once" not in text and relative.parts[0] != "include":
+            complaints.append(f"{relative}: no #pragma once")
+    return complaints
+
+
+def label_complaints(listing):
+    """listing: what `ctest --show-only=json-v1` prints, parsed."""
+    complaints = []
+    for test in listing["tests"]:
+        properties = {p["name"]: p["value"] for p in test.get("properties", [])}
+        if not properties.get("LABELS"):
+            complaints.append(f"ctest entry {test['name']} has no label")
+        if not properties.get("TIMEOUT"):
+            complaints.append(f"ctest entry {test['name']} has no time limit")
+    return complaints
+
+
+class Structure(unittest.TestCase):
+    def check(self, complaints):
+        self.assertEqual([], complaints, "\n" + "\n".join(complaints))
+
+    def planted(self, files):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        for name, text in files.items():
+            path = Path(folder.name) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return Path(folder.name)
+
+    def test_include_arrows(self):
+        self.check(include_complaints(SOURCE_DIR))
+
+    def test_include_arrows_sees_faults(self):
+        root = self.planted({
+            "engram/core/a.cc": '#include "engram/model/b.h"\n#include <torch/torch.h>\n',
+            "engram/model/b.h": '#include "engram/train/none.h"\n#include "engram/core/a.h"\n#include <torch/torch.h>\n',
+            "engram/core/a.h": "#include <vector>\n",
+            "engram/data/d.cc": '#include "apps/commands.h"\n#include "tests/util.h"\n#include "engram/core/a.h"\n',
+            "reference/engram.cpp": '#include "engram/core/a.h"\n',
+            "tests/core/a_test.cc": '#include "engram/lab/x.h"\n',
+            "apps/commands.h": '#include "engram/core/a.h"\n',
+        })
+        places = [complaint.split(": ")[0] for complaint in include_complaints(root)]
+        self.assertEqual(
+            ["engram/core/a.cc:1", "engram/core/a.cc:2", "engram/data/d.cc:1", "engram/data/d.cc:2",
+             "engram/data/d.cc:2", "engram/model/b.h:1", "engram/model/b.h:1", "reference/engram.cpp:1",
+             "tests/core/a_test.cc:1", "tests/core/a_test.cc:1"], places)
+
+    def test_link_arrows(self):
+        self.check(link_complaints(SOURCE_DIR))
+
+    def test_link_arrows_sees_faults(self):
+        root = self.planted({"engram/core/CMakeLists.txt": "engram_add_room(core SOURCES a.cc LINKS engram::model)\n"})
+        self.assertEqual(1, len(link_complaints(root)))
+
+    def test_no_orphans(self):
+        self.check(orphan_complaints(SOURCE_DIR))
+
+    def test_no_orphans_sees_faults(self):
+        root = self.planted({"tests/core/a_test.cc": "", "tests/core/aa_test.cc": "",
+                             "tests/core/CMakeLists.txt": "engram_add_test(x SOURCES aa_test.cc)"})
+        self.assertEqual(["tests/core/a_test.cc: no CMakeLists.txt names it, so it is never built"],
+                         orphan_complaints(root))
+
+    def test_text(self):
+        self.check(text_complaints(SOURCE_DIR))
+
+    def test_text_sees_faults(self):
+        root = self.planted({"apps/a.h": "#pragma once\n" + "x" * 121 + "\n\ty\n", "apps/b.h": "int x;\n"})
+        self.assertEqual(3, len(text_complaints(root)))
+
+    def test_labels(self):
+        if BUILD_DIR is None:
+            self.skipTest("no build folder given")
+        listing = subprocess.run(["ctest", "--test-dir", BUILD_DIR, "--show-only=json-v1"], check=True,
+                                 capture_output=True, text=True).stdout
+        listing = json.loads(listing)
+        self.assertTrue(listing["tests"], "ctest lists no test")
+        self.check(label_complaints(listing))
+
+    def test_labels_sees_faults(self):
+        listing = {"tests": [{"name": "a", "properties": [{"name": "TIMEOUT", "value": 3.0}]}, {"name": "b"}]}
+        self.assertEqual(3, len(label_complaints(listing)))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        SOURCE_DIR = Path(sys.argv.pop(1)).resolve()
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        BUILD_DIR = sys.argv.pop(1)
+    unittest.main(verbosity=2)
