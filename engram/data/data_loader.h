@@ -1,9 +1,10 @@
 // DataLoader: token shards -> batches that already carry their row ids.
 //
 // The stream is the shards' tokens in order, cut into windows of sequence_length + 1 tokens that overlap by one
-// (inputs and next-token targets). One pass over all windows is an epoch; each epoch has its own seeded permutation,
-// so batch i is a pure function of (shards, options, i): resuming is seek(i), and two models given the same options
-// see identical data in identical order. Worker threads assemble and hash ahead, `prefetch` batches at most.
+// (inputs and next-token targets); what does not fill a last window is left out. A window is a sequence of its own:
+// it starts without look-back. One pass over all windows is an epoch; each epoch has its own seeded permutation, so
+// batch i is a pure function of (shards, options, i): resuming is seek(i), and two models given the same options see
+// identical data in identical order. Worker threads assemble and hash ahead, `prefetch` batches at most.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -20,8 +21,8 @@ struct DataLoaderOptions {
   int64_t batch_size = 8;         // B, sequences
   int64_t sequence_length = 256;  // T, tokens
   int64_t seed = 0;
-  bool shuffle = true;            // false: windows in order, the last short batch dropped unless drop_last is false
-  bool drop_last = true;
+  bool shuffle = true;            // false: one pass over the windows in order, for validation
+  bool drop_last = true;          // without shuffle: leave out a last batch of fewer than batch_size windows
   int threads = 1;                // 0: assemble in next()
   int prefetch = 4;               // batches held ahead
 };
@@ -31,7 +32,7 @@ struct Batch {
   int64_t batch_size = 0, sequence_length = 0;
   std::vector<int32_t> tokens;                // [B, T] raw ids
   std::vector<int32_t> targets;               // [B, T] the next token
-  std::vector<std::vector<int32_t>> starts;   // [B] each row's document starts inside the window (0 is implied)
+  std::vector<std::vector<int32_t>> starts;   // [B] each row's document starts in [1, T), ascending (0 is implied)
   std::vector<std::vector<int64_t>> row_ids;  // [layers][B, T, R], document boundaries respected; empty without memory
 };
 
@@ -39,14 +40,16 @@ struct Batch {
 class DataLoader {
  public:
   // `hashers`: one per Engram layer, in layer_ids order; empty for a model without memory. Shards and hashers must
-  // outlive the loader. kInvalidArgument: fewer tokens than one window; shards of different vocabularies.
+  // outlive the loader. kInvalidArgument: an option out of range, fewer tokens than one window (without shuffle: than
+  // one batch), shards of different vocabularies.
   static Result<std::unique_ptr<DataLoader>> create(std::vector<const TokenShard*> shards,
                                                     std::vector<const NgramHasher*> hashers,
                                                     const DataLoaderOptions& options);
   virtual ~DataLoader() = default;  // stops and joins the workers
-  // The next batch. With shuffle it never ends; without, kOutOfRange after the last batch.
+  // The next batch. With shuffle it never ends; without, kOutOfRange after the last batch. A batch that a worker
+  // could not make (kInvalidArgument: an id outside the hashers' vocabulary) gives its error here, again until seek().
   virtual Result<Batch> next() = 0;
-  // Continue at global batch number `index`.
+  // Continue at global batch number `index`. REQUIRES: 0 <= index <= 2^62.
   virtual void seek(int64_t index) = 0;
   virtual int64_t windows_per_epoch() const = 0;
 };
