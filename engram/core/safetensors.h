@@ -67,7 +67,8 @@ class SafetensorsWriter {
                                                            const std::vector<TensorSpec>& tensors,
                                                            const std::map<std::string, std::string>& metadata = {});
   ~SafetensorsWriter();
-  // Appends part of or all of the current tensor. kInvalidArgument: more bytes than declared.
+  // Appends part of or all of the current tensor, or several. kInvalidArgument: more bytes than declared; nothing is
+  // written. After an error of the file every later call returns that error.
   Status append(std::span<const std::byte> bytes);
   // kFailedPrecondition: fewer bytes than declared.
   Status finish();
@@ -78,6 +79,7 @@ class SafetensorsWriter {
   std::string path_, temporary_path_;
   std::unique_ptr<WritableFile> file_;
   int64_t declared_bytes_ = 0, written_bytes_ = 0;
+  Status error_;
 };
 
 }  // namespace engram
