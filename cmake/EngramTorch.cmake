@@ -17,15 +17,28 @@ endif()
 
 add_library(engram_torch INTERFACE)
 add_library(engram::torch ALIAS engram_torch)
+# The wheel's include folder carries fmt 12, and the project links the system's fmt: a folder that holds nothing but a
+# link to the system's headers goes first.
+find_path(ENGRAM_FMT_INCLUDE fmt/format.h REQUIRED)
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt_first)
+file(CREATE_LINK ${ENGRAM_FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/fmt_first/fmt SYMBOLIC)
 target_include_directories(engram_torch SYSTEM INTERFACE
-  ${TORCH_ROOT}/torch/include ${TORCH_ROOT}/torch/include/torch/csrc/api/include)
+  ${CMAKE_BINARY_DIR}/fmt_first ${TORCH_ROOT}/torch/include ${TORCH_ROOT}/torch/include/torch/csrc/api/include)
 target_compile_definitions(engram_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
 target_link_libraries(engram_torch INTERFACE ${TORCH_ROOT}/torch/lib/libtorch_cpu.so ${TORCH_ROOT}/torch/lib/libc10.so)
+# A build finds libtorch where it was linked; a bundle is told at run time (scripts/bundle.sh, TORCH_ROOT).
 file(GLOB _nvidia_lib_dirs ${TORCH_ROOT}/nvidia/*/lib)
 foreach(_dir ${TORCH_ROOT}/torch/lib ${_nvidia_lib_dirs})
-  target_link_options(engram_torch INTERFACE -Wl,-rpath,${_dir} -Wl,-rpath-link,${_dir})
+  target_link_options(engram_torch INTERFACE -Wl,-rpath-link,${_dir})
+  if(NOT ENGRAM_STATIC_DEPS)
+    target_link_options(engram_torch INTERFACE -Wl,-rpath,${_dir})
+  endif()
 endforeach()
-# The CPU wheel's libraries name CUDA ones that a CPU program never calls.
+if(ENGRAM_STATIC_DEPS)
+  set(CMAKE_SKIP_BUILD_RPATH ON)
+  target_link_options(engram_torch INTERFACE -Wl,-rpath,$ORIGIN/../lib)
+endif()
+# libtorch's libraries name ones that a program like this never calls, and that the CPU set lacks.
 target_link_options(engram_torch INTERFACE -Wl,--unresolved-symbols=ignore-in-shared-libs)
 if(ENGRAM_WITH_CUDA)
   target_compile_definitions(engram_torch INTERFACE ENGRAM_WITH_CUDA=1)

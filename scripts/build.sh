@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Builds into build/PRESET; the command is then build/PRESET/engram.
+#
+#   scripts/build.sh [PRESET] [TARGET...]      PRESET: release (default), dev, ci, asan, tsan, fuzz, cuda, bundle
+#
+# ENGRAM_JOBS sets the number of jobs (default 2: a libtorch source takes up to 1.5 GB to compile).
+# TORCH_ROOT names another folder that holds torch/ (default: .venv, made by scripts/setup.sh).
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$ROOT"
+case ${1:-} in
+  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+esac
+preset=${1:-release}
+shift || true
+
+[[ $preset =~ ^(release|dev|ci|asan|tsan|fuzz|cuda|bundle)$ ]] || {
+  echo "error: no preset '$preset': wanted release, dev, ci, asan, tsan, fuzz, cuda or bundle" >&2
+  exit 2
+}
+for tool in cmake ninja c++; do
+  command -v "$tool" >/dev/null || die "$tool is not installed: run scripts/setup.sh first"
+done
+options=()
+if [[ ! $preset =~ ^(asan|tsan|fuzz)$ ]]; then
+  [[ -n ${TORCH_ROOT:-} ]] || TORCH_ROOT=$(site_packages .venv)
+  [[ -e $TORCH_ROOT/torch/lib/libtorch_cpu.so ]] ||
+    die "no libtorch in '${TORCH_ROOT:-.venv}': run scripts/setup.sh first (or build the part without torch: asan, tsan)"
+  options+=(-DTORCH_ROOT="$TORCH_ROOT")
+  # With the compiler that CI uses a warning is an error everywhere, so that building and testing share one build.
+  [[ $(c++ -dumpversion) != 12* ]] || options+=(-DENGRAM_WERROR=ON)
+fi
+
+start=$SECONDS
+mkdir -p "build/$preset"
+cmake --preset "$preset" "${options[@]}" >"build/$preset/configure.log" 2>&1 || {
+  cat "build/$preset/configure.log" >&2
+  die "configuring preset $preset failed (CMake's messages are above)"
+}
+if [[ $# -gt 0 ]]; then
+  cmake --build "build/$preset" -j "$JOBS" --target "$@"
+else
+  cmake --build "build/$preset" -j "$JOBS"
+fi
+say "built build/$preset in $(elapsed "$start")"
