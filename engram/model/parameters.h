@@ -4,7 +4,7 @@
 //   P_act     what one token uses of P_tot: attention, norms, routers, hyper-connections, dense and shared FFNs, k
 //             routed experts per MoE block, each Engram block's projections, norms and conv, and its R rows
 //   P_sparse  P_tot - P_act;  rho = (MoE blocks) * (E - k) * 3 * d * f / P_sparse
-// Counts come from shapes alone: no tensor is made. Torch-free. Source: the paper, section 3; spec in docs.
+// Counts come from shapes alone: no tensor is made. Torch-free. Source: the paper, section 3; docs/engram.md section 6.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -23,15 +23,19 @@ struct ParameterCount {
 };
 Result<ParameterCount> count_parameters(const ModelConfig& config);
 
+// Experts that stay when a share rho of the sparse ones does: k + round(rho * (E0 - k)).
+int experts_at(int n_routed_experts, int num_experts_per_tok, double rho);
+
 struct Allocation {
-  ModelConfig config;      // solved: n_routed_experts, shared_expert_intermediate_size, engram.vocab_size
+  ModelConfig config;      // solved: memory, n_routed_experts, shared_expert_intermediate_size, engram.vocab_size
   ParameterCount base;     // of the recipe at rho = 1
   ParameterCount solved;
 };
 // From a configuration at rho = 1 (its engram section names layers, orders, heads, head_dim; memory is ignored in the
-// base count) to one at `rho`: E = k + round(rho * (E0 - k)); the Engram blocks' share of P_act, less what the
-// smaller router saves, is paid by narrowing the shared expert in steps of 1 (P_act equal within 0.5 %); the tables'
-// start size is searched so that P_tot over the actual primes is equal within 0.2 %.
+// base count) to one at `rho`: E = experts_at(E0, k, rho); the Engram blocks' share of P_act, less what the smaller
+// router saves, is paid by narrowing the shared expert in steps of 1, to no less than 1 (P_act equal within 0.5 %);
+// the tables' start size, one for all orders, is searched so that P_tot over the actual primes is equal within 0.2 %.
+// base.memory = over_encoding solves for that memory, anything else for engram.
 // kInvalidArgument, with the numbers, when it cannot be paid. rho = 1 returns the base with memory = none.
 Result<Allocation> solve_allocation(const ModelConfig& base, double rho);
 

@@ -1,0 +1,61 @@
+#include "engram/model/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+namespace engram {
+
+Status SamplerOptions::validate() const {
+  if (!(temperature >= 0.0) || !std::isfinite(temperature)) {
+    return invalid_argument("--temperature: got {}, wanted a finite number >= 0", temperature);
+  }
+  if (top_k < 0) return invalid_argument("--top-k: got {}, wanted >= 0 (0 is off)", top_k);
+  if (!(top_p > 0.0 && top_p <= 1.0)) return invalid_argument("--top-p: got {}, wanted 0 < top-p <= 1", top_p);
+  if (seed < 0) return invalid_argument("--seed: got {}, wanted >= 0", seed);
+  return Status();
+}
+
+Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(static_cast<uint64_t>(options.seed)) {
+  ENGRAM_CHECK(options.validate().ok(), "{}", options.validate().message());
+}
+
+int32_t Sampler::sample(std::span<const float> logits) {
+  ENGRAM_CHECK(!logits.empty(), "no logits");
+  if (options_.temperature == 0.0) {
+    return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  }
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  auto likelier = [logits](int32_t a, int32_t b) {
+    const float la = logits[static_cast<size_t>(a)], lb = logits[static_cast<size_t>(b)];
+    return la != lb ? la > lb : a < b;
+  };
+  size_t kept = ids.size();
+  if (options_.top_k > 0) kept = std::min(kept, static_cast<size_t>(options_.top_k));
+  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(kept), ids.end(), likelier);
+
+  // Weights relative to the likeliest token: no overflow at any temperature.
+  std::vector<double> weight(kept);
+  const double best = logits[static_cast<size_t>(ids[0])];
+  double total = 0.0;
+  for (size_t i = 0; i < kept; ++i) {
+    weight[i] = std::exp((static_cast<double>(logits[static_cast<size_t>(ids[i])]) - best) / options_.temperature);
+    total += weight[i];
+  }
+  // Top-p keeps the shortest prefix whose share reaches p.
+  double mass = 0.0;
+  size_t nucleus = 0;
+  while (nucleus < kept && (nucleus == 0 || mass < options_.top_p * total)) mass += weight[nucleus++];
+
+  double left = random_.random() * mass;
+  for (size_t i = 0; i + 1 < nucleus; ++i) {
+    left -= weight[i];
+    if (left < 0.0) return ids[i];
+  }
+  return ids[nucleus - 1];
+}
+
+}  // namespace engram
