@@ -11,6 +11,8 @@ class NumpyRandom {
  public:
   explicit NumpyRandom(uint64_t seed);  // default_rng(seed), seed >= 0
   uint64_t next_uint64();
+  // Half of a 64-bit draw, low half first; the other half waits for the next call.
+  uint32_t next_uint32();
   // Generator.integers(low, high, dtype=int64): low <= x < high. REQUIRES: low < high.
   int64_t integers(int64_t low, int64_t high);
   // Generator.random(): [0, 1).
@@ -19,7 +21,7 @@ class NumpyRandom {
   double normal();
 
  private:
-  unsigned __int128 state_ = 0, increment_ = 0;
+  __extension__ unsigned __int128 state_ = 0, increment_ = 0;
   bool has_uint32_ = false;
   uint32_t uint32_ = 0;
 };

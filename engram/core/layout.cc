@@ -1,0 +1,165 @@
+#include "engram/core/layout.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <unordered_set>
+
+#include "engram/core/numpy_random.h"
+
+namespace engram {
+namespace {
+
+__extension__ using uint128 = unsigned __int128;
+
+// Far above any published model and far below any overflow: the largest table has fewer than 2^52 rows.
+constexpr int kMaxLayers = 1024, kMaxNgramSize = 16, kMaxHeads = 256, kMaxHeadDim = 65536;
+constexpr int64_t kMaxVocabSize = int64_t{1} << 40;
+
+uint64_t power_modulo(uint64_t base, uint64_t exponent, uint64_t modulus) {
+  uint64_t result = 1;
+  for (; exponent > 0; exponent >>= 1) {
+    if (exponent & 1) result = static_cast<uint64_t>(static_cast<uint128>(result) * base % modulus);
+    base = static_cast<uint64_t>(static_cast<uint128>(base) * base % modulus);
+  }
+  return result;
+}
+
+// Miller-Rabin with the first twelve primes as bases: no composite below 2^64 passes all of them.
+bool is_prime(uint64_t n) {
+  constexpr std::array<uint64_t, 12> kBases = {2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37};
+  if (n < 2) return false;
+  for (uint64_t prime : kBases) {
+    if (n % prime == 0) return n == prime;
+  }
+  const int twos = __builtin_ctzll(n - 1);
+  const uint64_t odd = (n - 1) >> twos;
+  for (uint64_t base : kBases) {
+    uint64_t x = power_modulo(base, odd, n);
+    if (x == 1 || x == n - 1) continue;
+    bool composite = true;
+    for (int i = 1; i < twos && composite; ++i) {
+      x = static_cast<uint64_t>(static_cast<uint128>(x) * x % n);
+      composite = x != n - 1;
+    }
+    if (composite) return false;
+  }
+  return true;
+}
+
+Status check_range(const char* key, int64_t got, int64_t low, int64_t high) {
+  if (got >= low && got <= high) return {};
+  return invalid_argument("{}: got {}, wanted {} .. {}", key, got, low, high);
+}
+
+// The keys that shape the tables.
+Status check_table_keys(const EngramConfig& config) {
+  const int64_t layers = static_cast<int64_t>(config.layer_ids.size());
+  if (Status status = check_range("layer_ids", layers, 1, kMaxLayers); !status.ok()) {
+    return status.with_context("number of layers");
+  }
+  std::unordered_set<int> seen;
+  for (int id : config.layer_ids) {
+    ENGRAM_RETURN_IF_ERROR(check_range("layer_ids", id, 0, INT32_MAX));
+    if (!seen.insert(id).second) return invalid_argument("layer_ids: got {} twice, wanted each block once", id);
+  }
+  ENGRAM_RETURN_IF_ERROR(check_range("max_ngram_size", config.max_ngram_size, 2, kMaxNgramSize));
+  ENGRAM_RETURN_IF_ERROR(check_range("n_heads", config.n_heads, 1, kMaxHeads));
+  if (static_cast<int>(config.vocab_size.size()) != config.max_ngram_size - 1) {
+    return invalid_argument("vocab_size: got {} sizes, wanted {}: one for each order 2 .. max_ngram_size = {}",
+                            config.vocab_size.size(), config.max_ngram_size - 1, config.max_ngram_size);
+  }
+  for (int64_t size : config.vocab_size) ENGRAM_RETURN_IF_ERROR(check_range("vocab_size", size, 1, kMaxVocabSize));
+  return {};
+}
+
+Status check_hash_keys(const EngramConfig& config, int compressed_pad_id) {
+  ENGRAM_RETURN_IF_ERROR(check_range("head_dim", config.head_dim, 1, kMaxHeadDim));
+  ENGRAM_RETURN_IF_ERROR(check_range("compressed_vocab_size", config.compressed_vocab_size, 1, INT32_MAX));
+  ENGRAM_RETURN_IF_ERROR(check_range("pad_token_id", config.pad_token_id, 0, INT32_MAX));
+  ENGRAM_RETURN_IF_ERROR(
+      check_range("pad_token_id (compressed)", compressed_pad_id, 0, config.compressed_vocab_size - 1));
+  constexpr int64_t kMaxSeed = INT64_MAX - int64_t{10007} * INT32_MAX;  // seed + 10007 * layer_id fits
+  return check_range("seed", config.seed, 0, kMaxSeed);
+}
+
+// [layers, R], order-major. Every head takes the smallest prime from its order's start on that no head before it has.
+std::vector<int64_t> assign_primes(const EngramConfig& config) {
+  std::vector<int64_t> primes;
+  primes.reserve(config.layer_ids.size() * static_cast<size_t>(config.rows_per_token()));
+  std::unordered_set<int64_t> used;
+  // Between a start and its entry here every prime is used: later layers with the same start go on from there.
+  std::map<int64_t, int64_t> searched_to;
+  for (size_t layer = 0; layer < config.layer_ids.size(); ++layer) {
+    for (int64_t start : config.vocab_size) {
+      int64_t& candidate = searched_to.try_emplace(start, start).first->second;
+      for (int head = 0; head < config.n_heads; ++head) {
+        while (!is_prime(static_cast<uint64_t>(candidate)) || used.contains(candidate)) ++candidate;
+        used.insert(candidate);
+        primes.push_back(candidate++);
+      }
+    }
+  }
+  return primes;
+}
+
+std::vector<int64_t> sum_per_layer(const EngramConfig& config, const std::vector<int64_t>& primes) {
+  std::vector<int64_t> rows(config.layer_ids.size(), 0);
+  const size_t per_layer = static_cast<size_t>(config.rows_per_token());
+  for (size_t i = 0; i < primes.size(); ++i) rows[i / per_layer] += primes[i];
+  return rows;
+}
+
+}  // namespace
+
+Result<EngramLayout> EngramLayout::create(const EngramConfig& config, int compressed_pad_id) {
+  ENGRAM_RETURN_IF_ERROR(check_table_keys(config));
+  ENGRAM_RETURN_IF_ERROR(check_hash_keys(config, compressed_pad_id));
+  EngramLayout layout;
+  layout.config_ = config;
+  layout.compressed_pad_id_ = compressed_pad_id;
+
+  const int64_t half = std::max<int64_t>(1, INT64_MAX / config.compressed_vocab_size / 2);
+  for (int layer_id : config.layer_ids) {
+    NumpyRandom random(static_cast<uint64_t>(config.seed + int64_t{10007} * layer_id));
+    for (int n = 0; n < config.max_ngram_size; ++n) layout.multipliers_.push_back(2 * random.integers(0, half) + 1);
+  }
+
+  layout.primes_ = assign_primes(config);
+  layout.num_rows_ = sum_per_layer(config, layout.primes_);
+  const size_t per_layer = static_cast<size_t>(config.rows_per_token());
+  int64_t offset = 0;
+  for (size_t i = 0; i < layout.primes_.size(); ++i) {
+    if (i % per_layer == 0) offset = 0;
+    layout.offsets_.push_back(offset);
+    offset += layout.primes_[i];
+  }
+  return layout;
+}
+
+std::span<const int64_t> EngramLayout::multipliers(int layer) const {
+  ENGRAM_CHECK(layer >= 0 && layer < num_layers(), "layer={} num_layers={}", layer, num_layers());
+  const size_t count = static_cast<size_t>(config_.max_ngram_size);
+  return std::span(multipliers_).subspan(static_cast<size_t>(layer) * count, count);
+}
+std::span<const int64_t> EngramLayout::primes(int layer) const {
+  ENGRAM_CHECK(layer >= 0 && layer < num_layers(), "layer={} num_layers={}", layer, num_layers());
+  const size_t count = static_cast<size_t>(rows_per_token());
+  return std::span(primes_).subspan(static_cast<size_t>(layer) * count, count);
+}
+std::span<const int64_t> EngramLayout::offsets(int layer) const {
+  ENGRAM_CHECK(layer >= 0 && layer < num_layers(), "layer={} num_layers={}", layer, num_layers());
+  const size_t count = static_cast<size_t>(rows_per_token());
+  return std::span(offsets_).subspan(static_cast<size_t>(layer) * count, count);
+}
+int64_t EngramLayout::num_rows(int layer) const {
+  ENGRAM_CHECK(layer >= 0 && layer < num_layers(), "layer={} num_layers={}", layer, num_layers());
+  return num_rows_[static_cast<size_t>(layer)];
+}
+
+Result<std::vector<int64_t>> count_rows(const EngramConfig& config) {
+  ENGRAM_RETURN_IF_ERROR(check_table_keys(config));
+  return sum_per_layer(config, assign_primes(config));
+}
+
+}  // namespace engram
