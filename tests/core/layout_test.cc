@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 #include <set>
 
@@ -34,6 +35,8 @@ TEST(EngramLayout, EqualsThePublishedV41Checkpoint) {
   EXPECT_EQ(layout.primes(1).back(), 16000889);
   EXPECT_EQ(layout.offsets(1)[1], 16000477);
   EXPECT_EQ(layout.offsets(1)[2], 32000964);
+  const std::vector<int64_t> multipliers = {67716810739261, 51510806800915, 30921347202721, 82619226485591};
+  EXPECT_TRUE(std::ranges::equal(layout.multipliers(1), multipliers));
   EXPECT_EQ(value_or_throw(count_rows(v41_config())), (std::vector<int64_t>{384006168, 384016682}));
 }
 
