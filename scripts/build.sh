@@ -3,6 +3,7 @@
 #
 #   scripts/build.sh [PRESET] [TARGET...]      PRESET: release (default), dev, ci, asan, tsan, fuzz, cuda, bundle
 #
+# ENGRAM_WERROR=ON|OFF: treat warnings as errors (default: ON with g++ 12, the compiler that CI uses).
 # ENGRAM_JOBS sets the number of jobs (default 2: a libtorch source takes up to 1.5 GB to compile).
 # TORCH_ROOT names another folder that holds torch/ (default: .venv, made by scripts/setup.sh).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -22,12 +23,13 @@ for tool in cmake ninja c++; do
 done
 options=()
 if [[ ! $preset =~ ^(asan|tsan|fuzz)$ ]]; then
-  [[ -n ${TORCH_ROOT:-} ]] || TORCH_ROOT=$(site_packages .venv)
+  TORCH_ROOT=${TORCH_ROOT:-$(site_packages .venv)}
   [[ -e $TORCH_ROOT/torch/lib/libtorch_cpu.so ]] ||
     die "no libtorch in '${TORCH_ROOT:-.venv}': run scripts/setup.sh first (or build the part without torch: asan, tsan)"
   options+=(-DTORCH_ROOT="$TORCH_ROOT")
   # With the compiler that CI uses a warning is an error everywhere, so that building and testing share one build.
-  [[ $(c++ -dumpversion) != 12* ]] || options+=(-DENGRAM_WERROR=ON)
+  [[ -n ${ENGRAM_WERROR:-} ]] || ENGRAM_WERROR=$([[ $(c++ -dumpversion) == 12* ]] && echo ON || echo OFF)
+  options+=(-DENGRAM_WERROR="$ENGRAM_WERROR")
 fi
 
 start=$SECONDS

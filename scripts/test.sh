@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Runs every check of the project, set-up included; exit code 0 only when all of them pass.
+#
+#   scripts/test.sh            about 30 minutes on two cores from nothing, of which the set-up takes two
+#
+# ENGRAM_FUZZ_SECONDS  how long each fuzz target runs (default 60)
+# ENGRAM_GOLDEN_DIR    another folder of golden cases (default tests/golden)
+# The last line is "N passed, N failed, N skipped", summed over all ctest runs; test cases are counted, and a ctest
+# entry that is not a GoogleTest program counts as one. Logs and JUnit files stay in build/test-results/.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$ROOT"
+case ${1:-} in
+  "") ;;
+  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  *) echo "error: unknown argument '$1' (try --help)" >&2; exit 2 ;;
+esac
+
+results=$ROOT/build/test-results
+rm -rf "$results"
+mkdir -p "$results"
+export ENGRAM_FUZZ_SECONDS=${ENGRAM_FUZZ_SECONDS:-60}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1} CTEST_OUTPUT_ON_FAILURE=1
+
+# step NAME COMMAND...: a step that is no ctest run (set-up, build, format). A failure is noted in the results, the
+# steps after it still run, and the summary counts it.
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  if "$@"; then
+    say "---- $name: done in $(elapsed "$start")"
+  else
+    say "---- $name: FAILED after $(elapsed "$start")"
+    printf '%s\n' "$name" >>"$results/failed-steps.txt"
+    return 1
+  fi
+}
+
+# Thread sanitizer of g++ 12 cannot live with the address randomisation of newer kernels.
+fixed_addresses=()
+setarch "$(uname -m)" -R true 2>/dev/null && fixed_addresses=(setarch "$(uname -m)" -R)
+
+# run_ctest NAME PRESET CTEST_ARGUMENTS...: one ctest run; its JUnit file feeds the summary.
+run_ctest() {
+  local name=$1 preset=$2
+  shift 2
+  step "$name" "${fixed_addresses[@]}" ctest --test-dir "build/$preset" -j "$JOBS" --no-tests=error \
+    --test-output-size-passed 10000000 --test-output-size-failed 10000000 --output-junit "$results/$name.xml" "$@" || true
+}
+
+build_and_run() {
+  local preset=$1 name=$2
+  shift 2
+  if step "build-$preset" scripts/build.sh "$preset"; then
+    run_ctest "$name" "$preset" "$@"
+  fi
+}
+
+section "1/6 set-up"
+step set-up scripts/setup.sh || { python3 scripts/test_summary.py "$results"; exit 1; }
+
+section "2/6 release build, warnings are errors; unit, contract, parity, golden and fault tests"
+export ENGRAM_WERROR=ON
+build_and_run release ctest-release -LE e2e
+
+section "3/6 the smoke recipe, trained, resumed, evaluated and sampled through the command line"
+if [[ -x build/release/engram ]]; then
+  run_ctest ctest-e2e release -L e2e
+fi
+
+section "4/6 address and undefined-behaviour sanitizers over the part without torch"
+build_and_run asan ctest-asan -L 'unit|contract|fault|golden'
+
+section "5/6 thread sanitizer over the part without torch"
+build_and_run tsan ctest-tsan -L 'unit|contract|fault|golden'
+
+section "6/6 fuzzing, $ENGRAM_FUZZ_SECONDS s a target; format"
+build_and_run fuzz ctest-fuzz -L fuzz
+step format scripts/format.sh --check || true
+
+section "summary"
+python3 scripts/test_summary.py "$results"
