@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Builds into build/PRESET; the command is then build/PRESET/engram.
 #
-#   scripts/build.sh [PRESET] [TARGET...]      PRESET: release (default), dev, ci, asan, tsan, fuzz, cuda, bundle
+#   scripts/build.sh [PRESET] [TARGET...] [-- CMAKE_OPTION...]
+#
+# PRESET: release (default), dev, ci, asan, tsan, fuzz, cuda, bundle
 #
 # ENGRAM_WERROR=ON|OFF: treat warnings as errors (default: ON with g++ 12, the compiler that CI uses).
 # ENGRAM_JOBS sets the number of jobs (default 2: a libtorch source takes up to 1.5 GB to compile).
@@ -13,6 +15,12 @@ case ${1:-} in
 esac
 preset=${1:-release}
 shift || true
+targets=()
+while [[ $# -gt 0 && $1 != -- ]]; do
+  targets+=("$1")
+  shift
+done
+[[ $# == 0 ]] || shift
 
 [[ $preset =~ ^(release|dev|ci|asan|tsan|fuzz|cuda|bundle)$ ]] || {
   echo "error: no preset '$preset': wanted release, dev, ci, asan, tsan, fuzz, cuda or bundle" >&2
@@ -34,13 +42,9 @@ fi
 
 start=$SECONDS
 mkdir -p "build/$preset"
-cmake --preset "$preset" "${options[@]}" >"build/$preset/configure.log" 2>&1 || {
+cmake --preset "$preset" "${options[@]}" "$@" >"build/$preset/configure.log" 2>&1 || {
   cat "build/$preset/configure.log" >&2
   die "configuring preset $preset failed (CMake's messages are above)"
 }
-if [[ $# -gt 0 ]]; then
-  cmake --build "build/$preset" -j "$JOBS" --target "$@"
-else
-  cmake --build "build/$preset" -j "$JOBS"
-fi
+cmake --build "build/$preset" -j "$JOBS" ${targets[0]:+--target "${targets[@]}"}
 say "built build/$preset in $(elapsed "$start")"

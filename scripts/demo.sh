@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The main job, from nothing: set-up, build, text, two trainings, report. 15 to 30 minutes on two cores; run it again
+# and it continues where it stopped.
+#
+#   scripts/demo.sh [ARGUMENTS OF engram demo]
+#
+# Leaves demo/report.html (one file, opens offline), demo/summary.json (its numbers), demo/moe/ and demo/engram/.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$ROOT"
+case ${1:-} in
+  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+esac
+section "1/4 set-up"
+scripts/setup.sh
+section "2/4 build"
+scripts/build.sh release engram
+section "3/4 text, tokenizer and token shards"
+scripts/corpus.sh
+section "4/4 two models, side by side, then the report"
+build/release/engram demo "$@"
+say ""
+say "done in $(elapsed 0). Open demo/report.html in a browser; its numbers are in demo/summary.json."
