@@ -139,6 +139,25 @@ def text_complaints(root):
     return complaints
 
 
+def document_complaints(root):
+    """Links and paths in Markdown files name something that exists."""
+    complaints = []
+    documents = [*root.glob("*.md"), *root.glob("*/*.md"), *root.glob("docs/**/*.md"), *root.glob("results/**/*.md")]
+    for path in sorted(set(documents)):
+        relative = path.relative_to(root)
+        if relative.parts[0] in ("build", "demo", "dist", "runs", "corpora") or relative.parts[0].startswith("."):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", line):
+                if "://" not in target and not (path.parent / target).exists():
+                    complaints.append(f"{relative}:{number}: link to {target}, which does not exist")
+            for target in re.findall(r"(?<![\w./-])(?:scripts|docs|tests|engram|apps|reference|bench|recipes|cmake|results)"
+                                     r"/[\w./-]*\.(?:sh|md|cc|cpp|h|py|toml|json|cmake|html)\b", line):
+                if not (root / target).exists():
+                    complaints.append(f"{relative}:{number}: names {target}, which does not exist")
+    return complaints
+
+
 def label_complaints(listing):
     """listing: what `ctest --show-only=json-v1` prints, parsed."""
     complaints = []
@@ -205,6 +224,16 @@ class Structure(unittest.TestCase):
     def test_text_sees_faults(self):
         root = self.planted({"apps/a.h": "#pragma once\n" + "x" * 121 + "\n\ty\n", "apps/b.h": "int x;\n"})
         self.assertEqual(3, len(text_complaints(root)))
+
+    def test_documents(self):
+        self.check(document_complaints(SOURCE_DIR))
+
+    def test_documents_sees_faults(self):
+        root = self.planted({"README.md": "[a](docs/a.md) [b](docs/none.md#x) `scripts/none.sh` https://x.org/docs/y.md\n",
+                             "docs/a.md": "[up](../README.md), [out](https://x.org/z.md)\n"})
+        self.assertEqual(["README.md:1: link to docs/none.md, which does not exist",
+                          "README.md:1: names docs/none.md, which does not exist",
+                          "README.md:1: names scripts/none.sh, which does not exist"], document_complaints(root))
 
     def test_labels(self):
         if BUILD_DIR is None:
