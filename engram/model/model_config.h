@@ -54,7 +54,7 @@ struct ModelConfig {
   bool norm_topk_prob = true;
 
   ResidualKind residual = ResidualKind::kPlain;
-  int hc_mult = 1;               // M residual streams; 1 for plain
+  int hc_mult = 1;               // M residual streams; 1 for plain, and hyper with 1 is plain
   int hc_sinkhorn_iters = 20;
   double hc_eps = 1e-6;
 
@@ -71,6 +71,8 @@ struct ModelConfig {
   int rows_per_token() const { return memory == MemoryKind::kNone ? 0 : engram.rows_per_token(); }
   // Layers that read a table: engram.layer_ids.size(), 1 for over_encoding (at the input), 0 for none.
   int num_memory_layers() const;
+  // True when the blocks carry hyper-connections: one stream has nothing to connect.
+  bool has_hyper_connections() const { return residual == ResidualKind::kHyper && hc_mult > 1; }
   bool is_moe_block(int block) const { return ffn == FfnKind::kMoe && block >= first_k_dense_replace; }
 
   // kInvalidArgument names the key, what it got and what it wanted.

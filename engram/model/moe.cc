@@ -1,0 +1,85 @@
+#include "engram/model/moe.h"
+
+#include "engram/model/ops.h"
+
+namespace engram {
+
+DenseFfnImpl::DenseFfnImpl(int64_t hidden_size, int64_t intermediate_size, double std) {
+  gate_up_proj_ = register_module("gate_up_proj", Linear(hidden_size, 2 * intermediate_size, std));
+  down_proj_ = register_module("down_proj", Linear(intermediate_size, hidden_size, std));
+}
+
+torch::Tensor DenseFfnImpl::forward(const torch::Tensor& x_Nd) { return down_proj_(swiglu(gate_up_proj_(x_Nd))); }
+
+Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const RoutingOptions& options) {
+  torch::Tensor score = at_least_float(logits).sigmoid();
+  Routing routing;
+  routing.index = std::get<1>((score.detach() + bias).topk(options.top_k, -1, /*largest=*/true, /*sorted=*/false));
+  routing.weight = score.gather(1, routing.index);
+  if (options.normalize) routing.weight = routing.weight / (routing.weight.sum(-1, /*keepdim=*/true) + 1e-20);
+  if (options.scale != 1.0) routing.weight = routing.weight * options.scale;
+  return routing;
+}
+
+struct MoeImpl::GateImpl : torch::nn::Module {
+  GateImpl(int64_t experts, int64_t hidden_size, double std) {
+    weight = register_parameter("weight", torch::randn({experts, hidden_size}) * std);
+    e_score_correction_bias = register_buffer("e_score_correction_bias", torch::zeros({experts}));
+  }
+  torch::Tensor weight, e_score_correction_bias;
+};
+
+struct MoeImpl::ExpertsImpl : torch::nn::Module {
+  ExpertsImpl(int64_t experts, int64_t hidden_size, int64_t width, double std) {
+    gate_up = register_parameter("gate_up", torch::randn({experts, 2 * width, hidden_size}) * std);
+    down = register_parameter("down", torch::randn({experts, hidden_size, width}) * std);
+  }
+  torch::Tensor gate_up, down;
+};
+
+MoeImpl::MoeImpl(const ModelConfig& c)
+    : options_{c.num_experts_per_tok, c.norm_topk_prob, c.routed_scaling_factor},
+      load_(torch::zeros({c.n_routed_experts}, torch::kLong)) {
+  const double std = c.initializer_range;
+  gate_ = register_module("gate", std::make_shared<GateImpl>(c.n_routed_experts, c.hidden_size, std));
+  experts_ = register_module(
+      "experts", std::make_shared<ExpertsImpl>(c.n_routed_experts, c.hidden_size, c.moe_intermediate_size, std));
+  if (c.shared_expert_intermediate_size > 0)
+    shared_experts_ = register_module(
+        "shared_experts", std::make_shared<DenseFfnImpl>(c.hidden_size, c.shared_expert_intermediate_size, std));
+}
+
+torch::Tensor MoeImpl::forward(const torch::Tensor& x_Nd) {
+  Routing routing;
+  {
+    // A choice among experts is not a smooth function: in bf16 it would differ from the fp32 one.
+    NoAutocast fp32;
+    torch::Tensor logits = at::linear(at_least_float(x_Nd), gate_->weight);
+    routing = route(logits, gate_->e_score_correction_bias, options_);
+  }
+  if (is_training()) {
+    if (load_.device() != x_Nd.device()) load_ = load_.to(x_Nd.device());
+    load_ += at::bincount(routing.index.view({-1}), {}, load_.size(0));
+  }
+  torch::Tensor y = moe_experts(x_Nd, experts_->gate_up, experts_->down, routing.index, routing.weight);
+  return shared_experts_ ? y + shared_experts_->forward(x_Nd) : y;
+}
+
+void MoeImpl::update_bias(double u) {
+  torch::NoGradGuard no_grad;
+  torch::Tensor load = load_.to(gate_->e_score_correction_bias.scalar_type());
+  gate_->e_score_correction_bias += (load.mean() - load).sign() * u;
+  load_.zero_();
+}
+
+double MoeImpl::load_ratio() const {
+  const double total = load_.sum().item<double>();
+  return total == 0 ? 0.0 : load_.max().item<double>() * static_cast<double>(load_.size(0)) / total;
+}
+
+std::shared_ptr<FeedForwardImpl> make_feed_forward(const ModelConfig& config, int block) {
+  if (config.is_moe_block(block)) return std::make_shared<MoeImpl>(config);
+  return std::make_shared<DenseFfnImpl>(config.hidden_size, config.intermediate_size, config.initializer_range);
+}
+
+}  // namespace engram

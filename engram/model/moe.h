@@ -1,0 +1,72 @@
+// Feed-forward networks: dense SwiGLU, and DeepSeekMoE with loss-free balancing.
+//
+// Both map rows to rows, [N, d] -> [N, d]. The mixture adds a shared expert, which every token uses, to k routed ones:
+//   score = sigmoid(W_gate x) per expert, in fp32
+//   chosen = the k largest score + e_score_correction_bias; the bias steers the choice and nothing else
+//   weight = score of the chosen, divided by their sum (norm_topk_prob), times routed_scaling_factor
+// After each optimiser step bias += u * sign(mean load - load) (arXiv 2408.15664), so no auxiliary loss is needed.
+// Oracle: transformers deepseek_v3 with n_group = topk_group = 1 (tests/parity). Bad shapes throw c10::Error.
+//
+// Parameters: dense  gate_up_proj [2f, d] (gate rows first), down_proj [d, f]
+//             moe    gate.weight [E, d], gate.e_score_correction_bias [E] (a buffer), experts.gate_up [E, 2f, d],
+//                    experts.down [E, d, f], shared_experts.* as dense; absent when its width is 0
+#pragma once
+#include <torch/torch.h>
+
+#include <memory>
+
+#include "engram/model/model_config.h"
+#include "engram/model/norm.h"
+
+namespace engram {
+
+class FeedForwardImpl : public torch::nn::Module {
+ public:
+  virtual torch::Tensor forward(const torch::Tensor& x_Nd) = 0;
+};
+
+class DenseFfnImpl : public FeedForwardImpl {
+ public:
+  DenseFfnImpl(int64_t hidden_size, int64_t intermediate_size, double std);
+  torch::Tensor forward(const torch::Tensor& x_Nd) override;
+
+ private:
+  Linear gate_up_proj_{nullptr}, down_proj_{nullptr};
+};
+
+struct Routing {
+  torch::Tensor index;   // [N, k] int64
+  torch::Tensor weight;  // [N, k] fp32, differentiable in the router's logits
+};
+struct RoutingOptions {
+  int64_t top_k = 1;
+  bool normalize = true;
+  double scale = 1.0;
+};
+// logits [N, E], bias [E]. The rows of index hold k different experts in no promised order.
+Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const RoutingOptions& options);
+
+class MoeImpl : public FeedForwardImpl {
+ public:
+  explicit MoeImpl(const ModelConfig& config);
+  // In training mode also counts how many tokens each expert gets.
+  torch::Tensor forward(const torch::Tensor& x_Nd) override;
+
+  // bias += u * sign(mean load - load); counts start again from zero.
+  void update_bias(double u);
+  // Largest load / mean load since the last update_bias(); 0 before the first token.
+  double load_ratio() const;
+
+ private:
+  struct GateImpl;
+  struct ExpertsImpl;
+  RoutingOptions options_;
+  std::shared_ptr<GateImpl> gate_;
+  std::shared_ptr<ExpertsImpl> experts_;
+  std::shared_ptr<DenseFfnImpl> shared_experts_;
+  torch::Tensor load_;  // [E] int64
+};
+
+std::shared_ptr<FeedForwardImpl> make_feed_forward(const ModelConfig& config, int block);
+
+}  // namespace engram

@@ -1,0 +1,43 @@
+// RmsNorm and Linear: the two smallest modules, each one weight with a dotted name.
+//
+// Both take rows: x [.., d]. Bad shapes throw c10::Error. NoAutocast marks arithmetic that stays in fp32 when the
+// trainer runs the rest in bf16 (routers, hyper-connections).
+#pragma once
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/torch.h>
+
+namespace engram {
+
+class RmsNormImpl : public torch::nn::Module {
+ public:
+  RmsNormImpl(int64_t size, double eps);
+  torch::Tensor forward(const torch::Tensor& x);
+
+  torch::Tensor weight;  // [size], ones at the start
+
+ private:
+  double eps_;
+};
+TORCH_MODULE(RmsNorm);
+
+// x W^T without a bias; W [out, in] ~ N(0, std). Under autocast the product runs in the autocast dtype.
+class LinearImpl : public torch::nn::Module {
+ public:
+  LinearImpl(int64_t in, int64_t out, double std);
+  torch::Tensor forward(const torch::Tensor& x) { return at::linear(x, weight); }
+
+  torch::Tensor weight;
+};
+TORCH_MODULE(Linear);
+
+class NoAutocast {
+ private:
+  c10::impl::ExcludeDispatchKeyGuard guard_{c10::autocast_dispatch_keyset};
+};
+
+// fp32 for reduced precision; fp32 and double stay as they are.
+inline torch::Tensor at_least_float(const torch::Tensor& x) {
+  return x.scalar_type() == torch::kDouble ? x : x.to(torch::kFloat);
+}
+
+}  // namespace engram

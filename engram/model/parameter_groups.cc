@@ -1,0 +1,59 @@
+#include "engram/model/parameter_groups.h"
+
+#include <numeric>
+
+namespace engram {
+namespace {
+
+bool contains(const std::string& name, const char* part) { return name.find(part) != std::string::npos; }
+
+bool is_norm(const std::string& name) { return contains(name, "norm"); }
+
+// Heights of the matrices stacked in a Muon weight; empty: the parameter belongs to AdamW.
+std::vector<int64_t> matrix_rows(const ModelConfig& c, const std::string& name, const torch::Tensor& tensor) {
+  const int64_t rows = tensor.dim() >= 2 ? tensor.size(-2) : 0;
+  if (contains(name, "embed_tokens.") || contains(name, "lm_head.") || contains(name, "mlp.gate.") ||
+      contains(name, "_hc.") || contains(name, "hc_head.") || contains(name, "engram.conv.") || is_norm(name) ||
+      tensor.dim() < 2)
+    return {};
+  if (contains(name, "self_attn.q_kv_a_proj.")) {
+    const int64_t latent = c.kv_lora_rank + c.qk_rope_head_dim;  // one matrix in DeepSeek's code, kv_a_proj_with_mqa
+    return {rows - latent, latent};
+  }
+  if (contains(name, "self_attn.qkv_proj.")) {
+    const int64_t kv = int64_t{c.num_key_value_heads} * c.head_dim;
+    return {rows - 2 * kv, kv, kv};
+  }
+  if (contains(name, "gate_up")) return {rows / 2, rows / 2};
+  if (contains(name, "engram.wkv."))
+    return std::vector<int64_t>(static_cast<size_t>(rows / c.hidden_size), c.hidden_size);
+  return {rows};
+}
+
+// The weights of AdamW that multiply activations: embedding, head, routers and the hyper-connections' fn.
+bool decays(const std::string& name, const torch::Tensor& tensor) {
+  return tensor.dim() >= 2 && !is_norm(name) && !contains(name, "engram.conv.");
+}
+
+}  // namespace
+
+std::vector<ParameterInfo> parameter_groups(const TransformerImpl& model) {
+  std::vector<ParameterInfo> groups;
+  for (const auto& item : model.named_parameters()) {
+    ParameterInfo info;
+    info.name = item.key();
+    info.tensor = item.value();
+    info.row_splits = matrix_rows(model.config(), info.name, info.tensor);
+    info.kind = info.row_splits.empty() ? ParameterKind::kVector : ParameterKind::kMatrix;
+    info.decay = decays(info.name, info.tensor);
+    if (info.kind == ParameterKind::kMatrix) {
+      const int64_t sum = std::accumulate(info.row_splits.begin(), info.row_splits.end(), int64_t{0});
+      ENGRAM_CHECK(sum == info.tensor.size(-2), "{}: splits add up to {}, rows {}", info.name, sum,
+                   info.tensor.size(-2));
+    }
+    groups.push_back(std::move(info));
+  }
+  return groups;
+}
+
+}  // namespace engram

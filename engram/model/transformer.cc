@@ -1,0 +1,264 @@
+#include "engram/model/transformer.h"
+
+#include <algorithm>
+
+#include "engram/model/attention.h"
+#include "engram/model/engram.h"
+#include "engram/model/hyper_connection.h"
+#include "engram/model/moe.h"
+#include "engram/model/norm.h"
+#include "engram/model/ops.h"
+#include "engram/model/over_encoding.h"
+
+namespace engram {
+namespace {
+
+// Everything the blocks of one forward pass share. N = B*T rows; x is [N, d] in a plain model, [N, M, d] in a hyper one.
+struct Pass {
+  AttentionContext attention;
+  torch::Tensor reach;  // [B, T] int32 or undefined (ops.h, engram_fuse)
+};
+
+class BlockImpl : public torch::nn::Module {
+ public:
+  BlockImpl(const ModelConfig& c, int block) : streams_(c.hc_mult), hidden_size_(c.hidden_size) {
+    const auto& ids = c.engram.layer_ids;
+    const auto found = std::find(ids.begin(), ids.end(), block);
+    if (c.memory == MemoryKind::kEngram && found != ids.end()) {
+      memory_layer_ = static_cast<int>(found - ids.begin());
+      engram_ = register_module("engram", Engram(c, memory_layer_));
+    }
+    input_layernorm_ = register_module("input_layernorm", RmsNorm(c.hidden_size, c.rms_norm_eps));
+    self_attn_ = register_module("self_attn", make_attention(c));
+    post_attention_layernorm_ = register_module("post_attention_layernorm", RmsNorm(c.hidden_size, c.rms_norm_eps));
+    mlp_ = register_module("mlp", make_feed_forward(c, block));
+    if (c.has_hyper_connections()) {
+      attn_hc_ = register_module("attn_hc", HyperConnection(c, 2 * block));
+      ffn_hc_ = register_module("ffn_hc", HyperConnection(c, 2 * block + 1));
+    }
+  }
+
+  // rows: null where the memory is off or another block's. gates: null, or receives alpha.
+  torch::Tensor forward(torch::Tensor x, const Pass& pass, const MemoryRows* rows, torch::Tensor* gates) {
+    if (engram_ && rows != nullptr) {
+      const auto shape = x.sizes().vec();
+      torch::Tensor streams = x.view({pass.attention.batch, pass.attention.length, streams_, hidden_size_});
+      x = x + engram_->forward(streams, *rows, pass.reach, gates).reshape(shape);
+    }
+    x = connect(attn_hc_, x, [&](const torch::Tensor& input) {
+      return self_attn_->forward(input_layernorm_(input), pass.attention);
+    });
+    return connect(ffn_hc_, x, [&](const torch::Tensor& input) {
+      return mlp_->forward(post_attention_layernorm_(input));
+    });
+  }
+
+  int memory_layer() const { return memory_layer_; }  // -1: none
+  EngramImpl* engram() const { return engram_ ? engram_.ptr().get() : nullptr; }
+  MoeImpl* moe() const { return dynamic_cast<MoeImpl*>(mlp_.get()); }
+
+ private:
+  // The residual around one sub-layer: x + F(x), or the hyper-connection's mix.
+  template <typename SubLayer>
+  static torch::Tensor connect(const HyperConnection& hyper, const torch::Tensor& x, SubLayer&& sub_layer) {
+    if (!hyper) return x + sub_layer(x);
+    const HyperMix mix = hyper.ptr()->mix(x);
+    return HyperConnectionImpl::merge(mix, x, sub_layer(mix.input_Nd));
+  }
+
+  int64_t streams_, hidden_size_;
+  int memory_layer_ = -1;
+  Engram engram_{nullptr};
+  RmsNorm input_layernorm_{nullptr}, post_attention_layernorm_{nullptr};
+  std::shared_ptr<AttentionImpl> self_attn_;
+  std::shared_ptr<FeedForwardImpl> mlp_;
+  HyperConnection attn_hc_{nullptr}, ffn_hc_{nullptr};
+};
+TORCH_MODULE(Block);
+
+// The module named `model` in DeepSeek's checkpoints: all but the LM head.
+struct DecoderImpl : torch::nn::Module {
+  explicit DecoderImpl(const ModelConfig& c) {
+    embed_tokens = register_module(
+        "embed_tokens", Weights(torch::randn({c.vocab_size, c.hidden_size}) * c.initializer_range));
+    if (c.memory == MemoryKind::kOverEncoding) over_encoding = register_module("over_encoding", OverEncoding(c));
+    torch::nn::ModuleList list;
+    for (int i = 0; i < c.num_hidden_layers; ++i) {
+      blocks.push_back(Block(c, i));
+      list->push_back(blocks.back());
+    }
+    register_module("layers", list);
+    if (c.has_hyper_connections()) hc_head = register_module("hc_head", HyperHead(c));
+    norm = register_module("norm", RmsNorm(c.hidden_size, c.rms_norm_eps));
+  }
+  Weights embed_tokens{nullptr};
+  OverEncoding over_encoding{nullptr};
+  std::vector<Block> blocks;
+  HyperHead hc_head{nullptr};
+  RmsNorm norm{nullptr};
+};
+TORCH_MODULE(Decoder);
+
+void check_starts(const std::vector<std::vector<int32_t>>& starts, int64_t batch, int64_t length) {
+  TORCH_CHECK(starts.empty() || static_cast<int64_t>(starts.size()) == batch, "document starts: got ", starts.size(),
+              " sequences, wanted ", batch, " or none");
+  for (const auto& row : starts)
+    for (size_t i = 0; i < row.size(); ++i)
+      TORCH_CHECK(row[i] >= (i == 0 ? 0 : row[i - 1] + 1) && row[i] < length, "document starts: got ", row[i],
+                  " at position ", i, ", wanted ascending indices in [0, ", length, ")");
+}
+
+// True when some document starts after the first token of its sequence.
+bool has_inner_start(const std::vector<std::vector<int32_t>>& starts) {
+  return std::any_of(starts.begin(), starts.end(), [](const auto& row) { return !row.empty() && row.back() > 0; });
+}
+
+// [B, T] int32: how many older tokens of the same segment a position may look back on; -1 where it is masked.
+torch::Tensor segment_reach(const ForwardInput& input, int64_t batch, int64_t length) {
+  if (!input.masked.defined() && !has_inner_start(input.starts)) return {};
+  torch::Tensor reach = torch::empty({batch, length}, torch::kInt);
+  const torch::Tensor masked = input.masked.defined() ? input.masked.to(torch::kCPU, torch::kBool).contiguous()
+                                                      : torch::Tensor();
+  int32_t* out = reach.data_ptr<int32_t>();
+  for (int64_t b = 0; b < batch; ++b) {
+    const std::vector<int32_t> none;
+    const std::vector<int32_t>& starts = input.starts.empty() ? none : input.starts[static_cast<size_t>(b)];
+    size_t next = 0;
+    int32_t visible = 0;
+    for (int64_t t = 0; t < length; ++t) {
+      if (next < starts.size() && starts[next] == t) {
+        visible = 0;
+        ++next;
+      }
+      const int64_t at = b * length + t;
+      const bool is_masked = masked.defined() && masked.data_ptr<bool>()[at];
+      out[at] = is_masked ? -1 : visible;
+      visible = is_masked ? 0 : visible + 1;
+    }
+  }
+  return reach.to(input.tokens.device());
+}
+
+}  // namespace
+
+struct TransformerImpl::Parts {
+  explicit Parts(const ModelConfig& c)
+      : decoder(c), rotary(rotary_columns(c), c.rope_theta) {
+    if (!c.tie_word_embeddings) lm_head = Linear(c.hidden_size, c.vocab_size, c.initializer_range);
+  }
+  const torch::Tensor& head_weight() const { return lm_head ? lm_head->weight : decoder->embed_tokens->weight; }
+  Pass make_pass(const ModelConfig& config, const ForwardInput& input);
+
+  Decoder decoder;
+  Linear lm_head{nullptr};  // null: tied to embed_tokens
+  RotaryCache rotary;
+};
+
+Pass TransformerImpl::Parts::make_pass(const ModelConfig& config, const ForwardInput& input) {
+  const torch::Tensor& tokens = input.tokens;
+  TORCH_CHECK(tokens.defined() && tokens.dim() == 2 && tokens.scalar_type() == torch::kLong && tokens.numel() > 0,
+              "tokens: got ", tokens.sizes(), ' ', tokens.toString(), ", wanted [B, T] int64, not empty");
+  const int64_t batch = tokens.size(0), length = tokens.size(1);
+  TORCH_CHECK(length <= config.max_position_embeddings, "tokens: got ", length,
+              " positions, wanted at most max_position_embeddings ", config.max_position_embeddings);
+  TORCH_CHECK(!input.masked.defined() || input.masked.sizes() == tokens.sizes(), "masked: got ",
+              input.masked.sizes(), ", wanted ", tokens.sizes());
+  const size_t layers = static_cast<size_t>(config.num_memory_layers());
+  TORCH_CHECK(input.memory_off || input.memory.size() == layers, "memory rows: got ", input.memory.size(),
+              " layers, wanted ", layers);
+  check_starts(input.starts, batch, length);
+
+  Pass pass;
+  pass.attention.batch = batch;
+  pass.attention.length = length;
+  const bool is_double = decoder->embed_tokens->weight.scalar_type() == torch::kDouble;
+  rotary.fill(pass.attention, tokens.device(), is_double ? torch::kDouble : torch::kFloat);
+  if (config.attention_document_mask && has_inner_start(input.starts))
+    pass.attention.mask = document_mask(input.starts, batch, length).to(tokens.device());
+  if (config.memory == MemoryKind::kEngram && !input.memory_off) pass.reach = segment_reach(input, batch, length);
+  return pass;
+}
+
+TransformerImpl::TransformerImpl(const ModelConfig& config) : config_(config) {
+  const Status status = config.validate();
+  TORCH_CHECK(status.ok(), status.message());
+  parts_ = std::make_unique<Parts>(config);
+  register_module("model", parts_->decoder);
+  if (parts_->lm_head) register_module("lm_head", parts_->lm_head);
+}
+
+TransformerImpl::~TransformerImpl() = default;
+
+torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* trace) {
+  DecoderImpl& decoder = *parts_->decoder;
+  const Pass pass = parts_->make_pass(config_, input);
+  const int64_t batch = pass.attention.batch, length = pass.attention.length, d = config_.hidden_size;
+  const bool hyper = config_.has_hyper_connections();
+  if (trace != nullptr) {
+    trace->gates.clear();
+    trace->block_outputs.clear();
+  }
+  const auto collapsed = [&](const torch::Tensor& x) { return hyper ? decoder.hc_head(x) : x; };
+
+  torch::Tensor ids = input.tokens.reshape({-1});
+  if (input.masked.defined()) ids = ids.clamp_min(0);  // a masked position may carry -1
+  torch::Tensor x = at::embedding(decoder.embed_tokens->weight, ids);
+  if (decoder.over_encoding) {
+    const MemoryRows rows = input.memory_off ? MemoryRows() : input.memory[0];
+    x = decoder.over_encoding->forward(x.view({batch, length, d}), rows).view({-1, d});
+  }
+  if (hyper) x = x.unsqueeze(1).expand({-1, config_.hc_mult, -1}).contiguous();
+
+  for (Block& block : decoder.blocks) {
+    const int layer = block->memory_layer();
+    const bool reads = layer >= 0 && !input.memory_off;
+    torch::Tensor gates;
+    x = block->forward(x, pass, reads ? &input.memory[static_cast<size_t>(layer)] : nullptr,
+                       trace != nullptr ? &gates : nullptr);
+    if (trace != nullptr && reads) trace->gates.push_back(gates.detach().to(torch::kFloat));
+    if (trace != nullptr && trace->want_block_outputs) {
+      torch::NoGradGuard no_grad;
+      trace->block_outputs.push_back(collapsed(x).view({batch, length, d}).detach());
+    }
+  }
+  return decoder.norm(collapsed(x)).view({batch, length, d});
+}
+
+torch::Tensor TransformerImpl::logits(const torch::Tensor& hidden_BTd) {
+  return at_least_float(at::linear(hidden_BTd, parts_->head_weight()));
+}
+
+torch::Tensor TransformerImpl::loss(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT) {
+  return linear_cross_entropy(hidden_BTd.reshape({-1, config_.hidden_size}), parts_->head_weight(),
+                              targets_BT.reshape({-1}));
+}
+
+std::pair<double, int64_t> TransformerImpl::loss_sum(const torch::Tensor& hidden_BTd,
+                                                     const torch::Tensor& targets_BT) {
+  torch::NoGradGuard no_grad;
+  torch::Tensor targets = targets_BT.reshape({-1});
+  torch::Tensor sum = linear_cross_entropy(hidden_BTd.reshape({-1, config_.hidden_size}), parts_->head_weight(),
+                                           targets, /*reduction_sum=*/true);
+  return {sum.item<double>(), targets.ge(0).sum().item<int64_t>()};
+}
+
+void TransformerImpl::update_expert_bias(double u) {
+  for (Block& block : parts_->decoder->blocks)
+    if (MoeImpl* moe = block->moe()) moe->update_bias(u);
+}
+
+std::vector<double> TransformerImpl::expert_load_ratio() const {
+  std::vector<double> ratios;
+  for (const Block& block : parts_->decoder->blocks)
+    if (const MoeImpl* moe = block->moe()) ratios.push_back(moe->load_ratio());
+  return ratios;
+}
+
+std::vector<double> TransformerImpl::gate_means() const {
+  std::vector<double> means;
+  for (const Block& block : parts_->decoder->blocks)
+    if (const EngramImpl* engram = block->engram()) means.push_back(engram->gate_mean());
+  return means;
+}
+
+}  // namespace engram
