@@ -25,14 +25,16 @@ class NgramHasher {
   // silently rehash the whole table).
   static Result<NgramHasher> create(const EngramLayout& layout, const TokenMap& map, int layer);
 
-  // Hashes one chunk of one sequence. O(L * R), no allocation for chunks that fit the caller's thread-local scratch.
+  // Hashes one chunk of one sequence. O(L * R), no heap allocation.
   //   token_ids [L]       raw ids; -1 is a masked position
-  //   starts    [<= L]    index of each document's first token in this chunk, ascending; may be empty
-  //   lookback  [<= N-1]  canonical ids just before the chunk, oldest first, -1 masked; shorter means sequence start
+  //   starts    [any]     index of each document's first token in this chunk, ascending; may be empty
+  //   lookback  [<= N-1]  canonical ids just before the chunk, oldest first, -1 masked, without those of an earlier
+  //                       document; shorter means that the sequence or document begins there
   //   row_ids   [L, R]    out, row-major, each in [0, num_rows())
   // Any split into chunks yields the ids of one call over the whole sequence. A document that starts at index 0 of
   // the chunk cuts off the look-back.
-  // kInvalidArgument: sizes disagree or an id is outside the vocabulary; row_ids is then untouched.
+  // kInvalidArgument: sizes disagree, an id is outside the vocabulary, starts are not ascending; row_ids is then
+  // untouched.
   Status hash(std::span<const int32_t> token_ids, std::span<const int32_t> starts, std::span<const int32_t> lookback,
               std::span<int64_t> row_ids) const;
   // The plain loop of the specification: the oracle that hash() is tested against.
@@ -43,10 +45,15 @@ class NgramHasher {
   int64_t num_rows() const { return num_rows_; }          // this layer's table, all heads
 
  private:
+  Status check(std::span<const int32_t> token_ids, std::span<const int32_t> starts, std::span<const int32_t> lookback,
+               std::span<int64_t> row_ids) const;
+
   int max_ngram_size_ = 0, n_heads_ = 0, rows_per_token_ = 0, pad_id_ = 0;
   int64_t num_rows_ = 0;
   TokenMap map_ = TokenMap::identity(0);
   std::vector<int64_t> multipliers_, primes_, offsets_;
+  std::vector<double> inverses_;  // 1 / prime
+  bool has_small_primes_ = false;
 };
 
 }  // namespace engram
