@@ -1,0 +1,47 @@
+#include "engram/train/adamw.h"
+
+namespace engram {
+
+AdamW::AdamW(std::vector<AdamWParameter> parameters, const AdamWOptions& options)
+    : parameters_(std::move(parameters)), options_(options) {
+  const torch::NoGradGuard no_grad;
+  for (const AdamWParameter& p : parameters_) {
+    exp_avg_.push_back(torch::zeros_like(p.parameter));
+    exp_avg_sq_.push_back(torch::zeros_like(p.parameter));
+  }
+  const torch::Device device = parameters_.empty() ? torch::kCPU : parameters_[0].parameter.device();
+  steps_ = torch::zeros({}, torch::TensorOptions().dtype(torch::kFloat32).device(device));
+}
+
+void AdamW::step(double lr) {
+  const torch::NoGradGuard no_grad;
+  steps_.add_(1);
+  for (const bool decays : {true, false}) {
+    std::vector<torch::Tensor> parameters, grads, exp_avgs, exp_avg_sqs;
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      const torch::Tensor& grad = parameters_[i].parameter.grad();
+      if (parameters_[i].decays != decays || !grad.defined()) continue;
+      parameters.push_back(parameters_[i].parameter);
+      grads.push_back(grad);
+      exp_avgs.push_back(exp_avg_[i]);
+      exp_avg_sqs.push_back(exp_avg_sq_[i]);
+    }
+    if (parameters.empty()) continue;
+    const std::vector<torch::Tensor> steps(parameters.size(), steps_);
+    at::_fused_adamw_(parameters, grads, exp_avgs, exp_avg_sqs, /*max_exp_avg_sqs=*/{}, steps, lr, options_.beta1,
+                      options_.beta2, decays ? options_.weight_decay : 0.0, options_.eps, /*amsgrad=*/false,
+                      /*maximize=*/false);
+  }
+}
+
+std::vector<std::pair<std::string, torch::Tensor>> AdamW::state() const {
+  std::vector<std::pair<std::string, torch::Tensor>> state;
+  state.emplace_back("adamw.steps", steps_);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    state.emplace_back("adamw.exp_avg." + parameters_[i].name, exp_avg_[i]);
+    state.emplace_back("adamw.exp_avg_sq." + parameters_[i].name, exp_avg_sq_[i]);
+  }
+  return state;
+}
+
+}  // namespace engram

@@ -1,0 +1,105 @@
+// Recipe: everything one training run needs, read from a TOML file.
+//
+// A recipe is complete: `engram train recipes/smoke.toml --set train.steps=50`. Every key has an owner's struct with a
+// unit and a default, types and ranges are checked once here, and an unknown key fails and names the nearest known
+// one. docs/training.md lists the keys. Torch-free, a plain value.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+#include "engram/model/model_config.h"
+
+namespace engram {
+
+enum class DecayKind { kStep, kConstant };
+enum class TableStateKind { kElement, kRow };      // second moment of a table: per element, or one per row
+enum class TablePlacement { kHost, kDevice };      // where table rows and their optimizer state live
+enum class TrainDtype { kFp32, kBf16 };            // of the matrix products; weights are fp32 always
+enum class ControlKind { kNone, kShuffledHash };
+
+// Files are relative to the working directory. Either `tokenizer`, `train` and `validation`, or [data.synthetic].
+struct DataRecipe {
+  std::string tokenizer;                // a tokenizer.json
+  std::vector<std::string> train;       // token shards
+  std::vector<std::string> validation;  // token shards of whole documents; may be empty
+  int64_t sequence_length = 256;        // T, tokens
+  int64_t batch_size = 8;               // B, sequences of one micro-batch
+  int64_t loader_threads = 1;           // 0: batches are assembled between steps
+  int64_t seed = 0;                     // order of the windows
+  // [data.synthetic]: a small artificial language, made under OUTPUT/data, with a byte-level tokenizer.
+  int64_t synthetic_documents = 0;      // 0: no such section
+  int64_t synthetic_seed = 0;
+};
+
+struct OptimizerRecipe {
+  double muon_lr = 8e-3;              // block matrices
+  double adamw_lr = 4e-3;             // embedding, head, norms, routers, hyper-connections, conv
+  double table_lr_multiplier = 5.0;   // table rows: times adamw_lr
+  double weight_decay = 0.1;          // decoupled; not for table rows
+  double muon_momentum = 0.95;        // Nesterov
+  int64_t muon_ns_steps = 5;          // Newton-Schulz iterations
+  double adamw_beta1 = 0.9;           // tables too
+  double adamw_beta2 = 0.95;
+  double adamw_eps = 1e-8;
+  double clip_norm = 1.0;             // global gradient norm, row gradients included; 0: no clipping
+  int64_t warmup_steps = 0;
+  DecayKind decay = DecayKind::kStep;
+  TableStateKind table_state = TableStateKind::kElement;
+};
+
+struct TrainRecipe {
+  int64_t steps = 0;                  // length of the schedule; required
+  int64_t stop_at = 0;                // stop early here, with a checkpoint; 0: at `steps`
+  std::string output;                 // directory; empty: runs/RECIPE
+  int64_t seed = 0;                   // initial weights, controls
+  TrainDtype dtype = TrainDtype::kFp32;
+  std::string device = "cpu";         // cpu or cuda
+  TablePlacement table_placement = TablePlacement::kHost;
+  int64_t threads = 0;                // of the arithmetic; 0: one per processor
+  int64_t log_every = 10;             // steps between lines when the output is no terminal
+  int64_t validate_every = 0;         // steps; 0: at the end only
+  int64_t validation_batches = 0;     // 0: all of the validation text
+  int64_t checkpoint_every = 0;       // steps; 0: at the end only
+  int64_t keep_checkpoints = 2;       // newest ones that stay; 0: all
+  double expert_bias_rate = 1e-3;     // loss-free balancing
+  int64_t accumulation = 1;           // micro-batches of one step
+  ControlKind control = ControlKind::kNone;
+};
+
+using RecipeEntry = std::pair<std::string, std::string>;  // dotted key, value as TOML text
+
+struct Recipe {
+  ModelConfig model;                      // what the tokenizer decides may still be open: see resolve_recipe()
+  std::optional<double> allocation_rho;   // [model] then describes rho = 1
+  DataRecipe data;
+  OptimizerRecipe optimizer;
+  TrainRecipe train;
+
+  // `overrides` are "dotted.key=value": a TOML value, or else a bare string. Later ones win.
+  // kNotFound, kInvalidArgument: not TOML, unknown key, wrong type, out of range, missing; the message says where.
+  static Result<Recipe> load(Env& env, const std::string& path, const std::vector<std::string>& overrides);
+  static Result<Recipe> parse(const std::string& text, const std::string& name,
+                              const std::vector<std::string>& overrides);
+
+  // Every key in a fixed order, so equal recipes give equal bytes; parse(to_toml()) is the same recipe. Keys that
+  // belong to one invocation (train.output, train.stop_at) stay out of it.
+  std::string to_toml() const;
+  std::vector<RecipeEntry> entries() const;
+  // Keys whose value decides the numbers of a run and differs from `other`: "train.steps: 40, was 50". Keys that a
+  // resumed run may change (output, stop_at, threads, intervals, loader_threads) are not compared.
+  std::vector<std::string> differences(const Recipe& other) const;
+
+  // model.engram.pad_token_id when the recipe does not name one.
+  static constexpr int kPadFromTokenizer = -1;
+};
+
+// The learning-rate multiplier of step `step` (0-based) of `steps`: linear warm-up to 1; with DecayKind::kStep
+// 0.316 from 80 % and 0.1 from 90 % of the steps on.
+double schedule_multiplier(const OptimizerRecipe& optimizer, int64_t step, int64_t steps);
+
+}  // namespace engram

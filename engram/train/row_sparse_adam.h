@@ -1,0 +1,40 @@
+// RowSparseAdam: Adam over the table rows that a step touched, and nothing else.
+//
+// Each row has its own step counter; bias correction uses it. A row that does not occur in a step neither decays nor
+// counts. When every row occurs in every step this is plain Adam. No weight decay. The arithmetic is
+// kernels/row_adam.h on CPU; on other devices the same formula over the touched rows in tensor operators.
+#pragma once
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace engram {
+
+struct RowSparseAdamOptions {
+  double beta1 = 0.9, beta2 = 0.95;
+  double eps = 1e-8;
+  bool row_wise = false;  // second moment: one float per row instead of one per element
+};
+
+// Not thread-safe; uses torch's thread pool inside. State lives on the table's device.
+class RowSparseAdam {
+ public:
+  RowSparseAdam(const torch::Tensor& table, const RowSparseAdamOptions& options);  // table [num_rows, d_row] fp32
+  // row_ids [U] int64, distinct, each in [0, num_rows); gradient [U, d_row] fp32; both on the table's device.
+  void update(torch::Tensor& table, const torch::Tensor& row_ids, const torch::Tensor& gradient, double lr);
+  // The same in tensor operators, on any device: the oracle of the CPU kernel.
+  void update_composed(torch::Tensor& table, const torch::Tensor& row_ids, const torch::Tensor& gradient, double lr);
+  // Name and tensor of everything a checkpoint needs; the tensors are the state itself.
+  std::vector<std::pair<std::string, torch::Tensor>> state() const;
+
+ private:
+  torch::Tensor exp_avg_;     // [num_rows, d_row]
+  torch::Tensor exp_avg_sq_;  // [num_rows, d_row], or [num_rows]
+  torch::Tensor steps_;       // [num_rows] int32, the bits of the kernel's uint32
+  RowSparseAdamOptions options_;
+};
+
+}  // namespace engram

@@ -1,0 +1,248 @@
+#include "engram/train/toml_fields.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "engram/core/json.h"
+
+namespace engram {
+namespace {
+
+constexpr char kOverrideName[] = "--set";
+
+// A value as it may stand in a message: what it is, and short.
+std::string describe_node(const toml::node& node) {
+  if (auto value = node.value_exact<int64_t>()) return fmt::format("{}", *value);
+  if (auto value = node.value_exact<double>()) return fmt::format("{}", *value);
+  if (auto value = node.value_exact<bool>()) return *value ? "true" : "false";
+  if (auto value = node.value_exact<std::string>()) return quote_text(*value);
+  if (node.is_array()) return "an array";
+  if (node.is_table()) return "a table";
+  return "a date or time";
+}
+
+std::string describe_range(double low, double high) {
+  if (std::isinf(high)) return fmt::format("at least {}", low);
+  return fmt::format("in [{}, {}]", low, high);
+}
+
+
+// Moves every value of `from` into `into`; tables on both sides are merged.
+void merge(toml::table& into, toml::table& from) {
+  for (auto&& [key, value] : from) {
+    toml::node* old = into.get(key.str());
+    if (old && old->is_table() && value.is_table()) {
+      merge(*old->as_table(), *value.as_table());
+    } else {
+      std::move(value).visit([&, name = std::string(key.str())](auto&& node) {
+        into.insert_or_assign(name, std::move(node));
+      });
+    }
+  }
+}
+
+// Levenshtein distance; keys are short.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i] != b[j]);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+Result<toml::table> parse_toml(std::string_view text, const std::string& name) {
+  toml::parse_result result = toml::parse(text, name);
+  if (result) return std::move(result).table();
+  const toml::parse_error& error = result.error();
+  return invalid_argument("{}:{}:{}: not TOML: {}", name, error.source().begin.line, error.source().begin.column,
+                          quote_text(error.description(), 160));
+}
+
+Status apply_override(toml::table& root, const std::string& assignment) {
+  const size_t equals = assignment.find('=');
+  if (equals == std::string::npos || equals == 0)
+    return invalid_argument("--set {}: wanted section.key=value", quote_text(assignment));
+  if (assignment.find_first_of("\r\n") != std::string::npos)
+    return invalid_argument("--set {}: wanted one line", quote_text(assignment));
+  const std::string key = assignment.substr(0, equals), value = assignment.substr(equals + 1);
+  Result<toml::table> parsed = parse_toml(assignment, kOverrideName);
+  if (!parsed.ok()) parsed = parse_toml(key + " = " + toml_text(value), kOverrideName);
+  if (!parsed.ok()) return invalid_argument("--set {}: wanted section.key=value", quote_text(assignment));
+  merge(root, *parsed);
+  return Status();
+}
+
+std::string location_of(const toml::node& node, const std::string& name) {
+  const toml::source_region& source = node.source();
+  if (source.path && *source.path == kOverrideName) return kOverrideName;
+  if (source.begin.line == 0) return name;
+  return fmt::format("{}:{}", name, source.begin.line);
+}
+
+std::string suggestion(std::string_view key, const std::set<std::string>& known) {
+  const std::string* best = nullptr;
+  size_t best_distance = std::max<size_t>(2, key.size() / 3) + 1;
+  for (const std::string& candidate : known) {
+    const size_t distance = edit_distance(key.substr(0, 60), candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = &candidate;
+    }
+  }
+  return best ? fmt::format("; did you mean {}?", *best) : std::string();
+}
+
+Result<nlohmann::json> toml_to_json(const toml::node& node, const std::string& name) {
+  if (auto value = node.value_exact<int64_t>()) return nlohmann::json(*value);
+  if (auto value = node.value_exact<bool>()) return nlohmann::json(*value);
+  if (auto value = node.value_exact<std::string>()) return nlohmann::json(*value);
+  if (auto value = node.value_exact<double>(); value && std::isfinite(*value)) return nlohmann::json(*value);
+  if (const toml::array* array = node.as_array()) {
+    nlohmann::json json = nlohmann::json::array();
+    for (const toml::node& element : *array) {
+      ENGRAM_ASSIGN_OR_RETURN(nlohmann::json value, toml_to_json(element, name));
+      json.push_back(std::move(value));
+    }
+    return json;
+  }
+  if (const toml::table* table = node.as_table()) {
+    nlohmann::json json = nlohmann::json::object();
+    for (auto&& [key, element] : *table) {
+      ENGRAM_ASSIGN_OR_RETURN(nlohmann::json value, toml_to_json(element, name));
+      json[std::string(key.str())] = std::move(value);
+    }
+    return json;
+  }
+  return invalid_argument("{}: got {}, wanted a finite number, a string, true or false, an array or a table",
+                          location_of(node, name), describe_node(node));
+}
+
+std::string toml_text(bool value) { return value ? "true" : "false"; }
+std::string toml_text(int64_t value) { return fmt::format("{}", value); }
+
+std::string toml_text(double value) {
+  std::string text = fmt::format("{}", value);  // the shortest text that reads back exactly
+  if (text.find_first_of(".en") == std::string::npos) text += ".0";
+  return text;
+}
+
+std::string toml_text(const std::string& value) {
+  std::string text = "\"";
+  for (const char c : value) {
+    if (c == '"' || c == '\\') {
+      text += '\\';
+      text += c;
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      text += fmt::format("\\u{:04X}", static_cast<unsigned>(c));
+    } else {
+      text += c;
+    }
+  }
+  return text + "\"";
+}
+
+std::string toml_text(const std::vector<std::string>& value) {
+  std::string text = "[";
+  for (const std::string& element : value) text += (text.size() > 1 ? ", " : "") + toml_text(element);
+  return text + "]";
+}
+
+TomlReader::TomlReader(const toml::table* table, std::string prefix, std::string name)
+    : table_(table), prefix_(std::move(prefix)), name_(std::move(name)) {}
+
+const toml::node* TomlReader::find(const char* key) {
+  known_.insert(key);
+  return status_.ok() && table_ ? table_->get(key) : nullptr;
+}
+
+void TomlReader::fail(const toml::node& node, const std::string& key, const std::string& wanted) {
+  status_ = invalid_argument("{}: {}.{}: got {}, wanted {}", location_of(node, name_), prefix_, key,
+                             describe_node(node), wanted);
+}
+
+void TomlReader::integer(const char* key, int64_t& value, int64_t low, int64_t high) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  const auto got = node->value_exact<int64_t>();
+  if (got && *got >= low && *got <= high) {
+    value = *got;
+  } else {
+    fail(*node, key, fmt::format("an integer in [{}, {}]", low, high));
+  }
+}
+
+void TomlReader::number(const char* key, double& value, double low, double high) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  std::optional<double> got = node->value_exact<double>();
+  if (const auto integer = node->value_exact<int64_t>()) got = static_cast<double>(*integer);
+  if (got && std::isfinite(*got) && *got >= low && *got <= high) {
+    value = *got;
+  } else {
+    fail(*node, key, "a number " + describe_range(low, high));
+  }
+}
+
+void TomlReader::text(const char* key, std::string& value) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  if (auto got = node->value_exact<std::string>()) {
+    value = std::move(*got);
+  } else {
+    fail(*node, key, "a string");
+  }
+}
+
+void TomlReader::texts(const char* key, std::vector<std::string>& value) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  value.clear();
+  if (auto got = node->value_exact<std::string>()) {
+    value.push_back(std::move(*got));
+    return;
+  }
+  const toml::array* array = node->as_array();
+  if (!array) return fail(*node, key, "an array of strings");
+  for (const toml::node& element : *array) {
+    auto got = element.value_exact<std::string>();
+    if (!got) return fail(element, fmt::format("{}[{}]", key, value.size()), "a string");
+    value.push_back(std::move(*got));
+  }
+}
+
+Status TomlReader::finish() {
+  ENGRAM_RETURN_IF_ERROR(status_);
+  if (!table_) return Status();
+  for (auto&& [key, node] : *table_) {
+    const std::string text(key.str());
+    if (known_.contains(text)) continue;
+    return invalid_argument("{}: unknown key {}{}{}", location_of(node, name_), prefix_.empty() ? "" : prefix_ + ".",
+                            quote_text(text), suggestion(text, known_));
+  }
+  return Status();
+}
+
+void TomlWriter::json(const nlohmann::ordered_json& object) {
+  for (const auto& [key, value] : object.items()) {
+    if (value.is_object()) continue;
+    if (value.is_number_float()) {
+      add(key, toml_text(value.get<double>()));
+    } else {
+      add(key, value.dump());  // integers, booleans, strings without controls and their arrays read alike in TOML
+    }
+  }
+  for (const auto& [key, value] : object.items())
+    if (value.is_object()) TomlWriter(entries_, prefix_ + "." + key).json(value);
+}
+
+}  // namespace engram
