@@ -26,28 +26,39 @@ struct MemoryHashing {
 // Fails unless config.engram.compressed_vocab_size equals the tokenizer's (or, without compression, vocab_size).
 Result<MemoryHashing> make_memory_hashing(const ModelConfig& config, const Tokenizer& tokenizer);
 
+// Ids of the tokens that begin and end a text, by their usual names; -1: the vocabulary has none.
+struct SpecialTokens {
+  int32_t bos = -1, eos = -1;
+};
+SpecialTokens find_special_tokens(const Tokenizer& tokenizer);
+
 // A model ready to run: weights, tokenizer, hashing, tables.
 struct LoadedModel {
   std::string directory;  // the step directory that was read
   ModelConfig config;
-  Transformer model{nullptr};
+  SpecialTokens special;
+  Transformer model{nullptr};         // in evaluation mode
   std::shared_ptr<const Tokenizer> tokenizer;
   MemoryHashing hashing;
   std::vector<std::unique_ptr<EngramTable>> tables;  // one per memory layer
 
-  // Hashes and gathers: everything forward() needs. tokens [B, T] raw ids, -1 masked; starts [B] (may be empty).
+  // Hashes and gathers: everything forward() needs, on the model's device. tokens [B, T] raw ids, -1 masked; starts
+  // [B] (may be empty). Throws on ids outside the vocabulary. memory_off: nothing is hashed or gathered.
   ForwardInput prepare_input(const std::vector<int32_t>& tokens, int64_t batch, int64_t length,
-                             const std::vector<std::vector<int32_t>>& starts = {}) const;
+                             const std::vector<std::vector<int32_t>>& starts = {}, bool memory_off = false) const;
 };
 
 // path: a checkpoint directory, or a training OUTPUT (its `latest`). kNotFound, kDataLoss, kInvalidArgument.
 Result<std::string> resolve_checkpoint(Env& env, const std::string& path);
 Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device = torch::kCPU);
 
-// dtype of the stored weights: fp32 for training checkpoints, bf16 for compact copies.
+// dtype of the stored weights: fp32 for training checkpoints, bf16 for compact copies (routing biases stay fp32).
+// table_rows: one [num_rows, d_row] CPU tensor per memory layer. Creates the directory. kInvalidArgument: tables or
+// vocabulary that do not fit the configuration; nothing is written then.
 Status save_model(Env& env, const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer,
-                  const TransformerImpl& model, const std::vector<torch::Tensor>& table_rows);
-// Weights only, into an existing model (resume). Exact for fp32.
+                  const TransformerImpl& model, const std::vector<torch::Tensor>& table_rows,
+                  torch::Dtype dtype = torch::kFloat);
+// Weights only, into an existing model (resume). Exact for fp32. On an error no tensor has changed.
 Status load_weights(Env& env, const std::string& directory, TransformerImpl& model);
 // One [num_rows, d_row] fp32 tensor per memory layer, copied.
 Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config);

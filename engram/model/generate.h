@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engram/core/status.h"
@@ -18,9 +19,24 @@ struct GenerateOptions {
 };
 
 // Calls on_text with each completed piece of UTF-8 as it is decoded; returning false stops. Returns all token ids
-// generated. The context is the last max_position_embeddings tokens. Stops at the tokenizer's eos.
-// kInvalidArgument: an empty prompt without a bos token, a prompt that is not UTF-8.
-Result<std::vector<int32_t>> generate(const LoadedModel& model, const std::string& prompt, const GenerateOptions& options,
+// generated, an ending eos included. Special tokens are ids only, never text. The context is the last
+// max_position_embeddings tokens, read as a text of its own: positions and n-grams begin there. An empty prompt
+// stands for the bos token.
+// kInvalidArgument: an empty prompt without a bos token, a prompt that is not UTF-8, options out of range.
+Result<std::vector<int32_t>> generate(const LoadedModel& model, const std::string& prompt,
+                                      const GenerateOptions& options,
                                       const std::function<bool(std::string_view)>& on_text);
+
+// Bytes in, complete UTF-8 out: holds back the bytes of a character that is not complete yet.
+class Utf8Stream {
+ public:
+  // The longest prefix of all bytes so far that is complete; what can never become a character is U+FFFD.
+  std::string push(std::string_view bytes);
+  // What is left at the end, as U+FFFD.
+  std::string finish();
+
+ private:
+  std::string pending_;
+};
 
 }  // namespace engram

@@ -1,5 +1,6 @@
 #include "engram/model/parameters.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <numeric>
@@ -7,52 +8,56 @@
 namespace engram {
 namespace {
 
+// Sizes of a hostile config.json stay below 2^24 each, but not their products.
+using Wide = __int128;
+
+constexpr double kMostParameters = 1e18;
 constexpr double kActiveTolerance = 0.005;  // P_act
 constexpr double kTotalTolerance = 0.002;   // P_tot
 
-int64_t attention_parameters(const ModelConfig& c) {
-  const int64_t d = c.hidden_size, heads = c.num_attention_heads;
+Wide attention_parameters(const ModelConfig& c) {
+  const Wide d = c.hidden_size, heads = c.num_attention_heads;
   if (c.attention == AttentionKind::kGqa) {
-    return 2 * d * heads * c.head_dim + 2 * d * int64_t{c.num_key_value_heads} * c.head_dim;
+    return 2 * d * heads * c.head_dim + 2 * d * c.num_key_value_heads * c.head_dim;
   }
-  const int64_t query_out = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim);
-  const int64_t rank = c.q_lora_rank;
-  const int64_t query = rank == 0 ? d * query_out : d * rank + rank + rank * query_out;
-  const int64_t latent = d * (int64_t{c.kv_lora_rank} + c.qk_rope_head_dim) + c.kv_lora_rank;
-  const int64_t up = int64_t{c.kv_lora_rank} * heads * (c.qk_nope_head_dim + c.v_head_dim);
+  const Wide query_out = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim);
+  const Wide rank = c.q_lora_rank;
+  const Wide query = rank == 0 ? d * query_out : d * rank + rank + rank * query_out;
+  const Wide latent = d * (c.kv_lora_rank + c.qk_rope_head_dim) + c.kv_lora_rank;
+  const Wide up = c.kv_lora_rank * heads * (c.qk_nope_head_dim + c.v_head_dim);
   return query + latent + up + heads * c.v_head_dim * d;
 }
 
 // One hyper-connection per sub-layer: mapping, biases, three scales. One stream is a plain residual, without any.
-int64_t connection_parameters(const ModelConfig& c) {
-  const int64_t n = c.hc_mult, mix = 2 * n + n * n;
-  return c.residual == ResidualKind::kHyper && n > 1 ? mix * n * c.hidden_size + mix + 3 : 0;
+Wide connection_parameters(const ModelConfig& c) {
+  const Wide n = c.hc_mult, mix = 2 * n + n * n;
+  return c.has_hyper_connections() ? mix * n * c.hidden_size + mix + 3 : 0;
 }
 
 // The gated sum that collapses the streams before the final norm.
-int64_t stream_head_parameters(const ModelConfig& c) {
-  const int64_t n = c.hc_mult;
-  return c.residual == ResidualKind::kHyper && n > 1 ? n * n * c.hidden_size + n + 1 : 0;
+Wide stream_head_parameters(const ModelConfig& c) {
+  const Wide n = c.hc_mult;
+  return c.has_hyper_connections() ? n * n * c.hidden_size + n + 1 : 0;
 }
 
-int64_t engram_parameters(const ModelConfig& c) {
-  const int64_t d = c.hidden_size, gated = c.engram_branch_gates ? c.hc_mult : 1;
-  const int64_t out = (gated + 1) * d;
-  int64_t total = out * c.engram.memory_dim() + 2 * gated * d;
+Wide engram_parameters(const ModelConfig& c) {
+  const Wide d = c.hidden_size, gated = c.engram_branch_gates ? c.hc_mult : 1;
+  const Wide out = (gated + 1) * d;
+  Wide total = out * c.engram.memory_dim() + 2 * gated * d;
   if (c.engram_proj_bias) total += out;
   if (c.engram_conv) total += gated * d + gated * d * c.engram_kernel_size;
   return total;
 }
 
 // What memory adds without its tables: every token uses all of it.
-int64_t memory_module_parameters(const ModelConfig& c) {
+Wide memory_module_parameters(const ModelConfig& c) {
   switch (c.memory) {
     case MemoryKind::kNone:
       return 0;
     case MemoryKind::kEngram:
       return c.num_memory_layers() * engram_parameters(c);
     case MemoryKind::kOverEncoding:
-      return int64_t{c.hidden_size} * c.engram.memory_dim();
+      return Wide{c.hidden_size} * c.engram.memory_dim();
   }
   return 0;
 }
@@ -63,26 +68,46 @@ int64_t moe_blocks(const ModelConfig& c) {
   return blocks;
 }
 
-ParameterCount count_with_table(const ModelConfig& c, int64_t table) {
-  const int64_t d = c.hidden_size, blocks = c.num_hidden_layers, moe = moe_blocks(c);
-  const int64_t expert = 3 * d * c.moe_intermediate_size;
-  int64_t shared_by_all = d + stream_head_parameters(c);  // final norm
-  shared_by_all += blocks * (attention_parameters(c) + 2 * d + 2 * connection_parameters(c));
-  shared_by_all += (blocks - moe) * 3 * d * int64_t{c.intermediate_size};
-  shared_by_all += moe * (d * int64_t{c.n_routed_experts} + 3 * d * int64_t{c.shared_expert_intermediate_size});
-  shared_by_all += memory_module_parameters(c);
+// Everything but the tables, which every form of the count adds itself.
+struct BackboneCount {
+  Wide shared_by_all = 0;  // what every token uses
+  Wide routed = 0, routed_active = 0;
+};
 
-  ParameterCount count;
-  count.vocabulary = int64_t{c.vocab_size} * d * (c.tie_word_embeddings ? 1 : 2);
-  count.table = table;
+BackboneCount count_backbone(const ModelConfig& c) {
+  const Wide d = c.hidden_size, blocks = c.num_hidden_layers, moe = moe_blocks(c);
+  const Wide expert = 3 * d * c.moe_intermediate_size;
+  BackboneCount count;
+  count.shared_by_all = d + stream_head_parameters(c);  // d: the final norm
+  count.shared_by_all += blocks * (attention_parameters(c) + 2 * d + 2 * connection_parameters(c));
+  count.shared_by_all += (blocks - moe) * 3 * d * c.intermediate_size;
+  count.shared_by_all += moe * (d * c.n_routed_experts + 3 * d * c.shared_expert_intermediate_size);
+  count.shared_by_all += memory_module_parameters(c);
   count.routed = moe * c.n_routed_experts * expert;
-  const int64_t active_rows = int64_t{c.num_memory_layers()} * (c.memory == MemoryKind::kNone ? 0 : c.engram.memory_dim());
-  count.p_tot = shared_by_all + count.routed + table;
-  count.p_act = shared_by_all + (moe > 0 ? moe * c.num_experts_per_tok * expert : 0) + active_rows;
-  count.p_sparse = count.p_tot - count.p_act;
-  const int64_t sparse_experts = moe * (int64_t{c.n_routed_experts} - c.num_experts_per_tok) * expert;
-  if (count.p_sparse > 0) count.rho = static_cast<double>(sparse_experts) / static_cast<double>(count.p_sparse);
+  count.routed_active = moe * c.num_experts_per_tok * expert;
   return count;
+}
+
+ParameterCount count_with_table(const ModelConfig& c, int64_t table) {
+  const BackboneCount backbone = count_backbone(c);
+  const int64_t active_rows = c.memory == MemoryKind::kNone ? 0 : c.num_memory_layers() * c.engram.memory_dim();
+  ParameterCount count;
+  count.vocabulary = int64_t{c.vocab_size} * c.hidden_size * (c.tie_word_embeddings ? 1 : 2);
+  count.table = table;
+  count.routed = static_cast<int64_t>(backbone.routed);
+  count.p_tot = static_cast<int64_t>(backbone.shared_by_all + backbone.routed) + table;
+  count.p_act = static_cast<int64_t>(backbone.shared_by_all + backbone.routed_active) + active_rows;
+  count.p_sparse = count.p_tot - count.p_act;
+  const double sparse_experts = static_cast<double>(backbone.routed - backbone.routed_active);
+  if (count.p_sparse > 0) count.rho = sparse_experts / static_cast<double>(count.p_sparse);
+  return count;
+}
+
+Status check_countable(const ModelConfig& c) {
+  const BackboneCount backbone = count_backbone(c);
+  const double total = static_cast<double>(backbone.shared_by_all + backbone.routed);
+  if (total <= kMostParameters) return Status();
+  return invalid_argument("the configuration has {:.3g} parameters, wanted at most {:.0g}", total, kMostParameters);
 }
 
 Result<int64_t> total_rows(const EngramConfig& engram) {
@@ -96,7 +121,7 @@ double relative(int64_t got, int64_t wanted) {
 
 // Narrows the shared expert until P_act is as near to the base's as steps of 1 allow.
 Status pay_active_parameters(const ParameterCount& base, double rho, ModelConfig& config) {
-  const int64_t step = moe_blocks(config) * 3 * config.hidden_size;
+  const int64_t step = moe_blocks(config) * 3 * int64_t{config.hidden_size};
   const int64_t excess = count_with_table(config, 0).p_act - base.p_act;
   const int64_t narrower = std::llround(static_cast<double>(excess) / static_cast<double>(step));
   const int64_t width = config.shared_expert_intermediate_size - narrower;
@@ -105,8 +130,8 @@ Status pay_active_parameters(const ParameterCount& base, double rho, ModelConfig
         "rho = {}: the memory adds {} active parameters (projections, norms, convolution, rows; smaller routers "
         "deducted), and the shared experts can give at most {} = {} MoE blocks x 3 x {} x ({} - 1); wanted P_act = {}. "
         "Use fewer memory layers, heads or columns, fewer residual streams, or a wider shared expert",
-        rho, excess, step * (config.shared_expert_intermediate_size - 1), moe_blocks(config), config.hidden_size,
-        config.shared_expert_intermediate_size, base.p_act);
+        rho, excess, step * std::max(config.shared_expert_intermediate_size - 1, 0), moe_blocks(config),
+        config.hidden_size, config.shared_expert_intermediate_size, base.p_act);
   }
   config.shared_expert_intermediate_size = static_cast<int>(width);
   const int64_t active = count_with_table(config, 0).p_act;
@@ -152,8 +177,13 @@ Status size_tables(const ParameterCount& base, double rho, ModelConfig& config) 
 }  // namespace
 
 Result<ParameterCount> count_parameters(const ModelConfig& config) {
+  ENGRAM_RETURN_IF_ERROR(check_countable(config));
   if (config.memory == MemoryKind::kNone) return count_with_table(config, 0);
   ENGRAM_ASSIGN_OR_RETURN(const int64_t rows, total_rows(config.engram));
+  if (static_cast<double>(rows) * config.engram.head_dim > kMostParameters) {
+    return invalid_argument("the tables have {} rows of {} columns, wanted at most {:.0g} parameters", rows,
+                            config.engram.head_dim, kMostParameters);
+  }
   return count_with_table(config, rows * config.engram.head_dim);
 }
 
@@ -173,7 +203,8 @@ Result<Allocation> solve_allocation(const ModelConfig& base, double rho) {
   }
   if (base.ffn != FfnKind::kMoe || moe_blocks(base) == 0 || base.n_routed_experts <= base.num_experts_per_tok) {
     return invalid_argument(
-        "rho = {}: the base has {} MoE blocks, {} routed experts and {} per token; wanted a mixture with sparse experts",
+        "rho = {}: the base has {} MoE blocks, {} routed experts and {} per token; wanted a mixture with sparse "
+        "experts",
         rho, moe_blocks(base), base.n_routed_experts, base.num_experts_per_tok);
   }
   out.config.memory = base.memory == MemoryKind::kOverEncoding ? MemoryKind::kOverEncoding : MemoryKind::kEngram;

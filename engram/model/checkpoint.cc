@@ -1,0 +1,370 @@
+#include "engram/model/checkpoint.h"
+
+#include <cstring>
+#include <optional>
+#include <set>
+
+#include "engram/core/json.h"
+#include "engram/core/safetensors.h"
+#include "engram/model/checkpoint_names.h"
+#include "engram/model/parameters.h"
+
+namespace engram {
+namespace {
+
+constexpr const char* kConfigFile = "config.json";
+constexpr const char* kTokenizerFile = "tokenizer.json";
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kEngramFile = "engram.safetensors";
+// Plain text, one line per message, for programs that expect a template.
+constexpr const char* kChatTemplate =
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}";
+// Keys of config.json that are not ModelConfig's.
+constexpr const char* kOwnKeys[] = {"model_type", "architectures",     "torch_dtype",  "bos_token_id",
+                                    "eos_token_id", "vocabulary_digest", "chat_template"};
+
+struct ConfigFile {
+  ModelConfig config;
+  SpecialTokens special;
+  std::string vocabulary_digest;
+};
+
+Result<int32_t> optional_token(const nlohmann::json& json, const char* key, const std::string& name, int vocab_size) {
+  if (json_find(json, key) == nullptr) return -1;
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t id, json_integer(json, key, name, 0, vocab_size - 1));
+  return static_cast<int32_t>(id);
+}
+
+Result<ConfigFile> read_config(Env& env, const std::string& directory) {
+  const std::string path = join_path(directory, kConfigFile);
+  ENGRAM_ASSIGN_OR_RETURN(nlohmann::json json, read_json_file(env, path));
+  ConfigFile out;
+  ENGRAM_ASSIGN_OR_RETURN(const std::string type, json_string(json, "model_type", path));
+  if (type != "engram") return invalid_argument("{}: model_type: got {}, wanted \"engram\"", path, quote_text(type));
+  ENGRAM_ASSIGN_OR_RETURN(out.vocabulary_digest, json_string(json, "vocabulary_digest", path));
+  nlohmann::json model_keys = json;
+  for (const char* key : kOwnKeys) model_keys.erase(key);
+  ENGRAM_ASSIGN_OR_RETURN(out.config, ModelConfig::from_json(model_keys, path));
+  ENGRAM_RETURN_IF_ERROR(out.config.validate().with_context(path));
+  ENGRAM_ASSIGN_OR_RETURN(out.special.bos, optional_token(json, "bos_token_id", path, out.config.vocab_size));
+  ENGRAM_ASSIGN_OR_RETURN(out.special.eos, optional_token(json, "eos_token_id", path, out.config.vocab_size));
+  return out;
+}
+
+Status check_vocabulary(const ModelConfig& config, const Tokenizer& tokenizer) {
+  if (tokenizer.vocab_size() == config.vocab_size) return Status();
+  return invalid_argument("vocab_size: got {} in the configuration, wanted the tokenizer's {}", config.vocab_size,
+                          tokenizer.vocab_size());
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+// The tensor of a file must have this shape and be F32 (or BF16, unless exact is wanted).
+Status check_tensor(const SafetensorsFile& file, const std::string& name, const std::vector<int64_t>& shape,
+                    bool keep_fp32) {
+  const auto found = file.tensors().find(name);
+  if (found == file.tensors().end()) {
+    return invalid_argument("{}: tensor '{}' is missing, wanted {}", file.path(), name, shape_text(shape));
+  }
+  const TensorView& view = found->second;
+  if (view.shape != shape) {
+    return invalid_argument("{}: tensor '{}': got shape {}, wanted {}", file.path(), name, shape_text(view.shape),
+                            shape_text(shape));
+  }
+  if (view.dtype != DType::kF32 && (keep_fp32 || view.dtype != DType::kBF16)) {
+    return invalid_argument("{}: tensor '{}': got dtype {}, wanted {}", file.path(), name, dtype_name(view.dtype),
+                            keep_fp32 ? "F32" : "F32 or BF16");
+  }
+  return Status();
+}
+
+// Every tensor that is wanted, and no other.
+Status check_file(const SafetensorsFile& file, const std::vector<StoredTensor>& wanted,
+                  const std::set<std::string>& others) {
+  std::set<std::string> known = others;
+  for (const StoredTensor& tensor : wanted) known.insert(tensor.name);
+  for (const auto& [name, view] : file.tensors()) {
+    if (known.contains(name)) continue;
+    if (is_fused_name(name)) {
+      return invalid_argument("{}: got the fused tensor {}, wanted its parts under their own names "
+                              "(docs/formats/checkpoint.md)", file.path(), quote_text(name));
+    }
+    return invalid_argument("{}: got the tensor {}, which {} has no place for", file.path(), quote_text(name),
+                            kConfigFile);
+  }
+  for (const StoredTensor& tensor : wanted) {
+    ENGRAM_RETURN_IF_ERROR(check_tensor(file, tensor.name, tensor.view.sizes().vec(), tensor.keep_fp32));
+  }
+  return Status();
+}
+
+// A CPU tensor of the file's own dtype, copied (the file's bytes may be unaligned).
+torch::Tensor read_tensor(const TensorView& view) {
+  torch::Tensor out = torch::empty(view.shape, view.dtype == DType::kBF16 ? torch::kBFloat16 : torch::kFloat);
+  if (!view.bytes.empty()) std::memcpy(out.data_ptr(), view.bytes.data(), view.bytes.size());
+  return out;
+}
+
+void copy_tensors(const SafetensorsFile& file, const std::vector<StoredTensor>& tensors) {
+  torch::NoGradGuard no_grad;
+  for (const StoredTensor& tensor : tensors) {
+    torch::Tensor target = tensor.view;
+    target.copy_(read_tensor(file.tensors().at(tensor.name)));
+  }
+}
+
+std::set<std::string> table_names(const ModelConfig& config) {
+  std::set<std::string> names;
+  for (int layer = 0; layer < config.num_memory_layers(); ++layer) names.insert(table_name(config, layer));
+  return names;
+}
+
+Status refuse_engram_file(Env& env, const std::string& directory) {
+  const std::string path = join_path(directory, kEngramFile);
+  if (!env.file_exists(path)) return Status();
+  return invalid_argument("{}: the file is there, but {} says memory = \"none\"", path, kConfigFile);
+}
+
+Status check_tables(const SafetensorsFile& file, const ModelConfig& config) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> rows, count_rows(config.engram));
+  for (int layer = 0; layer < config.num_memory_layers(); ++layer) {
+    ENGRAM_RETURN_IF_ERROR(check_tensor(file, table_name(config, layer),
+                                        {rows[static_cast<size_t>(layer)], config.engram.head_dim},
+                                        /*keep_fp32=*/false));
+  }
+  return Status();
+}
+
+// A hostile config.json cannot ask for a model much larger than the files that should fill it.
+Status check_model_size(const ModelConfig& config, const std::vector<const SafetensorsFile*>& files) {
+  ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(config));
+  double held = 0;
+  for (const SafetensorsFile* file : files)
+    for (const auto& [name, view] : file->tensors()) held += static_cast<double>(view.bytes.size()) / 2;
+  const double wanted = static_cast<double>(count.p_tot) + static_cast<double>(count.vocabulary);
+  if (wanted <= 2 * held + 1e6) return Status();
+  return invalid_argument("{}: got room for at most {:.0f} parameters, wanted {:.0f} for {}", files[0]->path(), held,
+                          wanted, kConfigFile);
+}
+
+// Streams tensors in order, each converted to `dtype` on the way.
+Status write_tensors(Env& env, const std::string& path, const std::vector<StoredTensor>& tensors, torch::Dtype dtype) {
+  auto stored_dtype = [dtype](const StoredTensor& t) { return t.keep_fp32 ? torch::kFloat : dtype; };
+  std::vector<TensorSpec> specs;
+  for (const StoredTensor& tensor : tensors) {
+    const DType type = stored_dtype(tensor) == torch::kFloat ? DType::kF32 : DType::kBF16;
+    specs.push_back({tensor.name, type, tensor.view.sizes().vec()});
+  }
+  ENGRAM_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(env, path, specs, {{"format", "pt"}}));
+  for (const StoredTensor& tensor : tensors) {
+    const torch::Tensor bytes = tensor.view.detach().to(torch::kCPU, stored_dtype(tensor)).contiguous();
+    ENGRAM_RETURN_IF_ERROR(
+        writer->append({static_cast<const std::byte*>(bytes.data_ptr()), static_cast<size_t>(bytes.nbytes())}));
+  }
+  return writer->finish();
+}
+
+std::string config_text(const ModelConfig& config, const Tokenizer& tokenizer, torch::Dtype dtype) {
+  nlohmann::ordered_json json;
+  json["model_type"] = "engram";
+  json["architectures"] = {"EngramForCausalLM"};
+  json["torch_dtype"] = dtype == torch::kFloat ? "float32" : "bfloat16";
+  const SpecialTokens special = find_special_tokens(tokenizer);
+  if (special.bos >= 0) json["bos_token_id"] = special.bos;
+  if (special.eos >= 0) json["eos_token_id"] = special.eos;
+  json["vocabulary_digest"] = tokenizer.vocabulary_digest();
+  json["chat_template"] = kChatTemplate;
+  json.update(config.to_json());
+  return json.dump(2) + "\n";
+}
+
+torch::Device device_of(const Transformer& model) { return model->parameters().front().device(); }
+
+}  // namespace
+
+SpecialTokens find_special_tokens(const Tokenizer& tokenizer) {
+  constexpr const char* kBos[] = {"<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>", "<|bos|>", "<s>", "<|begin_of_text|>",
+                                  "<|endoftext|>"};
+  constexpr const char* kEos[] = {"<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "<|eos|>", "</s>", "<|end_of_text|>",
+                                  "<|endoftext|>"};
+  SpecialTokens out;
+  for (const char* name : kBos)
+    if (out.bos < 0) out.bos = tokenizer.token_id(name);
+  for (const char* name : kEos)
+    if (out.eos < 0) out.eos = tokenizer.token_id(name);
+  return out;
+}
+
+Result<MemoryHashing> make_memory_hashing(const ModelConfig& config, const Tokenizer& tokenizer) {
+  MemoryHashing out;
+  if (config.memory == MemoryKind::kNone) return out;
+  ENGRAM_RETURN_IF_ERROR(check_vocabulary(config, tokenizer));
+  out.map = TokenMap::identity(config.vocab_size);
+  if (config.engram_compression) {
+    ENGRAM_ASSIGN_OR_RETURN(out.map, TokenMap::from_tokenizer(tokenizer));
+  }
+  if (out.map.compressed_vocab_size() != config.engram.compressed_vocab_size) {
+    return invalid_argument("engram.compressed_vocab_size: got {}, wanted {} for this tokenizer{}",
+                            config.engram.compressed_vocab_size, out.map.compressed_vocab_size(),
+                            config.engram_compression ? "" : " without compression");
+  }
+  const int pad = config.engram.pad_token_id;
+  if (pad < 0 || pad >= out.map.vocab_size()) {
+    return invalid_argument("engram.pad_token_id: got {}, wanted an id below {}", pad, out.map.vocab_size());
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout,
+                          EngramLayout::create(config.engram, out.map.ids()[static_cast<size_t>(pad)]));
+  for (int layer = 0; layer < config.num_memory_layers(); ++layer) {
+    ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, out.map, layer));
+    out.hashers.push_back(std::move(hasher));
+  }
+  return out;
+}
+
+ForwardInput LoadedModel::prepare_input(const std::vector<int32_t>& tokens, int64_t batch, int64_t length,
+                                        const std::vector<std::vector<int32_t>>& starts, bool memory_off) const {
+  TORCH_CHECK(batch > 0 && length > 0 && static_cast<int64_t>(tokens.size()) == batch * length, "tokens: got ",
+              tokens.size(), ", wanted batch x length = ", batch, " x ", length);
+  TORCH_CHECK(starts.empty() || static_cast<int64_t>(starts.size()) == batch, "document starts: got ", starts.size(),
+              " sequences, wanted ", batch, " or none");
+  const torch::Device device = device_of(model);
+  ForwardInput input;
+  torch::Tensor ids = torch::tensor(tokens, torch::kInt).to(torch::kLong).view({batch, length});
+  const torch::Tensor masked = ids < 0;
+  TORCH_CHECK(ids.max().item<int64_t>() < config.vocab_size && ids.min().item<int64_t>() >= -1, "tokens: got ids in [",
+              ids.min().item<int64_t>(), ", ", ids.max().item<int64_t>(), "], wanted [-1, ", config.vocab_size, ")");
+  if (masked.any().item<bool>()) input.masked = masked.to(device);
+  input.tokens = ids.clamp_min(0).to(device);
+  input.starts = starts;
+  input.memory_off = memory_off;
+  if (memory_off) return input;
+
+  for (size_t layer = 0; layer < tables.size(); ++layer) {
+    const NgramHasher& hasher = hashing.hashers[layer];
+    const size_t row_size = static_cast<size_t>(length) * static_cast<size_t>(hasher.rows_per_token());
+    std::vector<int64_t> row_ids(static_cast<size_t>(batch) * row_size);
+    for (int64_t b = 0; b < batch; ++b) {
+      const std::span<const int32_t> row(tokens.data() + b * length, static_cast<size_t>(length));
+      std::span<const int32_t> cuts;
+      if (!starts.empty()) cuts = starts[static_cast<size_t>(b)];
+      const auto out = std::span(row_ids).subspan(static_cast<size_t>(b) * row_size, row_size);
+      throw_if_error(hasher.hash(row, cuts, {}, out));
+    }
+    MemoryRows rows = tables[layer]->gather(row_ids, batch, length);
+    input.memory.push_back({rows.unique_rows.to(device), rows.index.to(device)});
+  }
+  return input;
+}
+
+Result<std::string> resolve_checkpoint(Env& env, const std::string& path) {
+  if (env.file_exists(join_path(path, kConfigFile))) return path;
+  const std::string latest = join_path(path, "latest");
+  if (env.file_exists(join_path(latest, kConfigFile))) {
+    Result<std::string> target = env.read_symlink(latest);
+    if (!target.ok()) return latest;
+    return target->starts_with('/') ? *target : join_path(path, *target);
+  }
+  return not_found("{}: neither {} nor latest/{} is there; wanted a checkpoint directory or a training output", path,
+                   kConfigFile, kConfigFile);
+}
+
+Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device) {
+  LoadedModel out;
+  ENGRAM_ASSIGN_OR_RETURN(out.directory, resolve_checkpoint(env, path));
+  ENGRAM_ASSIGN_OR_RETURN(ConfigFile file, read_config(env, out.directory));
+  const std::string tokenizer_path = join_path(out.directory, kTokenizerFile);
+  ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env, tokenizer_path));
+  if (tokenizer.vocabulary_digest() != file.vocabulary_digest) {
+    return invalid_argument("{}: got a vocabulary with digest {}, wanted {} ({})", tokenizer_path,
+                            tokenizer.vocabulary_digest(), quote_text(file.vocabulary_digest), kConfigFile);
+  }
+  ENGRAM_RETURN_IF_ERROR(check_vocabulary(file.config, tokenizer).with_context(tokenizer_path));
+  Result<MemoryHashing> hashing = make_memory_hashing(file.config, tokenizer);
+  if (!hashing.ok()) return hashing.status().with_context(join_path(out.directory, kConfigFile));
+  out.hashing = std::move(hashing).value();
+  out.config = file.config;
+  out.special = file.special;
+  out.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
+
+  ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile model_file,
+                          SafetensorsFile::open(env, join_path(out.directory, kModelFile)));
+  std::vector<const SafetensorsFile*> files = {&model_file};
+  std::optional<SafetensorsFile> memory_file;
+  if (out.config.memory != MemoryKind::kNone) {
+    ENGRAM_ASSIGN_OR_RETURN(memory_file, SafetensorsFile::open(env, join_path(out.directory, kEngramFile)));
+    files.push_back(&*memory_file);
+  }
+  ENGRAM_RETURN_IF_ERROR(check_model_size(out.config, files));
+  out.model = Transformer(out.config);
+  ENGRAM_RETURN_IF_ERROR(load_weights(env, out.directory, *out.model));
+  for (int layer = 0; layer < out.config.num_memory_layers(); ++layer) {  // load_weights checked the tables
+    out.tables.push_back(
+        std::make_unique<ResidentTable>(read_tensor(memory_file->tensors().at(table_name(out.config, layer)))));
+  }
+  out.model->to(device);
+  out.model->eval();
+  return out;
+}
+
+Status save_model(Env& env, const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer,
+                  const TransformerImpl& model, const std::vector<torch::Tensor>& table_rows, torch::Dtype dtype) {
+  if (dtype != torch::kFloat && dtype != torch::kBFloat16) {
+    return invalid_argument("dtype of a checkpoint: got {}, wanted float32 or bfloat16", c10::toString(dtype));
+  }
+  ENGRAM_RETURN_IF_ERROR(check_vocabulary(config, tokenizer));
+  if (static_cast<int>(table_rows.size()) != config.num_memory_layers()) {
+    return invalid_argument("tables: got {}, wanted {}: one per memory layer", table_rows.size(),
+                            config.num_memory_layers());
+  }
+  StoredTensors tensors = stored_tensors(model);
+  if (!table_rows.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> rows, count_rows(config.engram));
+    for (size_t layer = 0; layer < table_rows.size(); ++layer) {
+      const std::vector<int64_t> wanted = {rows[layer], config.engram.head_dim};
+      if (table_rows[layer].sizes().vec() != wanted) {
+        return invalid_argument("table of memory layer {}: got shape {}, wanted {}", layer,
+                                shape_text(table_rows[layer].sizes().vec()), shape_text(wanted));
+      }
+      tensors.engram.push_back({table_name(config, static_cast<int>(layer)), table_rows[layer]});
+    }
+  }
+  ENGRAM_RETURN_IF_ERROR(env.create_directories(directory));
+  ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(directory, kTokenizerFile), tokenizer.json()));
+  ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kModelFile), tensors.model, dtype));
+  if (!table_rows.empty()) {
+    ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kEngramFile), tensors.engram, dtype));
+  }
+  return write_file_atomic(env, join_path(directory, kConfigFile), config_text(config, tokenizer, dtype));
+}
+
+Status load_weights(Env& env, const std::string& directory, TransformerImpl& model) {
+  const StoredTensors tensors = stored_tensors(model);
+  ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile model_file,
+                          SafetensorsFile::open(env, join_path(directory, kModelFile)));
+  ENGRAM_RETURN_IF_ERROR(check_file(model_file, tensors.model, {}));
+  if (model.config().memory == MemoryKind::kNone) {
+    ENGRAM_RETURN_IF_ERROR(refuse_engram_file(env, directory));
+  } else {
+    ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile memory_file,
+                            SafetensorsFile::open(env, join_path(directory, kEngramFile)));
+    ENGRAM_RETURN_IF_ERROR(check_file(memory_file, tensors.engram, table_names(model.config())));
+    ENGRAM_RETURN_IF_ERROR(check_tables(memory_file, model.config()));
+    copy_tensors(memory_file, tensors.engram);
+  }
+  copy_tensors(model_file, tensors.model);
+  return Status();
+}
+
+Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config) {
+  std::vector<torch::Tensor> out;
+  if (config.memory == MemoryKind::kNone) return out;
+  ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::open(env, join_path(directory, kEngramFile)));
+  ENGRAM_RETURN_IF_ERROR(check_tables(file, config));
+  for (int layer = 0; layer < config.num_memory_layers(); ++layer) {
+    out.push_back(read_tensor(file.tensors().at(table_name(config, layer))).to(torch::kFloat));
+  }
+  return out;
+}
+
+}  // namespace engram
