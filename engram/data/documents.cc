@@ -1,0 +1,64 @@
+#include "engram/data/documents.h"
+
+#include "engram/core/unicode.h"
+
+namespace engram {
+namespace {
+
+bool is_separator(std::string_view line, std::string_view separator) {
+  if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+  if (separator == "auto") return line == "<|endoftext|>" || line == "\f";
+  if (separator == "blank-line") return strip_white_space(line).empty();
+  return line == separator;
+}
+
+std::string_view strip_line_breaks(std::string_view text) {
+  const size_t first = text.find_first_not_of("\r\n");
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of("\r\n") + 1 - first);
+}
+
+}  // namespace
+
+std::vector<std::string_view> split_documents(std::string_view text, std::string_view separator) {
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+  std::vector<std::string_view> documents;
+  const auto add = [&](std::string_view document) {
+    if (!strip_white_space(document).empty()) documents.push_back(strip_line_breaks(document));
+  };
+  size_t document = 0;  // where the current one begins
+  for (size_t line = 0; separator != "none" && line < text.size();) {
+    const size_t line_feed = text.find('\n', line), end = line_feed == std::string_view::npos ? text.size() : line_feed;
+    const size_t next = line_feed == std::string_view::npos ? text.size() : line_feed + 1;
+    if (is_separator(text.substr(line, end - line), separator)) {
+      add(text.substr(document, line - document));
+      document = next;
+    }
+    line = next;
+  }
+  add(text.substr(document));
+  return documents;
+}
+
+std::vector<std::string_view> split_pieces(std::string_view text, size_t min_bytes) {
+  std::vector<std::string_view> pieces;
+  size_t begin = 0;
+  for (size_t at = min_bytes; at < text.size();) {
+    const size_t line_feed = text.find('\n', at);
+    if (line_feed == std::string_view::npos || line_feed + 1 == text.size()) break;
+    size_t before = line_feed, after = line_feed + 1;
+    const bool first = line_feed == begin;
+    if (first || is_white_space(previous_code_point(text, before)) || is_white_space(next_code_point(text, after))) {
+      at = line_feed + 1;
+      continue;
+    }
+    pieces.push_back(text.substr(begin, line_feed + 1 - begin));
+    begin = line_feed + 1;
+    at = begin + min_bytes;
+  }
+  pieces.push_back(text.substr(begin));
+  return pieces;
+}
+
+}  // namespace engram

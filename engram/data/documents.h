@@ -1,0 +1,23 @@
+// Documents: where one text of a file ends and the next begins, and where a long one may be cut for tokenising.
+#pragma once
+#include <cstddef>
+#include <string_view>
+#include <vector>
+
+namespace engram {
+
+// The documents of a file, as views into `text`, in order. `separator` is one of
+//   "auto"        a line that holds only <|endoftext|> or only a form feed; a file without one is one document
+//   "blank-line"  one or more lines without any other than white-space characters
+//   "none"        the file is one document
+//   other text    a line equal to it
+// Separator lines belong to no document. Line breaks around a document (and a byte order mark at the file's start)
+// are dropped, and so are documents of white space only.
+std::vector<std::string_view> split_documents(std::string_view text, std::string_view separator);
+
+// `text` in pieces of at least `min_bytes` (the last may be shorter), cut only behind a single line feed between two
+// characters that are not white space. The pre-tokenizers of byte-level BPE files (GPT-2's, cl100k's, DeepSeek's and
+// relatives) split there too, so the pieces' ids are the whole text's. Text without such a place stays in one piece.
+std::vector<std::string_view> split_pieces(std::string_view text, size_t min_bytes);
+
+}  // namespace engram

@@ -1,0 +1,54 @@
+// Prepare: text files -> train.tokens, validation.tokens and prepare.json.
+//
+// Whole documents go to validation, by a hash of their text (so a text that occurs twice stays on one side, and adding
+// files moves no other document); within a shard documents keep the order of the files. An end-of-text token follows
+// each document if the tokenizer has one. Output bytes depend on the text, the tokenizer and the options, never on
+// paths, threads or time.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/core/progress.h"
+#include "engram/core/status.h"
+#include "engram/core/tokenizer.h"
+#include "engram/data/token_shard.h"
+
+namespace engram {
+
+struct PrepareOptions {
+  std::vector<std::string> files;           // UTF-8 text
+  std::string output_directory;             // made when it does not exist
+  double validation_fraction = 0.01;        // of the documents, 0 to below 1
+  std::string document_separator = "auto";  // see split_documents()
+  std::string end_of_text_token;            // "" finds the tokenizer's own; must be one of its tokens otherwise
+  int threads = 1;                          // 1 to 1024
+  size_t piece_bytes = size_t{1} << 20;     // longer documents are tokenised in pieces of at least this many bytes
+};
+
+struct PrepareSummary {
+  TokenShardInfo train, validation;
+  int32_t end_of_text_id = -1;  // -1: documents end without a token
+};
+
+// The id of the first of <|endoftext|>, <|end_of_text|>, DeepSeek's end of sentence, </s>, <eos>, [EOS] that is a
+// special token of the vocabulary; -1 when there is none.
+int32_t find_end_of_text_token(const Tokenizer& tokenizer);
+
+// True when the document belongs to validation.
+bool is_validation_document(std::string_view document, double fraction);
+
+// `progress` (may be null) counts bytes of text; create it with prepare_bytes().
+// kInvalidArgument: an option out of range, no text, text that is not UTF-8 (file and byte offset), no document left
+// for training. Existing outputs are replaced only when the whole text was tokenised.
+Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, const PrepareOptions& options,
+                                      Progress* progress);
+// Sum of the files' sizes.
+Result<int64_t> prepare_bytes(Env& env, const std::vector<std::string>& files);
+
+// What prepare.json holds.
+std::string format_prepare_summary(const PrepareOptions& options, const PrepareSummary& summary);
+
+}  // namespace engram
