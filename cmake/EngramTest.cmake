@@ -22,7 +22,7 @@ function(engram_add_test name)
 endfunction()
 
 # engram_add_fuzzer(NAME SOURCES x_fuzz.cc ... LINKS engram::core SEEDS dir): one libFuzzer program, one ctest entry
-# (label fuzz) that runs it for ENGRAM_FUZZ_SECONDS (default 60) from a copy of the seeds. Needs clang.
+# (label fuzz) that runs it for ENGRAM_FUZZ_SECONDS (default 60), started from the seeds. Target `fuzzers` builds all.
 function(engram_add_fuzzer name)
   cmake_parse_arguments(FUZZ "" "SEEDS" "SOURCES;LINKS" ${ARGN})
   add_executable(${name} ${FUZZ_SOURCES})
@@ -35,6 +35,10 @@ function(engram_add_fuzzer name)
   elseif(NOT IS_ABSOLUTE "${FUZZ_SEEDS}")
     set(FUZZ_SEEDS ${CMAKE_CURRENT_SOURCE_DIR}/${FUZZ_SEEDS})
   endif()
+  if(NOT TARGET fuzzers)
+    add_custom_target(fuzzers)
+  endif()
+  add_dependencies(fuzzers ${name})
   add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/tests/fuzz/run.sh $<TARGET_FILE:${name}> ${FUZZ_SEEDS})
   set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 3600)
 endfunction()
