@@ -1,6 +1,7 @@
 #include "engram/model/checkpoint.h"
 
 #include <cstring>
+#include <initializer_list>
 #include <optional>
 #include <set>
 
@@ -184,15 +185,19 @@ torch::Device device_of(const Transformer& model) { return model->parameters().f
 }  // namespace
 
 SpecialTokens find_special_tokens(const Tokenizer& tokenizer) {
-  constexpr const char* kBos[] = {"<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>", "<|bos|>", "<s>", "<|begin_of_text|>",
-                                  "<|endoftext|>"};
-  constexpr const char* kEos[] = {"<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "<|eos|>", "</s>", "<|end_of_text|>",
-                                  "<|endoftext|>"};
+  const auto first_of = [&tokenizer](std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+      const int32_t id = tokenizer.token_id(name);
+      if (id >= 0 && tokenizer.is_special(id)) return id;
+    }
+    return int32_t{-1};
+  };
   SpecialTokens out;
-  for (const char* name : kBos)
-    if (out.bos < 0) out.bos = tokenizer.token_id(name);
-  for (const char* name : kEos)
-    if (out.eos < 0) out.eos = tokenizer.token_id(name);
+  // An end-of-text token stands between texts, so it also begins one.
+  out.bos = first_of({"<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]",
+                      "<|endoftext|>"});
+  out.eos = first_of({"<|endoftext|>", "<|end_of_text|>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "</s>", "<eos>",
+                      "[EOS]"});
   return out;
 }
 

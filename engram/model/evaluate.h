@@ -1,0 +1,36 @@
+// Evaluation: the loss of a token sequence under a model, every token after the first predicted exactly once.
+//
+// The sequence is cut into windows of the model's length that overlap by one token, as in training: each window is
+// read on its own, n-grams and positions begin at its first token and stop at document starts inside it.
+//   loss           nats per predicted token
+//   bits_per_byte  nats in all / (ln 2 * bytes); bytes are those of the whole text, so it compares across tokenizers
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "engram/core/status.h"
+#include "engram/model/checkpoint.h"
+
+namespace engram {
+
+struct EvaluateOptions {
+  int64_t batch_size = 8;   // windows per forward pass; changes speed, not the result (but for rounding)
+  bool memory_off = false;  // knock the rows out: Engram blocks add nothing
+  std::function<bool(int64_t predicted, int64_t total)> on_progress;  // after each batch; false stops (kCancelled)
+};
+
+struct EvaluateResult {
+  int64_t tokens = 0;  // predicted tokens: one less than the sequence has
+  int64_t bytes = 0;
+  double loss = 0.0;
+  double bits_per_byte = 0.0;
+};
+
+// token_ids [n] raw ids, n >= 2; document_starts ascending, 0 may be left out; bytes > 0: UTF-8 bytes of the text.
+// kInvalidArgument: too few tokens, an id outside the vocabulary, bad starts. The model stays as it is.
+Result<EvaluateResult> evaluate(const LoadedModel& model, std::span<const int32_t> token_ids,
+                                std::span<const int64_t> document_starts, int64_t bytes,
+                                const EvaluateOptions& options = {});
+
+}  // namespace engram
