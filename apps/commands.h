@@ -13,4 +13,6 @@ struct Invocation {
   std::function<Status()> run;
 };
 
+void add_bench(CLI::App& app, Invocation& invocation);
+
 }  // namespace engram::apps

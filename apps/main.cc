@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   app.name("engram");
   app.require_subcommand(1);
   engram::apps::Invocation invocation;
+  engram::apps::add_bench(app, invocation);
 
   try {
     app.parse(argc, argv);

@@ -1,0 +1,203 @@
+#include "bench/hash_bench.h"
+
+#include <hwy/highway.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/core/json.h"
+#include "engram/core/ngram_hasher.h"
+#include "engram/core/numpy_random.h"
+
+namespace engram::bench {
+namespace {
+
+constexpr int kVocabSize = 129280, kCompressedVocabSize = 99092, kPadId = 2;
+constexpr size_t kSequence = 4096, kSequences = 256;  // 2^20 tokens, 2^28 bytes of row ids
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// A folder for the run's files, removed at the end.
+class TemporaryFolder {
+ public:
+  TemporaryFolder()
+      : path_(std::filesystem::temp_directory_path() / ("engram_hash_bench_" + std::to_string(::getpid()))) {
+    std::filesystem::create_directories(path_);
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  std::string file(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct Workload {
+  std::vector<int32_t> map, ids;
+  std::vector<NgramHasher> hashers;  // one per layer
+  size_t rows_per_token = 0;
+};
+
+Result<Workload> make_workload() {
+  Workload load;
+  NumpyRandom random(0);
+  // Every canonical id occurs; the rest of the raw ids share one with somebody.
+  for (int id = 0; id < kVocabSize; ++id) {
+    load.map.push_back(static_cast<int32_t>(id < kCompressedVocabSize ? id : random.integers(0, kCompressedVocabSize)));
+  }
+  for (size_t i = 0; i < kSequence * kSequences; ++i) {
+    load.ids.push_back(static_cast<int32_t>(random.integers(0, kVocabSize)));
+  }
+  EngramConfig config;
+  config.layer_ids = {1, 14};
+  config.max_ngram_size = 3;
+  config.n_heads = 8;
+  config.vocab_size = {2262400, 2262400};
+  config.compressed_vocab_size = kCompressedVocabSize;
+  ENGRAM_ASSIGN_OR_RETURN(TokenMap map, TokenMap::from_ids(load.map, kCompressedVocabSize));
+  ENGRAM_ASSIGN_OR_RETURN(EngramLayout layout, EngramLayout::create(config, load.map[kPadId]));
+  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+    ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, map, layer));
+    load.hashers.push_back(std::move(hasher));
+  }
+  load.rows_per_token = static_cast<size_t>(layout.rows_per_token());
+  return load;
+}
+
+double median(std::vector<double> values) {
+  std::ranges::nth_element(values, values.begin() + static_cast<int64_t>(values.size() / 2));
+  return values[values.size() / 2];
+}
+
+// Rates of rounds of `work`, `amount` units each, for about `seconds`. The first round warms up.
+std::vector<double> measure(double seconds, double amount, const std::function<void()>& work) {
+  work();
+  std::vector<double> rates;
+  const double began = now();
+  while (rates.size() < 3 || now() - began < seconds) {
+    const double start = now();
+    work();
+    rates.push_back(amount / (now() - start));
+  }
+  return rates;
+}
+
+// All sequences of one layer after those of the other, [layer][token][R].
+Status hash_all(const Workload& load, std::span<int64_t> rows) {
+  const size_t per_sequence = kSequence * load.rows_per_token;
+  const std::span<const int32_t> ids = load.ids;
+  size_t layer_begin = 0;
+  for (const NgramHasher& hasher : load.hashers) {
+    for (size_t s = 0; s < kSequences; ++s) {
+      ENGRAM_RETURN_IF_ERROR(hasher.hash(ids.subspan(s * kSequence, kSequence), {}, {},
+                                         rows.subspan(layer_begin + s * per_sequence, per_sequence)));
+    }
+    layer_begin += kSequences * per_sequence;
+  }
+  return {};
+}
+
+// numpy_hash.py's checksum.
+uint64_t checksum(const Workload& load, std::span<const int64_t> rows) {
+  const size_t per_layer = rows.size() / load.hashers.size();
+  uint64_t sum = 0;
+  for (size_t i = 0; i < rows.size(); ++i) sum += static_cast<uint64_t>(rows[i]) * (i % per_layer + 1);
+  return sum;
+}
+
+std::string shell_quoted(const std::string& word) {
+  std::string out = "'";
+  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+std::string_view bytes_of(const std::vector<int32_t>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(int32_t)};
+}
+
+Result<nlohmann::json> run_numpy(const Workload& load, const HashBenchOptions& options) {
+  Env& env = Env::posix();
+  if (!env.file_exists(options.script)) {
+    return not_found("numpy side: no file '{}'; pass --script bench/numpy_hash.py", options.script);
+  }
+  if (!env.file_exists(options.python)) {
+    return not_found("numpy side: no Python at '{}'; run scripts/setup.sh --oracles, or pass --python", options.python);
+  }
+  TemporaryFolder folder;
+  ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, folder.file("map"), bytes_of(load.map)));
+  ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, folder.file("ids"), bytes_of(load.ids)));
+  std::string command;
+  for (const std::string& word : {options.python, options.script, std::string("--map"), folder.file("map"),
+                                  std::string("--ids"), folder.file("ids"), std::string("--sequence"),
+                                  std::to_string(kSequence), std::string("--seconds"), std::to_string(options.seconds)}) {
+    command += shell_quoted(word) + " ";
+  }
+  std::FILE* pipe = ::popen(command.c_str(), "r");
+  if (pipe == nullptr) return make_status(StatusCode::kInternal, "numpy side: cannot start '{}'", options.python);
+  std::string output(1 << 16, '\0');
+  output.resize(std::fread(output.data(), 1, output.size(), pipe));
+  if (int code = ::pclose(pipe); code != 0) {
+    return make_status(StatusCode::kInternal, "numpy side: '{}' failed with wait status {}", options.script, code);
+  }
+  return parse_json(output, options.script);
+}
+
+}  // namespace
+
+HashBenchOptions default_hash_bench_options() {
+  HashBenchOptions options;
+  options.python = ENGRAM_SOURCE_DIR "/.venv-oracles/bin/python";
+  options.script = ENGRAM_SOURCE_DIR "/bench/numpy_hash.py";
+  return options;
+}
+
+Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(Workload load, make_workload());
+  std::vector<int64_t> rows(load.hashers.size() * load.ids.size() * load.rows_per_token);
+  const double bytes = static_cast<double>(rows.size() * sizeof(int64_t));
+  const double tokens = static_cast<double>(load.ids.size());
+
+  Status status;
+  auto hash = [&] { status = hash_all(load, rows); };
+  // Ours before and after numpy, so that a slow spell of the machine hits both.
+  std::vector<double> rates = measure(options.seconds / 2, tokens, hash);
+  ENGRAM_RETURN_IF_ERROR(status);
+  ENGRAM_ASSIGN_OR_RETURN(nlohmann::json numpy, run_numpy(load, options));
+  std::vector<double> later = measure(options.seconds / 2, tokens, hash);
+  rates.insert(rates.end(), later.begin(), later.end());
+
+  ENGRAM_ASSIGN_OR_RETURN(std::string wanted, json_string(numpy, "checksum", options.script));
+  if (std::string got = std::to_string(checksum(load, rows)); got != wanted) {
+    return make_status(StatusCode::kInternal, "row ids differ from numpy's: checksum {}, wanted {}", got, wanted);
+  }
+  int fill = 0;
+  std::vector<double> stream = measure(options.seconds / 4, bytes, [&] {
+    std::memset(static_cast<void*>(rows.data()), ++fill & 0xFF, rows.size() * sizeof(int64_t));
+    asm volatile("" : : "r"(rows.data()) : "memory");  // the compiler must not drop the fill
+  });
+
+  HashBenchResult result;
+  result.target = hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets());
+  ENGRAM_ASSIGN_OR_RETURN(result.numpy_version, json_string(numpy, "numpy", options.script));
+  ENGRAM_ASSIGN_OR_RETURN(result.numpy_tokens_per_second, json_number(numpy, "tokens_per_second", options.script));
+  result.tokens_per_second = median(rates);
+  result.ratio_to_numpy = result.tokens_per_second / result.numpy_tokens_per_second;
+  result.bytes_written_per_second = result.tokens_per_second / tokens * bytes;
+  result.stream_bytes_per_second = median(stream);
+  result.share_of_stream = result.bytes_written_per_second / result.stream_bytes_per_second;
+  return result;
+}
+
+}  // namespace engram::bench

@@ -1,0 +1,38 @@
+// hash_bench: row ids per second of one thread, beside numpy and beside the machine's stream rate.
+//
+// The configuration is the paper's: layers 1 and 14, N = 3, K = 8, 2,262,400 rows per head; 129,280 raw ids that map
+// to 99,092 canonical ones. One call hashes one sequence for one layer, as the data loader does. The output cycles
+// through a buffer larger than the caches, so that writes reach memory. bench/numpy_hash.py hashes the same ids in
+// the same run, and its checksum over all row ids must equal ours.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "engram/core/status.h"
+
+namespace engram::bench {
+
+struct HashBenchOptions {
+  std::string python;      // interpreter that has numpy
+  std::string script;      // bench/numpy_hash.py
+  double seconds = 2.0;    // for each side
+};
+
+struct HashBenchResult {
+  int threads = 1;
+  std::string target;                    // vector instructions that ran
+  std::string numpy_version;
+  double tokens_per_second = 0;          // median over rounds; both layers, so 32 row ids per token
+  double numpy_tokens_per_second = 0;    // median over rounds
+  double ratio_to_numpy = 0;
+  double bytes_written_per_second = 0;   // row ids only
+  double stream_bytes_per_second = 0;    // memset over the same buffer, median
+  double share_of_stream = 0;
+};
+
+// The defaults: .venv-oracles and bench/ of the source tree that the program was built from.
+HashBenchOptions default_hash_bench_options();
+// kNotFound: no interpreter or script. kInternal: the two sides' row ids differ.
+Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options);
+
+}  // namespace engram::bench
