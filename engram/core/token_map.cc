@@ -1,10 +1,60 @@
 #include "engram/core/token_map.h"
 
 #include <numeric>
+#include <unordered_map>
 
 #include "engram/core/sha256.h"
+#include "engram/core/tokenizer.h"
+#include "engram/core/unicode.h"
 
 namespace engram {
+namespace {
+
+constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
+
+std::string join_white_space_runs(std::string_view text) {
+  std::string out;
+  bool in_run = false;
+  for (char c : text) {
+    const bool white = c == ' ' || c == '\t' || c == '\r' || c == '\n';
+    if (!white || !in_run) out.push_back(white ? ' ' : c);
+    in_run = white;
+  }
+  return out;
+}
+
+std::string normalize_token(std::string_view text) {
+  std::string folded = normalize(normalize(text, NormalForm::kNfkc), NormalForm::kNfd);
+  folded = join_white_space_runs(lowercase(strip_marks(folded)));
+  if (folded == " ") return folded;
+  // The oracle shields a lone space by U+E000 and turns every U+E000 into a space behind the strip.
+  std::string key;
+  std::string_view inner = strip_white_space(folded);
+  for (size_t at = 0; at < inner.size();) {
+    char32_t code_point = next_code_point(inner, at);
+    append_utf8(key, code_point == 0xE000 ? U' ' : code_point);
+  }
+  return key;
+}
+
+}  // namespace
+
+Result<TokenMap> TokenMap::from_tokenizer(const Tokenizer& tokenizer) {
+  std::unordered_map<std::string, int32_t> canonical;
+  std::vector<int32_t> ids;
+  ids.reserve(static_cast<size_t>(tokenizer.vocab_size()));
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    ENGRAM_ASSIGN_OR_RETURN(std::string key, tokenizer.decode({&id, 1}));
+    if (key.find(kReplacementCharacter) != std::string::npos) {
+      key = tokenizer.token_string(id);  // a piece of a UTF-8 sequence
+    } else if (std::string normal = normalize_token(key); !normal.empty()) {
+      key = std::move(normal);
+    }
+    auto entry = canonical.emplace(std::move(key), static_cast<int32_t>(canonical.size())).first;
+    ids.push_back(entry->second);
+  }
+  return from_ids(std::move(ids), static_cast<int>(canonical.size()));
+}
 
 TokenMap TokenMap::identity(int vocab_size) {
   ENGRAM_CHECK(vocab_size >= 0, "vocab_size={}", vocab_size);

@@ -30,7 +30,7 @@ class TokenMap {
   std::string sha256() const;
 
  private:
-  std::shared_ptr<const std::vector<int32_t>> ids_;
+  std::shared_ptr<const std::vector<int32_t>> ids_ = std::make_shared<const std::vector<int32_t>>();
   int compressed_vocab_size_ = 0;
 };
 
