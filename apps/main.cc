@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   engram::apps::Invocation invocation;
   engram::apps::add_bench(app, invocation);
+  engram::apps::add_data(app, invocation);
 
   try {
     app.parse(argc, argv);

@@ -1,0 +1,141 @@
+// engram data prepare | inspect: text files -> token shards, and a look into one.
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "apps/commands.h"
+#include "engram/core/json.h"
+#include "engram/core/progress.h"
+#include "engram/core/tokenizer.h"
+#include "engram/data/prepare.h"
+#include "engram/data/token_shard.h"
+
+namespace engram::apps {
+namespace {
+
+struct PrepareFlags {
+  std::string tokenizer;
+  PrepareOptions options;
+  bool json = false;
+};
+
+void print_shard(const char* name, const TokenShardInfo& info) {
+  fmt::print("{:<12}{} tokens, {} documents, {} bytes of text", name, info.num_tokens, info.num_documents,
+             info.raw_bytes);
+  if (info.num_tokens > 0)
+    fmt::print(" ({:.2f} a token)", static_cast<double>(info.raw_bytes) / static_cast<double>(info.num_tokens));
+  fmt::print("\n");
+}
+
+Status run_prepare(PrepareFlags flags) {
+  Env& env = Env::posix();
+  PrepareOptions& options = flags.options;
+  if (options.threads == 0)
+    options.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 64u));
+  ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, flags.tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t bytes, prepare_bytes(env, options.files));
+  PrepareSummary summary;
+  {
+    Progress progress("tokenise", bytes, "B");
+    ENGRAM_ASSIGN_OR_RETURN(summary, prepare_shards(env, tokenizer, options, &progress));
+  }
+  if (flags.json) {
+    fmt::print("{}", format_prepare_summary(options, summary));
+    return {};
+  }
+  print_shard("train", summary.train);
+  print_shard("validation", summary.validation);
+  if (summary.validation.num_documents == 0 && options.validation_fraction > 0)
+    std::fputs("note: no document fell into validation\n", stderr);
+  if (summary.end_of_text_id < 0)
+    std::fputs("note: the tokenizer has no end-of-text token; documents follow each other without one\n", stderr);
+  return {};
+}
+
+struct InspectFlags {
+  std::string file, tokenizer;
+  int64_t tokens = 64;
+  bool json = false;
+};
+
+Result<std::string> decode(const std::string& path, const TokenShardInfo& info, const std::vector<int32_t>& ids) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(Env::posix(), path));
+  if (tokenizer.vocabulary_digest() != info.vocabulary_digest)
+    return invalid_argument("{}: vocabulary digest is {}, the shard was made with {}", path,
+                            tokenizer.vocabulary_digest(), info.vocabulary_digest);
+  return tokenizer.decode(ids);
+}
+
+Status run_inspect(const InspectFlags& flags) {
+  ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(Env::posix(), flags.file));
+  const TokenShardInfo& info = shard.info();
+  std::vector<int32_t> first(static_cast<size_t>(std::min(flags.tokens, info.num_tokens)));
+  shard.copy_tokens(0, first);
+  std::optional<std::string> text;
+  if (!flags.tokenizer.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(text, decode(flags.tokenizer, info, first));
+  }
+  if (flags.json) {
+    nlohmann::ordered_json json = {{"tokens", info.num_tokens},
+                                   {"documents", info.num_documents},
+                                   {"raw_bytes", info.raw_bytes},
+                                   {"vocab_size", info.vocab_size},
+                                   {"vocabulary_digest", info.vocabulary_digest},
+                                   {"first_tokens", first}};
+    if (text) json["text"] = *text;
+    fmt::print("{}\n", json.dump(2));
+    return {};
+  }
+  print_shard("shard", info);
+  fmt::print("vocabulary  {} tokens, digest {}\n", info.vocab_size, info.vocabulary_digest);
+  fmt::print("ids         {}\n", fmt::join(first, " "));
+  if (text) fmt::print("text        {}\n", quote_text(*text, text->size()));
+  return {};
+}
+
+void add_prepare(CLI::App& data, Invocation& invocation) {
+  auto flags = std::make_shared<PrepareFlags>();
+  flags->options.threads = 0;
+  CLI::App* command = data.add_subcommand("prepare", "Tokenise text files into train.tokens and validation.tokens");
+  PrepareOptions& options = flags->options;
+  command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json")->required();
+  command->add_option("--output", options.output_directory, "Folder for the shards and prepare.json")->required();
+  command->add_option("--validation-fraction", options.validation_fraction,
+                      "Share of the documents kept for validation, by a hash of their text (default 0.01)");
+  command->add_option("--document-separator", options.document_separator,
+                      "What stands between documents: auto (a line <|endoftext|> or form feed; default), blank-line, "
+                      "none (a file is a document), or the text of a line");
+  command->add_option("--end-of-text", options.end_of_text_token,
+                      "Token after each document (default: the tokenizer's own, such as <|endoftext|>)");
+  command->add_option("--threads", options.threads, "0 for all cores (default)")->check(CLI::Range(0, 1024));
+  command->add_flag("--json", flags->json, "Print the summary as JSON");
+  command->add_option("files", options.files, "UTF-8 text files")->required();
+  command->callback([flags, &invocation] { invocation.run = [flags] { return run_prepare(*flags); }; });
+}
+
+void add_inspect(CLI::App& data, Invocation& invocation) {
+  auto flags = std::make_shared<InspectFlags>();
+  CLI::App* command = data.add_subcommand("inspect", "Check a token shard and show its counts and first tokens");
+  command->add_option("file", flags->file, "Token shard")->required();
+  command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json, to show text");
+  command->add_option("--tokens", flags->tokens, "How many of the first tokens to show (default 64)")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  command->add_flag("--json", flags->json, "Print as JSON");
+  command->callback([flags, &invocation] { invocation.run = [flags] { return run_inspect(*flags); }; });
+}
+
+}  // namespace
+
+void add_data(CLI::App& app, Invocation& invocation) {
+  CLI::App* data = app.add_subcommand("data", "Prepare and inspect training text");
+  data->require_subcommand(1);
+  add_prepare(*data, invocation);
+  add_inspect(*data, invocation);
+}
+
+}  // namespace engram::apps

@@ -1,0 +1,281 @@
+// DataLoader and its permutation: batches against windows cut by hand, whatever the threads do.
+#include "engram/data/data_loader.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <set>
+
+#include "engram/data/permutation.h"
+#include "tests/data/data_test.h"
+
+namespace engram {
+namespace {
+
+constexpr int32_t kVocabSize = 50;
+
+Documents random_documents(int count, unsigned seed) {
+  std::mt19937 random(seed);
+  Documents documents(static_cast<size_t>(count));
+  for (auto& document : documents) {
+    document.resize(1 + random() % 30);
+    for (int32_t& id : document) id = static_cast<int32_t>(random() % kVocabSize);
+  }
+  return documents;
+}
+
+class LoaderTest : public DataTest {
+ protected:
+  void SetUp() override {
+    DataTest::SetUp();
+    const std::vector<Documents> contents = {random_documents(40, 1), {}, random_documents(25, 2)};
+    for (size_t s = 0; s < contents.size(); ++s) {
+      shards_.push_back(std::make_unique<TokenShard>(make_shard(fmt::format("s{}", s), contents[s], kVocabSize)));
+      pointers_.push_back(shards_.back().get());
+      for (const auto& document : contents[s]) {
+        is_start_.resize(stream_.size(), false);
+        is_start_.push_back(true);
+        stream_.insert(stream_.end(), document.begin(), document.end());
+      }
+    }
+    is_start_.resize(stream_.size(), false);
+    for (int layer = 0; layer < 2; ++layer) hashers_.push_back(make_hasher(layer, kVocabSize));
+  }
+
+  static std::unique_ptr<NgramHasher> make_hasher(int layer, int vocab_size) {
+    EngramConfig config;
+    config.layer_ids = {1, 3};
+    config.n_heads = 2;
+    config.vocab_size = {101, 211};
+    config.compressed_vocab_size = vocab_size;
+    const auto layout = value_or_throw(EngramLayout::create(config, 2));
+    return std::make_unique<NgramHasher>(
+        value_or_throw(NgramHasher::create(layout, TokenMap::identity(vocab_size), layer)));
+  }
+  std::vector<const NgramHasher*> hashers() const { return {hashers_[0].get(), hashers_[1].get()}; }
+  std::unique_ptr<DataLoader> loader(const DataLoaderOptions& options) const {
+    return value_or_throw(DataLoader::create(pointers_, hashers(), options));
+  }
+
+  // Everything a row must hold, from the plain stream and the hash's specification.
+  void check_row(const Batch& batch, int64_t b, int64_t window) const {
+    const int64_t T = batch.sequence_length, begin = window * T;
+    std::vector<int32_t> starts;
+    for (int64_t t = 0; t < T; ++t) {
+      const auto at = static_cast<size_t>(b * T + t), in_stream = static_cast<size_t>(begin + t);
+      ASSERT_EQ(batch.tokens[at], stream_[in_stream]);
+      ASSERT_EQ(batch.targets[at], stream_[in_stream + 1]);
+      if (t > 0 && is_start_[in_stream]) starts.push_back(static_cast<int32_t>(t));
+    }
+    ASSERT_EQ(batch.starts[static_cast<size_t>(b)], starts);
+    ASSERT_EQ(batch.row_ids.size(), hashers_.size());
+    // Each document of the window is a sequence of its own.
+    std::vector<int32_t> edges = {0};
+    edges.insert(edges.end(), starts.begin(), starts.end());
+    edges.push_back(static_cast<int32_t>(T));
+    for (size_t layer = 0; layer < hashers_.size(); ++layer) {
+      const auto R = static_cast<size_t>(hashers_[layer]->rows_per_token());
+      ASSERT_EQ(batch.row_ids[layer].size(), static_cast<size_t>(batch.batch_size * T) * R);
+      for (size_t e = 0; e + 1 < edges.size(); ++e) {
+        const auto length = static_cast<size_t>(edges[e + 1] - edges[e]);
+        const auto first = static_cast<size_t>(b * T + edges[e]);
+        std::vector<int64_t> wanted(length * R);
+        throw_if_error(hashers_[layer]->hash_ref(std::span(batch.tokens).subspan(first, length), {}, {}, wanted));
+        ASSERT_TRUE(std::equal(wanted.begin(), wanted.end(),
+                               batch.row_ids[layer].begin() + static_cast<ptrdiff_t>(first * R)));
+      }
+    }
+  }
+
+  std::vector<std::unique_ptr<TokenShard>> shards_;
+  std::vector<const TokenShard*> pointers_;
+  std::vector<std::unique_ptr<NgramHasher>> hashers_;
+  std::vector<int32_t> stream_;
+  std::vector<bool> is_start_;
+};
+
+bool equal(const Batch& a, const Batch& b) {
+  return a.index == b.index && a.batch_size == b.batch_size && a.sequence_length == b.sequence_length &&
+         a.tokens == b.tokens && a.targets == b.targets && a.starts == b.starts && a.row_ids == b.row_ids;
+}
+
+// Finds the window a row was cut from by its contents. -1 when there is none.
+int64_t find_window(const std::vector<int32_t>& stream, const Batch& batch, int64_t b) {
+  const int64_t T = batch.sequence_length;
+  for (int64_t w = 0; (w + 1) * T + 1 <= static_cast<int64_t>(stream.size()); ++w) {
+    if (std::equal(batch.tokens.begin() + b * T, batch.tokens.begin() + (b + 1) * T, stream.begin() + w * T)) return w;
+  }
+  return -1;
+}
+
+TEST_F(LoaderTest, InOrderCutsTheStream) {
+  for (const int threads : {0, 1, 3}) {
+    for (const int64_t T : {1, 7, 16, 100}) {
+      auto data = loader({.batch_size = 3, .sequence_length = T, .shuffle = false, .drop_last = false,
+                          .threads = threads, .prefetch = 2});
+      const int64_t windows = (static_cast<int64_t>(stream_.size()) - 1) / T;
+      EXPECT_EQ(data->windows_per_epoch(), windows);
+      for (int64_t window = 0; window < windows;) {
+        const Batch batch = value_or_throw(data->next());
+        ASSERT_EQ(batch.batch_size, std::min<int64_t>(3, windows - window));
+        for (int64_t b = 0; b < batch.batch_size; ++b) ASSERT_NO_FATAL_FAILURE(check_row(batch, b, window++));
+      }
+      EXPECT_EQ(data->next().status().code(), StatusCode::kOutOfRange);
+      EXPECT_EQ(data->next().status().code(), StatusCode::kOutOfRange);
+      data->seek(0);
+      EXPECT_EQ(value_or_throw(data->next()).index, 0);
+    }
+  }
+}
+
+TEST_F(LoaderTest, DropLastLeavesOutTheShortBatch) {
+  auto data = loader({.batch_size = 3, .sequence_length = 16, .shuffle = false});
+  const int64_t windows = data->windows_per_epoch();
+  ASSERT_NE(windows % 3, 0);
+  for (int64_t i = 0; i < windows / 3; ++i) EXPECT_EQ(value_or_throw(data->next()).batch_size, 3);
+  EXPECT_EQ(data->next().status().code(), StatusCode::kOutOfRange);
+}
+
+TEST_F(LoaderTest, EveryEpochShowsEachWindowOnceInItsOwnOrder) {
+  auto data = loader({.batch_size = 4, .sequence_length = 16, .seed = 7});
+  const int64_t windows = data->windows_per_epoch();
+  std::vector<int64_t> order;
+  while (static_cast<int64_t>(order.size()) < 3 * windows) {
+    const Batch batch = value_or_throw(data->next());
+    for (int64_t b = 0; b < 4; ++b) {
+      const int64_t window = find_window(stream_, batch, b);
+      ASSERT_GE(window, 0);
+      ASSERT_NO_FATAL_FAILURE(check_row(batch, b, window));
+      order.push_back(window);
+    }
+  }
+  std::set<std::vector<int64_t>> orders;
+  for (int64_t epoch = 0; epoch < 3; ++epoch) {
+    const std::vector<int64_t> seen(order.begin() + epoch * windows, order.begin() + (epoch + 1) * windows);
+    EXPECT_EQ(std::set<int64_t>(seen.begin(), seen.end()).size(), static_cast<size_t>(windows));
+    orders.insert(seen);
+  }
+  EXPECT_EQ(orders.size(), 3u);
+}
+
+TEST_F(LoaderTest, ThreadsPrefetchAndSeekDoNotChangeABatch) {
+  DataLoaderOptions plain{.batch_size = 4, .sequence_length = 16, .seed = 3, .threads = 0};
+  auto data = loader(plain);
+  std::vector<Batch> wanted;
+  for (int i = 0; i < 60; ++i) wanted.push_back(value_or_throw(data->next()));
+  for (const int threads : {0, 1, 2, 5}) {
+    for (const int prefetch : {1, 3, 16}) {
+      DataLoaderOptions options = plain;
+      options.threads = threads;
+      options.prefetch = prefetch;
+      auto other = loader(options);
+      for (int i = 0; i < 20; ++i) ASSERT_TRUE(equal(value_or_throw(other->next()), wanted[static_cast<size_t>(i)]));
+      for (const int64_t place : {40, 3, 3, 59, 0}) {
+        other->seek(place);
+        for (int64_t i = place; i < std::min<int64_t>(place + 4, 60); ++i)
+          ASSERT_TRUE(equal(value_or_throw(other->next()), wanted[static_cast<size_t>(i)]));
+      }
+    }
+  }
+  plain.seed = 4;
+  EXPECT_FALSE(equal(value_or_throw(loader(plain)->next()), wanted[0]));
+  loader(plain)->seek(int64_t{1} << 62);  // no overflow, wherever a resumed run points
+}
+
+TEST_F(LoaderTest, MemoryDoesNotChangeTheData) {
+  const DataLoaderOptions options{.batch_size = 4, .sequence_length = 16, .seed = 3};
+  auto with = loader(options);
+  auto without = value_or_throw(DataLoader::create(pointers_, {}, options));
+  for (int i = 0; i < 10; ++i) {
+    Batch a = value_or_throw(with->next());
+    const Batch b = value_or_throw(without->next());
+    EXPECT_TRUE(b.row_ids.empty());
+    a.row_ids.clear();
+    EXPECT_TRUE(equal(a, b));
+  }
+}
+
+TEST_F(LoaderTest, StopsWhereverItStands) {
+  for (int i = 0; i < 30; ++i) {
+    auto data = loader({.batch_size = 2, .sequence_length = 8, .threads = 1 + i % 4, .prefetch = 1 + i % 5});
+    for (int n = 0; n < i % 4; ++n) (void)value_or_throw(data->next());
+    if (i % 3 == 0) data->seek(i);
+  }
+}
+
+TEST_F(LoaderTest, AWorkersErrorSurfacesInNext) {
+  const auto small = make_hasher(0, 30);  // the shards hold ids up to 49
+  for (const int threads : {0, 2}) {
+    auto data = value_or_throw(
+        DataLoader::create(pointers_, {small.get()}, {.batch_size = 4, .sequence_length = 16, .threads = threads}));
+    for (int n = 0; n < 2; ++n) {
+      const auto batch = data->next();
+      ASSERT_FALSE(batch.ok());
+      EXPECT_EQ(batch.status().code(), StatusCode::kInvalidArgument);
+      EXPECT_NE(batch.status().message().find("batch 0, row"), std::string::npos) << batch.status().message();
+    }
+  }
+}
+
+TEST_F(LoaderTest, RefusesWhatCannotWork) {
+  const auto message = [&](const std::vector<const TokenShard*>& shards, const DataLoaderOptions& options) {
+    const auto data = DataLoader::create(shards, hashers(), options);
+    EXPECT_EQ(data.status().code(), StatusCode::kInvalidArgument);
+    return data.status().message();
+  };
+  const auto has = [](const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  has(message({}, {}), "no token shards");
+  has(message({pointers_[1]}, {}), "0 tokens are fewer than one window");
+  has(message(pointers_, {.sequence_length = static_cast<int64_t>(stream_.size())}), "fewer than one window");
+  has(message(pointers_, {.batch_size = 1000, .sequence_length = 16, .shuffle = false}), "fewer than one batch");
+  has(message(pointers_, {.batch_size = 0}), "batch_size is 0");
+  has(message(pointers_, {.sequence_length = 0}), "sequence_length is 0");
+  has(message(pointers_, {.seed = -1}), "seed is -1");
+  has(message(pointers_, {.threads = -1}), "threads is -1");
+  has(message(pointers_, {.prefetch = 0}), "prefetch is 0");
+  const TokenShard other = make_shard("other", random_documents(40, 3), kVocabSize, std::string(64, 'b'));
+  has(message({pointers_[0], &other}, {}), "prepare both with one tokenizer");
+  const TokenShard larger = make_shard("larger", random_documents(40, 3), kVocabSize + 1);
+  has(message({pointers_[0], &larger}, {}), "prepare both with one tokenizer");
+}
+
+TEST(Permutation, IsABijectionOfAnySize) {
+  for (uint64_t size = 1; size < 400; ++size) {
+    const Permutation order(size, size * 31, 2);
+    std::vector<bool> seen(size, false);
+    for (uint64_t i = 0; i < size; ++i) {
+      const uint64_t at = order(i);
+      ASSERT_LT(at, size);
+      ASSERT_FALSE(seen[at]);
+      seen[at] = true;
+    }
+  }
+  const uint64_t large = (uint64_t{1} << 62) - 5;
+  const Permutation order(large, 1, 1);
+  for (uint64_t i = 0; i < 1000; ++i) ASSERT_LT(order(large - 1 - i), large);
+}
+
+// Every element comes to every place equally often: chi-square over 4,000 epochs, 10 x 10 cells. The statistic has
+// mean 81 and deviation 13 for a uniform shuffle.
+TEST(Permutation, IsUniformOverEpochs) {
+  constexpr uint64_t kSize = 10;
+  constexpr int kEpochs = 4000;
+  double cells[kSize][kSize] = {};
+  int ascents = 0;
+  for (int epoch = 0; epoch < kEpochs; ++epoch) {
+    const Permutation order(kSize, 12, static_cast<uint64_t>(epoch));
+    for (uint64_t i = 0; i < kSize; ++i) cells[i][order(i)] += 1;
+    for (uint64_t i = 0; i + 1 < kSize; ++i) ascents += order(i) < order(i + 1);
+  }
+  double chi_square = 0;
+  for (const auto& row : cells)
+    for (const double count : row) chi_square += (count - 400) * (count - 400) / 400;
+  EXPECT_LT(chi_square, 81 + 5 * 13);
+  EXPECT_NEAR(ascents / (9.0 * kEpochs), 0.5, 0.01);
+}
+
+}  // namespace
+}  // namespace engram
