@@ -12,9 +12,9 @@ namespace {
 
 __extension__ using uint128 = unsigned __int128;
 
-// Far above any published model and far below any overflow: the largest table has fewer than 2^52 rows.
+// Far above any published model; tables stay below 2^50 rows, so that row ids are exact in a double.
 constexpr int kMaxLayers = 1024, kMaxNgramSize = 16, kMaxHeads = 256, kMaxHeadDim = 65536;
-constexpr int64_t kMaxVocabSize = int64_t{1} << 40;
+constexpr int64_t kMaxVocabSize = int64_t{1} << 38;
 
 uint64_t power_modulo(uint64_t base, uint64_t exponent, uint64_t modulus) {
   uint64_t result = 1;

@@ -5,33 +5,75 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <array>
 
-// What one block of tokens needs to become row ids; shared by every target.
+// What every target shares.
 #ifndef ENGRAM_CORE_NGRAM_HASHER_BLOCK_
 #define ENGRAM_CORE_NGRAM_HASHER_BLOCK_
 namespace engram {
 
-constexpr int kHashBlock = 128;    // tokens: mixes and their rows stay in the first-level cache
-constexpr int kMaxOrders = 15;     // EngramLayout allows max_ngram_size <= 16
-constexpr int64_t kMagicMin = 8192;  // smallest prime that the vector reduction is exact for
+constexpr int kHashBlock = 128;      // tokens: their mixes and rows stay in the first-level cache
+constexpr int kMaxOrders = 15;       // EngramLayout allows max_ngram_size <= 16
+constexpr int64_t kMinPrime = 8192;  // smallest prime that the vector reduction is exact for
 
+// A token whose look-back meets a boundary: only id[t], ..., id[t - reach + 1] are read, the rest is pad.
+struct CutToken {
+  int token, reach;
+};
+
+// One block of a chunk on its way from ids to row ids. Past `tokens` the arrays hold anything.
 struct HashBlock {
-  int tokens = 0;
-  // [order][token]: the mix in [0, 2^63), and the same rounded to double.
-  std::array<std::array<int64_t, kHashBlock>, kMaxOrders> mixes;
-  std::array<std::array<double, kHashBlock>, kMaxOrders> rounded;
+  int tokens = 0, cut_tokens = 0;
+  std::array<int32_t, kMaxOrders + kHashBlock> ids;  // canonical: N-1 before the block, then the block's own
+  std::array<CutToken, kHashBlock> cuts;
+  std::array<std::array<int64_t, kHashBlock>, kMaxOrders> mixes;  // [order][token], in [0, 2^63)
+  std::array<double, kHashBlock> high, low;                       // of one order's mixes
 };
 
-struct HashHeads {
-  int orders = 0, heads = 0;  // heads per order
-  const int64_t* primes;      // [orders * heads], as are the others
-  const int64_t* offsets;
-  const double* inverses;
+struct HashTables {
+  int orders = 0, heads = 0;   // heads per order
+  int64_t pad = 0;
+  bool small_primes = false;   // some prime < kMinPrime
+  bool stream = false;         // write past the caches
+  const int64_t* multipliers;  // [orders + 1]
+  const int64_t* primes;       // [orders * heads]
+  const int64_t* offsets;      // [orders * heads]
 };
+
+inline void mix_cut_tokens(const HashTables& tables, HashBlock& block) {
+  for (int i = 0; i < block.cut_tokens; ++i) {
+    const auto [token, reach] = block.cuts[static_cast<size_t>(i)];
+    const int32_t* newest = &block.ids[static_cast<size_t>(tables.orders + token)];
+    int64_t mix = 0;
+    for (int k = 0; k <= tables.orders; ++k) {
+      mix ^= (k < reach ? newest[-k] : tables.pad) * tables.multipliers[k];
+      if (k > 0) block.mixes[static_cast<size_t>(k - 1)][static_cast<size_t>(token)] = mix;
+    }
+  }
+}
+
+// Small primes belong to toy tables, where the cost of a division does not matter.
+inline void reduce_by_division(const HashTables& tables, const HashBlock& block, int64_t* row_ids) {
+  for (int t = 0; t < block.tokens; ++t) {
+    for (int head = 0; head < tables.orders * tables.heads; ++head) {
+      const int64_t mix = block.mixes[static_cast<size_t>(head / tables.heads)][static_cast<size_t>(t)];
+      *row_ids++ = mix % tables.primes[head] + tables.offsets[head];
+    }
+  }
+}
 
 }  // namespace engram
+#endif
+
+// The reduction needs fused multiply-add; older x86 divides instead.
+#undef ENGRAM_HASH_FMA
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2 && !defined(HWY_DISABLE_BMI2_FMA)) || HWY_ARCH_ARM_A64
+#define ENGRAM_HASH_FMA 1
+#else
+#define ENGRAM_HASH_FMA 0
 #endif
 
 HWY_BEFORE_NAMESPACE();
@@ -39,46 +81,81 @@ namespace engram {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Reduces `lanes` heads that begin at `first` for every token of the block.
-//
-// With prime >= kMagicMin the quotient mix / prime stays below 2^50, and the three roundings of its double estimate
-// (mix, 1 / prime, their product) err by less than 3.01 * 2^-53 * 2^63 / prime < 0.4. Adding 1.5 * 2^52 rounds the
-// estimate to an integer q in the low bits, at most 0.9 away from the true quotient, so mix - q * prime lies strictly
-// between -prime and prime: one conditional addition is left. The integers wrap modulo 2^64, which keeps them exact.
-void ReduceHeads(const HashBlock& block, const HashHeads& heads, int order, int first, int64_t* row_ids) {
-  const hn::CappedTag<int64_t, 8> di;
-  const hn::Rebind<double, decltype(di)> df;
+using IntTag = hn::CappedTag<int64_t, 8>;
+using DoubleTag = hn::Rebind<double, IntTag>;
+constexpr double kMagic = 0x1.8p52;  // x + kMagic holds round(x) in its low bits for |x| < 2^51
+
+// Every token as if no boundary were near: order n's mix is order n-1's, XOR one more product.
+void MixBlock(const HashTables& tables, HashBlock& block) {
+  const IntTag di;
+  const hn::Rebind<int32_t, IntTag> di32;
   const int lanes = static_cast<int>(hn::Lanes(di));
-  const int valid = std::min(lanes, heads.heads - first);
-  const int stride = heads.orders * heads.heads;
-  const int at = order * heads.heads + first;
+  for (int t = 0; t < block.tokens; t += lanes) {
+    const int32_t* newest = &block.ids[static_cast<size_t>(tables.orders + t)];
+    auto mix = hn::Mul(hn::PromoteTo(di, hn::LoadU(di32, newest)), hn::Set(di, tables.multipliers[0]));
+    for (int k = 1; k <= tables.orders; ++k) {
+      const auto older = hn::PromoteTo(di, hn::LoadU(di32, newest - k));
+      mix = hn::Xor(mix, hn::Mul(older, hn::Set(di, tables.multipliers[k])));
+      hn::StoreU(mix, di, &block.mixes[static_cast<size_t>(k - 1)][static_cast<size_t>(t)]);
+    }
+  }
+}
+
+#if ENGRAM_HASH_FMA
+// A mix of 63 bits as two exact doubles: the low 10 bits, and the 53 above them.
+void SplitMixes(int order, HashBlock& block) {
+  const IntTag di;
+  const DoubleTag df;
+  const auto low_bits = hn::Set(di, 1023);
+  for (int t = 0; t < block.tokens; t += static_cast<int>(hn::Lanes(di))) {
+    const auto mix = hn::LoadU(di, &block.mixes[static_cast<size_t>(order)][static_cast<size_t>(t)]);
+    hn::StoreU(hn::ConvertTo(df, hn::AndNot(low_bits, mix)), df, &block.high[static_cast<size_t>(t)]);
+    hn::StoreU(hn::ConvertTo(df, hn::And(low_bits, mix)), df, &block.low[static_cast<size_t>(t)]);
+  }
+}
+
+// Reduces the heads first, first + 1, ... of one order, a vector of them, for every token of the block.
+//
+// q = round(high * (1 / prime)) is at most 0.5 + 2^-3 away from high / prime: the quotient is below 2^50, so the
+// rounding of 1 / prime moves it by at most 2^50 * 2^-53. high - q * prime is an integer below prime in size, hence
+// fused multiply-add gives it exactly. Adding low < 1024 leaves it strictly between -prime and prime: one
+// conditional addition ends the reduction. Every double here is an integer below 2^53.
+template <bool kStream>
+void ReduceHeads(const HashTables& tables, const HashBlock& block, int order, int first, int64_t* row_ids) {
+  const IntTag di;
+  const DoubleTag df;
+  const int lanes = static_cast<int>(hn::Lanes(di));
+  const int valid = std::min(lanes, tables.heads - first);
+  const int stride = tables.orders * tables.heads;
+  const int at = order * tables.heads + first;
 
   // Lanes without a head repeat the last one; their results are dropped.
-  HWY_ALIGN int64_t primes[8], offsets[8], spill[8];
-  HWY_ALIGN double inverses[8];
+  HWY_ALIGN double primes[8], inverses[8], offsets[8];
+  HWY_ALIGN int64_t spill[8];
   for (int i = 0; i < lanes; ++i) {
     const int head = at + std::min(i, valid - 1);
-    primes[i] = heads.primes[head];
-    offsets[i] = heads.offsets[head];
-    inverses[i] = heads.inverses[head];
+    primes[i] = static_cast<double>(tables.primes[head]);
+    inverses[i] = 1.0 / primes[i];
+    offsets[i] = static_cast<double>(tables.offsets[head]) + kMagic;
   }
-  const auto magic = hn::Set(df, 0x1.8p52);
-  const auto prime = hn::Load(di, primes);
-  const auto offset = hn::Load(di, offsets);
+  const auto magic = hn::Set(df, kMagic);
+  const auto magic_bits = hn::BitCast(di, magic);
+  const auto prime = hn::Load(df, primes);
   const auto inverse = hn::Load(df, inverses);
-  // q * prime = (bits - magic bits) * prime: the constant part is taken out of the loop.
-  const auto correction = hn::Mul(hn::BitCast(di, magic), prime);
+  const auto offset = hn::Load(df, offsets);
+  const auto offset_if_negative = hn::Add(offset, prime);
 
-  const int64_t* mixes = block.mixes[static_cast<size_t>(order)].data();
-  const double* rounded = block.rounded[static_cast<size_t>(order)].data();
   for (int t = 0; t < block.tokens; ++t) {
-    const auto quotient = hn::BitCast(di, hn::MulAdd(hn::Set(df, rounded[t]), inverse, magic));
-    const auto base = hn::Add(hn::Set(di, mixes[t]), correction);
-    const auto remainder = hn::Sub(base, hn::Mul(quotient, prime));
-    const auto positive = hn::Add(remainder, hn::And(hn::BroadcastSignBit(remainder), prime));
-    const auto row_id = hn::Add(positive, offset);
+    const auto high = hn::Set(df, block.high[static_cast<size_t>(t)]);
+    const auto low = hn::Set(df, block.low[static_cast<size_t>(t)]);
+    const auto quotient = hn::Sub(hn::MulAdd(high, inverse, magic), magic);
+    const auto remainder = hn::Add(hn::NegMulAdd(quotient, prime, high), low);
+    const auto shift = hn::IfThenElse(hn::Lt(remainder, hn::Zero(df)), offset_if_negative, offset);
+    const auto row_id = hn::Sub(hn::BitCast(di, hn::Add(remainder, shift)), magic_bits);
     int64_t* out = row_ids + static_cast<int64_t>(t) * stride + at;
-    if (HWY_LIKELY(valid == lanes)) {
+    if (kStream) {
+      hn::Stream(row_id, di, out);
+    } else if (HWY_LIKELY(valid == lanes)) {
       hn::StoreU(row_id, di, out);
     } else {
       hn::Store(row_id, di, spill);
@@ -86,12 +163,27 @@ void ReduceHeads(const HashBlock& block, const HashHeads& heads, int order, int 
     }
   }
 }
+#endif  // ENGRAM_HASH_FMA
 
-void ReduceBlock(const HashBlock& block, const HashHeads& heads, int64_t* row_ids) {
-  const int lanes = static_cast<int>(hn::Lanes(hn::CappedTag<int64_t, 8>()));
-  for (int order = 0; order < heads.orders; ++order) {
-    for (int first = 0; first < heads.heads; first += lanes) ReduceHeads(block, heads, order, first, row_ids);
+void HashRows(const HashTables& tables, HashBlock& block, int64_t* row_ids) {
+  MixBlock(tables, block);
+  mix_cut_tokens(tables, block);
+#if ENGRAM_HASH_FMA
+  if (!tables.small_primes) {
+    const int lanes = static_cast<int>(hn::Lanes(IntTag()));
+    // A streamed vector must be a whole cache line, or lines would go to memory in pieces.
+    const bool stream = tables.stream && lanes == 8;
+    for (int order = 0; order < tables.orders; ++order) {
+      SplitMixes(order, block);
+      for (int first = 0; first < tables.heads; first += lanes) {
+        if (stream) ReduceHeads<true>(tables, block, order, first, row_ids);
+        else ReduceHeads<false>(tables, block, order, first, row_ids);
+      }
+    }
+    return;
   }
+#endif
+  reduce_by_division(tables, block, row_ids);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -101,75 +193,46 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace engram {
 
-HWY_EXPORT(ReduceBlock);
+HWY_EXPORT(HashRows);
 
 namespace {
 
-// Small primes belong to toy tables, where the division's cost does not matter.
-void reduce_block_by_division(const HashBlock& block, const HashHeads& heads, int64_t* row_ids) {
-  for (int t = 0; t < block.tokens; ++t) {
-    for (int head = 0; head < heads.orders * heads.heads; ++head) {
-      const int64_t mix = block.mixes[static_cast<size_t>(head / heads.heads)][static_cast<size_t>(t)];
-      *row_ids++ = mix % heads.primes[head] + heads.offsets[head];
-    }
-  }
-}
-
-// Walks a chunk and mixes n-grams. Keeps the last N-1 canonical ids and how many of them may still be looked at.
-class Mixer {
+// Fills blocks with a chunk's canonical ids. Carries the last N-1 of them and how far a look-back may reach.
+class BlockReader {
  public:
-  Mixer(std::span<const int32_t> map, std::span<const int64_t> multipliers, int pad_id,
-        std::span<const int32_t> lookback)
-      : map_(map), multipliers_(multipliers), size_(static_cast<int>(multipliers.size())) {
-    for (int k = 0; k < size_; ++k) pad_products_[static_cast<size_t>(k)] = multipliers_[index(k)] * pad_id;
-    ids_.fill(0);
-    for (size_t i = 0; i < lookback.size(); ++i) {
-      ids_[index(size_ - 1) - lookback.size() + i] = std::max(lookback[i], 0);
-      reach_ = lookback[i] < 0 ? 0 : reach_ + 1;
+  BlockReader(std::span<const int32_t> map, int max_ngram_size, std::span<const int32_t> lookback, HashBlock& block)
+      : map_(map), max_ngram_size_(max_ngram_size), block_(block) {
+    block_.ids.fill(0);
+    auto out = block_.ids.begin() + (max_ngram_size - 1) - static_cast<int64_t>(lookback.size());
+    for (int32_t id : lookback) {
+      *out++ = std::max(id, 0);
+      reach_ = id < 0 ? 0 : reach_ + 1;
     }
   }
 
-  // `starts` are relative to the block and lie inside it.
-  void mix(std::span<const int32_t> token_ids, std::span<const int32_t> starts, int32_t base, HashBlock* block) {
-    block->tokens = static_cast<int>(token_ids.size());
+  // starts: those of the documents that begin in this block, whose first token is the chunk's `begin`-th.
+  void read(std::span<const int32_t> token_ids, std::span<const int32_t> starts, size_t begin) {
+    if (block_.tokens > 0) std::copy_n(block_.ids.begin() + block_.tokens, max_ngram_size_ - 1, block_.ids.begin());
+    block_.tokens = static_cast<int>(token_ids.size());
+    block_.cut_tokens = 0;
+    int32_t* ids = block_.ids.data() + (max_ngram_size_ - 1);
     auto start = starts.begin();
     for (size_t t = 0; t < token_ids.size(); ++t) {
-      for (; start != starts.end() && static_cast<size_t>(*start - base) == t; ++start) reach_ = 0;
+      for (; start != starts.end() && static_cast<size_t>(*start) == begin + t; ++start) reach_ = 0;
       const int32_t raw = token_ids[t];
-      ids_[t + index(size_ - 1)] = raw < 0 ? 0 : map_[index(raw)];
-      reach_ = raw < 0 ? 0 : std::min(reach_ + 1, size_);
-      // reach_: how many of id[t], id[t-1], ... stand before the first boundary; the rest reads as pad.
-      const int32_t* newest = &ids_[t + index(size_ - 1)];
-      if (reach_ == size_) [[likely]] {
-        mix_token(t, block, [&](int k) { return multipliers_[index(k)] * newest[-k]; });
-      } else {
-        mix_token(t, block, [&](int k) {
-          return k < reach_ ? multipliers_[index(k)] * newest[-k] : pad_products_[index(k)];
-        });
+      ids[t] = raw < 0 ? 0 : map_[static_cast<size_t>(raw)];
+      reach_ = raw < 0 ? 0 : std::min(reach_ + 1, max_ngram_size_);
+      if (reach_ < max_ngram_size_) {
+        block_.cuts[static_cast<size_t>(block_.cut_tokens++)] = {static_cast<int>(t), reach_};
       }
     }
-    std::copy_n(ids_.begin() + static_cast<int64_t>(token_ids.size()), size_ - 1, ids_.begin());
   }
 
  private:
-  static size_t index(int i) { return static_cast<size_t>(i); }
-
-  template <typename Product>
-  void mix_token(size_t t, HashBlock* block, Product product) const {
-    int64_t mix = product(0);
-    for (int k = 1; k < size_; ++k) {
-      mix ^= product(k);
-      block->mixes[index(k - 1)][t] = mix;
-      block->rounded[index(k - 1)][t] = static_cast<double>(mix);
-    }
-  }
-
   std::span<const int32_t> map_;
-  std::span<const int64_t> multipliers_;
-  const int size_;  // N
+  const int max_ngram_size_;
+  HashBlock& block_;
   int reach_ = 0;
-  std::array<int64_t, kMaxOrders + 1> pad_products_;
-  std::array<int32_t, kMaxOrders + kHashBlock> ids_;  // N-1 ids before the block, then the block's own
 };
 
 }  // namespace
@@ -192,10 +255,7 @@ Result<NgramHasher> NgramHasher::create(const EngramLayout& layout, const TokenM
   hasher.multipliers_.assign(layout.multipliers(layer).begin(), layout.multipliers(layer).end());
   hasher.primes_.assign(layout.primes(layer).begin(), layout.primes(layer).end());
   hasher.offsets_.assign(layout.offsets(layer).begin(), layout.offsets(layer).end());
-  for (int64_t prime : hasher.primes_) {
-    hasher.inverses_.push_back(1.0 / static_cast<double>(prime));
-    hasher.has_small_primes_ |= prime < kMagicMin;
-  }
+  for (int64_t prime : hasher.primes_) hasher.has_small_primes_ |= prime < kMinPrime;
   ENGRAM_CHECK(hasher.max_ngram_size_ - 1 <= kMaxOrders, "max_ngram_size={}", hasher.max_ngram_size_);
   return hasher;
 }
@@ -235,23 +295,28 @@ Status NgramHasher::check(std::span<const int32_t> token_ids, std::span<const in
 Status NgramHasher::hash(std::span<const int32_t> token_ids, std::span<const int32_t> starts,
                          std::span<const int32_t> lookback, std::span<int64_t> row_ids) const {
   ENGRAM_RETURN_IF_ERROR(check(token_ids, starts, lookback, row_ids));
-  const HashHeads heads{max_ngram_size_ - 1, n_heads_, primes_.data(), offsets_.data(), inverses_.data()};
-  Mixer mixer(map_.ids(), multipliers_, pad_id_, lookback);
+  // Ids that fill half of a core's cache are read by nobody before they leave it: do not fetch their lines first.
+  constexpr size_t kStreamBytes = 256 << 10;
+  const bool aligned = reinterpret_cast<uintptr_t>(row_ids.data()) % 64 == 0 && n_heads_ % 8 == 0;
+  const HashTables tables = {.orders = max_ngram_size_ - 1,
+                             .heads = n_heads_,
+                             .pad = pad_id_,
+                             .small_primes = has_small_primes_,
+                             .stream = aligned && row_ids.size_bytes() >= kStreamBytes,
+                             .multipliers = multipliers_.data(),
+                             .primes = primes_.data(),
+                             .offsets = offsets_.data()};
   HashBlock block;
+  BlockReader reader(map_.ids(), max_ngram_size_, lookback, block);
   for (size_t begin = 0; begin < token_ids.size(); begin += kHashBlock) {
     const size_t count = std::min<size_t>(kHashBlock, token_ids.size() - begin);
-    const size_t inside = static_cast<size_t>(
-        std::ranges::find_if(starts, [&](int32_t s) { return static_cast<size_t>(s) >= begin + count; }) -
-        starts.begin());
-    mixer.mix(token_ids.subspan(begin, count), starts.first(inside), static_cast<int32_t>(begin), &block);
+    size_t inside = 0;
+    while (inside < starts.size() && static_cast<size_t>(starts[inside]) < begin + count) ++inside;
+    reader.read(token_ids.subspan(begin, count), starts.first(inside), begin);
     starts = starts.subspan(inside);
-    int64_t* out = row_ids.data() + begin * static_cast<size_t>(rows_per_token_);
-    if (has_small_primes_) {
-      reduce_block_by_division(block, heads, out);
-    } else {
-      HWY_DYNAMIC_DISPATCH(ReduceBlock)(block, heads, out);
-    }
+    HWY_DYNAMIC_DISPATCH(HashRows)(tables, block, row_ids.data() + begin * static_cast<size_t>(rows_per_token_));
   }
+  if (tables.stream) hwy::FlushStream();
   return {};
 }
 

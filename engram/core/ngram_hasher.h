@@ -30,7 +30,8 @@ class NgramHasher {
   //   starts    [any]     index of each document's first token in this chunk, ascending; may be empty
   //   lookback  [<= N-1]  canonical ids just before the chunk, oldest first, -1 masked, without those of an earlier
   //                       document; shorter means that the sequence or document begins there
-  //   row_ids   [L, R]    out, row-major, each in [0, num_rows())
+  //   row_ids   [L, R]    out, row-major, each in [0, num_rows()); large outputs are written fastest at addresses
+  //                       that are multiples of 64
   // Any split into chunks yields the ids of one call over the whole sequence. A document that starts at index 0 of
   // the chunk cuts off the look-back.
   // kInvalidArgument: sizes disagree, an id is outside the vocabulary, starts are not ascending; row_ids is then
@@ -52,7 +53,6 @@ class NgramHasher {
   int64_t num_rows_ = 0;
   TokenMap map_ = TokenMap::identity(0);
   std::vector<int64_t> multipliers_, primes_, offsets_;
-  std::vector<double> inverses_;  // 1 / prime
   bool has_small_primes_ = false;
 };
 

@@ -2,6 +2,7 @@
 #include "engram/core/ngram_hasher.h"
 
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include <algorithm>
 #include <thread>
@@ -29,7 +30,7 @@ Case random_case(NumpyRandom& random, int64_t max_length) {
   config.layer_ids = {static_cast<int>(random.integers(0, 40)), 41};
   config.max_ngram_size = static_cast<int>(random.integers(2, 7));
   config.n_heads = static_cast<int>(random.integers(1, 20));
-  const int64_t starts[] = {1, 1000, 8180, 8192, 100000, 2262400, 16000000, int64_t{1} << 33, int64_t{1} << 40};
+  const int64_t starts[] = {1, 1000, 8180, 8192, 100000, 2262400, 16000000, int64_t{1} << 33, int64_t{1} << 38};
   const int64_t start = starts[random.integers(0, 9)];
   config.vocab_size.assign(static_cast<size_t>(config.max_ngram_size - 1), start);
   config.seed = random.integers(0, 1000);
@@ -123,7 +124,7 @@ TEST(NgramHasher, PackedDocumentsHashAsIfAlone) {
 // Largest mixes and largest primes: where a double's quotient is least exact.
 TEST(NgramHasher, ExtremeMixesAreExact) {
   NumpyRandom random(4);
-  for (int64_t start : {int64_t{8192}, int64_t{8209}, int64_t{65536}, int64_t{1} << 31, int64_t{1} << 40}) {
+  for (int64_t start : {int64_t{8192}, int64_t{8209}, int64_t{65536}, int64_t{1} << 31, int64_t{1} << 38}) {
     EngramConfig config;
     config.layer_ids = {0};
     config.max_ngram_size = 3;
@@ -140,6 +141,43 @@ TEST(NgramHasher, ExtremeMixesAreExact) {
     for (int32_t& id : ids) id = static_cast<int32_t>(random.integers(0, 20000));
     ASSERT_EQ(hash(hasher, ids, {}), hash(hasher, ids, {}, {}, true)) << start;
   }
+}
+
+// Large aligned output takes the path that writes past the caches.
+TEST(NgramHasher, StreamedRowsEqualTheReference) {
+  EngramConfig config;
+  config.layer_ids = {1};
+  config.vocab_size = {2262400, 2262400};
+  config.compressed_vocab_size = 99092;
+  EngramLayout layout = value_or_throw(EngramLayout::create(config, 2));
+  NumpyRandom random(6);
+  NgramHasher hasher = value_or_throw(NgramHasher::create(layout, random_map(random, 500, 99092), 0));
+  std::vector<int32_t> ids(10001), starts = {0, 77, 128, 5000};
+  for (int32_t& id : ids) id = static_cast<int32_t>(random.integers(-1, 500));
+  const std::vector<int64_t> wanted = hash(hasher, ids, starts, {}, true);
+  std::vector<int64_t> buffer(wanted.size() + 8);
+  for (size_t shift = 0; shift < 8; ++shift) {  // one of eight neighbours begins a cache line
+    std::span<int64_t> rows = std::span(buffer).subspan(shift, wanted.size());
+    throw_if_error(hasher.hash(ids, starts, {}, rows));
+    ASSERT_TRUE(std::ranges::equal(rows, wanted)) << shift;
+  }
+}
+
+// Not only the best vector instructions of the machine that runs the tests.
+TEST(NgramHasher, EveryVectorTargetIsExact) {
+  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(target);
+    NumpyRandom random(7);
+    for (int round = 0; round < 100; ++round) {
+      Case made = random_case(random, 300);
+      NgramHasher hasher = value_or_throw(NgramHasher::create(made.layout, made.map, 0));
+      ASSERT_EQ(hash(hasher, made.ids, made.starts), hash(hasher, made.ids, made.starts, {}, true)) << round;
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().DeInit();
 }
 
 TEST(NgramHasher, ThreadsShareOneHasher) {
