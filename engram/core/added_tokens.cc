@@ -112,6 +112,7 @@ std::vector<TokenSlice> AddedTokens::slice(std::string_view text, bool normalize
     if (token->rstrip) {
       for (size_t after = end; after < text.size() && is_white_space(next_code_point(text, after));) end = after;
     }
+    if (begin >= end) continue;  // white space that the token before has taken
     if (covered < begin) slices.push_back({covered, begin, -1});
     slices.push_back({begin, end, token->id});
     covered = end;

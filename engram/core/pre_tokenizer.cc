@@ -123,7 +123,9 @@ Result<PreTokenizer> PreTokenizer::parse(const nlohmann::json& value, const std:
 }
 
 Status PreTokenizer::add(const nlohmann::json& value, const std::string& where) {
-  ENGRAM_ASSIGN_OR_RETURN(std::string type, json_string(value, "type", where));
+  const Result<std::string> type_field = json_string(value, "type", where);
+  if (!type_field.ok()) return type_field.status();
+  const std::string& type = type_field.value();
   if (type == "Sequence") {
     const nlohmann::json* parts = json_find(value, "pretokenizers");
     if (parts == nullptr || !parts->is_array()) return invalid_argument("{}: no \"pretokenizers\" array", where);
