@@ -15,5 +15,6 @@ struct Invocation {
 
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_data(CLI::App& app, Invocation& invocation);
+void add_hash(CLI::App& app, Invocation& invocation);
 
 }  // namespace engram::apps

@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   engram::apps::Invocation invocation;
   engram::apps::add_bench(app, invocation);
   engram::apps::add_data(app, invocation);
+  engram::apps::add_hash(app, invocation);
 
   try {
     app.parse(argc, argv);

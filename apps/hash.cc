@@ -1,0 +1,162 @@
+// engram hash: multipliers, primes and row ids of a configuration, for the ids on the command line.
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "apps/commands.h"
+#include "engram/core/json.h"
+#include "engram/core/ngram_hasher.h"
+#include "engram/core/tokenizer.h"
+
+namespace engram::apps {
+namespace {
+
+struct HashFlags {
+  EngramConfig config;
+  std::string tokenizer, ids, starts;
+  bool canonical = false, json = false;
+};
+
+// Integers between blanks or commas.
+Result<std::vector<int32_t>> parse_integers(const std::string& flag, const std::string& text) {
+  std::vector<int32_t> values;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  auto separates = [](char c) { return c == ' ' || c == ',' || c == '\t' || c == '\n' || c == '\r'; };
+  while (true) {
+    at = std::find_if_not(at, end, separates);
+    if (at == end) return values;
+    const char* word_end = std::find_if(at, end, separates);
+    int32_t value = 0;
+    auto [parsed, error] = std::from_chars(at, word_end, value);
+    if (error != std::errc() || parsed != word_end) {
+      return invalid_argument("{}: got {}, wanted integers of 32 bits between blanks", flag,
+                              quote_text(std::string_view(at, static_cast<size_t>(word_end - at))));
+    }
+    values.push_back(value);
+    at = word_end;
+  }
+}
+
+Result<TokenMap> load_map(const HashFlags& flags) {
+  if (flags.canonical) {
+    const int size = flags.config.compressed_vocab_size;
+    if (size < 1) return invalid_argument("--compressed-vocab-size: got {}, wanted at least 1", size);
+    return TokenMap::identity(size);
+  }
+  ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(Env::posix(), flags.tokenizer));
+  return TokenMap::from_tokenizer(tokenizer);
+}
+
+// Per layer id: the value that `of` makes of the layer's position.
+template <typename Function>
+nlohmann::ordered_json by_layer(const EngramLayout& layout, Function of) {
+  nlohmann::ordered_json object = nlohmann::ordered_json::object();
+  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+    object[std::to_string(layout.config().layer_ids[static_cast<size_t>(layer)])] = of(layer);
+  }
+  return object;
+}
+
+// [count] -> [count / width][width].
+nlohmann::ordered_json matrix(std::span<const int64_t> values, int width) {
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (size_t at = 0; at < values.size(); at += static_cast<size_t>(width)) {
+    auto row = values.subspan(at, static_cast<size_t>(width));
+    rows.push_back(std::vector<int64_t>(row.begin(), row.end()));
+  }
+  return rows;
+}
+
+void print_text(const EngramLayout& layout, std::span<const int32_t> ids,
+                const std::vector<std::vector<int64_t>>& row_ids) {
+  const EngramConfig& config = layout.config();
+  fmt::print("compressed vocabulary {} ids, pad {}\n", config.compressed_vocab_size, layout.compressed_pad_id());
+  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+    fmt::print("layer {}: {} rows, multipliers {}\n", config.layer_ids[static_cast<size_t>(layer)],
+               layout.num_rows(layer), fmt::join(layout.multipliers(layer), " "));
+    for (int n = 2; n <= config.max_ngram_size; ++n) {
+      auto primes = layout.primes(layer).subspan(static_cast<size_t>((n - 2) * config.n_heads),
+                                                 static_cast<size_t>(config.n_heads));
+      fmt::print("  primes of order {}: {}\n", n, fmt::join(primes, " "));
+    }
+    const size_t width = static_cast<size_t>(layout.rows_per_token());
+    for (size_t t = 0; t < ids.size(); ++t) {
+      auto rows = std::span(row_ids[static_cast<size_t>(layer)]).subspan(t * width, width);
+      fmt::print("  token {} (id {}): {}\n", t, ids[t], fmt::join(rows, " "));
+    }
+  }
+}
+
+Status run_hash(HashFlags flags) {
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> ids, parse_integers("--ids", flags.ids));
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> starts, parse_integers("--starts", flags.starts));
+  ENGRAM_ASSIGN_OR_RETURN(TokenMap map, load_map(flags));
+  const int pad = flags.config.pad_token_id;
+  if (pad < 0 || pad >= map.vocab_size()) {
+    return invalid_argument("--pad-id: got {}, wanted 0 .. {}", pad, map.vocab_size() - 1);
+  }
+  flags.config.compressed_vocab_size = map.compressed_vocab_size();
+  ENGRAM_ASSIGN_OR_RETURN(EngramLayout layout,
+                          EngramLayout::create(flags.config, map.ids()[static_cast<size_t>(pad)]));
+  std::vector<std::vector<int64_t>> row_ids;
+  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+    ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, map, layer));
+    row_ids.emplace_back(ids.size() * static_cast<size_t>(layout.rows_per_token()));
+    ENGRAM_RETURN_IF_ERROR(hasher.hash(ids, starts, {}, row_ids.back()));
+  }
+  if (!flags.json) {
+    print_text(layout, ids, row_ids);
+    return {};
+  }
+  nlohmann::ordered_json result;
+  result["compressed_vocab_size"] = map.compressed_vocab_size();
+  result["multipliers"] = by_layer(layout, [&](int layer) {
+    return std::vector<int64_t>(layout.multipliers(layer).begin(), layout.multipliers(layer).end());
+  });
+  result["primes"] =
+      by_layer(layout, [&](int layer) { return matrix(layout.primes(layer), layout.config().n_heads); });
+  result["row_ids"] = by_layer(
+      layout, [&](int layer) { return matrix(row_ids[static_cast<size_t>(layer)], layout.rows_per_token()); });
+  fmt::print("{}\n", result.dump());
+  return {};
+}
+
+}  // namespace
+
+void add_hash(CLI::App& app, Invocation& invocation) {
+  auto flags = std::make_shared<HashFlags>();
+  EngramConfig& config = flags->config;
+  CLI::App* command = app.add_subcommand("hash", "Print the table rows that token ids address");
+  auto* tokenizer = command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json that the raw ids belong to");
+  command->add_option("--layer-ids", config.layer_ids, "Blocks that carry an Engram, e.g. 1,14")
+      ->delimiter(',')->required();
+  command->add_option("--max-ngram-size", config.max_ngram_size, "N: orders 2 .. N")->capture_default_str();
+  command->add_option("--n-heads", config.n_heads, "Hash heads per order")->capture_default_str();
+  command->add_option("--vocab-size", config.vocab_size, "Start of the prime search for each order, e.g. 646400,646400")
+      ->delimiter(',')->required();
+  command->add_option("--seed", config.seed, "Seed of the multipliers")->capture_default_str();
+  command->add_option("--pad-id", config.pad_token_id, "Raw id that stands before every boundary")
+      ->capture_default_str();
+  command->add_option("--ids", flags->ids, "Token ids between blanks; -1 is a masked position")->required();
+  command->add_option("--starts", flags->starts, "Index of each document's first token (default: 0)");
+  auto* canonical =
+      command->add_flag("--canonical", flags->canonical, "Ids (and --pad-id) are already compressed");
+  auto* size = command->add_option("--compressed-vocab-size", config.compressed_vocab_size,
+                                   "Number of canonical ids, with --canonical");
+  canonical->needs(size)->excludes(tokenizer);
+  size->needs(canonical);
+  command->add_flag("--json", flags->json, "Print JSON");
+  command->callback([flags, &invocation] {
+    if (!flags->canonical && flags->tokenizer.empty()) {
+      throw CLI::RequiredError("--tokenizer, or --canonical with --compressed-vocab-size,");
+    }
+    invocation.run = [flags] { return run_hash(*flags); };
+  });
+}
+
+}  // namespace engram::apps
