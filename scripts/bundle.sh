@@ -46,6 +46,7 @@ copy_program() {
 copy_licences() {
   mkdir -p "$bundle/licences"
   cp LICENSE "$bundle/LICENSE"
+  cp docs/corpus.md "$bundle/licences/text.md"  # names the text's sources, CC-CEDICT's licence asks for it
   local package
   for package in libfmt-dev libutf8proc-dev libpcre2-dev libzstd-dev libhwy-dev nlohmann-json3-dev libtomlplusplus-dev \
     libcli11-dev libjs-chart.js libstdc++6 zlib1g liblzma5 liblz4-1; do
