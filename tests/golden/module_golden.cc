@@ -2,6 +2,11 @@
 //
 // A case is one file: the module is built from its metadata and param.*, run on `hidden` and the rows of `hashes`, and
 // loss = sum(output * loss_weight) is differentiated. Tolerance per tensor: 1e-5 (fp32), 1e-6 (double) of max|wanted|.
+//
+// fp32 gradients get more room where the function itself asks for it. The gate is sigmoid(sign(s) sqrt|s|), whose slope
+// goes as 1 / sqrt|s|: a rounding error r of the score s, mostly from the fp32 key projection, moves every gradient
+// behind the gate by r / (2 |s|). PyTorch in fp32 misses 1e-5 for the same reason (1.3e-4 on the one-stream case,
+// where the least |s| is 8e-4); with the projection in double it does not.
 #include <algorithm>
 #include <cstring>
 
@@ -88,34 +93,53 @@ std::vector<std::pair<std::string, torch::Tensor>> demo_tensors(const ModuleCase
           {"conv.weight", of("short_conv.conv.weight").squeeze(1)}};
 }
 
+// The least |s| of the case, from its gates: alpha = sigmoid(sign(s) sqrt|s|).
+double least_score(const ModuleCase& c) {
+  return torch::logit(c.tensor("gates")).square().min().item<double>();
+}
+
 class Checker {
  public:
-  Checker(torch::Dtype dtype, GoldenOutcome& outcome)
+  Checker(const ModuleCase& c, torch::Dtype dtype, GoldenOutcome& outcome)
       : name_(dtype == torch::kDouble ? "double" : "fp32"), tolerance_(dtype == torch::kDouble ? 1e-6 : 1e-5),
-        outcome_(outcome) {}
-  ~Checker() { std::printf("  %s: worst difference %.1e of the largest value\n", name_, worst_); }
+        gradient_tolerance_(tolerance_), outcome_(outcome) {
+    constexpr double kScoreRounding = 1e-6;  // some units in the last place of a score of order one
+    if (dtype != torch::kDouble) gradient_tolerance_ += kScoreRounding / (2 * std::max(least_score(c), 1e-6));
+  }
+  ~Checker() {
+    std::printf("  %-6s worst difference: values %.1e (allowed %.1e), gradients %.1e (allowed %.1e) of the largest\n",
+                name_, worst_value_, tolerance_, worst_gradient_, gradient_tolerance_);
+  }
 
-  void equal(const std::string& what, const torch::Tensor& got, const torch::Tensor& wanted) {
+  void value(const std::string& what, const torch::Tensor& got, const torch::Tensor& wanted) {
+    compare(what, got, wanted, tolerance_, worst_value_);
+  }
+  void gradient(const std::string& what, const torch::Tensor& got, const torch::Tensor& wanted) {
+    compare("gradient of " + what, got, wanted, gradient_tolerance_, worst_gradient_);
+  }
+
+ private:
+  void compare(const std::string& what, const torch::Tensor& got, const torch::Tensor& wanted, double tolerance,
+               double& worst) {
     if (!got.defined() || got.sizes() != wanted.sizes()) {
       outcome_.failures.push_back(fmt::format("{} {}: no value of the wanted shape", name_, what));
       return;
     }
     const double largest = wanted.abs().max().item<double>();
     const double difference = (got.to(torch::kDouble) - wanted).abs().max().item<double>();
-    worst_ = std::max(worst_, largest > 0 ? difference / largest : difference);
-    if (difference <= tolerance_ * largest) return;  // false for NaN too
-    outcome_.failures.push_back(fmt::format("{} {}: differs by {:.2e}, allowed {:.0e} of {:.2e}", name_, what,
-                                            difference, tolerance_, largest));
+    worst = std::max(worst, largest > 0 ? difference / largest : difference);
+    if (difference <= tolerance * largest) return;  // false for NaN too
+    outcome_.failures.push_back(fmt::format("{} {}: differs by {:.2e}, allowed {:.1e} of {:.2e}", name_, what,
+                                            difference, tolerance, largest));
   }
 
- private:
   const char* name_;
-  double tolerance_, worst_ = 0;
+  double tolerance_, gradient_tolerance_, worst_value_ = 0, worst_gradient_ = 0;
   GoldenOutcome& outcome_;
 };
 
 void check_arithmetic(const ModuleCase& c, torch::Dtype dtype, GoldenOutcome& outcome) {
-  Checker checker(dtype, outcome);
+  Checker checker(c, dtype, outcome);
   EngramImpl module(c.config(), c.layer());
   module.to(dtype);
   auto parameters = module.named_parameters();
@@ -135,15 +159,15 @@ void check_arithmetic(const ModuleCase& c, torch::Dtype dtype, GoldenOutcome& ou
 
   torch::Tensor gates;
   const torch::Tensor output = module.forward(hidden, rows, {}, &gates);
-  checker.equal("output", output.detach(), c.tensor("output"));
-  checker.equal("gates", gates, c.tensor("gates"));
+  checker.value("output", output.detach(), c.tensor("output"));
+  checker.value("gates", gates, c.tensor("gates"));
   (output * c.tensor("loss_weight", dtype)).sum().backward();
-  checker.equal("grad.hidden", hidden.grad(), c.tensor("grad.hidden"));
+  checker.gradient("hidden", hidden.grad(), c.tensor("grad.hidden"));
   for (const auto& [name, wanted] : demo_tensors(c, "grad", torch::kDouble)) {
-    checker.equal("grad of " + name, parameters[name].grad(), wanted);
+    checker.gradient(name, parameters[name].grad(), wanted);
   }
   torch::Tensor table_grad = torch::zeros_like(table).index_copy(0, unique_ids, rows.unique_rows.grad());
-  checker.equal("grad of the table", table_grad, c.tensor("grad.multi_head_embedding.embedding.weight"));
+  checker.gradient("the table", table_grad, c.tensor("grad.multi_head_embedding.embedding.weight"));
 }
 
 void check_hashes(const ModuleCase& c, GoldenOutcome& outcome) {
