@@ -16,9 +16,15 @@ torch::Tensor normalized(const torch::Tensor& x, const torch::Tensor& weight, do
   return x * torch::rsqrt(x.square().mean(-1, /*keepdim=*/true) + eps) * weight.to(x.scalar_type());
 }
 
-// One matrix product per expert over its slice of the sorted rows; dtypes that the grouped product does not take.
+// The grouped product takes no double and wants rows of whole 16-byte units.
+bool can_group(const torch::Tensor& rows, const torch::Tensor& weight) {
+  const int64_t unit = 16 / rows.element_size();
+  return rows.scalar_type() != torch::kDouble && weight.size(1) % unit == 0 && weight.size(2) % unit == 0;
+}
+
+// Each expert's weight times its slice of the sorted rows.
 torch::Tensor expert_products(const torch::Tensor& rows, const torch::Tensor& weight, const torch::Tensor& counts) {
-  if (rows.scalar_type() != torch::kDouble) {
+  if (can_group(rows, weight)) {
     return at::_grouped_mm(rows, weight.transpose(1, 2), counts.cumsum(0).to(torch::kInt));
   }
   torch::Tensor host_counts = counts.cpu();

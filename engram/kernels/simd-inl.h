@@ -1,0 +1,74 @@
+// What the vector kernels share: the tag, loads and stores of partial vectors, sums, exp and sigmoid.
+//
+// Included once per Highway target inside a file that uses foreach_target.h, never elsewhere.
+// Pointers need no alignment; n is the number of valid lanes and nothing beyond it is touched.
+#if defined(ENGRAM_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ENGRAM_KERNELS_SIMD_INL_H_
+#undef ENGRAM_KERNELS_SIMD_INL_H_
+#else
+#define ENGRAM_KERNELS_SIMD_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+
+HWY_BEFORE_NAMESPACE();
+namespace engram {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using FloatTag = hn::ScalableTag<float>;
+using Floats = hn::Vec<FloatTag>;
+
+HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(FloatTag())); }
+
+HWY_INLINE int64_t valid_lanes(int64_t at, int64_t size) { return size - at < lanes() ? size - at : lanes(); }
+
+HWY_INLINE Floats splat(float value) { return hn::Set(FloatTag(), value); }
+
+// Lanes past n are zero.
+HWY_INLINE Floats load(const float* from, int64_t n) {
+  const FloatTag d;
+  if (HWY_LIKELY(n == lanes())) return hn::LoadU(d, from);
+  return hn::MaskedLoad(hn::FirstN(d, static_cast<size_t>(n)), d, from);
+}
+
+HWY_INLINE void store(Floats value, float* to, int64_t n) {
+  const FloatTag d;
+  if (HWY_LIKELY(n == lanes())) {
+    hn::StoreU(value, d, to);
+  } else {
+    hn::BlendedStore(value, hn::FirstN(d, static_cast<size_t>(n)), d, to);
+  }
+}
+
+HWY_INLINE float sum(Floats v) { return hn::GetLane(hn::SumOfLanes(FloatTag(), v)); }
+
+// exp(x) for x <= 88, within 2 ulp (Cephes' polynomial); below -87 the result is exp(-87), about 1.6e-38.
+HWY_INLINE Floats fast_exp(Floats x) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  x = hn::Max(splat(-87.0f), hn::Min(splat(88.0f), x));  // in this order x86 keeps a NaN
+  const Floats n = hn::Round(hn::Mul(x, splat(1.44269504088896341f)));
+  Floats r = hn::NegMulAdd(n, splat(0.693359375f), x);
+  r = hn::NegMulAdd(n, splat(-2.12194440e-4f), r);
+  Floats p = hn::MulAdd(splat(1.9875691500e-4f), r, splat(1.3981999507e-3f));
+  p = hn::MulAdd(p, r, splat(8.3334519073e-3f));
+  p = hn::MulAdd(p, r, splat(4.1665795894e-2f));
+  p = hn::MulAdd(p, r, splat(1.6666665459e-1f));
+  p = hn::MulAdd(p, r, splat(5.0000001201e-1f));
+  p = hn::MulAdd(p, hn::Mul(r, r), hn::Add(r, splat(1.0f)));
+  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
+  return hn::Mul(p, hn::BitCast(d, exponent));
+}
+
+HWY_INLINE Floats sigmoid(Floats x) {
+  return hn::Div(splat(1.0f), hn::Add(splat(1.0f), fast_exp(hn::Neg(x))));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace engram
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

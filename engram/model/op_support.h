@@ -1,0 +1,40 @@
+// What the fused operators share: when a kernel applies, contiguous fp32 views, and sums over parts of the rows.
+// Internal to engram/model/ops_*.cc.
+#pragma once
+#include <torch/torch.h>
+
+#include <algorithm>
+
+#include "engram/model/parallel.h"
+
+namespace engram::internal {
+
+// Kernels compute in fp32 on the CPU; bf16 tensors are widened. Double and other devices take the composed form.
+inline bool has_kernel(const torch::Tensor& x) {
+  return x.device().is_cpu() && (x.scalar_type() == torch::kFloat || x.scalar_type() == torch::kBFloat16);
+}
+
+inline torch::Tensor to_fp32(const torch::Tensor& x) { return x.to(torch::kFloat).contiguous(); }
+
+inline const float* floats(const torch::Tensor& x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
+inline float* mutable_floats(const torch::Tensor& x) { return x.defined() ? x.mutable_data_ptr<float>() : nullptr; }
+
+// Rows per parallel piece, so that a piece is worth waking a thread for.
+inline int64_t row_grain(int64_t floats_per_row) { return std::max<int64_t>(1, 16384 / (floats_per_row + 1)); }
+
+// A gradient that sums over rows: work(begin, end, partial) adds a part's rows to partial [size], which starts at zero;
+// partials are added in order. The number of parts depends on rows alone, so the result does not depend on threads.
+template <typename Work>
+torch::Tensor sum_over_rows(int64_t rows, int64_t size, const Work& work) {
+  constexpr int64_t kParts = 16, kRowsPerPart = 64;
+  const int64_t parts = std::clamp<int64_t>(rows / kRowsPerPart, 1, kParts);
+  torch::Tensor partials = torch::zeros({parts, size}, torch::kFloat);
+  float* data = partials.mutable_data_ptr<float>();
+  parallel_tasks(parts, [&](int64_t i) { work(rows * i / parts, rows * (i + 1) / parts, data + i * size); });
+  for (int64_t i = 1; i < parts; ++i) {
+    for (int64_t at = 0; at < size; ++at) data[at] += data[i * size + at];
+  }
+  return partials.select(0, 0);
+}
+
+}  // namespace engram::internal

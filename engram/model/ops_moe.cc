@@ -1,0 +1,119 @@
+// moe_experts: the routed experts through engram/kernels/moe.h.
+#include "engram/kernels/moe.h"
+#include "engram/model/op_support.h"
+#include "engram/model/ops.h"
+
+namespace engram {
+namespace {
+
+using internal::floats;
+using internal::mutable_floats;
+using internal::to_fp32;
+using torch::autograd::AutogradContext;
+using torch::autograd::tensor_list;
+
+MoeShape moe_shape(const torch::Tensor& x, const torch::Tensor& down, const torch::Tensor& topk_index) {
+  MoeShape shape;
+  shape.tokens = x.size(0);
+  shape.dim = x.size(1);
+  shape.width = down.size(2);
+  shape.experts = down.size(0);
+  shape.choices = topk_index.size(1);
+  return shape;
+}
+
+MoeInput moe_input(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
+                   const torch::Tensor& topk_weight) {
+  MoeInput input;
+  input.x = floats(x);
+  input.gate_up = floats(gate_up);
+  input.down = floats(down);
+  input.topk_weight = floats(topk_weight);
+  return input;
+}
+
+MoeGroups group(const torch::Tensor& topk_index, const MoeShape& shape) {
+  Result<MoeGroups> groups = group_by_expert(topk_index.const_data_ptr<int64_t>(), shape);
+  TORCH_CHECK(groups.ok(), "moe_experts: ", groups.status().message());
+  return std::move(groups).value();
+}
+
+// work(expert_begin, expert_end) for as many ranges as there are threads, about equally many rows in each.
+template <typename Work>
+void for_experts(const MoeGroups& groups, const Work& work) {
+  const int64_t tasks = parallel_threads();
+  parallel_tasks(tasks, [&](int64_t i) {
+    const auto [begin, end] = expert_range(groups, i, tasks);
+    work(begin, end);
+  });
+}
+
+// Sums each token's rows [N * k, d] to [N, d].
+torch::Tensor combine(const MoeShape& shape, const torch::Tensor& rows, const torch::Tensor& topk_weight) {
+  torch::Tensor out = torch::empty({shape.tokens, shape.dim}, rows.options());
+  parallel_ranges(shape.tokens, internal::row_grain(shape.choices * shape.dim), [&](int64_t begin, int64_t end) {
+    moe_combine(shape, floats(rows), floats(topk_weight), begin, end, mutable_floats(out));
+  });
+  return out;
+}
+
+struct MoeFunction : torch::autograd::Function<MoeFunction> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x_any, const torch::Tensor& gate_up_any,
+                               const torch::Tensor& down_any, const torch::Tensor& topk_index_any,
+                               const torch::Tensor& topk_weight_any) {
+    torch::Tensor x = to_fp32(x_any), gate_up = to_fp32(gate_up_any), down = to_fp32(down_any);
+    torch::Tensor topk_index = topk_index_any.contiguous(), topk_weight = to_fp32(topk_weight_any);
+    const MoeShape shape = moe_shape(x, down, topk_index);
+    const MoeGroups groups = group(topk_index, shape);
+    torch::Tensor inner = torch::empty({shape.assignments(), 2 * shape.width}, x.options());
+    torch::Tensor rows = torch::empty({shape.assignments(), shape.dim}, x.options());
+    for_experts(groups, [&](int64_t begin, int64_t end) {
+      moe_forward(shape, groups, moe_input(x, gate_up, down, topk_weight), begin, end, mutable_floats(inner),
+                  mutable_floats(rows));
+    });
+    context->save_for_backward({x, gate_up, down, topk_index, topk_weight, inner});
+    context->saved_data["types"] = std::vector<int64_t>{
+        static_cast<int64_t>(x_any.scalar_type()), static_cast<int64_t>(gate_up_any.scalar_type()),
+        static_cast<int64_t>(down_any.scalar_type()), static_cast<int64_t>(topk_weight_any.scalar_type())};
+    return combine(shape, rows, topk_weight).to(x_any.scalar_type());
+  }
+
+  static tensor_list backward(AutogradContext* context, tensor_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const torch::Tensor &x = saved[0], &gate_up = saved[1], &down = saved[2], &topk_index = saved[3];
+    const torch::Tensor &topk_weight = saved[4], &inner = saved[5];
+    const MoeShape shape = moe_shape(x, down, topk_index);
+    const MoeGroups groups = group(topk_index, shape);
+    torch::Tensor dy = to_fp32(gradients[0]);
+    torch::Tensor dx_rows = torch::empty({shape.assignments(), shape.dim}, x.options());
+    torch::Tensor dgate_up = torch::empty_like(gate_up), ddown = torch::empty_like(down);
+    torch::Tensor dtopk_weight = torch::empty_like(topk_weight);
+    const MoeGradients out{mutable_floats(dgate_up), mutable_floats(ddown), mutable_floats(dx_rows),
+                           mutable_floats(dtopk_weight)};
+    for_experts(groups, [&](int64_t begin, int64_t end) {
+      moe_backward(shape, groups, moe_input(x, gate_up, down, topk_weight), floats(inner), floats(dy), begin, end, out);
+    });
+    const auto types = context->saved_data["types"].toIntVector();
+    auto cast = [&](const torch::Tensor& t, size_t i) { return t.to(static_cast<torch::ScalarType>(types[i])); };
+    return {cast(combine(shape, dx_rows, torch::Tensor()), 0), cast(dgate_up, 1), cast(ddown, 2), torch::Tensor(),
+            cast(dtopk_weight, 3)};
+  }
+};
+
+}  // namespace
+
+torch::Tensor moe_experts(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
+                          const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
+  TORCH_CHECK(x.dim() == 2 && gate_up.dim() == 3 && down.dim() == 3 && gate_up.size(2) == x.size(1) &&
+                  gate_up.size(0) == down.size(0) && down.size(1) == x.size(1) && gate_up.size(1) == 2 * down.size(2),
+              "moe_experts: got x ", x.sizes(), ", gate_up ", gate_up.sizes(), ", down ", down.sizes(),
+              ", wanted [N, d], [E, 2f, d], [E, d, f]");
+  TORCH_CHECK(topk_index.dim() == 2 && topk_index.size(0) == x.size(0) && topk_index.scalar_type() == torch::kLong &&
+                  topk_weight.sizes() == topk_index.sizes(),
+              "moe_experts: got topk_index ", topk_index.sizes(), ' ', topk_index.scalar_type(), ", topk_weight ",
+              topk_weight.sizes(), ", wanted [N, k] int64 and [N, k] for N ", x.size(0));
+  return internal::has_kernel(x) ? MoeFunction::apply(x, gate_up, down, topk_index, topk_weight)
+                                 : moe_experts_composed(x, gate_up, down, topk_index, topk_weight);
+}
+
+}  // namespace engram

@@ -1,0 +1,185 @@
+// Operators that work row by row: norm, SwiGLU, rotary embedding, and the gather of table rows.
+#include "engram/kernels/norm.h"
+#include "engram/kernels/rope.h"
+#include "engram/kernels/rows.h"
+#include "engram/kernels/swiglu.h"
+#include "engram/model/op_support.h"
+#include "engram/model/ops.h"
+
+namespace engram {
+namespace {
+
+using internal::floats;
+using internal::has_kernel;
+using internal::mutable_floats;
+using internal::row_grain;
+using internal::to_fp32;
+using torch::autograd::AutogradContext;
+using torch::autograd::tensor_list;
+
+RmsNormShape norm_shape(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
+  RmsNormShape shape;
+  shape.dim = x.size(-1);
+  shape.streams = weight.dim() == 2 ? weight.size(0) : 1;
+  shape.eps = static_cast<float>(eps);
+  return shape;
+}
+
+struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x_any, const torch::Tensor& weight_any,
+                               double eps) {
+    torch::Tensor x = to_fp32(x_any), weight = to_fp32(weight_any);
+    const RmsNormShape shape = norm_shape(x, weight, eps);
+    const int64_t rows = shape.dim == 0 ? 0 : x.numel() / shape.dim;
+    torch::Tensor y = torch::empty_like(x), inv_rms = torch::empty({rows}, x.options());
+    parallel_ranges(rows, row_grain(shape.dim), [&](int64_t begin, int64_t end) {
+      rms_norm_forward(shape, floats(x), floats(weight), begin, end, mutable_floats(y), mutable_floats(inv_rms));
+    });
+    context->save_for_backward({x, weight, inv_rms});
+    context->saved_data["eps"] = eps;
+    context->saved_data["x_type"] = x_any.scalar_type();
+    context->saved_data["weight_type"] = weight_any.scalar_type();
+    return y.to(x_any.scalar_type());
+  }
+
+  static tensor_list backward(AutogradContext* context, tensor_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const torch::Tensor &x = saved[0], &weight = saved[1], &inv_rms = saved[2];
+    torch::Tensor dy = to_fp32(gradients[0]), dx = torch::empty_like(x);
+    const RmsNormShape shape = norm_shape(x, weight, context->saved_data["eps"].toDouble());
+    torch::Tensor dweight = internal::sum_over_rows(
+        inv_rms.numel(), weight.numel(), [&](int64_t begin, int64_t end, float* partial) {
+          rms_norm_backward(shape, floats(x), floats(weight), floats(inv_rms), floats(dy), begin, end,
+                            mutable_floats(dx), partial);
+        });
+    return {dx.to(context->saved_data["x_type"].toScalarType()),
+            dweight.view(weight.sizes()).to(context->saved_data["weight_type"].toScalarType()), torch::Tensor()};
+  }
+};
+
+struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& gate_up_any) {
+    torch::Tensor gate_up = to_fp32(gate_up_any);
+    auto sizes = gate_up.sizes().vec();
+    const int64_t width = sizes.back() /= 2;
+    torch::Tensor y = torch::empty(sizes, gate_up.options());
+    parallel_ranges(width == 0 ? 0 : y.numel() / width, row_grain(8 * width), [&](int64_t begin, int64_t end) {
+      swiglu_forward(floats(gate_up), width, begin, end, mutable_floats(y));
+    });
+    context->save_for_backward({gate_up_any});
+    return y.to(gate_up_any.scalar_type());
+  }
+
+  static tensor_list backward(AutogradContext* context, tensor_list gradients) {
+    const torch::Tensor saved = context->get_saved_variables()[0];
+    torch::Tensor gate_up = to_fp32(saved), dy = to_fp32(gradients[0]), dgate_up = torch::empty_like(gate_up);
+    const int64_t width = dy.size(-1);
+    parallel_ranges(width == 0 ? 0 : dy.numel() / width, row_grain(8 * width), [&](int64_t begin, int64_t end) {
+      swiglu_backward(floats(gate_up), floats(dy), width, begin, end, mutable_floats(dgate_up));
+    });
+    return {dgate_up.to(saved.scalar_type())};
+  }
+};
+
+torch::Tensor turn(const torch::Tensor& x_any, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved,
+                   bool inverse) {
+  torch::Tensor x = to_fp32(x_any), y = torch::empty_like(x);
+  RopeShape shape;
+  shape.length = x.size(1);
+  shape.heads = x.size(2);
+  shape.half = x.size(3) / 2;
+  shape.interleaved = interleaved;
+  shape.inverse = inverse;
+  parallel_ranges(x.size(0) * x.size(1) * x.size(2), row_grain(x.size(3)), [&](int64_t begin, int64_t end) {
+    rope(shape, floats(x), floats(cos), floats(sin), begin, end, mutable_floats(y));
+  });
+  return y.to(x_any.scalar_type());
+}
+
+struct RopeFunction : torch::autograd::Function<RopeFunction> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x, const torch::Tensor& cos_any,
+                               const torch::Tensor& sin_any, bool interleaved) {
+    torch::Tensor cos = to_fp32(cos_any), sin = to_fp32(sin_any);
+    context->save_for_backward({cos, sin});
+    context->saved_data["interleaved"] = interleaved;
+    return turn(x, cos, sin, interleaved, /*inverse=*/false);
+  }
+
+  static tensor_list backward(AutogradContext* context, tensor_list gradients) {
+    const auto saved = context->get_saved_variables();
+    torch::Tensor dx = turn(gradients[0], saved[0], saved[1], context->saved_data["interleaved"].toBool(),
+                            /*inverse=*/true);
+    return {dx, torch::Tensor(), torch::Tensor(), torch::Tensor()};
+  }
+};
+
+void check_index(const torch::Tensor& index, int64_t rows) {
+  const int64_t* ids = index.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < index.numel(); ++i) {
+    TORCH_CHECK(ids[i] >= 0 && ids[i] < rows, "gather_rows: index ", i, ": got row ", ids[i], ", wanted 0 to ",
+                rows - 1);
+  }
+}
+
+struct GatherFunction : torch::autograd::Function<GatherFunction> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& rows_any,
+                               const torch::Tensor& index_any) {
+    torch::Tensor rows = to_fp32(rows_any), index = index_any.contiguous();
+    check_index(index, rows.size(0));
+    const int64_t width = rows.size(1);
+    torch::Tensor out = torch::empty({index.size(0), index.size(1), index.size(2) * width}, rows.options());
+    parallel_ranges(index.numel(), row_grain(width), [&](int64_t begin, int64_t end) {
+      gather_rows(floats(rows), width, index.const_data_ptr<int64_t>(), begin, end, mutable_floats(out));
+    });
+    context->save_for_backward({index});
+    context->saved_data["rows"] = rows.size(0);
+    context->saved_data["type"] = rows_any.scalar_type();
+    return out.to(rows_any.scalar_type());
+  }
+
+  static tensor_list backward(AutogradContext* context, tensor_list gradients) {
+    const torch::Tensor index = context->get_saved_variables()[0];
+    const int64_t rows = context->saved_data["rows"].toInt(), size = index.numel(), tasks = parallel_threads();
+    torch::Tensor gradient = to_fp32(gradients[0]);
+    const int64_t width = size == 0 ? 0 : gradient.numel() / size;
+    torch::Tensor out = torch::empty({rows, width}, gradient.options());
+    parallel_tasks(tasks, [&](int64_t i) {
+      scatter_add_rows(floats(gradient), width, index.const_data_ptr<int64_t>(), size, rows * i / tasks,
+                       rows * (i + 1) / tasks, mutable_floats(out));
+    });
+    return {out.to(context->saved_data["type"].toScalarType()), torch::Tensor()};
+  }
+};
+
+}  // namespace
+
+torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
+  TORCH_CHECK(x.dim() >= 1 && (weight.dim() == 1 || (weight.dim() == 2 && x.dim() >= 2 && weight.size(0) == x.size(-2))) &&
+                  weight.size(-1) == x.size(-1),
+              "rms_norm: got x ", x.sizes(), ", weight ", weight.sizes(), ", wanted [.., d] and [d], or [.., M, d] and [M, d]");
+  return has_kernel(x) ? RmsNormFunction::apply(x, weight, eps) : rms_norm_composed(x, weight, eps);
+}
+
+torch::Tensor swiglu(const torch::Tensor& gate_up) {
+  TORCH_CHECK(gate_up.dim() >= 1 && gate_up.size(-1) % 2 == 0, "swiglu: got ", gate_up.sizes(), ", wanted [.., 2f]");
+  return has_kernel(gate_up) ? SwigluFunction::apply(gate_up) : swiglu_composed(gate_up);
+}
+
+torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
+                         bool interleaved) {
+  TORCH_CHECK(x.dim() == 4 && x.size(3) % 2 == 0 && cos.dim() == 2 && cos.size(0) == x.size(1) &&
+                  cos.size(1) * 2 == x.size(3) && sin.sizes() == cos.sizes(),
+              "apply_rope: got x ", x.sizes(), ", cos ", cos.sizes(), ", sin ", sin.sizes(),
+              ", wanted [B, T, H, r], [T, r/2], [T, r/2]");
+  return has_kernel(x) ? RopeFunction::apply(x, cos, sin, interleaved) : apply_rope_composed(x, cos, sin, interleaved);
+}
+
+torch::Tensor gather_rows(const torch::Tensor& unique_rows, const torch::Tensor& index) {
+  TORCH_CHECK(unique_rows.dim() == 2 && index.dim() == 3 && index.scalar_type() == torch::kLong,
+              "gather_rows: got rows ", unique_rows.sizes(), ", index ", index.sizes(), ' ', index.scalar_type(),
+              ", wanted [U, r], [B, T, R] int64");
+  return has_kernel(unique_rows) ? GatherFunction::apply(unique_rows, index)
+                                 : gather_rows_composed(unique_rows, index);
+}
+
+}  // namespace engram
