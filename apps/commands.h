@@ -16,5 +16,9 @@ struct Invocation {
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_data(CLI::App& app, Invocation& invocation);
 void add_hash(CLI::App& app, Invocation& invocation);
+void add_tokenizer(CLI::App& app, Invocation& invocation);
+// Only with ENGRAM_WITH_TORCH:
+void add_eval(CLI::App& app, Invocation& invocation);
+void add_generate(CLI::App& app, Invocation& invocation);
 
 }  // namespace engram::apps

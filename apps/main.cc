@@ -26,6 +26,11 @@ int main(int argc, char** argv) {
   engram::apps::add_bench(app, invocation);
   engram::apps::add_data(app, invocation);
   engram::apps::add_hash(app, invocation);
+  engram::apps::add_tokenizer(app, invocation);
+#ifdef ENGRAM_WITH_TORCH
+  engram::apps::add_eval(app, invocation);
+  engram::apps::add_generate(app, invocation);
+#endif
 
   try {
     app.parse(argc, argv);
