@@ -36,6 +36,12 @@ void TrainableTable::apply_gradient(double lr) {
   unique_rows_.mutable_grad().reset();
 }
 
+void TrainableTable::set_rows(const torch::Tensor& rows) {
+  const torch::NoGradGuard no_grad;
+  TORCH_CHECK(rows.sizes() == rows_.sizes(), "table rows: got ", rows.sizes(), ", wanted ", rows_.sizes());
+  rows_.copy_(rows);
+}
+
 torch::Tensor initial_table_rows(int64_t num_rows, int64_t row_dim, double range, torch::Device device) {
   const torch::NoGradGuard no_grad;
   return torch::empty({num_rows, row_dim}, torch::TensorOptions().dtype(torch::kFloat32).device(device))

@@ -1,0 +1,154 @@
+#include "engram/train/learner.h"
+
+#include <ATen/autocast_mode.h>
+#include <ATen/record_function.h>
+
+#include <cmath>
+
+namespace engram {
+namespace {
+
+// Runs matrix products in bf16 while alive; weights stay fp32.
+class Autocast {
+ public:
+  Autocast(bool enabled, torch::Device device) : enabled_(enabled), device_(device.type()) {
+    if (!enabled_) return;
+    at::autocast::set_autocast_enabled(device_, true);
+    at::autocast::set_autocast_dtype(device_, torch::kBFloat16);
+    at::autocast::increment_nesting();
+  }
+  ~Autocast() {
+    if (!enabled_) return;
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(device_, false);
+  }
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  bool enabled_;
+  torch::DeviceType device_;
+};
+
+}  // namespace
+
+Learner::Learner(const RunInputs& inputs) : recipe_(inputs.recipe), device_(inputs.recipe.train.device) {
+  torch::manual_seed(static_cast<uint64_t>(recipe_.train.seed));
+  model_.config = recipe_.model;
+  model_.tokenizer = inputs.tokenizer;
+  model_.special = find_special_tokens(*inputs.tokenizer);
+  model_.hashing = inputs.hashing;
+  // Weights are drawn on the CPU, so that every device starts from the same ones.
+  model_.model = Transformer(recipe_.model);
+  model_.model->to(device_);
+  model_.model->train();
+  make_tables(inputs);
+  optimizer_.emplace(*model_.model, recipe_.optimizer);
+}
+
+void Learner::make_tables(const RunInputs& inputs) {
+  RowSparseAdamOptions options;
+  options.beta1 = recipe_.optimizer.adamw_beta1;
+  options.beta2 = recipe_.optimizer.adamw_beta2;
+  options.eps = recipe_.optimizer.adamw_eps;
+  options.row_wise = recipe_.optimizer.table_state == TableStateKind::kRow;
+  const torch::Device home = recipe_.train.table_placement == TablePlacement::kDevice ? device_ : torch::kCPU;
+  for (const NgramHasher& hasher : inputs.hashing.hashers) {
+    torch::Tensor rows = initial_table_rows(hasher.num_rows(), recipe_.model.engram.head_dim,
+                                            recipe_.model.initializer_range, home);
+    auto table = std::make_unique<TrainableTable>(std::move(rows), device_, options);
+    tables_.push_back(table.get());
+    if (recipe_.train.control == ControlKind::kShuffledHash) {
+      auto shuffled = std::make_unique<ShuffledTable>(std::move(table), recipe_.train.seed);
+      shuffled_.push_back(shuffled.get());
+      model_.tables.push_back(std::move(shuffled));
+    } else {
+      model_.tables.push_back(std::move(table));
+    }
+  }
+}
+
+torch::Tensor Learner::to_device(const std::vector<int32_t>& ids, const Batch& batch) const {
+  return torch::from_blob(const_cast<int32_t*>(ids.data()), {batch.batch_size, batch.sequence_length}, torch::kInt32)
+      .to(device_, torch::kInt64);
+}
+
+// One gather per layer for the whole step: a row that several micro-batches use is one leaf, with one gradient.
+std::vector<MemoryRows> Learner::gather(std::span<const Batch> batches, int64_t step) {
+  RECORD_USER_SCOPE("phase:table");
+  std::vector<MemoryRows> memory;
+  std::vector<int64_t> joined;
+  for (ShuffledTable* table : shuffled_) table->begin(step);
+  for (size_t layer = 0; layer < model_.tables.size(); ++layer) {
+    std::span<const int64_t> ids = batches[0].row_ids[layer];
+    if (batches.size() > 1) {
+      joined.clear();
+      for (const Batch& batch : batches)
+        joined.insert(joined.end(), batch.row_ids[layer].begin(), batch.row_ids[layer].end());
+      ids = joined;
+    }
+    const int64_t sequences = batches[0].batch_size * static_cast<int64_t>(batches.size());
+    memory.push_back(model_.tables[layer]->gather(ids, sequences, batches[0].sequence_length));
+  }
+  return memory;
+}
+
+torch::Tensor Learner::micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory) {
+  ForwardInput input;
+  input.tokens = to_device(batch.tokens, batch);
+  input.memory = std::move(memory);
+  input.starts = batch.starts;
+  const Autocast autocast(recipe_.train.dtype == TrainDtype::kBf16, device_);
+  const torch::Tensor hidden = model_.model->forward(input);
+  RECORD_USER_SCOPE("phase:head");
+  return model_.model->loss(hidden, to_device(batch.targets, batch));
+}
+
+StepResult Learner::step(std::span<const Batch> batches, int64_t step, double multiplier) {
+  TORCH_CHECK(!batches.empty(), "step: got no batch");
+  StepResult result;
+  const double share = 1.0 / static_cast<double>(batches.size());
+  const std::vector<MemoryRows> memory = gather(batches, step);
+  torch::Tensor loss_sum;
+  for (size_t i = 0; i < batches.size(); ++i) {
+    const Batch& batch = batches[i];
+    std::vector<MemoryRows> mine;
+    for (const MemoryRows& rows : memory)
+      mine.push_back({rows.unique_rows, rows.index.narrow(0, static_cast<int64_t>(i) * batch.batch_size,
+                                                          batch.batch_size)});
+    const torch::Tensor loss = micro_batch_loss(batch, std::move(mine)) * share;
+    loss.backward();
+    loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
+    result.tokens += batch.batch_size * batch.sequence_length;
+  }
+
+  RECORD_USER_SCOPE("phase:optimizers");
+  std::vector<torch::Tensor> gradients = optimizer_->gradients();
+  for (const MemoryRows& rows : memory) {
+    result.touched_rows += rows.unique_rows.size(0);
+    if (rows.unique_rows.grad().defined()) gradients.push_back(rows.unique_rows.grad());
+  }
+  result.loss = loss_sum.item<double>();
+  result.grad_norm = clip_gradients(gradients, recipe_.optimizer.clip_norm);
+  result.expert_load = model_.model->expert_load_ratio();
+  result.gate_mean = model_.model->gate_means();
+  if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) {
+    optimizer_->step(multiplier);
+    for (TrainableTable* table : tables_)
+      table->apply_gradient(recipe_.optimizer.adamw_lr * recipe_.optimizer.table_lr_multiplier * multiplier);
+    model_.model->update_expert_bias(recipe_.train.expert_bias_rate);
+  }
+  optimizer_->zero_grad();
+  return result;
+}
+
+Result<EvaluateResult> Learner::validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
+                                         int64_t bytes, const EvaluateOptions& options) {
+  for (ShuffledTable* table : shuffled_) table->begin(ShuffledTable::kEvaluation);
+  model_.model->eval();
+  Result<EvaluateResult> result = evaluate(model_, token_ids, document_starts, bytes, options);
+  model_.model->train();
+  return result;
+}
+
+}  // namespace engram

@@ -1,0 +1,69 @@
+// Learner: a model, its tables and their optimizers. step() is one training step, from batches to updated weights.
+//
+// It knows nothing of files, schedules over time or progress: that is trainer.h. Two learners made from the same
+// recipe and seed and given the same batches hold the same bits on CPU.
+#pragma once
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engram/core/status.h"
+#include "engram/data/data_loader.h"
+#include "engram/model/evaluate.h"
+#include "engram/train/optimizer.h"
+#include "engram/train/run_inputs.h"
+#include "engram/train/shuffled_table.h"
+#include "engram/train/trainable_table.h"
+
+namespace engram {
+
+struct StepResult {
+  double loss = 0;                  // nats per token, mean over the step's tokens
+  double grad_norm = 0;             // before clipping; row gradients included
+  int64_t tokens = 0;               // targets
+  int64_t touched_rows = 0;         // distinct table rows, all layers
+  std::vector<double> expert_load;  // per MoE block: max / mean of the step's tokens per expert
+  std::vector<double> gate_mean;    // per Engram layer
+};
+
+// Not thread-safe: torch's thread pool works inside. Throws c10::Error on what torch refuses.
+class Learner {
+ public:
+  // Initial weights come from torch's global generator, seeded with recipe.train.seed. Takes `inputs`' hashing and
+  // tokenizer by copy; recipe must be resolved.
+  explicit Learner(const RunInputs& inputs);
+  Learner(const Learner&) = delete;
+  Learner& operator=(const Learner&) = delete;
+
+  // `batches`: recipe.train.accumulation micro-batches; `step` counts from 1; rates are scaled by `multiplier`.
+  // A loss or gradient norm that is not finite is returned without touching any weight.
+  StepResult step(std::span<const Batch> batches, int64_t step, double multiplier);
+
+  // Loss of a token sequence in evaluation mode and fp32, under the recipe's control (model/evaluate.h).
+  Result<EvaluateResult> validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
+                                  int64_t bytes, const EvaluateOptions& options);
+
+  const LoadedModel& loaded_model() const { return model_; }
+  TransformerImpl& model() { return *model_.model; }
+  Optimizer& optimizer() { return *optimizer_; }
+  const std::vector<TrainableTable*>& tables() const { return tables_; }  // one per memory layer
+
+ private:
+  void make_tables(const RunInputs& inputs);
+  std::vector<MemoryRows> gather(std::span<const Batch> batches, int64_t step);
+  torch::Tensor micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory);
+  torch::Tensor to_device(const std::vector<int32_t>& ids, const Batch& batch) const;
+
+  Recipe recipe_;
+  torch::Device device_;
+  LoadedModel model_;                      // owns the tables
+  std::vector<TrainableTable*> tables_;    // inside model_.tables, maybe behind shuffled_
+  std::vector<ShuffledTable*> shuffled_;   // only with the shuffled-hash control
+  std::optional<Optimizer> optimizer_;
+};
+
+}  // namespace engram

@@ -1,0 +1,32 @@
+// MetricsLog: OUTPUT/metrics.jsonl, one JSON object per training step.
+//
+// A line reaches the file in one write, so readers that follow the file see whole lines; sync() before a checkpoint
+// is published makes every line up to its step durable. On resume the lines after the checkpoint's step go.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+
+namespace engram {
+
+class MetricsLog {
+ public:
+  // Opens for appending after `step` completed steps: later lines, and a torn last one, are cut off. kDataLoss: the
+  // file does not hold exactly the lines of steps 1..step before that.
+  static Result<std::unique_ptr<MetricsLog>> open(Env& env, const std::string& path, int64_t step);
+  // "seconds" of the line of `step`; 0 when there is none.
+  double last_seconds() const { return last_seconds_; }
+  Status append(const nlohmann::ordered_json& line);
+  Status sync();
+
+ private:
+  MetricsLog() = default;
+  std::unique_ptr<WritableFile> file_;
+  double last_seconds_ = 0;
+};
+
+}  // namespace engram

@@ -1,0 +1,102 @@
+#include "engram/train/run_inputs.h"
+
+#include "engram/data/synthetic_text.h"
+
+namespace engram {
+namespace {
+
+// A special token made for padding, else the first special token, else id 0: any id does, as long as it stays.
+int choose_pad_token(const Tokenizer& tokenizer) {
+  int first_special = -1;
+  for (int id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (!tokenizer.is_special(id)) continue;
+    const std::string& text = tokenizer.token_string(id);
+    if (text.find("pad") != std::string::npos || text.find("PAD") != std::string::npos) return id;
+    if (first_special < 0) first_special = id;
+  }
+  return first_special < 0 ? 0 : first_special;
+}
+
+// Sets `value` where the recipe left it open (0), else demands that it is `wanted`.
+Status fill(const char* key, int wanted, int& value) {
+  if (value == 0) value = wanted;
+  if (value == wanted) return Status();
+  return invalid_argument("{}: got {}, wanted {}: the tokenizer's (or leave the key out)", key, value, wanted);
+}
+
+Status open_shards(Env& env, const std::vector<std::string>& paths, const Tokenizer& tokenizer,
+                   std::vector<TokenShard>& shards) {
+  for (const std::string& path : paths) {
+    ENGRAM_ASSIGN_OR_RETURN(TokenShard shard, TokenShard::open(env, path));
+    if (shard.info().vocabulary_digest != tokenizer.vocabulary_digest())
+      return invalid_argument("{}: vocabulary digest: got {}, wanted {}: the shard was made with another tokenizer",
+                              path, shard.info().vocabulary_digest, tokenizer.vocabulary_digest());
+    shards.push_back(std::move(shard));
+  }
+  return Status();
+}
+
+}  // namespace
+
+Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer) {
+  Recipe resolved = recipe;
+  ModelConfig& model = resolved.model;
+  ENGRAM_RETURN_IF_ERROR(fill("model.vocab_size", tokenizer.vocab_size(), model.vocab_size));
+  if (model.engram.pad_token_id == Recipe::kPadFromTokenizer) model.engram.pad_token_id = choose_pad_token(tokenizer);
+  if (model.memory != MemoryKind::kNone || recipe.allocation_rho) {
+    int canonical_ids = tokenizer.vocab_size();
+    if (model.engram_compression) {
+      ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, TokenMap::from_tokenizer(tokenizer));
+      canonical_ids = map.compressed_vocab_size();
+    }
+    ENGRAM_RETURN_IF_ERROR(
+        fill("model.engram.compressed_vocab_size", canonical_ids, model.engram.compressed_vocab_size));
+  }
+  if (recipe.allocation_rho) {
+    ENGRAM_ASSIGN_OR_RETURN(const Allocation allocation, solve_allocation(model, *recipe.allocation_rho));
+    model = allocation.config;
+    resolved.allocation_rho.reset();
+  }
+  ENGRAM_RETURN_IF_ERROR(model.validate().with_context("model"));
+  return resolved;
+}
+
+std::vector<const NgramHasher*> RunInputs::hashers() const {
+  std::vector<const NgramHasher*> pointers;
+  for (const NgramHasher& hasher : hashing.hashers) pointers.push_back(&hasher);
+  return pointers;
+}
+
+std::vector<const TokenShard*> RunInputs::pointers(const std::vector<TokenShard>& shards) {
+  std::vector<const TokenShard*> pointers;
+  for (const TokenShard& shard : shards) pointers.push_back(&shard);
+  return pointers;
+}
+
+int64_t RunInputs::train_tokens() const {
+  int64_t tokens = 0;
+  for (const TokenShard& shard : train) tokens += shard.info().num_tokens;
+  return tokens;
+}
+
+Result<RunInputs> open_run_inputs(Env& env, const Recipe& recipe, const std::string& data_directory) {
+  DataRecipe data = recipe.data;
+  if (data.synthetic_documents > 0) {
+    data.tokenizer = join_path(data_directory, "tokenizer.json");
+    data.train = {join_path(data_directory, "train.tokens")};
+    data.validation = {join_path(data_directory, "validation.tokens")};
+    // A pure function of its two numbers, so an existing corpus is made again rather than trusted.
+    ENGRAM_RETURN_IF_ERROR(make_synthetic_corpus(env, data_directory, data.synthetic_documents, data.synthetic_seed));
+  }
+  RunInputs inputs;
+  ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env, data.tokenizer));
+  inputs.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(inputs.recipe, resolve_recipe(recipe, *inputs.tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(inputs.parameters, count_parameters(inputs.recipe.model));
+  ENGRAM_ASSIGN_OR_RETURN(inputs.hashing, make_memory_hashing(inputs.recipe.model, *inputs.tokenizer));
+  ENGRAM_RETURN_IF_ERROR(open_shards(env, data.train, *inputs.tokenizer, inputs.train));
+  ENGRAM_RETURN_IF_ERROR(open_shards(env, data.validation, *inputs.tokenizer, inputs.validation));
+  return inputs;
+}
+
+}  // namespace engram

@@ -1,0 +1,41 @@
+// RunInputs: from a recipe to everything that is fixed before the first step: tokenizer, shards, hashing, and the
+// recipe with nothing left open.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+#include "engram/core/tokenizer.h"
+#include "engram/data/data_loader.h"
+#include "engram/data/token_shard.h"
+#include "engram/model/checkpoint.h"
+#include "engram/model/parameters.h"
+#include "engram/train/recipe.h"
+
+namespace engram {
+
+// Fills what the tokenizer decides (vocab_size, compressed_vocab_size, pad_token_id), solves [allocation], validates
+// the model. The result has no [allocation]: its [model] is the solved one. kInvalidArgument: sizes that the recipe
+// names and the tokenizer contradicts, an allocation that cannot be paid, an invalid model.
+Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer);
+
+struct RunInputs {
+  Recipe recipe;  // resolved
+  ParameterCount parameters;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  MemoryHashing hashing;
+  std::vector<TokenShard> train, validation;
+
+  std::vector<const NgramHasher*> hashers() const;
+  static std::vector<const TokenShard*> pointers(const std::vector<TokenShard>& shards);
+  int64_t train_tokens() const;
+};
+
+// data_directory: where [data.synthetic] makes its files, when they are not there yet. kInvalidArgument: shards of
+// another vocabulary.
+Result<RunInputs> open_run_inputs(Env& env, const Recipe& recipe, const std::string& data_directory);
+
+}  // namespace engram

@@ -1,0 +1,27 @@
+#include "engram/train/shuffled_table.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace engram {
+
+void ShuffledTable::begin(int64_t stream) {
+  // A large odd factor keeps the streams of neighbouring seeds apart.
+  random_ = NumpyRandom((static_cast<uint64_t>(seed_) * 1'000'003 + static_cast<uint64_t>(stream)));
+}
+
+MemoryRows ShuffledTable::gather(std::span<const int64_t> row_ids, int64_t batch, int64_t length) {
+  const int64_t positions = batch * length;
+  TORCH_CHECK(positions > 0 && static_cast<int64_t>(row_ids.size()) % positions == 0, "shuffled table: got ",
+              row_ids.size(), " row ids, wanted a multiple of batch x length = ", batch, " x ", length);
+  const int64_t rows_per_token = static_cast<int64_t>(row_ids.size()) / positions;
+  order_.resize(static_cast<size_t>(positions));
+  std::iota(order_.begin(), order_.end(), int64_t{0});
+  for (int64_t i = positions - 1; i > 0; --i) std::swap(order_[i], order_[random_.integers(0, i + 1)]);
+  permuted_.resize(row_ids.size());
+  for (int64_t i = 0; i < positions; ++i)
+    std::copy_n(row_ids.begin() + order_[i] * rows_per_token, rows_per_token, permuted_.begin() + i * rows_per_token);
+  return table_->gather(permuted_, batch, length);
+}
+
+}  // namespace engram

@@ -1,0 +1,44 @@
+// Trainer: one run, from a recipe to checkpoints in train.output.
+//
+// The loop: next batch, step (learner.h), metrics, now and then validation and a checkpoint. A run that is stopped,
+// killed or resumed continues bit for bit on CPU (same threads): batches are a function of their number, and a
+// checkpoint holds everything else. Progress goes to stderr, metrics to OUTPUT/metrics.jsonl (docs/training.md).
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+#include "engram/model/parameters.h"
+#include "engram/train/recipe.h"
+
+namespace engram {
+
+struct TrainOptions {
+  bool resume = false;                        // continue OUTPUT's latest checkpoint; from step 0 when there is none
+  bool profile = false;                       // fill TrainSummary::phase_seconds
+  const std::atomic<bool>* stop = nullptr;    // set (by a signal handler) to stop after the current step
+};
+
+struct TrainSummary {
+  int64_t step = 0, steps = 0;                // completed; of the schedule
+  int64_t tokens = 0;                         // targets, over all sessions of the run
+  double seconds = 0;                         // likewise, of training steps
+  double loss = 0;                            // of the last step
+  double validation_loss = 0;                 // of the last validation; 0: none was made
+  double bits_per_byte = 0;
+  ParameterCount parameters;
+  std::string checkpoint;                     // the last one, a directory
+  int64_t peak_rss_bytes = 0;
+  bool interrupted = false;
+  std::map<std::string, double> phase_seconds;
+};
+
+// Runs to train.steps, to train.stop_at, or until options.stop. Errors leave the last complete checkpoint as it is:
+// kInvalidArgument (recipe, data), kAlreadyExists (OUTPUT holds a run), kFailedPrecondition (a resumed recipe that
+// differs, a loss that is not finite), Env's errors (full disk, read-only folder). Throws c10::Error where torch does.
+Result<TrainSummary> train(Env& env, const Recipe& recipe, const TrainOptions& options);
+
+}  // namespace engram
