@@ -66,6 +66,9 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("bench", "Measure, beside other implementations, in one run");
   command->require_subcommand(1);
   add_bench_hash(*command, invocation);
+#ifdef ENGRAM_WITH_TORCH
+  add_bench_ops(*command, invocation);
+#endif
 }
 
 }  // namespace engram::apps
