@@ -1,0 +1,83 @@
+"""The smoke recipe through the command line: train, stop and resume, evaluate, generate.
+
+    smoke_test.py ENGRAM SOURCE_DIR
+
+Everything goes into a temporary folder. The recipe makes its own text, so nothing else is needed.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ENGRAM, SOURCE_DIR = Path(sys.argv.pop(1)).resolve(), Path(sys.argv.pop(1)).resolve()
+RECIPE = SOURCE_DIR / "recipes" / "smoke.toml"
+
+
+def run(*arguments, code=0):
+    """Runs engram; fails with its messages when the exit code is not `code`."""
+    command = [str(ENGRAM), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=SOURCE_DIR)
+    if done.returncode != code:
+        raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}, wanted {code}\n{done.stderr[-4000:]}")
+    return done
+
+
+def train(output, *settings, resume=False):
+    arguments = [RECIPE]
+    for setting in (f"train.output={output}", *settings):
+        arguments += ["--set", setting]
+    run("train", *arguments, *(["--resume"] if resume else []))
+    return [json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
+
+
+class Smoke(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.output = Path(cls.folder.name) / "smoke"
+        cls.metrics = train(cls.output)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def test_the_loss_falls(self):
+        losses = [line["loss"] for line in self.metrics if "loss" in line]
+        self.assertGreater(len(losses), 20)
+        self.assertLess(sum(losses[-5:]) / 5, 0.8 * sum(losses[:5]) / 5)
+
+    def test_stop_and_resume_leaves_the_same_bytes(self):
+        whole, halves = Path(self.folder.name) / "whole", Path(self.folder.name) / "halves"
+        train(whole, "train.steps=20")
+        train(halves, "train.steps=20", "train.stop_at=10")
+        train(halves, "train.steps=20", resume=True)
+        names = sorted(path.name for path in (whole / "latest").iterdir())
+        self.assertIn("model.safetensors", names)
+        self.assertEqual(names, sorted(path.name for path in (halves / "latest").iterdir()))
+        for name in names:
+            same = (whole / "latest" / name).read_bytes() == (halves / "latest" / name).read_bytes()
+            self.assertTrue(same, f"{name} differs between 20 steps and 10 + 10")
+
+    def test_generate_is_repeatable(self):
+        arguments = ("generate", self.output, "--prompt", "the ", "--max-tokens", "16", "--seed", "1")
+        first = run(*arguments).stdout
+        self.assertTrue(first.strip())
+        self.assertEqual(first, run(*arguments).stdout)
+
+    def test_eval_prints_json(self):
+        text = Path(self.folder.name) / "text.txt"
+        text.write_text("A short text to evaluate.\n" * 20)
+        result = json.loads(run("eval", self.output, "--file", text, "--json").stdout)
+        self.assertTrue(any(isinstance(value, float) and value > 0 for value in result.values()), result)
+
+    def test_an_unknown_key_is_one_error_line(self):
+        done = run("train", RECIPE, "--set", "train.stepz=5", "--set", f"train.output={self.folder.name}/none", code=1)
+        self.assertRegex(done.stderr.splitlines()[-1], r"^error: .*train\.stepz")
+        self.assertFalse((Path(self.folder.name) / "none").exists())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
