@@ -49,9 +49,15 @@ std::optional<uint32_t> category_mask(std::string_view name) {
 }
 
 uint32_t category_bit(char32_t code_point) {
-  const MappedRange* later = find_row(kCategoryLater, code_point);
-  int category = later ? later->value : utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
-  return 1u << category;
+  static const std::vector<uint8_t> categories = [] {
+    std::vector<uint8_t> all(kEnd);
+    for (char32_t c = 0; c < kEnd; ++c) all[c] = static_cast<uint8_t>(utf8proc_category(static_cast<int32_t>(c)));
+    for (const MappedRange& later : kCategoryLater) {
+      std::fill(all.begin() + later.first, all.begin() + later.last + 1, static_cast<uint8_t>(later.value));
+    }
+    return all;
+  }();
+  return 1u << categories[code_point];
 }
 
 CodePointSet set_of_categories(uint32_t mask) {

@@ -16,7 +16,7 @@ using CodePointSet = std::vector<CodePointRange>;  // ascending, disjoint, witho
 
 // Bit c is utf8proc's category number c. "L", "Lu", ...; empty for a name that is no category.
 std::optional<uint32_t> category_mask(std::string_view name);
-uint32_t category_bit(char32_t code_point);
+uint32_t category_bit(char32_t code_point);  // REQUIRES: < 0x110000
 
 CodePointSet set_of_categories(uint32_t mask);
 // The part of set_of_categories that PCRE2's older tables do not know.

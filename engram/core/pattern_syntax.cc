@@ -10,6 +10,7 @@ namespace engram {
 namespace {
 
 constexpr int kMaxGroupDepth = 100;
+constexpr size_t kMaxTranslation = 256 << 10;  // more than PCRE2 can compile
 constexpr uint64_t kMaxRepeat = 65535;  // PCRE2's own
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -39,6 +40,10 @@ class Translator {
     groups_.push_back({});
     while (at_ < pattern_.size()) {
       if (!step()) return status_;
+      if (out_.size() > kMaxTranslation) {
+        refuse("too large");
+        return status_;
+      }
     }
     if (groups_.size() > 1) {
       refuse("a group that is not closed");
