@@ -1,10 +1,10 @@
-// Parameter accounting and the allocation solver (docs/experiments.md: P_tot, P_act, P_sparse, rho).
+// Parameter accounting and the allocation solver (docs/engram.md section 6: P_tot, P_act, P_sparse, rho).
 //
 //   P_tot     all trainable parameters but the vocabulary embedding and the LM head
 //   P_act     what one token uses of P_tot: attention, norms, routers, hyper-connections, dense and shared FFNs, k
 //             routed experts per MoE block, each Engram block's projections, norms and conv, and its R rows
 //   P_sparse  P_tot - P_act;  rho = (MoE blocks) * (E - k) * 3 * d * f / P_sparse
-// Counts come from shapes alone: no tensor is made. Torch-free. Source: the paper, section 3; docs/engram.md section 6.
+// Counts come from shapes alone: no tensor is made. Torch-free. Source: the paper, section 3.
 #pragma once
 #include <cstdint>
 #include <string>
