@@ -1,0 +1,82 @@
+// engram generate: continues a prompt with a trained checkpoint.
+#include "engram/model/generate.h"
+
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "apps/commands.h"
+
+namespace engram::apps {
+namespace {
+
+volatile std::sig_atomic_t interrupted = 0;
+void on_interrupt(int) { interrupted = 1; }
+
+struct GenerateFlags {
+  std::string checkpoint, prompt, memory = "on";
+  GenerateOptions options;
+  bool json = false;
+};
+
+// The prompt and what follows on stdout, as it comes; Ctrl-C ends the text, not the program's output.
+Status run_generate(const GenerateFlags& flags) {
+  ENGRAM_RETURN_IF_ERROR(flags.options.sampler.validate());
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint));
+  GenerateOptions options = flags.options;
+  options.memory_off = flags.memory == "off";
+  std::string text;
+  bool prompt_shown = flags.json;
+  const auto show_prompt = [&] {
+    if (!prompt_shown) std::fwrite(flags.prompt.data(), 1, flags.prompt.size(), stdout);
+    prompt_shown = true;
+  };
+  std::signal(SIGINT, on_interrupt);
+  const auto on_text = [&](std::string_view piece) {
+    show_prompt();
+    text += piece;
+    if (!flags.json) {
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
+      std::fflush(stdout);
+    }
+    return interrupted == 0;
+  };
+  Result<std::vector<int32_t>> tokens = generate(model, flags.prompt, options, on_text);
+  std::signal(SIGINT, SIG_DFL);
+  if (!tokens.ok()) return tokens.status();
+  if (flags.json) {
+    nlohmann::ordered_json out = {{"prompt", flags.prompt}, {"text", text}, {"token_ids", *tokens}};
+    std::printf("%s\n", out.dump().c_str());
+  } else {
+    show_prompt();
+    std::printf("\n");
+  }
+  return std::fflush(stdout) == 0 ? Status() : Status(StatusCode::kUnavailable, "stdout: cannot be written");
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Invocation& invocation) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* command = app.add_subcommand("generate", "Continue a prompt with a trained checkpoint");
+  command->add_option("checkpoint", flags->checkpoint, "checkpoint directory, or a training output (its latest)")
+      ->required();
+  command->add_option("--prompt", flags->prompt, "the text to continue")->required();
+  command->add_option("--max-tokens", flags->options.max_tokens, "tokens to generate at most")->capture_default_str();
+  command->add_option("--temperature", flags->options.sampler.temperature, "0: always the likeliest token")
+      ->capture_default_str();
+  command->add_option("--top-k", flags->options.sampler.top_k, "keep the k likeliest tokens; 0: all")
+      ->capture_default_str();
+  command->add_option("--top-p", flags->options.sampler.top_p, "keep the likeliest tokens that make up this share")
+      ->capture_default_str();
+  command->add_option("--seed", flags->options.sampler.seed, "the same seed gives the same text")
+      ->capture_default_str();
+  command->add_option("--memory", flags->memory, "off: knock the rows out, Engram blocks add nothing")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  command->add_flag("--json", flags->json, R"(print {"prompt", "text", "token_ids"} at the end)");
+  command->callback([flags, &invocation] { invocation.run = [flags] { return run_generate(*flags); }; });
+}
+
+}  // namespace engram::apps
