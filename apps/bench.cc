@@ -53,11 +53,11 @@ void add_bench_hash(CLI::App& bench, Invocation& invocation) {
   command->add_option("--python", flags->options.python, "Interpreter that has numpy")->capture_default_str();
   command->add_option("--script", flags->options.script, "The numpy side")->capture_default_str();
   command->add_option("--seconds", flags->options.seconds, "Time for each side")
-      ->check(CLI::Range(0.01, 3600.0))->capture_default_str();
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
   command->add_flag("--json", flags->json, "Print JSON");
-  command->callback([flags, &invocation] {
-    invocation.run = [flags] { return bench_hash(flags->options, flags->json); };
-  });
+  command->callback(
+      [flags, &invocation] { invocation.run = [flags] { return bench_hash(flags->options, flags->json); }; });
 }
 
 }  // namespace

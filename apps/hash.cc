@@ -101,8 +101,7 @@ Status run_hash(HashFlags flags) {
     return invalid_argument("--pad-id: got {}, wanted 0 .. {}", pad, map.vocab_size() - 1);
   }
   flags.config.compressed_vocab_size = map.compressed_vocab_size();
-  ENGRAM_ASSIGN_OR_RETURN(EngramLayout layout,
-                          EngramLayout::create(flags.config, map.ids()[static_cast<size_t>(pad)]));
+  ENGRAM_ASSIGN_OR_RETURN(EngramLayout layout, EngramLayout::create(flags.config, map.ids()[static_cast<size_t>(pad)]));
   std::vector<std::vector<int64_t>> row_ids;
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
     ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, map, layer));
@@ -118,10 +117,9 @@ Status run_hash(HashFlags flags) {
   result["multipliers"] = by_layer(layout, [&](int layer) {
     return std::vector<int64_t>(layout.multipliers(layer).begin(), layout.multipliers(layer).end());
   });
-  result["primes"] =
-      by_layer(layout, [&](int layer) { return matrix(layout.primes(layer), layout.config().n_heads); });
-  result["row_ids"] = by_layer(
-      layout, [&](int layer) { return matrix(row_ids[static_cast<size_t>(layer)], layout.rows_per_token()); });
+  result["primes"] = by_layer(layout, [&](int layer) { return matrix(layout.primes(layer), layout.config().n_heads); });
+  result["row_ids"] =
+      by_layer(layout, [&](int layer) { return matrix(row_ids[static_cast<size_t>(layer)], layout.rows_per_token()); });
   fmt::print("{}\n", result.dump());
   return {};
 }
@@ -134,18 +132,19 @@ void add_hash(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("hash", "Print the table rows that token ids address");
   auto* tokenizer = command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json that the raw ids belong to");
   command->add_option("--layer-ids", config.layer_ids, "Blocks that carry an Engram, e.g. 1,14")
-      ->delimiter(',')->required();
+      ->delimiter(',')
+      ->required();
   command->add_option("--max-ngram-size", config.max_ngram_size, "N: orders 2 .. N")->capture_default_str();
   command->add_option("--n-heads", config.n_heads, "Hash heads per order")->capture_default_str();
   command->add_option("--vocab-size", config.vocab_size, "Start of the prime search for each order, e.g. 646400,646400")
-      ->delimiter(',')->required();
+      ->delimiter(',')
+      ->required();
   command->add_option("--seed", config.seed, "Seed of the multipliers")->capture_default_str();
   command->add_option("--pad-id", config.pad_token_id, "Raw id that stands before every boundary")
       ->capture_default_str();
   command->add_option("--ids", flags->ids, "Token ids between blanks; -1 is a masked position")->required();
   command->add_option("--starts", flags->starts, "Index of each document's first token (default: 0)");
-  auto* canonical =
-      command->add_flag("--canonical", flags->canonical, "Ids (and --pad-id) are already compressed");
+  auto* canonical = command->add_flag("--canonical", flags->canonical, "Ids (and --pad-id) are already compressed");
   auto* size = command->add_option("--compressed-vocab-size", config.compressed_vocab_size,
                                    "Number of canonical ids, with --canonical");
   canonical->needs(size)->excludes(tokenizer);

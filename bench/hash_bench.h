@@ -1,9 +1,9 @@
 // hash_bench: row ids per second of one thread, beside numpy and beside the machine's stream rate.
 //
 // The configuration is the paper's: layers 1 and 14, N = 3, K = 8, 2,262,400 rows per head; 129,280 raw ids that map
-// to 99,092 canonical ones. One call hashes one sequence for one layer, as the data loader does. The output cycles
-// through a buffer larger than the caches, so that writes reach memory. bench/numpy_hash.py hashes the same ids in
-// the same run, and its checksum over all row ids must equal ours.
+// to 99,092 canonical ones. Both sides hash batches of 16 sequences of 4096 tokens, the same ids, one batch a round.
+// Ours go to a buffer of 16 batches, larger than the caches, so that writes reach memory; numpy allocates its result,
+// as numpy does. bench/numpy_hash.py runs in between, and its checksum over all row ids must equal ours.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -13,20 +13,20 @@
 namespace engram::bench {
 
 struct HashBenchOptions {
-  std::string python;      // interpreter that has numpy
-  std::string script;      // bench/numpy_hash.py
-  double seconds = 2.0;    // for each side
+  std::string python;    // interpreter that has numpy
+  std::string script;    // bench/numpy_hash.py
+  double seconds = 2.0;  // for each side
 };
 
 struct HashBenchResult {
   int threads = 1;
-  std::string target;                    // vector instructions that ran
+  std::string target;  // vector instructions that ran
   std::string numpy_version;
-  double tokens_per_second = 0;          // median over rounds; both layers, so 32 row ids per token
-  double numpy_tokens_per_second = 0;    // median over rounds
+  double tokens_per_second = 0;        // median over rounds; both layers, so 32 row ids per token
+  double numpy_tokens_per_second = 0;  // median over rounds
   double ratio_to_numpy = 0;
-  double bytes_written_per_second = 0;   // row ids only
-  double stream_bytes_per_second = 0;    // memset over the same buffer, median
+  double bytes_written_per_second = 0;  // row ids only
+  double stream_bytes_per_second = 0;   // memset over the same buffer, a batch a round, median
   double share_of_stream = 0;
 };
 

@@ -3,9 +3,9 @@
 The algorithm of the public Engram demo, written from docs/engram.md section 2: compress the ids, shift them, multiply
 and XOR, then one modulo per head, stacked. Two layers (1 and 14), N = 3, K = 8, 2,262,400 rows per head.
 
-    numpy_hash.py --map FILE --ids FILE --sequence T --seconds S
+    numpy_hash.py --map FILE --ids FILE --batch B --sequence T --seconds S
 
-Both files hold little-endian int32: the canonical id of every raw id, and raw ids of whole sequences of T. Prints one
+Both files hold little-endian int32: the canonical id of every raw id, and raw ids [..., B, T]. Prints one
 JSON object: tokens per second (median over rounds) and, outside the timing, a checksum over all row ids.
 """
 
@@ -69,28 +69,37 @@ class NgramHash:
         ids = self.token_map[raw_ids]
         return {layer_id: self.hash_layer(ids, layer_id) for layer_id in LAYER_IDS}
 
-    def checksum(self, raw_ids):
-        """Sum of (index + 1) * row id over all layers, modulo 2^64, with the offsets of the heads' tables added."""
-        total = 0
+    def rows(self, raw_ids):
+        """All layers' row ids of one batch, offsets of the heads' tables added, in one line."""
+        layers = []
         for layer_id, values in self.hash(raw_ids).items():
             offsets = np.concatenate([[0], np.cumsum(self.primes[layer_id])[:-1]])
-            rows = (values + offsets).reshape(-1).astype(np.uint64)
-            total += int((rows * np.arange(1, rows.size + 1, dtype=np.uint64)).sum(dtype=np.uint64))
-        return total % 2**64
+            layers.append((values + offsets).reshape(-1))
+        return np.concatenate(layers).astype(np.uint64)
+
+
+def checksum(hasher, batches):
+    """Sum of (index + 1) * row id over all batches, modulo 2^64."""
+    total, index = 0, 1
+    for batch in batches:
+        rows = hasher.rows(batch)
+        weights = np.arange(index, index + rows.size, dtype=np.uint64)
+        total += int((rows * weights).sum(dtype=np.uint64))
+        index += rows.size
+    return total % 2**64
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--map", required=True)
     parser.add_argument("--ids", required=True)
+    parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--sequence", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=2.0)
     args = parser.parse_args()
 
     hasher = NgramHash(np.fromfile(args.map, dtype="<i4"))
-    ids = np.fromfile(args.ids, dtype="<i4").reshape(-1, args.sequence)
-    batch = 16  # a batch whose temporaries stay in the cache: numpy at its best
-    batches = [ids[i : i + batch] for i in range(0, len(ids), batch)]
+    batches = np.fromfile(args.ids, dtype="<i4").reshape(-1, args.batch, args.sequence)
     hasher.hash(batches[0])  # warm-up
     rates, began = [], time.perf_counter()
     while len(rates) < 3 or time.perf_counter() - began < args.seconds:
@@ -102,7 +111,7 @@ def main():
         json.dumps(
             {
                 "tokens_per_second": statistics.median(rates),
-                "checksum": str(hasher.checksum(ids)),
+                "checksum": str(checksum(hasher, batches)),
                 "numpy": np.__version__,
             }
         )

@@ -40,8 +40,8 @@ struct Config {
 };
 
 struct Weights {
-  Vector E;                    // [sum of primes, d_row]: all heads' tables, one below the other
-  std::vector<Vector> W_K;     // M matrices [d, d_mem], with biases b_K [d] (zero in the paper)
+  Vector E;                 // [sum of primes, d_row]: all heads' tables, one below the other
+  std::vector<Vector> W_K;  // M matrices [d, d_mem], with biases b_K [d] (zero in the paper)
   std::vector<Vector> b_K;
   Vector W_V, b_V;             // [d, d_mem], [d]: one value for all branches
   std::vector<Vector> norm_k;  // M gains [d] of the keys' RMSNorm,
@@ -211,9 +211,12 @@ class File {
     do {
       const std::string key = text();
       expect(':');
-      if (name == "__metadata__") metadata_[key] = text();
-      else if (key == "dtype") tensor.dtype = text();
-      else if (key == "shape") tensor.shape = integers();
+      if (name == "__metadata__")
+        metadata_[key] = text();
+      else if (key == "dtype")
+        tensor.dtype = text();
+      else if (key == "shape")
+        tensor.shape = integers();
       else {
         const Ids offsets = integers();
         if (offsets.size() != 2) throw std::runtime_error("'" + name + "': data_offsets is no pair");

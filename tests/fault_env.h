@@ -212,16 +212,17 @@ class FaultyEnv final : public Env {
     std::map<std::string, int64_t> moved;
     for (const auto& [path, size] : synced_bytes_) {
       bool inside = path == from || path.starts_with(from + "/");
-      if (inside) moved[to + path.substr(from.size())] = size;
-      else moved.insert({path, size});
+      if (inside)
+        moved[to + path.substr(from.size())] = size;
+      else
+        moved.insert({path, size});
     }
     synced_bytes_ = std::move(moved);
   }
   void forget(const std::string& removed) {
     std::lock_guard lock(mutex_);
-    std::erase_if(synced_bytes_, [&](const auto& item) {
-      return item.first == removed || item.first.starts_with(removed + "/");
-    });
+    std::erase_if(synced_bytes_,
+                  [&](const auto& item) { return item.first == removed || item.first.starts_with(removed + "/"); });
   }
 
   Env& base_;

@@ -34,7 +34,7 @@ struct HashBlock {
 };
 
 struct HashTables {
-  int orders = 0, heads = 0;   // heads per order
+  int orders = 0, heads = 0;  // heads per order
   int64_t pad = 0;
   bool small_primes = false;   // some prime < kMinPrime
   bool stream = false;         // write past the caches
@@ -176,8 +176,10 @@ void HashRows(const HashTables& tables, HashBlock& block, int64_t* row_ids) {
     for (int order = 0; order < tables.orders; ++order) {
       SplitMixes(order, block);
       for (int first = 0; first < tables.heads; first += lanes) {
-        if (stream) ReduceHeads<true>(tables, block, order, first, row_ids);
-        else ReduceHeads<false>(tables, block, order, first, row_ids);
+        if (stream)
+          ReduceHeads<true>(tables, block, order, first, row_ids);
+        else
+          ReduceHeads<false>(tables, block, order, first, row_ids);
       }
     }
     return;
@@ -216,19 +218,29 @@ class BlockReader {
     block_.tokens = static_cast<int>(token_ids.size());
     block_.cut_tokens = 0;
     int32_t* ids = block_.ids.data() + (max_ngram_size_ - 1);
+    int32_t signs = 0;
+    for (int32_t raw : token_ids) signs |= raw;
+    if (starts.empty() && signs >= 0) {
+      // The common block: only the sequence's first tokens are cut.
+      for (size_t t = 0; t < token_ids.size(); ++t) ids[t] = map_[static_cast<size_t>(token_ids[t])];
+      int t = 0;
+      for (; t < block_.tokens && reach_ + 1 < max_ngram_size_; ++t) cut(t, ++reach_);
+      if (t < block_.tokens) reach_ = max_ngram_size_;
+      return;
+    }
     auto start = starts.begin();
     for (size_t t = 0; t < token_ids.size(); ++t) {
       for (; start != starts.end() && static_cast<size_t>(*start) == begin + t; ++start) reach_ = 0;
       const int32_t raw = token_ids[t];
       ids[t] = raw < 0 ? 0 : map_[static_cast<size_t>(raw)];
       reach_ = raw < 0 ? 0 : std::min(reach_ + 1, max_ngram_size_);
-      if (reach_ < max_ngram_size_) {
-        block_.cuts[static_cast<size_t>(block_.cut_tokens++)] = {static_cast<int>(t), reach_};
-      }
+      if (reach_ < max_ngram_size_) cut(static_cast<int>(t), reach_);
     }
   }
 
  private:
+  void cut(int token, int reach) { block_.cuts[static_cast<size_t>(block_.cut_tokens++)] = {token, reach}; }
+
   std::span<const int32_t> map_;
   const int max_ngram_size_;
   HashBlock& block_;

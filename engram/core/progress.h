@@ -17,7 +17,7 @@ namespace engram {
 
 // Where and how to write; tests replace the parts.
 struct ProgressOutput {
-  ProgressOutput();                 // stderr, a terminal if it is one, a steady clock
+  ProgressOutput();  // stderr, a terminal if it is one, a steady clock
   std::FILE* file;
   bool terminal;
   std::function<double()> seconds;  // now, from any origin

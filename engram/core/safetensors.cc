@@ -21,14 +21,14 @@ struct DTypeInfo {
   size_t size;
 };
 constexpr std::array kDTypes = {
-    DTypeInfo{DType::kF64, "F64", 8},         DTypeInfo{DType::kF32, "F32", 4},
-    DTypeInfo{DType::kF16, "F16", 2},         DTypeInfo{DType::kBF16, "BF16", 2},
-    DTypeInfo{DType::kI64, "I64", 8},         DTypeInfo{DType::kI32, "I32", 4},
-    DTypeInfo{DType::kI16, "I16", 2},         DTypeInfo{DType::kI8, "I8", 1},
-    DTypeInfo{DType::kU8, "U8", 1},           DTypeInfo{DType::kU16, "U16", 2},
-    DTypeInfo{DType::kU32, "U32", 4},         DTypeInfo{DType::kU64, "U64", 8},
-    DTypeInfo{DType::kBool, "BOOL", 1},       DTypeInfo{DType::kF8E4M3, "F8_E4M3", 1},
-    DTypeInfo{DType::kF8E5M2, "F8_E5M2", 1},  DTypeInfo{DType::kF8E8M0, "F8_E8M0", 1},
+    DTypeInfo{DType::kF64, "F64", 8},        DTypeInfo{DType::kF32, "F32", 4},
+    DTypeInfo{DType::kF16, "F16", 2},        DTypeInfo{DType::kBF16, "BF16", 2},
+    DTypeInfo{DType::kI64, "I64", 8},        DTypeInfo{DType::kI32, "I32", 4},
+    DTypeInfo{DType::kI16, "I16", 2},        DTypeInfo{DType::kI8, "I8", 1},
+    DTypeInfo{DType::kU8, "U8", 1},          DTypeInfo{DType::kU16, "U16", 2},
+    DTypeInfo{DType::kU32, "U32", 4},        DTypeInfo{DType::kU64, "U64", 8},
+    DTypeInfo{DType::kBool, "BOOL", 1},      DTypeInfo{DType::kF8E4M3, "F8_E4M3", 1},
+    DTypeInfo{DType::kF8E5M2, "F8_E5M2", 1}, DTypeInfo{DType::kF8E8M0, "F8_E8M0", 1},
 };
 
 const DTypeInfo& dtype_info(DType dtype) {
@@ -148,9 +148,8 @@ Result<std::string> header_json(const std::vector<TensorSpec>& tensors,
     if (!checked_bytes(tensor.shape, tensor.dtype, &bytes) || __builtin_add_overflow(*data_bytes, bytes, &end)) {
       return invalid_argument("tensor {}: its shape is negative or too large", quote_text(tensor.name));
     }
-    header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {*data_bytes, end}}};
+    header[tensor.name] = {
+        {"dtype", dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {*data_bytes, end}}};
     *data_bytes = end;
   }
   std::string text;
@@ -206,9 +205,8 @@ Result<SafetensorsFile> SafetensorsFile::parse(std::span<const std::byte> bytes,
     entries.push_back(std::move(entry));
   }
 
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-  });
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
   std::span<const std::byte> data = bytes.subspan(kLengthBytes + text.size());
   int64_t position = 0;
   for (Entry& entry : entries) {

@@ -97,7 +97,7 @@ TEST(EngramLayout, StrongPseudoprimesAreNotPrimes) {
   for (auto [composite, next] : {std::pair<int64_t, int64_t>{3215031751, 3215031767},  // bases 2, 3, 5, 7
                                  {2047, 2053},
                                  {561, 563},
-                                 {999999999989LL, 999999999989LL}}) {  // the largest prime below 10^12
+                                 {99999999977LL, 99999999977LL}}) {  // the largest prime below 10^11
     EngramConfig config = v41_config();
     config.layer_ids = {0};
     config.max_ngram_size = 2;

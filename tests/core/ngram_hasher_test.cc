@@ -37,8 +37,8 @@ Case random_case(NumpyRandom& random, int64_t max_length) {
   const int sizes[] = {1, 2, 300, 99092, INT32_MAX};
   config.compressed_vocab_size = sizes[random.integers(0, 5)];
   const int pad = static_cast<int>(random.integers(0, config.compressed_vocab_size));
-  Case made{value_or_throw(EngramLayout::create(config, pad)),
-            random_map(random, 500, config.compressed_vocab_size), {}, {}};
+  Case made{
+      value_or_throw(EngramLayout::create(config, pad)), random_map(random, 500, config.compressed_vocab_size), {}, {}};
   const int64_t length = random.integers(0, max_length + 1);
   const bool masks = random.integers(0, 2) == 0, documents = random.integers(0, 2) == 0;
   for (int64_t t = 0; t < length; ++t) {
@@ -206,7 +206,8 @@ TEST(NgramHasher, BadCallsAreRefusedAndWriteNothing) {
   using Ids = std::vector<int32_t>;
   auto refused = [&](const Ids& ids, const Ids& starts, const Ids& lookback, size_t room, const std::string& part) {
     std::vector<int64_t> rows(room, -7);
-    for (const Status& status : {hasher.hash(ids, starts, lookback, rows), hasher.hash_ref(ids, starts, lookback, rows)}) {
+    for (const Status& status :
+         {hasher.hash(ids, starts, lookback, rows), hasher.hash_ref(ids, starts, lookback, rows)}) {
       EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << part;
       EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
     }

@@ -59,7 +59,10 @@ TEST_F(SafetensorsTest, ReadsThePythonPackagesFile) {
   EXPECT_EQ(file.find("scalar")->shape, std::vector<int64_t>{});
   EXPECT_EQ(file.find("scalar")->bytes.size(), 4u);
   EXPECT_EQ(file.find("empty")->shape, (std::vector<int64_t>{0, 5}));
-  EXPECT_EQ(file.find("gr\xC3\xB6\xC3\x9F" "e \xE8\xAE\xB0\xE5\xBF\x86")->dtype, DType::kBF16);
+  EXPECT_EQ(file.find("gr\xC3\xB6\xC3\x9F"
+                      "e \xE8\xAE\xB0\xE5\xBF\x86")
+                ->dtype,
+            DType::kBF16);
   Status missing = file.find("no such").status();
   EXPECT_EQ(missing.code(), StatusCode::kNotFound);
   EXPECT_EQ(missing.message(), "'" + kPythonFile + "': no tensor 'no such'");
@@ -192,7 +195,8 @@ TEST(SafetensorsHostile, ShapesAndOffsetsThatLie) {
 TEST(SafetensorsHostile, OverlapsGapsAndTwins) {
   auto two = [](const std::string& a, const std::string& b) {
     return file_of(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + a +
-                       R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}", "01234567");
+                       R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}",
+                   "01234567");
   };
   EXPECT_TRUE(parse(two("[0,4]", "[4,8]")).ok());
   EXPECT_TRUE(parse(two("[4,8]", "[0,4]")).ok());

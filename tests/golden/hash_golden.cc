@@ -38,8 +38,10 @@ std::vector<int64_t> hash_in_two(const NgramHasher& hasher, const TokenMap& map,
   std::vector<int64_t> rows(ids.size() * static_cast<size_t>(hasher.rows_per_token()));
   std::vector<int32_t> first_starts, second_starts, lookback;
   for (int32_t start : starts) {
-    if (static_cast<size_t>(start) < cut) first_starts.push_back(start);
-    else second_starts.push_back(start - static_cast<int32_t>(cut));
+    if (static_cast<size_t>(start) < cut)
+      first_starts.push_back(start);
+    else
+      second_starts.push_back(start - static_cast<int32_t>(cut));
   }
   const size_t document = first_starts.empty() ? 0 : static_cast<size_t>(first_starts.back());
   const size_t begin = std::max(document, cut >= static_cast<size_t>(ngram) ? cut - static_cast<size_t>(ngram) + 1 : 0);
@@ -70,15 +72,16 @@ void check_sequence(const NgramHasher& hasher, const TokenMap& map, int ngram, c
 void check_item(const json& item, const TokenMap& map, const std::string& where, GoldenOutcome& outcome) {
   const EngramConfig config = config_of(item);
   const bool canonical = item.value("canonical", false);
-  const int pad = canonical ? item.at("compressed_pad_id").get<int>()
-                            : map.ids()[static_cast<size_t>(config.pad_token_id)];
+  const int pad =
+      canonical ? item.at("compressed_pad_id").get<int>() : map.ids()[static_cast<size_t>(config.pad_token_id)];
   if (item.contains("compressed_pad_id") && item.at("compressed_pad_id") != pad) {
     outcome.failures.push_back(fmt::format("{}: compressed pad id is {}", where, pad));
   }
   EngramLayout layout = value_or_throw(EngramLayout::create(config, pad));
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
     const std::string layer_id = std::to_string(config.layer_ids[static_cast<size_t>(layer)]);
-    if (!std::ranges::equal(layout.multipliers(layer), item.at("multipliers").at(layer_id).get<std::vector<int64_t>>())) {
+    if (!std::ranges::equal(layout.multipliers(layer),
+                            item.at("multipliers").at(layer_id).get<std::vector<int64_t>>())) {
       outcome.failures.push_back(where + ": multipliers of layer " + layer_id + " differ");
     }
     if (!std::ranges::equal(layout.primes(layer), flatten(item.at("primes").at(layer_id)))) {

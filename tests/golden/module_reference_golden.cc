@@ -44,19 +44,19 @@ void check_layout(const reference::File& file, const reference::Config& config, 
   if (!std::ranges::equal(layout.multipliers(layer), config.multipliers)) {
     outcome.failures.push_back("the layout's multipliers differ");
   }
-  if (!std::ranges::equal(layout.primes(layer), config.primes)) outcome.failures.push_back("the layout's primes differ");
+  if (!std::ranges::equal(layout.primes(layer), config.primes))
+    outcome.failures.push_back("the layout's primes differ");
   if (!std::ranges::equal(layout.offsets(layer), file.values<int64_t>("offsets"))) {
     outcome.failures.push_back("the layout's offsets differ");
   }
 }
 
-void check_tensor(const char* name, const reference::Vector& got, const reference::File& file,
-                  GoldenOutcome& outcome) {
+void check_tensor(const char* name, const reference::Vector& got, const reference::File& file, GoldenOutcome& outcome) {
   const double difference = reference::relative_difference(got, file.values<double>(name));
   std::printf("  %-6s differ by %.1e of the largest\n", name, difference);
   if (difference <= kTolerance) return;
-  outcome.failures.push_back(fmt::format("{} differ by {:.1e} of the largest, allowed {:.1e}", name, difference,
-                                         kTolerance));
+  outcome.failures.push_back(
+      fmt::format("{} differ by {:.1e} of the largest, allowed {:.1e}", name, difference, kTolerance));
 }
 
 GoldenOutcome check_file(const std::string& path) {
@@ -65,8 +65,7 @@ GoldenOutcome check_file(const std::string& path) {
     const reference::File file(path);
     const reference::Config config = reference::read_config(file);
     const reference::Weights weights = reference::read_weights(file, config);
-    const reference::Output output =
-        reference::forward_batch(file, config, weights, file.values<int64_t>("hashes"));
+    const reference::Output output = reference::forward_batch(file, config, weights, file.values<int64_t>("hashes"));
     check_tensor("gates", output.gates, file, outcome);
     check_tensor("output", output.Y, file, outcome);
     if (deepseek_token_map().status().code() == StatusCode::kNotFound) {
