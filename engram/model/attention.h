@@ -23,8 +23,16 @@ namespace engram {
 // What every block of one forward pass shares.
 struct AttentionContext {
   int64_t batch = 0, length = 0;
-  torch::Tensor cos, sin;  // [T, r/2], the dtype of the norms
-  torch::Tensor mask;      // [B, 1, T, T] bool, true: may look; undefined: plain causal
+  torch::Tensor cos, sin;   // [T, r/2], the dtype of the norms
+  torch::Tensor first_key;  // [B, T] int32: the oldest token each one sees; undefined: all before it
+};
+
+// The heads of one attention layer. GQA is the case nope = 0 with a rotary key per key-value head.
+struct AttentionHeads {
+  int64_t heads = 1, kv_heads = 1;
+  int64_t nope = 0, rope = 0, value = 0;
+  bool interleaved = true;       // pairing of the rotated columns
+  bool shared_rope_key = false;  // one rotary key for all heads
 };
 
 class AttentionImpl : public torch::nn::Module {
@@ -38,7 +46,8 @@ class MlaAttentionImpl : public AttentionImpl {
   torch::Tensor forward(const torch::Tensor& x_Nd, const AttentionContext& context) override;
 
  private:
-  int64_t heads_, q_lora_rank_, kv_lora_rank_, nope_, rope_, value_, query_columns_;
+  AttentionHeads heads_;
+  int64_t q_lora_rank_, kv_lora_rank_, query_columns_;
   Linear q_kv_a_proj_{nullptr}, q_b_proj_{nullptr}, kv_b_proj_{nullptr}, o_proj_{nullptr};
   RmsNorm q_a_layernorm_{nullptr}, kv_a_layernorm_{nullptr};
 };
@@ -49,7 +58,7 @@ class GqaAttentionImpl : public AttentionImpl {
   torch::Tensor forward(const torch::Tensor& x_Nd, const AttentionContext& context) override;
 
  private:
-  int64_t heads_, kv_heads_, head_dim_;
+  AttentionHeads heads_;
   Linear qkv_proj_{nullptr}, o_proj_{nullptr};
 };
 
@@ -57,10 +66,16 @@ std::shared_ptr<AttentionImpl> make_attention(const ModelConfig& config);
 // Columns that the rotary embedding turns: qk_rope_head_dim (mla) or head_dim (gqa).
 int64_t rotary_columns(const ModelConfig& config);
 
-// softmax(q k^T * scale + mask) v: q, k [B, T, H, a], v [B, T, H, c] -> [B*T, H*c]. Heads narrower than the widest
-// are padded with zeros, because the flash kernels want one width.
-torch::Tensor causal_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, double scale,
-                               const torch::Tensor& mask);
+// Rotates, scores with 1/sqrt(nope + rope), masks causally and sums the values; everything between the projections.
+//   query      [N, heads * (nope + rope)]      per head: plain columns, then those to rotate
+//   key_value  [N, kv_heads * (nope + value)]  per head: plain key columns, then the value
+//   key_rope   [N, rope] or [N, kv_heads * rope]
+// Returns [N, heads * value]. On CPU one kernel (engram/kernels/attention.h) in fp32; elsewhere the composed form.
+torch::Tensor attend(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
+                     const AttentionContext& context, const AttentionHeads& heads);
+torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& key_value,
+                              const torch::Tensor& key_rope, const AttentionContext& context,
+                              const AttentionHeads& heads);
 
 // cos and sin tables, grown on demand. Angles are computed in fp32 whatever the model's dtype, as transformers does.
 class RotaryCache {
@@ -75,7 +90,7 @@ class RotaryCache {
   torch::Tensor cos_, sin_;
 };
 
-// [B, 1, T, T]: token i sees j <= i of its own document. starts [B] as in ForwardInput.
-torch::Tensor document_mask(const std::vector<std::vector<int32_t>>& starts, int64_t batch, int64_t length);
+// [B, T] int32: the first token of each token's own document. starts [B] as in ForwardInput.
+torch::Tensor document_first_keys(const std::vector<std::vector<int32_t>>& starts, int64_t batch, int64_t length);
 
 }  // namespace engram

@@ -174,7 +174,7 @@ Pass TransformerImpl::Parts::make_pass(const ModelConfig& config, const ForwardI
   const bool is_double = decoder->embed_tokens->weight.scalar_type() == torch::kDouble;
   rotary.fill(pass.attention, tokens.device(), is_double ? torch::kDouble : torch::kFloat);
   if (config.attention_document_mask && has_inner_start(input.starts))
-    pass.attention.mask = document_mask(input.starts, batch, length).to(tokens.device());
+    pass.attention.first_key = document_first_keys(input.starts, batch, length).to(tokens.device());
   if (config.memory == MemoryKind::kEngram && !input.memory_off) pass.reach = segment_reach(input, batch, length);
   return pass;
 }

@@ -65,19 +65,89 @@ TEST(Attention, GqaEqualsLlama) {
   expect_parity(c, "llama_gqa");
 }
 
-// Values wider than keys: the zero padding then falls on queries and keys.
-TEST(Attention, HeadWidthsMayDifferEitherWay) {
-  torch::manual_seed(0);
-  for (const auto& [key_width, value_width] : std::vector<std::pair<int64_t, int64_t>>{{4, 7}, {7, 4}, {5, 5}}) {
-    const int64_t length = 6;
-    torch::Tensor q = torch::randn({2, length, 3, key_width}, torch::kDouble);
-    torch::Tensor k = torch::randn({2, length, 3, key_width}, torch::kDouble);
-    torch::Tensor v = torch::randn({2, length, 3, value_width}, torch::kDouble);
-    torch::Tensor score = torch::einsum("bihc,bjhc->bhij", {q, k}) * 0.3;
-    score.masked_fill_(torch::ones({length, length}, torch::kBool).triu(1), -INFINITY);
-    torch::Tensor expected = torch::einsum("bhij,bjhc->bihc", {score.softmax(-1), v}).reshape({2 * length, -1});
-    parity::expect_close(causal_attention(q, k, v, 0.3, {}), expected, 1e-12, "widths");
+AttentionHeads random_heads(int64_t seed) {
+  // Odd widths, groups, and values wider or narrower than keys.
+  const std::vector<AttentionHeads> all = {
+      {.heads = 4, .kv_heads = 4, .nope = 16, .rope = 8, .value = 16, .interleaved = true, .shared_rope_key = true},
+      {.heads = 3, .kv_heads = 3, .nope = 5, .rope = 6, .value = 17, .interleaved = true, .shared_rope_key = true},
+      {.heads = 6, .kv_heads = 2, .nope = 0, .rope = 10, .value = 10, .interleaved = false, .shared_rope_key = false},
+      {.heads = 2, .kv_heads = 1, .nope = 3, .rope = 4, .value = 40, .interleaved = false, .shared_rope_key = false}};
+  return all[static_cast<size_t>(seed) % all.size()];
+}
+
+struct AttendCase {
+  AttentionHeads heads;
+  AttentionContext context;
+  torch::Tensor query, key_value, key_rope;
+};
+
+AttendCase random_case(int64_t seed, int64_t length, bool documents) {
+  torch::manual_seed(static_cast<uint64_t>(seed));
+  AttendCase c;
+  c.heads = random_heads(seed);
+  const AttentionHeads& h = c.heads;
+  c.context.batch = 2;
+  c.context.length = length;
+  RotaryCache(h.rope, 100.0).fill(c.context, torch::kCPU, torch::kFloat);
+  if (documents) {
+    const int32_t middle = static_cast<int32_t>(length / 2), third = static_cast<int32_t>(length / 3);
+    c.context.first_key = document_first_keys({{0, 1, middle}, {third}}, 2, length);
   }
+  const int64_t n = 2 * length;
+  // Slices of a wider product, as MLA hands them over.
+  c.query = torch::randn({n, h.heads * (h.nope + h.rope) + 5}).narrow(1, 2, h.heads * (h.nope + h.rope));
+  c.key_value = torch::randn({n, h.kv_heads * (h.nope + h.value)});
+  const int64_t rotated = (h.shared_rope_key ? 1 : h.kv_heads) * h.rope;
+  c.key_rope = torch::randn({n, rotated + 1}).narrow(1, 1, rotated);
+  return c;
+}
+
+// The kernel against the composed form in double, forward and gradients, over tile edges (64 queries, 256 keys).
+TEST(Attention, KernelEqualsComposedInDouble) {
+  for (int64_t seed = 0; seed < 16; ++seed) {
+    const int64_t length = std::vector<int64_t>{1, 3, 64, 65, 130, 300}[static_cast<size_t>(seed) % 6];
+    const AttendCase c = random_case(seed, std::max<int64_t>(length, seed % 2 == 0 ? 4 : 1), seed % 2 == 0);
+    torch::Tensor weight;
+    std::vector<std::vector<torch::Tensor>> results;
+    for (torch::Dtype dtype : {torch::kFloat, torch::kDouble}) {
+      AttentionContext context = c.context;
+      context.cos = context.cos.to(dtype);
+      context.sin = context.sin.to(dtype);
+      std::vector<torch::Tensor> leaves;
+      for (const torch::Tensor& x : {c.query, c.key_value, c.key_rope}) leaves.push_back(parity::leaf(x, dtype));
+      torch::Tensor out = attend(leaves[0], leaves[1], leaves[2], context, c.heads);
+      if (!weight.defined()) weight = torch::randn_like(out);
+      out.backward(weight.to(dtype));
+      results.push_back({out, leaves[0].grad(), leaves[1].grad(), leaves[2].grad()});
+    }
+    const std::vector<std::string> names = {"output", "grad.query", "grad.key_value", "grad.key_rope"};
+    for (size_t i = 0; i < names.size(); ++i)
+      parity::expect_close(results[0][i], results[1][i], 2e-5, names[i] + " of case " + std::to_string(seed));
+  }
+}
+
+TEST(Attention, KernelReadsSlicesInPlace) {
+  const AttendCase c = random_case(4, 70, false);
+  torch::Tensor sliced = attend(c.query, c.key_value, c.key_rope, c.context, c.heads);
+  torch::Tensor copied = attend(c.query.contiguous(), c.key_value, c.key_rope.contiguous(), c.context, c.heads);
+  EXPECT_TRUE(torch::equal(sliced, copied));
+}
+
+// Sums run in an order that does not depend on the number of threads.
+TEST(Attention, KernelIsIndependentOfThreads) {
+  const AttendCase c = random_case(8, 300, false);
+  std::vector<torch::Tensor> results;
+  for (int threads : {1, 2, 5}) {
+    const int before = at::get_num_threads();
+    at::set_num_threads(threads);
+    torch::Tensor query = parity::leaf(c.query, torch::kFloat), key_rope = parity::leaf(c.key_rope, torch::kFloat);
+    torch::Tensor out = attend(query, c.key_value, key_rope, c.context, c.heads);
+    out.square().sum().backward();
+    at::set_num_threads(before);
+    results.push_back(torch::cat({out.flatten(), query.grad().flatten(), key_rope.grad().flatten()}).detach());
+  }
+  EXPECT_TRUE(torch::equal(results[0], results[1]));
+  EXPECT_TRUE(torch::equal(results[0], results[2]));
 }
 
 TEST(Attention, RotaryCacheGrowsAndKeepsItsValues) {
@@ -94,12 +164,9 @@ TEST(Attention, RotaryCacheGrowsAndKeepsItsValues) {
   EXPECT_NEAR(large.sin[39][1].item<double>(), std::sin(39 * std::pow(10000.0, -2.0 / 6)), 1e-5);
 }
 
-TEST(Attention, DocumentMaskSeesItsOwnDocumentOnly) {
-  torch::Tensor mask = document_mask({{0, 2}, {}}, 2, 4);
-  ASSERT_EQ(mask.sizes(), (std::vector<int64_t>{2, 1, 4, 4}));
-  torch::Tensor expected = torch::tensor({{1, 0, 0, 0}, {1, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 1, 1}}).to(torch::kBool);
-  EXPECT_TRUE(torch::equal(mask[0][0], expected));
-  EXPECT_TRUE(torch::equal(mask[1][0], torch::ones({4, 4}, torch::kBool).tril()));
+TEST(Attention, FirstKeysAreTheDocumentsStarts) {
+  torch::Tensor first = document_first_keys({{0, 2}, {}}, 2, 4);
+  EXPECT_TRUE(torch::equal(first, torch::tensor({{0, 0, 2, 2}, {0, 0, 0, 0}}, torch::kInt)));
 }
 
 }  // namespace
