@@ -82,8 +82,6 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using IntTag = hn::CappedTag<int64_t, 8>;
-using DoubleTag = hn::Rebind<double, IntTag>;
-constexpr double kMagic = 0x1.8p52;  // x + kMagic holds round(x) in its low bits for |x| < 2^51
 
 // Every token as if no boundary were near: order n's mix is order n-1's, XOR one more product.
 void MixBlock(const HashTables& tables, HashBlock& block) {
@@ -102,6 +100,9 @@ void MixBlock(const HashTables& tables, HashBlock& block) {
 }
 
 #if ENGRAM_HASH_FMA
+using DoubleTag = hn::Rebind<double, IntTag>;
+constexpr double kMagic = 0x1.8p52;  // x + kMagic holds round(x) in its low bits for |x| < 2^51
+
 // A mix of 63 bits as two exact doubles: the low 10 bits, and the 53 above them.
 void SplitMixes(int order, HashBlock& block) {
   const IntTag di;
