@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""engram data prepare | inspect as a user meets them: exit codes, one error line, JSON.
+
+    data_command_test.py ENGRAM
+"""
+import json
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ENGRAM = sys.argv[1]
+
+
+def byte_alphabet() -> list:
+    """GPT-2's printable character for each byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    characters, extra = {}, 0
+    for byte in range(256):
+        if byte in printable:
+            characters[byte] = chr(byte)
+        else:
+            characters[byte] = chr(256 + extra)
+            extra += 1
+    return [characters[byte] for byte in range(256)]
+
+
+def tokenizer_json() -> str:
+    vocabulary = {character: byte for byte, character in enumerate(byte_alphabet())}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
+        "added_tokens": [{"id": 256, "content": "<|endoftext|>", "single_word": False, "lstrip": False,
+                          "rstrip": False, "normalized": False, "special": True}],
+        "pre_tokenizer": byte_level, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                  "vocab": vocabulary, "merges": []}})
+
+
+class DataCommand(unittest.TestCase):
+    def setUp(self):
+        self.scratch = tempfile.TemporaryDirectory()
+        self.folder = Path(self.scratch.name)
+        (self.folder / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+        (self.folder / "text.txt").write_text("one\n<|endoftext|>\nzw\u00f6lf\n", encoding="utf-8")
+
+    def tearDown(self):
+        self.scratch.cleanup()
+
+    def run_engram(self, *arguments):
+        return subprocess.run([ENGRAM, "data", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+    def prepare(self, *arguments):
+        return self.run_engram("prepare", "--tokenizer", self.folder / "tokenizer.json", *arguments)
+
+    def assert_error(self, result, *parts):
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        self.assertEqual((result.returncode, len(errors)), (1, 1), result.stderr)
+        for part in parts:
+            self.assertIn(part, errors[0])
+
+    def test_prepare_then_inspect(self):
+        out = self.folder / "out"
+        result = self.prepare("--output", out, "--validation-fraction", 0, "--json", self.folder / "text.txt")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        summary = json.loads(result.stdout)
+        self.assertEqual(summary["train"], {"documents": 2, "tokens": 11, "raw_bytes": 9})
+        self.assertEqual(summary["validation"], {"documents": 0, "tokens": 0, "raw_bytes": 0})
+        self.assertEqual(json.loads((out / "prepare.json").read_text()), summary)
+
+        result = self.run_engram("inspect", out / "train.tokens", "--tokenizer", self.folder / "tokenizer.json", "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        shard = json.loads(result.stdout)
+        self.assertEqual(shard["first_tokens"], [*b"one", 256, *"zw\u00f6lf".encode(), 256])
+        self.assertEqual(shard["text"], "one<|endoftext|>zw\u00f6lf<|endoftext|>")
+        self.assertEqual((shard["tokens"], shard["documents"], shard["vocab_size"]), (11, 2, 257))
+
+    def test_bad_input(self):
+        out, text = self.folder / "out", self.folder / "text.txt"
+        self.assert_error(self.prepare("--output", out, self.folder / "none.txt"), "none.txt")
+        text.write_bytes(b"good\n\xc3(")
+        self.assert_error(self.prepare("--output", out, text), "text.txt: not UTF-8 at byte 5")
+        text.write_bytes(b"\n")
+        self.assert_error(self.prepare("--output", out, text), "no text")
+        text.write_bytes(b"some text")
+        self.assert_error(self.prepare("--output", text / "out", "--validation-fraction", 0, text), "text.txt/out")
+        self.assert_error(self.run_engram("inspect", text), "text.txt: not a token shard")
+        self.assertFalse(out.exists())
+
+    def test_usage(self):
+        self.assertEqual(self.run_engram("prepare").returncode, 2)
+        self.assertEqual(self.run_engram().returncode, 2)
+        self.assertEqual(self.run_engram("inspect", "a", "--tokens", "-1").returncode, 2)
+        self.assertEqual(self.run_engram("--help").returncode, 0)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
