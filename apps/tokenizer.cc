@@ -159,11 +159,13 @@ CLI::App* add_command(CLI::App& group, Invocation& invocation, std::shared_ptr<T
 }
 
 void add_input(CLI::App* command, TokenizerFlags& flags, const char* text_help) {
-  CLI::Option* text =
-      command->add_option_function<std::string>("--text", [&flags](const std::string& value) {
+  CLI::Option* text = command->add_option_function<std::string>(
+      "--text",
+      [&flags](const std::string& value) {
         flags.text = value;
         flags.has_text = true;
-      }, text_help);
+      },
+      text_help);
   text->type_name("S")->expected(1);
   command->add_option("--file", flags.file, "The same from a file; without both, from stdin")
       ->type_name("FILE")

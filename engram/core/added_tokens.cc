@@ -96,8 +96,7 @@ std::vector<TokenSlice> AddedTokens::slice(std::string_view text, bool normalize
   std::vector<TokenSlice> slices;
   size_t covered = 0;
   for (size_t at = 0; !set.sorted.empty() && at < text.size();) {
-    const AddedToken* token =
-        set.starts[static_cast<unsigned char>(text[at])] ? set.longest_at(text, at) : nullptr;
+    const AddedToken* token = set.starts[static_cast<unsigned char>(text[at])] ? set.longest_at(text, at) : nullptr;
     if (token == nullptr) {
       ++at;
       continue;

@@ -60,8 +60,8 @@ class Bpe {
 
   std::unordered_map<std::string, int32_t> vocabulary_;
   std::unordered_map<std::string, int32_t> whole_words_;  // by raw bytes; filled with ignore_merges only
-  std::vector<Merge> merges_;                              // open addressing, a power of two
-  std::array<int32_t, 256> byte_ids_{};                    // -1: not in the vocabulary
+  std::vector<Merge> merges_;                             // open addressing, a power of two
+  std::array<int32_t, 256> byte_ids_{};                   // -1: not in the vocabulary
   std::optional<std::string> unk_token_;
   int32_t unk_id_ = -1;
   bool fuse_unk_ = false, ignore_merges_ = false;

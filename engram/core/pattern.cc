@@ -24,9 +24,9 @@ using MatchData = std::unique_ptr<pcre2_match_data, Freer<pcre2_match_data_free>
 using JitStack = std::unique_ptr<pcre2_jit_stack, Freer<pcre2_jit_stack_free>>;
 
 constexpr size_t kMaxPatternBytes = 64 << 10;
-constexpr uint32_t kMatchLimit = 20'000'000;    // backtracking steps of one match: about a second
-constexpr uint32_t kHeapLimitKib = 256 << 10;   // of the interpreter, which runs when the JIT's stack is too small
-constexpr size_t kJitStackBytes = 8 << 20;      // grows to this
+constexpr uint32_t kMatchLimit = 20'000'000;   // backtracking steps of one match: about a second
+constexpr uint32_t kHeapLimitKib = 256 << 10;  // of the interpreter, which runs when the JIT's stack is too small
+constexpr size_t kJitStackBytes = 8 << 20;     // grows to this
 
 pcre2_jit_stack* jit_stack_of_thread(void*) {
   thread_local JitStack stack(pcre2_jit_stack_create(32 << 10, kJitStackBytes, nullptr));

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kMaxGroupDepth = 100;
 constexpr size_t kMaxTranslation = 256 << 10;  // more than PCRE2 can compile
-constexpr uint64_t kMaxRepeat = 65535;  // PCRE2's own
+constexpr uint64_t kMaxRepeat = 65535;         // PCRE2's own
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_alpha(char32_t c) { return (c | 0x20) >= 'a' && (c | 0x20) <= 'z'; }

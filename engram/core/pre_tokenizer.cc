@@ -31,9 +31,7 @@ void apply_behavior(Behavior behavior, std::vector<Match>& slices) {
   bool previous = false;
   switch (behavior) {
     case Behavior::kIsolated: return;
-    case Behavior::kRemoved:
-      std::erase_if(slices, [](const Match& slice) { return slice.matched; });
-      return;
+    case Behavior::kRemoved: std::erase_if(slices, [](const Match& slice) { return slice.matched; }); return;
     case Behavior::kContiguous:
     case Behavior::kMergedWithPrevious:
       for (const Match& slice : slices) {

@@ -85,8 +85,8 @@ Status Tokenizer::Impl::read(const nlohmann::json& file, const std::string& name
   ENGRAM_ASSIGN_OR_RETURN(bpe, Bpe::parse(field(file, "model"), name));
   ENGRAM_RETURN_IF_ERROR(number_tokens(name));
   const auto vocab_size = static_cast<int64_t>(strings.size());
-  ENGRAM_ASSIGN_OR_RETURN(
-      post_processor, PostProcessor::parse(field(file, "post_processor"), vocab_size, name + ": post_processor"));
+  ENGRAM_ASSIGN_OR_RETURN(post_processor,
+                          PostProcessor::parse(field(file, "post_processor"), vocab_size, name + ": post_processor"));
   set_bytes();
   return Status();
 }
@@ -98,8 +98,10 @@ Status Tokenizer::Impl::number_tokens(const std::string& name) {
   strings.resize(ids.size());
   for (const auto& [token, id] : ids) {
     if (static_cast<size_t>(id) >= strings.size()) {
-      return invalid_argument("{}: model: vocab: token {} has the id {}, but there are only {} tokens (ids must be "
-                              "0 .. {} without holes)", name, quote_text(token), id, strings.size(), strings.size() - 1);
+      return invalid_argument(
+          "{}: model: vocab: token {} has the id {}, but there are only {} tokens (wanted ids "
+          "without holes)",
+          name, quote_text(token), id, strings.size());
     }
     strings[static_cast<size_t>(id)] = token;
   }
@@ -156,8 +158,13 @@ std::string Tokenizer::byte_level_json(const std::vector<std::string>& special_t
   nlohmann::json vocab = nlohmann::json::object(), added = nlohmann::json::array();
   int next = 0;
   for (const std::string& token : special_tokens) {
-    added.push_back({{"id", next}, {"content", token}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
-                     {"normalized", false}, {"special", true}});
+    added.push_back({{"id", next},
+                     {"content", token},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", true}});
     vocab[token] = next++;
   }
   for (int byte = 0; byte < 256; ++byte) {
@@ -166,13 +173,25 @@ std::string Tokenizer::byte_level_json(const std::vector<std::string>& special_t
   }
   const nlohmann::json byte_level = {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-  const nlohmann::json file = {
-      {"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", added},
-      {"normalizer", nullptr}, {"pre_tokenizer", byte_level}, {"post_processor", nullptr}, {"decoder", byte_level},
-      {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr},
-                 {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr}, {"fuse_unk", false},
-                 {"byte_fallback", false}, {"ignore_merges", false}, {"vocab", vocab},
-                 {"merges", nlohmann::json::array()}}}};
+  const nlohmann::json file = {{"version", "1.0"},
+                               {"truncation", nullptr},
+                               {"padding", nullptr},
+                               {"added_tokens", added},
+                               {"normalizer", nullptr},
+                               {"pre_tokenizer", byte_level},
+                               {"post_processor", nullptr},
+                               {"decoder", byte_level},
+                               {"model",
+                                {{"type", "BPE"},
+                                 {"dropout", nullptr},
+                                 {"unk_token", nullptr},
+                                 {"continuing_subword_prefix", nullptr},
+                                 {"end_of_word_suffix", nullptr},
+                                 {"fuse_unk", false},
+                                 {"byte_fallback", false},
+                                 {"ignore_merges", false},
+                                 {"vocab", vocab},
+                                 {"merges", nlohmann::json::array()}}}};
   return file.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -215,8 +234,8 @@ Result<std::string> Tokenizer::decode(std::span<const int32_t> ids, bool skip_sp
   std::string bytes;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size()) {
-      return Status(StatusCode::kOutOfRange, fmt::format("id {} at position {}, wanted 0 .. {}", ids[i], i,
-                                                         vocab_size() - 1));
+      return Status(StatusCode::kOutOfRange,
+                    fmt::format("id {} at position {}, wanted 0 .. {}", ids[i], i, vocab_size() - 1));
     }
     if (!skip_special || !is_special(ids[i])) bytes += impl_->bytes[static_cast<size_t>(ids[i])];
   }

