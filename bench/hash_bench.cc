@@ -130,14 +130,18 @@ std::string_view bytes_of(const std::vector<int32_t>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(int32_t)};
 }
 
-Result<nlohmann::json> run_numpy(const Workload& load, const HashBenchOptions& options) {
-  Env& env = Env::posix();
-  if (!env.file_exists(options.script)) {
+Status check_numpy_side(const HashBenchOptions& options) {
+  if (!Env::posix().file_exists(options.script)) {
     return not_found("numpy side: no file '{}'; pass --script bench/numpy_hash.py", options.script);
   }
-  if (!env.file_exists(options.python)) {
+  if (!Env::posix().file_exists(options.python)) {
     return not_found("numpy side: no Python at '{}'; run scripts/setup.sh --oracles, or pass --python", options.python);
   }
+  return {};
+}
+
+Result<nlohmann::json> run_numpy(const Workload& load, const HashBenchOptions& options) {
+  Env& env = Env::posix();
   TemporaryFolder folder;
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, folder.file("map"), bytes_of(load.map)));
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, folder.file("ids"), bytes_of(load.ids)));
@@ -168,6 +172,7 @@ HashBenchOptions default_hash_bench_options() {
 }
 
 Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(check_numpy_side(options));
   ENGRAM_ASSIGN_OR_RETURN(Workload load, make_workload());
   const size_t count = load.hashers.size() * load.ids.size() * load.rows_per_token;
   const RowBuffer buffer(static_cast<int64_t*>(std::aligned_alloc(64, count * sizeof(int64_t))));
