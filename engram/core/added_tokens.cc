@@ -25,12 +25,8 @@ Result<AddedToken> parse_token(const nlohmann::json& value, const Normalizer& no
   return token;
 }
 
-// \w of Rust's regex crate, which single_word is judged by: Oniguruma's, but for Latin-1 numbers and joiners.
-bool is_word(char32_t c) {
-  if (c == 0x200C || c == 0x200D) return true;
-  if (c == 0xB2 || c == 0xB3 || c == 0xB9 || (c >= 0xBC && c <= 0xBE)) return false;
-  return contains(word_set(), c);
-}
+// \w of Rust's regex crate, which single_word is judged by: Oniguruma's inside a class, and the joiners.
+bool is_word(char32_t c) { return c == 0x200C || c == 0x200D || contains(word_set(true), c); }
 
 bool is_single_word(std::string_view text, size_t begin, size_t end) {
   size_t before = begin, after = end;

@@ -80,15 +80,21 @@ std::optional<CodePointSet> set_of_script(std::string_view name) {
   return std::nullopt;
 }
 
-CodePointSet extra_word_set() { return copy_of(kExtraWord); }
+CodePointSet extra_word_set(bool in_class) {
+  CodePointSet set = copy_of(kExtraWord);
+  if (in_class) std::erase_if(set, [](const CodePointRange& range) { return range.last < 0x100; });
+  return set;
+}
 
-const CodePointSet& word_set() {
-  static const CodePointSet set = [] {
+const CodePointSet& word_set(bool in_class) {
+  auto make = [](bool within) {
     uint32_t mask = 0;
     for (std::string_view name : {"L", "M", "Nd", "Nl", "Pc"}) mask |= *category_mask(name);
-    return collect([mask](char32_t c) { return (category_bit(c) & mask) != 0 || find_row(kExtraWord, c) != nullptr; });
-  }();
-  return set;
+    const CodePointSet extra = extra_word_set(within);
+    return collect([&](char32_t c) { return (category_bit(c) & mask) != 0 || contains(extra, c); });
+  };
+  static const CodePointSet alone = make(false), inside = make(true);
+  return in_class ? inside : alone;
 }
 
 const CodePointSet& white_space_set() {

@@ -23,10 +23,11 @@ CodePointSet set_of_categories(uint32_t mask);
 CodePointSet later_set_of_categories(uint32_t mask);
 // Han, Hiragana, Katakana, Hangul.
 std::optional<CodePointSet> set_of_script(std::string_view name);
-const CodePointSet& word_set();         // \w
-CodePointSet extra_word_set();          // \w without the categories L, M, Nd, Nl, Pc
-const CodePointSet& white_space_set();  // \s
-const CodePointSet& numeric_set();      // Rust's char::is_numeric, for the Digits pre-tokenizer
+// \w. Alone, Oniguruma's also matches the numbers of Latin-1 (U+00B2, ...); inside a class it does not.
+const CodePointSet& word_set(bool in_class);
+CodePointSet extra_word_set(bool in_class);  // without the categories L, M, Nd, Nl, Pc
+const CodePointSet& white_space_set();       // \s
+const CodePointSet& numeric_set();           // Rust's char::is_numeric, for the Digits pre-tokenizer
 CodePointSet complement(const CodePointSet& set);
 bool contains(const CodePointSet& set, char32_t code_point);
 

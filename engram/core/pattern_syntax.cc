@@ -88,13 +88,13 @@ class Translator {
   bool escape();
   bool escaped_code_point(char c, char32_t* code_point);
   bool hex_digits(int least, int most, char32_t* code_point);
-  bool named_set(char c, bool* is_set, std::string* text);
+  bool named_set(char c, bool in_class, bool* is_set, std::string* text);
   bool property(bool negated, std::string* text);
   std::string category_text(std::string_view name, bool negated) const;
   std::string word_class() {
     bool is_set = false;
     std::string text;
-    named_set('w', &is_set, &text);
+    named_set('w', false, &is_set, &text);
     return "[" + text + "]";
   }
   bool char_class();
@@ -319,7 +319,7 @@ bool Translator::escaped_code_point(char c, char32_t* code_point) {
 }
 
 // \d \s \w \h \p{..} and their opposites as the inside of a class; *is_set is false for any other escape.
-bool Translator::named_set(char c, bool* is_set, std::string* text) {
+bool Translator::named_set(char c, bool in_class, bool* is_set, std::string* text) {
   *is_set = true;
   auto explicit_set = [&](const CodePointSet& set, bool negated) {
     *text = class_text(negated ? complement(set) : set);
@@ -334,9 +334,9 @@ bool Translator::named_set(char c, bool* is_set, std::string* text) {
     case 'S': return explicit_set(white_space_set(), c == 'S');
     case 'w':
       for (std::string_view name : {"L", "M", "Nd", "Nl", "Pc"}) *text += category_text(name, false);
-      *text += class_text(extra_word_set());
+      *text += class_text(extra_word_set(in_class));
       return true;
-    case 'W': return explicit_set(word_set(), true);
+    case 'W': return explicit_set(word_set(in_class), true);
     case 'h':
     case 'H': return explicit_set({{'0', '9'}, {'A', 'F'}, {'a', 'f'}}, c == 'H');
     default: *is_set = false; return true;
@@ -390,7 +390,7 @@ bool Translator::escape() {
   }
   bool is_set = false;
   std::string text;
-  if (!named_set(c, &is_set, &text)) return false;
+  if (!named_set(c, false, &is_set, &text)) return false;
   if (is_set) {
     atom("[" + text + "]");
     return true;
@@ -409,7 +409,7 @@ bool Translator::class_atom(ClassAtom* atom) {
   } else {
     if (at_ == pattern_.size()) return refuse("a backslash at the end");
     char c = pattern_[at_++];
-    if (!named_set(c, &atom->is_set, &atom->set_text)) return false;
+    if (!named_set(c, true, &atom->is_set, &atom->set_text)) return false;
     if (c == 'b') {
       atom->code_point = '\b';
     } else if (!atom->is_set && !escaped_code_point(c, &atom->code_point)) {

@@ -17,7 +17,7 @@ NORMALIZERS = {"NFC": normalizers.NFC(), "NFD": normalizers.NFD(), "NFKC": norma
                "StripAccents": normalizers.StripAccents(), "Lowercase": normalizers.Lowercase(), "Strip": normalizers.Strip()}
 PATTERNS = [rf"\p{{{name}}}" for name in
             "L Lu Ll Lt Lm Lo M Mn Mc Me N Nd Nl No P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So Z Zs C Cc Cf Co Cn Han Hiragana Katakana Hangul".split()]
-PATTERNS += [r"\P{L}", r"\s", r"\S", r"\w", r"\W", r"\d", r"\D", r"\h", r".", r"[^\r\n\p{L}\p{P}\p{S}]", r"[\P{N}\p{Nd}]", r"[^\s\p{L}\p{N}]",
+PATTERNS += [r"\P{L}", r"\s", r"\S", r"\w", r"\W", r"[\w]", r"[\W]", r"\d", r"\D", r"\h", r".", r"[^\r\n\p{L}\p{P}\p{S}]", r"[\P{N}\p{Nd}]", r"[^\s\p{L}\p{N}]",
              r"(?i:s)", r"(?i:k)", r"(?i:[a-z])", r"\R"]
 
 
