@@ -14,11 +14,14 @@ namespace {
 Status bench_ops(const bench::OpsBenchOptions& options, bool json) {
   const std::vector<bench::OpsBenchRow> rows = bench::run_ops_bench(options);
   if (json) {
-    nlohmann::ordered_json object = {{"benchmark", "ops"}, {"machine", machine_description()},
-                                     {"commit", build_commit()}, {"date", today()}, {"threads", options.threads}};
+    nlohmann::ordered_json object = {{"benchmark", "ops"},
+                                     {"machine", machine_description()},
+                                     {"commit", build_commit()},
+                                     {"date", today()},
+                                     {"threads", options.threads}};
     for (const auto& row : rows) {
-      object["operators"].push_back({{"name", row.name}, {"fused_us", row.fused_us}, {"composed_us", row.composed_us},
-                                     {"ratio", row.ratio()}});
+      object["operators"].push_back(
+          {{"name", row.name}, {"fused_us", row.fused_us}, {"composed_us", row.composed_us}, {"ratio", row.ratio()}});
     }
     fmt::print("{}\n", object.dump());
     return {};
@@ -53,9 +56,8 @@ void add_bench_ops(CLI::App& bench, Invocation& invocation) {
   command->add_option("--threads", flags->options.threads, "Threads; 0: all")->check(CLI::Range(0, 1024));
   command->add_option("--seconds", flags->options.seconds, "Time for each operator")->check(CLI::Range(0.01, 600.0));
   command->add_flag("--json", flags->json, "Print JSON");
-  command->callback([flags, &invocation] {
-    invocation.run = [flags] { return bench_ops(flags->options, flags->json); };
-  });
+  command->callback(
+      [flags, &invocation] { invocation.run = [flags] { return bench_ops(flags->options, flags->json); }; });
 }
 
 }  // namespace engram::apps

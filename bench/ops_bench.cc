@@ -67,8 +67,13 @@ Case engram_module(const OpsBenchOptions& o) {
     };
   };
   using Gather = Tensor (*)(const Tensor&, const Tensor&);
-  Tensors inputs{leaf({o.batch, o.length, m, d}), leaf({unique, kRowDim}), leaf({(m + 1) * d, kRowsPerToken * kRowDim}),
-                 leaf({m, d}), leaf({m, d}), leaf({m, d}), leaf({m * d, 4}, 0.1)};
+  Tensors inputs{leaf({o.batch, o.length, m, d}),
+                 leaf({unique, kRowDim}),
+                 leaf({(m + 1) * d, kRowsPerToken * kRowDim}),
+                 leaf({m, d}),
+                 leaf({m, d}),
+                 leaf({m, d}),
+                 leaf({m * d, 4}, 0.1)};
   return {"engram module", with(static_cast<Gather>(gather_rows), engram_fuse),
           with(static_cast<Gather>(gather_rows_composed), engram_fuse_composed), inputs};
 }
@@ -90,14 +95,19 @@ std::vector<Case> cases(const OpsBenchOptions& o) {
   const Tensors head{leaf({n, d}), leaf({o.vocabulary, d}, 0.1)};
   return {
       engram_module(o),
-      {"linear_cross_entropy fp32", loss(linear_cross_entropy, false), loss(linear_cross_entropy_composed, false), head},
+      {"linear_cross_entropy fp32", loss(linear_cross_entropy, false), loss(linear_cross_entropy_composed, false),
+       head},
       {"linear_cross_entropy bf16", loss(linear_cross_entropy, true), loss(linear_cross_entropy_composed, true), head},
-      {"moe_experts", moe(moe_experts), moe(moe_experts_composed),
+      {"moe_experts",
+       moe(moe_experts),
+       moe(moe_experts_composed),
        {leaf({n, d}), leaf({kExperts, 2 * kWidth, d}, 0.1), leaf({kExperts, d, kWidth}, 0.1),
         torch::rand({n, kChoices}).set_requires_grad(true)}},
       {"rms_norm", norm(rms_norm), norm(rms_norm_composed), {leaf({n, d}), leaf({d})}},
-      {"swiglu", [](const Tensors& t) { return swiglu(t[0]); },
-       [](const Tensors& t) { return swiglu_composed(t[0]); }, {leaf({n, 4 * d})}},
+      {"swiglu",
+       [](const Tensors& t) { return swiglu(t[0]); },
+       [](const Tensors& t) { return swiglu_composed(t[0]); },
+       {leaf({n, 4 * d})}},
       {"apply_rope", rope(apply_rope), rope(apply_rope_composed), {leaf({o.batch, o.length, heads, 2 * half})}},
   };
 }

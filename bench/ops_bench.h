@@ -15,13 +15,13 @@ struct OpsBenchOptions {
   int64_t hidden_size = 64;
   int64_t streams = 1;
   int64_t vocabulary = 8192;
-  int threads = 0;  // 0: libtorch's default
+  int threads = 0;       // 0: libtorch's default
   double seconds = 1.0;  // for each operator, both sides
 };
 
 struct OpsBenchRow {
   std::string name;
-  double fused_us = 0;     // forward and backward, best round
+  double fused_us = 0;  // forward and backward, best round
   double composed_us = 0;
   double ratio() const { return composed_us / fused_us; }
 };

@@ -20,7 +20,8 @@
 namespace engram {
 namespace {
 
-constexpr int64_t kPanel = 64;  // vocabulary entries per panel; a tile is [rows, kPanel]
+constexpr int64_t kPanel = 128;  // vocabulary entries per panel; a tile is [rows, kPanel]
+constexpr float kLog2E = 1.44269504088896341f;
 
 }  // namespace
 }  // namespace engram
@@ -30,49 +31,49 @@ HWY_BEFORE_NAMESPACE();
 namespace engram {
 namespace HWY_NAMESPACE {
 
-// A tile of logits becomes exp(logit - row maximum); columns past the valid ones become 0.
-void ExpPanel(float* tile, int64_t rows, int64_t columns, float* maxima, float* sums) {
+// A tile of logits becomes exp(logit - reference) per row; columns past the valid ones become 0.
+//
+// A reference need not be the row's maximum, only near it: it starts far below and moves up to a panel's maximum when a
+// logit exceeds it by more than 60 bits, which rarely happens after a row's first panel.
+//   references [rows]          running, kept between panels
+//   sums       [rows, lanes]   running sums of exponentials relative to the reference, per lane
+//   used       [rows]          out: this panel's references
+void ExpPanel(float* tile, int64_t rows, int64_t columns, float* references, float* sums, float* used) {
   const FloatTag d;
+  const Floats log2e = splat(kLog2E);
   for (int64_t r = 0; r < rows; ++r) {
     float* row = tile + r * kPanel;
     std::fill(row + columns, row + kPanel, -std::numeric_limits<float>::infinity());
-    Floats most = hn::LoadU(d, row);
+    Floats most = hn::LoadU(d, row), total = hn::LoadU(d, sums + r * lanes());
     for (int64_t c = lanes(); c < kPanel; c += lanes()) most = hn::Max(most, hn::LoadU(d, row + c));
-    const float maximum = hn::GetLane(hn::MaxOfLanes(d, most));
-    Floats total = splat(0);
+    if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(most, splat(references[r] + 60 / kLog2E))))) {
+      const float old = references[r];
+      references[r] = hn::GetLane(hn::MaxOfLanes(d, most));
+      total = hn::Mul(total, fast_exp2(splat((old - references[r]) * kLog2E)));
+    }
+    const Floats reference = splat(references[r]);  // subtracted before scaling: exact for logits near it
     for (int64_t c = 0; c < kPanel; c += lanes()) {
-      const Floats e = fast_exp(hn::Sub(hn::LoadU(d, row + c), splat(maximum)));
+      const Floats e = fast_exp2(hn::Mul(hn::Sub(hn::LoadU(d, row + c), reference), log2e));
       total = hn::Add(total, e);
       hn::StoreU(e, d, row + c);
     }
     std::fill(row + columns, row + kPanel, 0.0f);
-    maxima[r] = maximum;
-    sums[r] = sum(total);
+    hn::StoreU(total, d, sums + r * lanes());
+    used[r] = references[r];
   }
 }
 
-// Per row: the maximum over all panels, and the sum of exponentials relative to it. Panels are stride floats apart.
-void CombinePanels(const float* maxima, const float* sums, int64_t panels, int64_t stride, int64_t rows,
-                   float* row_maxima, float* row_sums) {
-  for (int64_t r = 0; r < rows; r += lanes()) {
-    const int64_t n = valid_lanes(r, rows);
-    Floats most = load(maxima + r, n), total = splat(0);
-    for (int64_t p = 1; p < panels; ++p) most = hn::Max(most, load(maxima + p * stride + r, n));
-    for (int64_t p = 0; p < panels; ++p) {
-      const Floats scale = fast_exp(hn::Sub(load(maxima + p * stride + r, n), most));
-      total = hn::MulAdd(load(sums + p * stride + r, n), scale, total);
-    }
-    store(most, row_maxima + r, n);
-    store(total, row_sums + r, n);
-  }
+// sums [rows, lanes] to row_sums [rows].
+void AddLanes(const float* sums, int64_t rows, float* row_sums) {
+  for (int64_t r = 0; r < rows; ++r) row_sums[r] = sum(hn::LoadU(FloatTag(), sums + r * lanes()));
 }
 
-// maxima become what turns a panel's exponentials into scaled probabilities: exp(maximum - log_sum) * scale.
-void PanelFactors(float* maxima, const float* log_sums, const float* scales, int64_t rows) {
+// references become what turns a panel's exponentials into scaled probabilities: exp(reference - log_sum) * scale.
+void PanelFactors(float* references, const float* log_sums, const float* scales, int64_t rows) {
   for (int64_t r = 0; r < rows; r += lanes()) {
     const int64_t n = valid_lanes(r, rows);
-    const Floats factor = fast_exp(hn::Sub(load(maxima + r, n), load(log_sums + r, n)));
-    store(hn::Mul(factor, load(scales + r, n)), maxima + r, n);
+    const Floats factor = fast_exp(hn::Sub(load(references + r, n), load(log_sums + r, n)));
+    store(hn::Mul(factor, load(scales + r, n)), references + r, n);
   }
 }
 
@@ -109,16 +110,14 @@ void PairRows(const float* in, int64_t rows, int64_t columns, int64_t in_stride,
   }
 }
 
-// Column c of a panel row pairs with column c + 16, within each 32: no lane ever moves. [rows, 64] -> words [rows, 32].
+// Column c of a panel row pairs with column c + 16, within each 32: no lane ever moves.
+// [rows, kPanel] -> words [rows, kPanel / 2].
 void PairColumns(const float* tile, int64_t rows, uint32_t* out) {
   const hn::ScalableTag<uint32_t> du;
   const FloatTag d;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t half = 0; half < 2; ++half) {
-      const float* from = tile + r * kPanel + half * 32;
-      for (int64_t c = 0; c < 16; c += lanes()) {
-        hn::StoreU(words(hn::LoadU(d, from + c), hn::LoadU(d, from + 16 + c)), du, out + r * 32 + half * 16 + c);
-      }
+  for (int64_t at = 0; at < rows * kPanel; at += 32) {
+    for (int64_t c = 0; c < 16; c += lanes()) {
+      hn::StoreU(words(hn::LoadU(d, tile + at + c), hn::LoadU(d, tile + at + 16 + c)), du, out + at / 2 + c);
     }
   }
 }
@@ -132,13 +131,15 @@ namespace engram {
 namespace {
 
 HWY_EXPORT(ExpPanel);
-HWY_EXPORT(CombinePanels);
+HWY_EXPORT(AddLanes);
 HWY_EXPORT(PanelFactors);
 HWY_EXPORT(ScalePanel);
 HWY_EXPORT(PairRows);
 HWY_EXPORT(PairColumns);
 
 constexpr int64_t kChunkRows = 48;
+constexpr int64_t kMostLanes = 16;
+constexpr float kFarBelow = -1e30f;  // a reference before the first panel
 static_assert(kChunkRows % 2 == 0);
 
 void pair_rows(const float* in, int64_t rows, int64_t columns, int64_t in_stride, uint32_t* out, int64_t out_stride) {
@@ -162,13 +163,13 @@ class Share {
  public:
   Share(const CrossEntropyArguments& arguments, int64_t panel_begin, int64_t panel_end);
 
-  // Phase 1: exponentials of this share's logits; row maxima and sums of exponentials relative to them.
+  // Phase 1: exponentials of this share's logits relative to each row's reference, and their sums.
   void exponentials(Chunk& chunk);
   // Phase 2: gradients of this share's logits, into dweight and this share's dhidden().
   void gradients(const Chunk& chunk, const float* log_sums);
 
-  const float* maxima() const { return row_maxima_.data(); }
-  const float* sums() const { return row_sums_.data(); }
+  const float* references() const { return references_.data(); }
+  const float* sums() const { return sums_.data(); }
   const float* dhidden() const { return dhidden_.data(); }
 
  private:
@@ -181,26 +182,28 @@ class Share {
   void multiply_bf16(const Chunk& chunk, int64_t p, bool add);
 
   const CrossEntropyArguments& arguments_;
-  int64_t panel_begin_, panels_, words_;   // words_: of one row of hidden
-  std::vector<float> packed_;              // fp32: [panels, dim, kPanel]
-  std::vector<uint32_t> packed_columns_;   // bf16: [panels, words, kPanel], pairs along dim
-  std::vector<uint32_t> packed_entries_;   // bf16: [panels, kPanel / 2, dim], pairs of entries as PairColumns has them
+  int64_t panel_begin_, panels_, words_;  // words_: of one row of hidden
+  std::vector<float> packed_;             // fp32: [panels, dim, kPanel]
+  std::vector<uint32_t> packed_columns_;  // bf16: [panels, words, kPanel], pairs along dim
+  std::vector<uint32_t> packed_entries_;  // bf16: [panels, kPanel / 2, dim], pairs of entries as PairColumns has them
   std::vector<uint32_t> by_column_, by_row_;
-  std::vector<float> tiles_;               // [panels, kChunkRows, kPanel]
-  std::vector<float> panel_maxima_, panel_sums_;  // [panels, kChunkRows]
-  std::vector<float> row_maxima_, row_sums_, dhidden_;
+  std::vector<float> tiles_;             // [panels, kChunkRows, kPanel]
+  std::vector<float> panel_references_;  // [panels, kChunkRows]
+  std::vector<float> references_, sums_, lane_sums_, dhidden_;
 };
 
 Share::Share(const CrossEntropyArguments& arguments, int64_t panel_begin, int64_t panel_end)
-    : arguments_(arguments), panel_begin_(panel_begin), panels_(panel_end - panel_begin),
+    : arguments_(arguments),
+      panel_begin_(panel_begin),
+      panels_(panel_end - panel_begin),
       words_((arguments.dim + 1) / 2) {
   auto sized = [](auto& vector, int64_t size) { vector.resize(static_cast<size_t>(size)); };
   const int64_t dim = arguments.dim;
   sized(tiles_, panels_ * kChunkRows * kPanel);
-  sized(panel_maxima_, panels_ * kChunkRows);
-  sized(panel_sums_, panels_ * kChunkRows);
-  sized(row_maxima_, kChunkRows);
-  sized(row_sums_, kChunkRows);
+  sized(panel_references_, panels_ * kChunkRows);
+  sized(references_, kChunkRows);
+  sized(sums_, kChunkRows);
+  sized(lane_sums_, kChunkRows * kMostLanes);
   sized(dhidden_, kChunkRows * dim);
   if (arguments.bf16) {
     sized(packed_columns_, panels_ * words_ * kPanel);
@@ -235,6 +238,8 @@ void Share::pack_bf16(int64_t p) {
 
 void Share::exponentials(Chunk& chunk) {
   const int64_t dim = arguments_.dim, rows = chunk.rows;
+  std::fill(references_.begin(), references_.end(), kFarBelow);
+  std::fill(lane_sums_.begin(), lane_sums_.end(), 0.0f);
   for (int64_t p = 0; p < panels_; ++p) {
     if (arguments_.bf16) {
       gemm_bf16(rows, kPanel, words_, {chunk.hidden_columns.data(), words_, 1},
@@ -250,17 +255,16 @@ void Share::exponentials(Chunk& chunk) {
       }
     }
     HWY_DYNAMIC_DISPATCH(ExpPanel)
-    (tile(p), rows, columns(p), panel_maxima_.data() + p * kChunkRows, panel_sums_.data() + p * kChunkRows);
+    (tile(p), rows, columns(p), references_.data(), lane_sums_.data(), panel_references_.data() + p * kChunkRows);
   }
-  HWY_DYNAMIC_DISPATCH(CombinePanels)
-  (panel_maxima_.data(), panel_sums_.data(), panels_, kChunkRows, rows, row_maxima_.data(), row_sums_.data());
+  HWY_DYNAMIC_DISPATCH(AddLanes)(lane_sums_.data(), rows, sums_.data());
 }
 
 void Share::gradients(const Chunk& chunk, const float* log_sums) {
   const int64_t rows = chunk.rows;
   std::fill(dhidden_.begin(), dhidden_.end(), 0.0f);
   for (int64_t p = 0; p < panels_; ++p) {
-    float* factors = panel_maxima_.data() + p * kChunkRows;
+    float* factors = panel_references_.data() + p * kChunkRows;
     HWY_DYNAMIC_DISPATCH(PanelFactors)(factors, log_sums, chunk.scales.data(), rows);
     HWY_DYNAMIC_DISPATCH(ScalePanel)(tile(p), rows, factors);
     for (int64_t r = 0; r < rows; ++r) {
@@ -273,8 +277,8 @@ void Share::gradients(const Chunk& chunk, const float* log_sums) {
 
 void Share::multiply_fp32(const Chunk& chunk, int64_t p, bool add) {
   const int64_t dim = arguments_.dim, rows = chunk.rows;
-  gemm(rows, dim, columns(p), {tile(p), kPanel, 1}, arguments_.weight + first_entry(p) * dim, dim, dhidden_.data(),
-       dim, true);
+  gemm(rows, dim, columns(p), {tile(p), kPanel, 1}, arguments_.weight + first_entry(p) * dim, dim, dhidden_.data(), dim,
+       true);
   gemm(columns(p), dim, rows, {tile(p), 1, kPanel}, chunk.hidden, dim, arguments_.dweight + first_entry(p) * dim, dim,
        add);
 }
@@ -318,8 +322,8 @@ Chunk make_chunk(const CrossEntropyArguments& arguments, int64_t begin) {
 // log(sum over the vocabulary of exp(logit)) of row r, from all shares.
 double log_sum(const std::vector<std::unique_ptr<Share>>& shares, int64_t r) {
   double most = -std::numeric_limits<double>::infinity(), total = 0;
-  for (const auto& share : shares) most = std::max(most, double{share->maxima()[r]});
-  for (const auto& share : shares) total += share->sums()[r] * std::exp(share->maxima()[r] - most);
+  for (const auto& share : shares) most = std::max(most, double{share->references()[r]});
+  for (const auto& share : shares) total += share->sums()[r] * std::exp(share->references()[r] - most);
   return most + std::log(total);
 }
 
@@ -332,8 +336,7 @@ double cross_entropy(const CrossEntropyArguments& arguments, int64_t tasks, cons
   tasks = std::clamp<int64_t>(tasks, 1, panels);
   std::vector<std::unique_ptr<Share>> shares(static_cast<size_t>(tasks));
   parallel(tasks, [&](int64_t i) {
-    shares[static_cast<size_t>(i)] =
-        std::make_unique<Share>(arguments, panels * i / tasks, panels * (i + 1) / tasks);
+    shares[static_cast<size_t>(i)] = std::make_unique<Share>(arguments, panels * i / tasks, panels * (i + 1) / tasks);
   });
   double loss = 0;
   std::vector<float> log_sums(kChunkRows);

@@ -1,9 +1,9 @@
 // The language-model head and its loss in one pass: cross-entropy of softmax(hidden * weight^T), with both gradients.
 //
 // Logits never exist as a whole. Tokens go in chunks of a few dozen rows, the vocabulary in shares, one per task, and
-// in panels of 64 within a share. Phase 1 of a chunk: each task computes its panels, turns them into exponentials
-// relative to each panel's maximum, and keeps them (they stay in its cache). Phase 2: with every task's sums known,
-// the panels become gradients and go straight into the two gradient products. One exp per logit.
+// in panels of 128 within a share. Phase 1 of a chunk: each task computes its panels, turns them into exponentials
+// relative to a reference near each row's maximum, and keeps them (they stay in its cache). Phase 2: with every task's
+// sums known, the panels become gradients and go straight into the two gradient products. One exp per logit.
 //
 // Sums run in a fixed order for a fixed number of tasks. fp32 throughout, or, where the CPU multiplies bf16
 // (bf16_cross_entropy_supported), bf16 factors with fp32 sums at twice the speed.

@@ -197,9 +197,9 @@ HWY_INLINE float value_backward(const EngramShape& shape, const float* taps, con
 }
 
 // d loss / d score to the query and the key of one stream.
-HWY_INLINE void score_backward(const float* query, const float* key, const float* query_weight,
-                               const float* key_weight, const EngramTokenState& state, float dscore, int64_t dim,
-                               float* dquery, float* dkey, float* norm_sums) {
+HWY_INLINE void score_backward(const float* query, const float* key, const float* query_weight, const float* key_weight,
+                               const EngramTokenState& state, float dscore, int64_t dim, float* dquery, float* dkey,
+                               float* norm_sums) {
   const float inv_dim = 1 / static_cast<float>(dim);
   const Floats across = splat(dscore * state.inv_query * state.inv_key * std::sqrt(inv_dim));
   const Floats query_pull = splat(dscore * state.score * state.inv_query * state.inv_query * inv_dim);
@@ -273,8 +273,7 @@ HWY_EXPORT(GateBackward);
 void engram_fold_taps(const EngramShape& shape, const EngramInput& input, float* taps) {
   for (int64_t age = 0; age < shape.taps; ++age) {
     for (int64_t c = 0; c < shape.channels(); ++c) {
-      taps[age * shape.channels() + c] =
-          input.conv_weight[c * shape.taps + shape.taps - 1 - age] * input.conv_norm[c];
+      taps[age * shape.channels() + c] = input.conv_weight[c * shape.taps + shape.taps - 1 - age] * input.conv_norm[c];
     }
   }
 }

@@ -1,8 +1,9 @@
 // The Engram module's gates, value, convolution and sum in fp32, forward and backward, without temporaries.
 //
 // Per token t and stream m, with key_m and value from the projection (norm(x) = x * rsqrt(mean(x^2) + eps) * weight):
-//   score = <key_norm(key_m), query_norm(hidden_m)> / sqrt(d);   alpha = sigmoid(sign(score) * sqrt(max(|score|, 1e-6)))
-//   v = alpha * value;   z = sum over taps of tap * conv_norm(v at t - age * dilation);   y = v + z * sigmoid(z)
+//   score = <key_norm(key_m), query_norm(hidden_m)> / sqrt(d);   alpha = sigmoid(sign(score) * sqrt(max(|score|,
+//   1e-6))) v = alpha * value;   z = sum over taps of tap * conv_norm(v at t - age * dilation);   y = v + z *
+//   sigmoid(z)
 // conv_norm(v) is value * (alpha * inv_value) * weight, so the convolution reads the value rows of older tokens and
 // one float each; nothing of size [B, T, M, d] is kept between the passes.
 // A tap of age a is visible when a * dilation <= min(reach, t); reach -1 masks the token: alpha = 0, y = 0.
@@ -23,7 +24,7 @@ struct EngramShape {
   int64_t dilation = 1;  // tokens between taps
   float gate_norm_eps = 0;
   float conv_norm_eps = 0;
-  bool gate = true;      // false: alpha = 1 at every unmasked token
+  bool gate = true;  // false: alpha = 1 at every unmasked token
 
   int64_t tokens() const { return batch * length; }
   int64_t channels() const { return streams * dim; }
@@ -31,13 +32,13 @@ struct EngramShape {
 
 // Contiguous; nothing is owned.
 struct EngramInput {
-  const float* hidden = nullptr;      // [B, T, M, d]
-  const float* projected = nullptr;   // [B, T, (M + 1) * d], keys first, value last
-  const float* query_norm = nullptr;  // [M, d]
-  const float* key_norm = nullptr;    // [M, d]
-  const float* conv_norm = nullptr;   // [M, d]
-  const float* conv_weight = nullptr; // [M * d, taps], the newest token's tap last
-  const int32_t* reach = nullptr;     // [B, T]; null: the token's position
+  const float* hidden = nullptr;       // [B, T, M, d]
+  const float* projected = nullptr;    // [B, T, (M + 1) * d], keys first, value last
+  const float* query_norm = nullptr;   // [M, d]
+  const float* key_norm = nullptr;     // [M, d]
+  const float* conv_norm = nullptr;    // [M, d]
+  const float* conv_weight = nullptr;  // [M * d, taps], the newest token's tap last
+  const int32_t* reach = nullptr;      // [B, T]; null: the token's position
 };
 
 // What the forward pass leaves for the backward pass, per token and stream.

@@ -79,8 +79,8 @@ inline __attribute__((always_inline)) void tile(int64_t k, const StridedWords& a
 }
 
 template <int kVectors>
-void strip(int64_t m, int64_t k, const StridedWords& a, const uint32_t* b, int64_t b_stride, float* c,
-           int64_t c_stride, __mmask16 mask, bool accumulate) {
+void strip(int64_t m, int64_t k, const StridedWords& a, const uint32_t* b, int64_t b_stride, float* c, int64_t c_stride,
+           __mmask16 mask, bool accumulate) {
   StridedWords rows = a;
   int64_t r = 0;
   for (; r + kRows <= m; r += kRows) {

@@ -33,8 +33,8 @@ void NormForward(const RmsNormShape& shape, const float* x, const float* weight,
   }
 }
 
-void NormBackward(const RmsNormShape& shape, const float* x, const float* weight, const float* inv_rms,
-                  const float* dy, int64_t begin, int64_t end, float* dx, float* dweight) {
+void NormBackward(const RmsNormShape& shape, const float* x, const float* weight, const float* inv_rms, const float* dy,
+                  int64_t begin, int64_t end, float* dx, float* dweight) {
   const int64_t dim = shape.dim;
   for (int64_t row = begin; row < end; ++row) {
     const float* x_row = x + row * dim;

@@ -54,13 +54,12 @@ void scatter_add_rows(const float* gradient, int64_t width, const int64_t* index
   HWY_DYNAMIC_DISPATCH(ScatterAdd)(gradient, width, index, size, row_begin, row_end, out);
 }
 
-void gather_rows_plain(const float* rows, int64_t width, const int64_t* index, int64_t begin, int64_t end,
-                       float* out) {
+void gather_rows_plain(const float* rows, int64_t width, const int64_t* index, int64_t begin, int64_t end, float* out) {
   for (int64_t i = begin; i < end; ++i) std::copy_n(rows + index[i] * width, width, out + i * width);
 }
 
-void scatter_add_rows_plain(const float* gradient, int64_t width, const int64_t* index, int64_t size,
-                            int64_t row_begin, int64_t row_end, float* out) {
+void scatter_add_rows_plain(const float* gradient, int64_t width, const int64_t* index, int64_t size, int64_t row_begin,
+                            int64_t row_end, float* out) {
   std::fill(out + row_begin * width, out + row_end * width, 0.0f);
   for (int64_t i = 0; i < size; ++i) {
     if (index[i] < row_begin || index[i] >= row_end) continue;

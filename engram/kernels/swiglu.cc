@@ -23,8 +23,7 @@ void SwigluForward(const float* gate_up, int64_t width, int64_t begin, int64_t e
   }
 }
 
-void SwigluBackward(const float* gate_up, const float* dy, int64_t width, int64_t begin, int64_t end,
-                    float* dgate_up) {
+void SwigluBackward(const float* gate_up, const float* dy, int64_t width, int64_t begin, int64_t end, float* dgate_up) {
   const Floats one = splat(1);
   for (int64_t row = begin; row < end; ++row) {
     const float* gate = gate_up + row * 2 * width;

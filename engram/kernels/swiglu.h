@@ -11,8 +11,7 @@ void swiglu_forward(const float* gate_up, int64_t width, int64_t begin, int64_t 
 void swiglu_forward_plain(const float* gate_up, int64_t width, int64_t begin, int64_t end, float* y);
 
 //   dy [rows, width];  dgate_up [rows, 2 * width] out
-void swiglu_backward(const float* gate_up, const float* dy, int64_t width, int64_t begin, int64_t end,
-                     float* dgate_up);
+void swiglu_backward(const float* gate_up, const float* dy, int64_t width, int64_t begin, int64_t end, float* dgate_up);
 void swiglu_backward_plain(const float* gate_up, const float* dy, int64_t width, int64_t begin, int64_t end,
                            float* dgate_up);
 

@@ -8,9 +8,7 @@ namespace engram {
 namespace {
 
 // fp32 for bf16 and half; fp32 and double stay.
-torch::Tensor widen(const torch::Tensor& x) {
-  return x.scalar_type() == torch::kDouble ? x : x.to(torch::kFloat);
-}
+torch::Tensor widen(const torch::Tensor& x) { return x.scalar_type() == torch::kDouble ? x : x.to(torch::kFloat); }
 
 torch::Tensor normalized(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
   return x * torch::rsqrt(x.square().mean(-1, /*keepdim=*/true) + eps) * weight.to(x.scalar_type());

@@ -65,14 +65,18 @@ Optional optional(const torch::Tensor& x) { return x.defined() ? Optional(x) : s
 struct FuseFunction : torch::autograd::Function<FuseFunction> {
   static tensor_list forward(AutogradContext* context, const torch::Tensor& hidden, const torch::Tensor& projected,
                              const torch::Tensor& query_norm, const torch::Tensor& key_norm,
-                             const Optional& conv_norm_any, const Optional& conv_weight_any,
-                             const Optional& reach_any, int64_t dilation, double gate_eps, double conv_eps,
-                             bool gate) {
+                             const Optional& conv_norm_any, const Optional& conv_weight_any, const Optional& reach_any,
+                             int64_t dilation, double gate_eps, double conv_eps, bool gate) {
     const torch::Tensor conv_norm = conv_norm_any.value_or(torch::Tensor());
     const torch::Tensor conv_weight = conv_weight_any.value_or(torch::Tensor());
     const torch::Tensor reach = reach_any.value_or(torch::Tensor());
-    FuseTensors t{to_fp32(hidden),          to_fp32(projected),         to_fp32(query_norm), to_fp32(key_norm),
-                  optional_fp32(conv_norm), optional_fp32(conv_weight), reach};
+    FuseTensors t{to_fp32(hidden),
+                  to_fp32(projected),
+                  to_fp32(query_norm),
+                  to_fp32(key_norm),
+                  optional_fp32(conv_norm),
+                  optional_fp32(conv_weight),
+                  reach};
     if (reach.defined()) t.reach = reach.to(torch::kInt).contiguous();
     const EngramShape shape = fuse_shape(t, dilation, gate_eps, conv_eps, gate);
     const EngramInput input = t.input();
@@ -86,8 +90,8 @@ struct FuseFunction : torch::autograd::Function<FuseFunction> {
     parallel_ranges(shape.tokens(), grain, [&](int64_t begin, int64_t end) {
       engram_mix_forward(shape, input, floats(taps), floats(alpha), states(state), begin, end, mutable_floats(y));
     });
-    context->save_for_backward({t.hidden, t.projected, t.query_norm, t.key_norm, t.conv_norm, t.conv_weight, t.reach,
-                                alpha, state, taps});
+    context->save_for_backward(
+        {t.hidden, t.projected, t.query_norm, t.key_norm, t.conv_norm, t.conv_weight, t.reach, alpha, state, taps});
     context->saved_data["dilation"] = dilation;
     context->saved_data["gate_eps"] = gate_eps;
     context->saved_data["conv_eps"] = conv_eps;
@@ -113,24 +117,24 @@ struct FuseFunction : torch::autograd::Function<FuseFunction> {
     torch::Tensor dy = to_fp32(gradients[0]), dz, tap_sums;
     if (shape.taps > 0) {
       dz = torch::empty_like(t.hidden);
-      tap_sums = internal::sum_over_rows(
-          shape.tokens(), shape.taps * shape.channels(), [&](int64_t begin, int64_t end, float* partial) {
-            engram_mix_backward(shape, input, floats(taps), floats(alpha), states(state), floats(dy), begin, end,
-                                mutable_floats(dz), partial);
-          });
+      tap_sums = internal::sum_over_rows(shape.tokens(), shape.taps * shape.channels(),
+                                         [&](int64_t begin, int64_t end, float* partial) {
+                                           engram_mix_backward(shape, input, floats(taps), floats(alpha), states(state),
+                                                               floats(dy), begin, end, mutable_floats(dz), partial);
+                                         });
     }
     torch::Tensor dhidden = torch::empty_like(t.hidden), dprojected = torch::empty_like(t.projected);
-    torch::Tensor norm_sums = internal::sum_over_rows(
-        shape.tokens(), shape.channels(), [&](int64_t begin, int64_t end, float* partial) {
+    torch::Tensor norm_sums =
+        internal::sum_over_rows(shape.tokens(), shape.channels(), [&](int64_t begin, int64_t end, float* partial) {
           std::vector<float> scratch(static_cast<size_t>(shape.dim));
           engram_gate_backward(shape, input, floats(taps), floats(alpha), states(state), floats(dy), floats(dz), begin,
                                end, mutable_floats(dhidden), mutable_floats(dprojected), partial, scratch.data());
         });
     auto like = [](const torch::Tensor& x) { return x.defined() ? torch::empty_like(x) : x; };
     tensor_list out{dhidden, dprojected, like(t.query_norm), like(t.key_norm), like(t.conv_norm), like(t.conv_weight)};
-    engram_weight_gradients(shape, input, floats(tap_sums), floats(norm_sums),
-                            {mutable_floats(out[2]), mutable_floats(out[3]), mutable_floats(out[4]),
-                             mutable_floats(out[5])});
+    engram_weight_gradients(
+        shape, input, floats(tap_sums), floats(norm_sums),
+        {mutable_floats(out[2]), mutable_floats(out[3]), mutable_floats(out[4]), mutable_floats(out[5])});
     const auto types = data["types"].toIntVector();
     for (size_t i = 0; i < out.size(); ++i) {
       if (out[i].defined()) out[i] = out[i].to(static_cast<torch::ScalarType>(types[i]));
@@ -145,8 +149,9 @@ void check_fuse(const torch::Tensor& hidden, const torch::Tensor& projected, con
                 const torch::Tensor& reach, const EngramFuseOptions& options) {
   TORCH_CHECK(hidden.dim() == 4, "engram_fuse: got hidden ", hidden.sizes(), ", wanted [B, T, M, d]");
   const int64_t batch = hidden.size(0), length = hidden.size(1), streams = hidden.size(2), dim = hidden.size(3);
-  TORCH_CHECK(projected.sizes() == torch::IntArrayRef({batch, length, (streams + 1) * dim}), "engram_fuse: got projected ",
-              projected.sizes(), ", wanted [", batch, ", ", length, ", ", (streams + 1) * dim, "]");
+  TORCH_CHECK(projected.sizes() == torch::IntArrayRef({batch, length, (streams + 1) * dim}),
+              "engram_fuse: got projected ", projected.sizes(), ", wanted [", batch, ", ", length, ", ",
+              (streams + 1) * dim, "]");
   auto check_norm = [&](const char* name, const torch::Tensor& weight) {
     TORCH_CHECK(weight.defined() && weight.sizes() == torch::IntArrayRef({streams, dim}), "engram_fuse: ", name,
                 " must be [", streams, ", ", dim, "]");
@@ -159,10 +164,10 @@ void check_fuse(const torch::Tensor& hidden, const torch::Tensor& projected, con
                 "engram_fuse: got conv_weight ", conv_weight.sizes(), ", wanted [", streams * dim, ", w]");
     TORCH_CHECK(options.dilation > 0, "engram_fuse: got dilation ", options.dilation, ", wanted at least 1");
   }
-  TORCH_CHECK(!reach.defined() || (reach.sizes() == torch::IntArrayRef({batch, length}) &&
-                                   reach.scalar_type() == torch::kInt),
-              "engram_fuse: got reach ", reach.defined() ? reach.sizes() : torch::IntArrayRef(), ", wanted [", batch,
-              ", ", length, "] int32");
+  TORCH_CHECK(
+      !reach.defined() || (reach.sizes() == torch::IntArrayRef({batch, length}) && reach.scalar_type() == torch::kInt),
+      "engram_fuse: got reach ", reach.defined() ? reach.sizes() : torch::IntArrayRef(), ", wanted [", batch, ", ",
+      length, "] int32");
 }
 
 }  // namespace
@@ -177,8 +182,8 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse(const torch::Tensor& hidden,
   }
   tensor_list out = FuseFunction::apply(hidden, projected, query_norm, key_norm,
                                         conv_weight.defined() ? optional(conv_norm) : std::nullopt,
-                                        optional(conv_weight), optional(reach), options.dilation,
-                                        options.gate_norm_eps, options.conv_norm_eps, options.gate);
+                                        optional(conv_weight), optional(reach), options.dilation, options.gate_norm_eps,
+                                        options.conv_norm_eps, options.gate);
   return {out[0], out[1]};
 }
 

@@ -19,8 +19,8 @@ struct LossParts {
 
 // bf16 factors with fp32 sums when the model trains in bf16.
 bool wants_bf16(const torch::Tensor& hidden) {
-  const bool autocast = at::autocast::is_autocast_enabled(at::kCPU) &&
-                        at::autocast::get_autocast_dtype(at::kCPU) == torch::kBFloat16;
+  const bool autocast =
+      at::autocast::is_autocast_enabled(at::kCPU) && at::autocast::get_autocast_dtype(at::kCPU) == torch::kBFloat16;
   return (hidden.scalar_type() == torch::kBFloat16 || autocast) && bf16_cross_entropy_supported();
 }
 

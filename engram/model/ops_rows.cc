@@ -47,8 +47,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const torch::Tensor &x = saved[0], &weight = saved[1], &inv_rms = saved[2];
     torch::Tensor dy = to_fp32(gradients[0]), dx = torch::empty_like(x);
     const RmsNormShape shape = norm_shape(x, weight, context->saved_data["eps"].toDouble());
-    torch::Tensor dweight = internal::sum_over_rows(
-        inv_rms.numel(), weight.numel(), [&](int64_t begin, int64_t end, float* partial) {
+    torch::Tensor dweight =
+        internal::sum_over_rows(inv_rms.numel(), weight.numel(), [&](int64_t begin, int64_t end, float* partial) {
           rms_norm_backward(shape, floats(x), floats(weight), floats(inv_rms), floats(dy), begin, end,
                             mutable_floats(dx), partial);
         });
@@ -154,9 +154,10 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 }  // namespace
 
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
-  TORCH_CHECK(x.dim() >= 1 && (weight.dim() == 1 || (weight.dim() == 2 && x.dim() >= 2 && weight.size(0) == x.size(-2))) &&
-                  weight.size(-1) == x.size(-1),
-              "rms_norm: got x ", x.sizes(), ", weight ", weight.sizes(), ", wanted [.., d] and [d], or [.., M, d] and [M, d]");
+  TORCH_CHECK(
+      x.dim() >= 1 && (weight.dim() == 1 || (weight.dim() == 2 && x.dim() >= 2 && weight.size(0) == x.size(-2))) &&
+          weight.size(-1) == x.size(-1),
+      "rms_norm: got x ", x.sizes(), ", weight ", weight.sizes(), ", wanted [.., d] and [d], or [.., M, d] and [M, d]");
   return has_kernel(x) ? RmsNormFunction::apply(x, weight, eps) : rms_norm_composed(x, weight, eps);
 }
 
@@ -165,8 +166,7 @@ torch::Tensor swiglu(const torch::Tensor& gate_up) {
   return has_kernel(gate_up) ? SwigluFunction::apply(gate_up) : swiglu_composed(gate_up);
 }
 
-torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
-                         bool interleaved) {
+torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved) {
   TORCH_CHECK(x.dim() == 4 && x.size(3) % 2 == 0 && cos.dim() == 2 && cos.size(0) == x.size(1) &&
                   cos.size(1) * 2 == x.size(3) && sin.sizes() == cos.sizes(),
               "apply_rope: got x ", x.sizes(), ", cos ", cos.sizes(), ", sin ", sin.sizes(),
@@ -178,8 +178,7 @@ torch::Tensor gather_rows(const torch::Tensor& unique_rows, const torch::Tensor&
   TORCH_CHECK(unique_rows.dim() == 2 && index.dim() == 3 && index.scalar_type() == torch::kLong,
               "gather_rows: got rows ", unique_rows.sizes(), ", index ", index.sizes(), ' ', index.scalar_type(),
               ", wanted [U, r], [B, T, R] int64");
-  return has_kernel(unique_rows) ? GatherFunction::apply(unique_rows, index)
-                                 : gather_rows_composed(unique_rows, index);
+  return has_kernel(unique_rows) ? GatherFunction::apply(unique_rows, index) : gather_rows_composed(unique_rows, index);
 }
 
 }  // namespace engram

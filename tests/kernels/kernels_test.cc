@@ -99,7 +99,7 @@ TEST(Gemm, Bf16EqualsPlain) {
 
 TEST(Gemm, Bf16WordsRoundToNearestEven) {
   EXPECT_EQ(bf16_word(1.0f, -2.0f), 0xc0003f80u);
-  EXPECT_EQ(bf16_word(1.0f + 1.0f / 256, 0), 0x3f80u);      // a tie goes to the even neighbour
+  EXPECT_EQ(bf16_word(1.0f + 1.0f / 256, 0), 0x3f80u);  // a tie goes to the even neighbour
   EXPECT_EQ(bf16_word(1.0f + 3.0f / 256, 0), 0x3f82u);
   EXPECT_EQ(bf16_word(std::numeric_limits<float>::infinity(), 0), 0x7f80u);
 }

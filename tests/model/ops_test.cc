@@ -56,7 +56,9 @@ void compare(const Op& fused, const Op& composed, const Tensors& inputs, const s
   };
   check(got.value, wanted.value, rough.value, "value");
   for (size_t i = 0; i < inputs.size(); ++i) {
-    auto or_zeros = [&](const Tensor& gradient) { return gradient.defined() ? gradient : torch::zeros_like(inputs[i]); };
+    auto or_zeros = [&](const Tensor& gradient) {
+      return gradient.defined() ? gradient : torch::zeros_like(inputs[i]);
+    };
     check(or_zeros(got.gradients[i]), or_zeros(wanted.gradients[i]), or_zeros(rough.gradients[i]),
           "gradient " + std::to_string(i));
   }
@@ -216,7 +218,8 @@ TEST_F(OpsTest, MoeExperts) {
   EXPECT_THROW(moe_experts(x, gate_up, down, torch::full({1, 1}, -1, torch::kLong), weight), c10::Error);
   // The grouped product of libtorch, which the composed form takes in fp32, is a second reference.
   Tensor first = moe_experts(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight);
-  expect_close(first, moe_experts_composed(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight), 1e-5, "grouped");
+  expect_close(first, moe_experts_composed(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight), 1e-5,
+               "grouped");
 }
 
 TEST_F(OpsTest, GatherRows) {
@@ -276,8 +279,13 @@ Tensors fuse_inputs(const FuseCase& c, torch::Dtype type) {
 }
 
 TEST_F(OpsTest, EngramFuse) {
-  std::vector<FuseCase> cases{{1, 1, 1, 1, 4, 3}, {2, 40, 1, 64, 4, 3},  {3, 13, 4, 20, 4, 2}, {2, 9, 2, 33, 1, 1},
-                              {1, 7, 3, 5, 6, 3}, {2, 30, 1, 16, 0, 1},  {2, 30, 2, 17, 4, 3, /*gate=*/false},
+  std::vector<FuseCase> cases{{1, 1, 1, 1, 4, 3},
+                              {2, 40, 1, 64, 4, 3},
+                              {3, 13, 4, 20, 4, 2},
+                              {2, 9, 2, 33, 1, 1},
+                              {1, 7, 3, 5, 6, 3},
+                              {2, 30, 1, 16, 0, 1},
+                              {2, 30, 2, 17, 4, 3, /*gate=*/false},
                               {2, 21, 1, 24, 4, 3, true, /*reach=*/false}};
   for (int64_t streams = 1; streams <= 8; ++streams) cases.push_back({2, 70, streams, 12, 4, 3});
   for (const FuseCase& c : cases) {
