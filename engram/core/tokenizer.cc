@@ -120,18 +120,18 @@ Status Tokenizer::Impl::number_tokens(const std::string& name) {
 }
 
 void Tokenizer::Impl::set_bytes() {
-  std::vector<const std::string*> spelled(strings.size());
+  bytes.reserve(strings.size());
+  std::vector<const std::string*> spelled(strings.size());  // added tokens decode to their normal form
   for (size_t i = 0; i < strings.size(); ++i) spelled[i] = &strings[i];
   for (const AddedToken& token : added->tokens()) spelled[static_cast<size_t>(token.id)] = &token.pattern;
+  for (const std::string* token : spelled) bytes.push_back(byte_level_decode(*token).value_or(*token));
   Sha256 sha;
-  bytes.reserve(strings.size());
-  for (size_t i = 0; i < strings.size(); ++i) {
-    bytes.push_back(byte_level_decode(*spelled[i]).value_or(*spelled[i]));
+  for (const std::string& token : strings) {
     for (int shift = 0; shift < 32; shift += 8) {
-      const char length_byte = static_cast<char>(strings[i].size() >> shift);
+      const char length_byte = static_cast<char>(token.size() >> shift);
       sha.update(&length_byte, 1);
     }
-    sha.update(strings[i]);
+    sha.update(token);
   }
   digest = sha.hex();
 }

@@ -36,6 +36,7 @@ class Tokenizer {
   // the file backtracks too much.
   Result<std::vector<int32_t>> encode(std::string_view text, bool add_special = false) const;
   // kOutOfRange: an id outside the vocabulary. Incomplete UTF-8 becomes U+FFFD, as in `tokenizers`.
+  // skip_special leaves out every special token, also one that the normalizer changes (which `tokenizers` keeps).
   Result<std::string> decode(std::span<const int32_t> ids, bool skip_special = false) const;
   // The raw bytes of one token (for streaming decode). REQUIRES: 0 <= id < vocab_size().
   std::string token_bytes(int32_t id) const;
