@@ -28,8 +28,10 @@ int main(int argc, char** argv) {
   engram::apps::add_hash(app, invocation);
   engram::apps::add_tokenizer(app, invocation);
 #ifdef ENGRAM_WITH_TORCH
+  engram::apps::add_demo(app, invocation);
   engram::apps::add_eval(app, invocation);
   engram::apps::add_generate(app, invocation);
+  engram::apps::add_train(app, invocation);
 #endif
 
   try {

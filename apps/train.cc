@@ -1,0 +1,114 @@
+// engram train: one run from a recipe.
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "apps/commands.h"
+#include "engram/core/progress.h"
+#include "engram/train/recipe.h"
+#include "engram/train/trainer.h"
+
+namespace engram::apps {
+namespace {
+
+std::atomic<bool> stop_requested = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may write it");
+
+// The first signal lets the step finish and leaves a checkpoint; the second ends the process at once.
+void on_signal(int signal) {
+  stop_requested = true;
+  std::signal(signal, SIG_DFL);
+}
+
+struct TrainFlags {
+  std::string recipe;
+  std::vector<std::string> overrides;
+  bool resume = false, profile = false, json = false;
+};
+
+nlohmann::ordered_json to_json(const TrainSummary& summary) {
+  nlohmann::ordered_json json = {{"step", summary.step},
+                                 {"steps", summary.steps},
+                                 {"tokens", summary.tokens},
+                                 {"seconds", summary.seconds},
+                                 {"loss", summary.loss}};
+  if (summary.validation_loss > 0) {
+    json["validation_loss"] = summary.validation_loss;
+    json["bits_per_byte"] = summary.bits_per_byte;
+  }
+  json["p_tot"] = summary.parameters.p_tot;
+  json["p_act"] = summary.parameters.p_act;
+  json["p_sparse"] = summary.parameters.p_sparse;
+  json["rho"] = summary.parameters.rho;
+  json["checkpoint"] = summary.checkpoint;
+  json["peak_rss_bytes"] = summary.peak_rss_bytes;
+  if (!summary.phase_seconds.empty()) json["phase_seconds"] = summary.phase_seconds;
+  return json;
+}
+
+void print_phases(const TrainSummary& summary) {
+  std::vector<std::pair<double, std::string>> phases;
+  double total = 0;
+  for (const auto& [phase, seconds] : summary.phase_seconds) {
+    phases.emplace_back(seconds, phase);
+    total += seconds;
+  }
+  std::sort(phases.rbegin(), phases.rend());
+  for (const auto& [seconds, phase] : phases)
+    fmt::print("{:<12}{:>10.2f} s{:>8.1f} %\n", phase, seconds, 100 * seconds / total);
+}
+
+void print_summary(const TrainSummary& summary) {
+  fmt::print("step {} of {}: loss {:.4f}", summary.step, summary.steps, summary.loss);
+  if (summary.validation_loss > 0)
+    fmt::print(", validation loss {:.4f}, {:.4f} bits per byte", summary.validation_loss, summary.bits_per_byte);
+  fmt::print("\n{} tokens in {}, peak memory {:.2f} GiB\ncheckpoint {}\n", format_count(static_cast<double>(summary.tokens)),
+             format_duration(summary.seconds), static_cast<double>(summary.peak_rss_bytes) / (1 << 30),
+             summary.checkpoint);
+  print_phases(summary);
+}
+
+Status run_train(const TrainFlags& flags) {
+  Env& env = Env::posix();
+  ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::load(env, flags.recipe, flags.overrides));
+  TrainOptions options;
+  options.resume = flags.resume;
+  options.profile = flags.profile;
+  options.stop = &stop_requested;
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  ENGRAM_ASSIGN_OR_RETURN(const TrainSummary summary, train(env, recipe, options));
+  if (summary.interrupted)
+    return make_status(StatusCode::kCancelled, "interrupted after step {} of {}; {}; continue with --resume",
+                       summary.step, summary.steps,
+                       summary.checkpoint.empty() ? "no checkpoint yet" : "checkpoint " + summary.checkpoint);
+  if (flags.json) {
+    fmt::print("{}\n", to_json(summary).dump());
+  } else {
+    print_summary(summary);
+  }
+  return Status();
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, Invocation& invocation) {
+  auto flags = std::make_shared<TrainFlags>();
+  CLI::App* command = app.add_subcommand("train", "Train a model from a recipe");
+  command->add_option("recipe", flags->recipe, "TOML file; recipes/ has some, docs/training.md has every key")->required();
+  command->add_option("--set", flags->overrides, "SECTION.KEY=VALUE, a TOML value or a bare string; may repeat")
+      ->allow_extra_args(false)
+      ->check([](const std::string& text) {
+        const size_t equals = text.find('=');
+        return equals != std::string::npos && equals > 0 ? std::string() : "wanted SECTION.KEY=VALUE, got '" + text + "'";
+      });
+  command->add_flag("--resume", flags->resume, "continue the run in train.output from its latest checkpoint");
+  command->add_flag("--profile", flags->profile, "print where the time of a step goes (CPU)");
+  command->add_flag("--json", flags->json, "print the result as one JSON object");
+  command->callback([flags, &invocation] { invocation.run = [flags] { return run_train(*flags); }; });
+}
+
+}  // namespace engram::apps

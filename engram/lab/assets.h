@@ -1,0 +1,8 @@
+// Files compiled into the program (cmake/EngramEmbed.cmake).
+#pragma once
+#include <string_view>
+
+namespace engram::assets {
+extern const std::string_view chart_js;          // Chart.js, from Debian's libjs-chart.js
+extern const std::string_view demo_report_html;  // engram/lab/assets/demo_report.html
+}  // namespace engram::assets

@@ -1,0 +1,13 @@
+// Reports: a page is a template with a chart library and one JSON object inlined, so that it opens offline.
+#pragma once
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace engram {
+
+// Replaces /*CHART_JS*/ and /*DATA*/ in the template. "</" inside the JSON is escaped, so text that the model wrote
+// cannot end the script element. ENGRAM_CHECKs that both marks are there.
+std::string render_report(std::string_view page_template, const nlohmann::ordered_json& data);
+
+}  // namespace engram
