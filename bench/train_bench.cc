@@ -1,0 +1,279 @@
+#include "bench/train_bench.h"
+
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+
+#include "engram/core/json.h"
+#include "engram/core/progress.h"
+#include "engram/model/engram.h"
+#include "engram/train/learner.h"
+#include "engram/train/phase_profiler.h"
+#include "engram/train/trainable_table.h"
+
+namespace engram::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr int kWarmUp = 5;
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+double median_seconds(int steps, const std::function<void()>& step) {
+  for (int i = 0; i < kWarmUp; ++i) step();
+  std::vector<double> seconds;
+  for (int i = 0; i < steps; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    step();
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return median(seconds);
+}
+
+// What the PyTorch side needs to build the same model.
+Json job_of(const RunInputs& inputs, int threads, int steps) {
+  Json rows = Json::array();
+  for (const NgramHasher* hasher : inputs.hashers()) rows.push_back(hasher->num_rows());
+  return {{"model", inputs.recipe.model.to_json()},
+          {"num_rows", rows},
+          {"batch_size", inputs.recipe.data.batch_size},
+          {"sequence_length", inputs.recipe.data.sequence_length},
+          {"threads", threads},
+          {"dtype", inputs.recipe.train.dtype == TrainDtype::kBf16 ? "bf16" : "fp32"},
+          {"warmup", kWarmUp},
+          {"steps", steps},
+          {"optimizer", {{"muon_lr", inputs.recipe.optimizer.muon_lr}, {"adamw_lr", inputs.recipe.optimizer.adamw_lr}}}};
+}
+
+// Batches come from the loader, in the timed region, as they do in training.
+Result<double> time_training(const RunInputs& inputs, int steps, std::map<std::string, double>& phases) {
+  DataLoaderOptions loading;
+  loading.batch_size = inputs.recipe.data.batch_size;
+  loading.sequence_length = inputs.recipe.data.sequence_length;
+  ENGRAM_ASSIGN_OR_RETURN(auto loader, DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), loading));
+  Learner learner(inputs);
+  int64_t step = 0;
+  Status status;
+  const auto one_step = [&] {
+    RECORD_USER_SCOPE("phase:data");
+    auto batch = loader->next();
+    if (!batch.ok()) {
+      status = batch.status();
+      return;
+    }
+    learner.step(std::span(&batch.value(), 1), ++step, 1.0);
+  };
+  const double seconds = median_seconds(steps, one_step);
+  PhaseProfiler profiler;  // after the timed steps: it costs a little
+  profiler.start();
+  for (int i = 0; i < steps; ++i) one_step();
+  profiler.stop();
+  phases = profiler.seconds();
+  ENGRAM_RETURN_IF_ERROR(status);
+  return seconds;
+}
+
+// Row gather, projection, gates and convolution of one layer, forward and backward.
+Result<double> time_engram_module(const RunInputs& inputs, int steps) {
+  const ModelConfig& config = inputs.recipe.model;
+  if (config.memory != MemoryKind::kEngram) return invalid_argument("bench train: the recipe has no Engram layer");
+  DataLoaderOptions loading;
+  loading.batch_size = inputs.recipe.data.batch_size;
+  loading.sequence_length = inputs.recipe.data.sequence_length;
+  ENGRAM_ASSIGN_OR_RETURN(auto loader, DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), loading));
+  ENGRAM_ASSIGN_OR_RETURN(const Batch batch, loader->next());
+  const int64_t B = batch.batch_size, T = batch.sequence_length;
+  Engram module(config, 0);
+  TrainableTable table(torch::randn({inputs.hashing.hashers[0].num_rows(), config.engram.head_dim}), torch::kCPU, {});
+  const auto hidden = torch::randn({B, T, config.hc_mult, config.hidden_size}, torch::requires_grad());
+  const auto gradient = torch::randn_like(hidden);
+  const auto reach = torch::arange(T, torch::kInt32).expand({B, T}).contiguous();
+  module->train();
+  return median_seconds(steps, [&] {
+    const MemoryRows rows = table.gather(batch.row_ids[0], B, T);
+    module->forward(hidden, rows, reach).backward(gradient);
+    hidden.mutable_grad() = torch::Tensor();
+    module->zero_grad(true);
+  });
+}
+
+// Runs shell commands at once and returns the JSON object each prints last.
+Result<std::vector<Json>> run_processes(const std::vector<std::string>& commands) {
+  std::vector<std::FILE*> pipes;
+  for (const std::string& command : commands) pipes.push_back(::popen(command.c_str(), "r"));
+  std::vector<Json> results;
+  Status status;
+  for (size_t i = 0; i < pipes.size(); ++i) {
+    std::string output;
+    if (pipes[i] == nullptr) {
+      status = make_status(StatusCode::kInternal, "cannot start: {}", commands[i]);
+      continue;
+    }
+    char buffer[4096];
+    for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipes[i])) > 0;) output.append(buffer, n);
+    const int code = ::pclose(pipes[i]);
+    auto json = parse_json(output, "output of a benchmark process");
+    if (code != 0 || !json.ok()) {
+      status = make_status(StatusCode::kInternal, "a benchmark process failed (status {}): {}", code, commands[i]);
+      continue;
+    }
+    results.push_back(Json::parse(output));
+  }
+  if (!status.ok()) return status;
+  return results;
+}
+
+std::string quoted(const std::string& text) {
+  std::string out = "'";
+  for (char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+double total_tokens_per_second(const std::vector<Json>& results) {
+  double sum = 0;
+  for (const Json& result : results) sum += result.at("tokens_per_second").get<double>();
+  return sum;
+}
+
+// One line of the table: a part of the step, on `processes` processes of `threads` threads each.
+struct Cell {
+  std::string name, part;
+  int processes, threads;
+  std::vector<double> ours, eager, compile;
+};
+
+class Bench {
+ public:
+  Bench(const TrainBenchOptions& options, Progress& progress) : options_(options), progress_(progress) {}
+
+  Result<double> ours(const Cell& cell, const std::string& recipe, Json* first = nullptr) {
+    const std::string command =
+        fmt::format("{} bench train --worker {} --recipe {} --threads {} --steps {}", quoted(options_.executable), cell.part,
+                    quoted(recipe), cell.threads, options_.steps);
+    ENGRAM_ASSIGN_OR_RETURN(const auto results, run_processes(std::vector<std::string>(cell.processes, command)));
+    if (first != nullptr) *first = results[0];
+    progress_.advance(1);
+    return total_tokens_per_second(results);
+  }
+
+  Result<double> pytorch(const Cell& cell, Json job, const std::string& mode, const std::string& moe) {
+    job["mode"] = mode;
+    job["part"] = cell.part;
+    job["moe"] = moe;
+    job["threads"] = cell.threads;
+    const std::string command = fmt::format("printf %s {} | {} {} 2>/dev/null", quoted(job.dump()),
+                                            quoted(options_.python), quoted(options_.script));
+    ENGRAM_ASSIGN_OR_RETURN(const auto results, run_processes(std::vector<std::string>(cell.processes, command)));
+    progress_.advance(1);
+    return total_tokens_per_second(results);
+  }
+
+  Status round(Cell& cell, const Json& job) {
+    ENGRAM_ASSIGN_OR_RETURN(const double mine, ours(cell, options_.recipe));
+    cell.ours.push_back(mine);
+    ENGRAM_ASSIGN_OR_RETURN(double eager, pytorch(cell, job, "eager", "grouped"));
+    if (cell.part == "train") {
+      ENGRAM_ASSIGN_OR_RETURN(const double loop, pytorch(cell, job, "eager", "loop"));
+      eager = std::max(eager, loop);
+    }
+    cell.eager.push_back(eager);
+    if (options_.compile) {
+      ENGRAM_ASSIGN_OR_RETURN(const double compiled, pytorch(cell, job, "compile", "grouped"));
+      cell.compile.push_back(compiled);
+    }
+    return {};
+  }
+
+ private:
+  const TrainBenchOptions& options_;
+  Progress& progress_;
+};
+
+Json describe(const Cell& cell) {
+  const double mine = median(cell.ours), eager = median(cell.eager);
+  Json object{{"name", cell.name}, {"ours", mine}, {"eager", eager}, {"ratio_to_eager", mine / eager}};
+  if (!cell.compile.empty()) {
+    object["compile"] = median(cell.compile);
+    object["ratio_to_compile"] = mine / median(cell.compile);
+  }
+  return object;
+}
+
+}  // namespace
+
+TrainBenchOptions default_train_bench_options() {
+  TrainBenchOptions options;
+  // popen's shell would resolve /proc/self/exe to itself.
+  char path[4096];
+  const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path);
+  options.executable = length > 0 ? std::string(path, static_cast<size_t>(length)) : "engram";
+  options.python = ENGRAM_SOURCE_DIR "/.venv-oracles/bin/python";
+  options.script = ENGRAM_SOURCE_DIR "/bench/pytorch_baseline.py";
+  return options;
+}
+
+Result<Json> run_train_worker(Env& env, const std::string& recipe_path, const std::string& part, int threads, int steps) {
+  ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::load(env, recipe_path, {}));
+  if (recipe.data.synthetic_documents > 0) return invalid_argument("{}: bench train wants a recipe with data files", recipe_path);
+  ENGRAM_ASSIGN_OR_RETURN(const RunInputs inputs, open_run_inputs(env, recipe, ""));
+  at::set_num_threads(threads);
+  at::globalContext().setFlushDenormal(true);
+  Json result;
+  double seconds = 0;
+  if (part == "engram") {
+    ENGRAM_ASSIGN_OR_RETURN(seconds, time_engram_module(inputs, steps));
+  } else {
+    std::map<std::string, double> phases;
+    ENGRAM_ASSIGN_OR_RETURN(seconds, time_training(inputs, steps, phases));
+    double sum = 0;
+    for (const auto& [name, value] : phases) sum += value;
+    for (const auto& [name, value] : phases) result["phases"][name] = value / sum;
+  }
+  result["tokens_per_second"] = static_cast<double>(recipe.data.batch_size * recipe.data.sequence_length) / seconds;
+  result["seconds_per_step"] = seconds;
+  result["job"] = job_of(inputs, threads, steps);
+  return result;
+}
+
+Result<Json> run_train_bench(Env& env, const TrainBenchOptions& options) {
+  if (options.python.find('/') != std::string::npos && !env.file_exists(options.python)) {
+    return not_found("PyTorch side: no Python at '{}'; run scripts/setup.sh --oracles, or pass --python", options.python);
+  }
+  if (!env.file_exists(options.script)) return not_found("PyTorch side: no script at '{}'", options.script);
+  std::vector<Cell> cells = {{"training step, 1 process, 2 threads", "train", 1, 2},
+                             {"training step, 2 processes, 1 thread", "train", 2, 1},
+                             {"Engram module alone, 1 thread", "engram", 1, 1}};
+  const int per_round = 4 * 2 + 3 - (options.compile ? 0 : 3) + 2;
+  Progress progress("bench train", int64_t{options.rounds} * per_round, "processes");
+  Bench bench(options, progress);
+  std::vector<double> engram_steps, moe_steps;
+  Json phases;
+  for (int round = 0; round < options.rounds; ++round) {
+    const Cell one{"", "train", 1, 1};
+    Json first;
+    ENGRAM_ASSIGN_OR_RETURN(const double with_memory, bench.ours(one, options.recipe, &first));
+    ENGRAM_ASSIGN_OR_RETURN(const double without, bench.ours(one, options.moe_recipe));
+    engram_steps.push_back(1 / with_memory);
+    moe_steps.push_back(1 / without);
+    phases = first.at("phases");
+    for (Cell& cell : cells) ENGRAM_RETURN_IF_ERROR(bench.round(cell, first.at("job")));
+  }
+  progress.finish();
+  Json result;
+  for (const Cell& cell : cells) result["cells"].push_back(describe(cell));
+  result["engram_step_over_moe_step"] = median(engram_steps) / median(moe_steps);
+  result["phases"] = phases;
+  result["rounds"] = options.rounds;
+  result["steps"] = options.steps;
+  return result;
+}
+
+}  // namespace engram::bench
