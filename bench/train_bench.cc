@@ -1,5 +1,6 @@
 #include "bench/train_bench.h"
 
+#include <ATen/record_function.h>
 #include <torch/torch.h>
 #include <unistd.h>
 
@@ -63,8 +64,10 @@ Result<double> time_training(const RunInputs& inputs, int steps, std::map<std::s
   int64_t step = 0;
   Status status;
   const auto one_step = [&] {
-    RECORD_USER_SCOPE("phase:data");
-    auto batch = loader->next();
+    auto batch = [&] {
+      RECORD_USER_SCOPE("phase:data");
+      return loader->next();
+    }();
     if (!batch.ok()) {
       status = batch.status();
       return;

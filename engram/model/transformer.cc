@@ -1,5 +1,7 @@
 #include "engram/model/transformer.h"
 
+#include <ATen/record_function.h>
+
 #include <algorithm>
 
 #include "engram/model/attention.h"
@@ -40,15 +42,19 @@ class BlockImpl : public torch::nn::Module {
 
   // rows: null where the memory is off or another block's. gates: null, or receives alpha.
   torch::Tensor forward(torch::Tensor x, const Pass& pass, const MemoryRows* rows, torch::Tensor* gates) {
+    // The phases are what a training profile is split by; a scope costs nothing while no profiler runs.
     if (engram_ && rows != nullptr) {
+      RECORD_USER_SCOPE("phase:engram");
       const auto shape = x.sizes().vec();
       torch::Tensor streams = x.view({pass.attention.batch, pass.attention.length, streams_, hidden_size_});
       x = x + engram_->forward(streams, *rows, pass.reach, gates).reshape(shape);
     }
     x = connect(attn_hc_, x, [&](const torch::Tensor& input) {
+      RECORD_USER_SCOPE("phase:attention");
       return self_attn_->forward(input_layernorm_(input), pass.attention);
     });
     return connect(ffn_hc_, x, [&](const torch::Tensor& input) {
+      RECORD_USER_SCOPE("phase:ffn");
       return mlp_->forward(post_attention_layernorm_(input));
     });
   }
@@ -62,6 +68,7 @@ class BlockImpl : public torch::nn::Module {
   template <typename SubLayer>
   static torch::Tensor connect(const HyperConnection& hyper, const torch::Tensor& x, SubLayer&& sub_layer) {
     if (!hyper) return x + sub_layer(x);
+    RECORD_USER_SCOPE("phase:mhc");
     const HyperMix mix = hyper.ptr()->mix(x);
     return HyperConnectionImpl::merge(mix, x, sub_layer(mix.input_Nd));
   }
