@@ -340,21 +340,34 @@ double cross_entropy(const CrossEntropyArguments& arguments, int64_t tasks, cons
   });
   double loss = 0;
   std::vector<float> log_sums(kChunkRows);
+  Chunk previous;  // its exponentials are done, its gradients are not
+  auto finish_previous = [&] {
+    float* dhidden = arguments.dhidden + previous.begin * dim;
+    std::copy_n(shares[0]->dhidden(), previous.rows * dim, dhidden);
+    for (size_t s = 1; s < shares.size(); ++s) {
+      for (int64_t at = 0; at < previous.rows * dim; ++at) dhidden[at] += shares[s]->dhidden()[at];
+    }
+  };
   for (int64_t begin = 0; begin < arguments.tokens; begin += kChunkRows) {
+    // One meeting of the tasks per chunk: gradients of the chunk before, then this one's exponentials.
     Chunk chunk = make_chunk(arguments, begin);
-    parallel(tasks, [&](int64_t i) { shares[static_cast<size_t>(i)]->exponentials(chunk); });
+    const bool pending = arguments.dhidden && begin > 0;
+    parallel(tasks, [&](int64_t i) {
+      Share& share = *shares[static_cast<size_t>(i)];
+      if (pending) share.gradients(previous, log_sums.data());
+      share.exponentials(chunk);
+    });
+    if (pending) finish_previous();
     for (int64_t r = 0; r < chunk.rows; ++r) {
       const double total = log_sum(shares, r);
       log_sums[static_cast<size_t>(r)] = static_cast<float>(total);
       if (chunk.targets[r] >= 0) loss += total - chunk.target_logits[static_cast<size_t>(r)];
     }
-    if (!arguments.dhidden) continue;
-    parallel(tasks, [&](int64_t i) { shares[static_cast<size_t>(i)]->gradients(chunk, log_sums.data()); });
-    float* dhidden = arguments.dhidden + begin * dim;
-    std::copy_n(shares[0]->dhidden(), chunk.rows * dim, dhidden);
-    for (size_t s = 1; s < shares.size(); ++s) {
-      for (int64_t at = 0; at < chunk.rows * dim; ++at) dhidden[at] += shares[s]->dhidden()[at];
-    }
+    previous = std::move(chunk);
+  }
+  if (arguments.dhidden && arguments.tokens > 0) {
+    parallel(tasks, [&](int64_t i) { shares[static_cast<size_t>(i)]->gradients(previous, log_sums.data()); });
+    finish_previous();
   }
   if (arguments.tokens == 0 && arguments.dweight) std::fill_n(arguments.dweight, arguments.vocabulary * dim, 0.0f);
   return loss;
