@@ -134,7 +134,8 @@ Status check_numpy_side(const HashBenchOptions& options) {
   if (!Env::posix().file_exists(options.script)) {
     return not_found("numpy side: no file '{}'; pass --script bench/numpy_hash.py", options.script);
   }
-  if (!Env::posix().file_exists(options.python)) {
+  // A bare name is looked up in PATH by the shell.
+  if (options.python.find('/') != std::string::npos && !Env::posix().file_exists(options.python)) {
     return not_found("numpy side: no Python at '{}'; run scripts/setup.sh --oracles, or pass --python", options.python);
   }
   return {};
@@ -176,6 +177,9 @@ Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(Workload load, make_workload());
   const size_t count = load.hashers.size() * load.ids.size() * load.rows_per_token;
   const RowBuffer buffer(static_cast<int64_t*>(std::aligned_alloc(64, count * sizeof(int64_t))));
+  if (buffer == nullptr) {
+    return make_status(StatusCode::kResourceExhausted, "no memory for {} row ids of 8 bytes", count);
+  }
   const std::span<int64_t> rows(buffer.get(), count);
   const double batch_tokens = kBatch * kSequence;
   const double bytes_per_token = static_cast<double>(rows.size_bytes()) / static_cast<double>(load.ids.size());
