@@ -1,7 +1,7 @@
 // MLA against transformers' deepseek_v3, GQA against llama: forward and every gradient.
 #include "engram/model/attention.h"
 
-#include "parity.h"
+#include "tests/model/parity.h"
 
 namespace engram {
 namespace {

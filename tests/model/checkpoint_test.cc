@@ -6,7 +6,7 @@
 
 #include "engram/core/json.h"
 #include "engram/core/safetensors.h"
-#include "tiny_checkpoint.h"
+#include "tests/model/tiny_checkpoint.h"
 
 namespace engram {
 namespace {

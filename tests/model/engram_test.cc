@@ -5,7 +5,7 @@
 
 #include "engram/model/ops.h"
 #include "engram/model/over_encoding.h"
-#include "parity.h"
+#include "tests/model/parity.h"
 
 namespace engram {
 namespace {

@@ -5,7 +5,7 @@
 #include <numbers>
 
 #include "engram/model/evaluate.h"
-#include "tiny_checkpoint.h"
+#include "tests/model/tiny_checkpoint.h"
 
 namespace engram {
 namespace {

@@ -1,7 +1,7 @@
 // DeepSeekMoE against transformers' deepseek_v3, routing rules, loss-free balancing.
 #include "engram/model/moe.h"
 
-#include "parity.h"
+#include "tests/model/parity.h"
 
 namespace engram {
 namespace {

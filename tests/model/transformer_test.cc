@@ -5,7 +5,7 @@
 
 #include "engram/model/parameter_groups.h"
 #include "engram/model/parameters.h"
-#include "parity.h"
+#include "tests/model/parity.h"
 
 namespace engram {
 namespace {

@@ -107,20 +107,17 @@ def link_complaints(root):
 
 
 def orphan_complaints(root):
-    """Every source is named by the CMakeLists.txt of its folder or of a folder above it."""
+    """Every source is named by the CMakeLists.txt of its folder or of one above it, or by its path in any of them."""
+    lists = {path.parent: path.read_text() for path in [root / "CMakeLists.txt", *(
+        found for top in TOP_FOLDERS for found in (root / top).rglob("CMakeLists.txt"))] if path.is_file()}
+    everything = "\n".join(lists.values())
     complaints = []
     for path, relative in sources(root):
-        if path.suffix in {".h", ".cuh"}:
+        if path.suffix in {".h", ".cuh"} or re.search(rf"(?<![\w.-]){re.escape(str(relative))}(?![\w.-])", everything):
             continue
-        folder = path.parent
-        while True:
-            lists = folder / "CMakeLists.txt"
-            if lists.is_file() and re.search(rf"(?<![\w.-]){re.escape(path.name)}(?![\w.-])", lists.read_text()):
-                break
-            if folder == root:
-                complaints.append(f"{relative}: no CMakeLists.txt names it, so it is never built")
-                break
-            folder = folder.parent
+        named = re.compile(rf"(?<![\w.-]){re.escape(path.name)}(?![\w.-])")
+        if not any(named.search(lists.get(root / folder, "")) for folder in relative.parents):
+            complaints.append(f"{relative}: no CMakeLists.txt names it, so it is never built")
     return complaints
 
 
