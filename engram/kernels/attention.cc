@@ -17,8 +17,8 @@
 namespace engram {
 namespace {
 
-constexpr int64_t kQueries = 64;  // queries of one tile, across the vectors
-constexpr int64_t kKeys = 256;    // keys of one tile, down the rows: 64 KiB of scores
+constexpr int64_t kQueries = 64;   // queries of one tile, across the vectors
+constexpr int64_t kKeys = 256;     // keys of one tile, down the rows: 64 KiB of scores
 constexpr float kLowest = -1e30f;  // a maximum over nothing; finite, so that differences stay numbers
 
 // A tile of scores [keys, kQueries]. Row r is key `key + r`, column c query `query + c`.
@@ -148,8 +148,7 @@ const float* head_row(const HeadRows& rows, int64_t token, int64_t head) {
 // The rotated keys [T, width] and the values [T, value] of one key-value head.
 struct PackedKeys {
   PackedKeys(const AttentionShape& shape, const AttentionInput& input, int64_t kv_head)
-      : key(static_cast<size_t>(shape.length * shape.width())),
-        value(static_cast<size_t>(shape.length * shape.value)) {
+      : key(static_cast<size_t>(shape.length * shape.width())), value(static_cast<size_t>(shape.length * shape.value)) {
     for (int64_t t = 0; t < shape.length; ++t) {
       float* row = key.data() + t * shape.width();
       std::copy_n(head_row(input.key, t, kv_head), shape.nope, row);
@@ -337,7 +336,8 @@ void attention_plain(const AttentionShape& shape, const AttentionInput& input, f
         const float *a = head_row(input.query, q, head), *b = head_row(input.key, k, kv_head);
         for (int64_t c = 0; c < shape.nope; ++c) score += double{a[c]} * b[c];
         for (int64_t c = 0; c < shape.rope; ++c) {
-          score += double{query[static_cast<size_t>(q * shape.rope + c)]} * key[static_cast<size_t>(k * shape.rope + c)];
+          score +=
+              double{query[static_cast<size_t>(q * shape.rope + c)]} * key[static_cast<size_t>(k * shape.rope + c)];
         }
         weight.push_back(score * double{shape.scale});
       }

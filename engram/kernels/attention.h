@@ -11,12 +11,12 @@
 namespace engram {
 
 struct AttentionShape {
-  int64_t length = 0;    // T
-  int64_t heads = 0;     // H query heads
-  int64_t kv_heads = 0;  // each serves heads / kv_heads consecutive query heads
-  int64_t nope = 0;      // columns without position; may be 0
-  int64_t rope = 0;      // rotated columns, even; may be 0
-  int64_t value = 0;     // columns of a value head
+  int64_t length = 0;       // T
+  int64_t heads = 0;        // H query heads
+  int64_t kv_heads = 0;     // each serves heads / kv_heads consecutive query heads
+  int64_t nope = 0;         // columns without position; may be 0
+  int64_t rope = 0;         // rotated columns, even; may be 0
+  int64_t value = 0;        // columns of a value head
   bool interleaved = true;  // rotary pairs (0, 1), (2, 3), ..; else (0, rope / 2), ..
   float scale = 1.0f;       // of the scores
 
@@ -32,10 +32,10 @@ struct HeadRows {
 
 // One sequence. Nothing is owned.
 struct AttentionInput {
-  HeadRows query;     // nope + rope columns
-  HeadRows key;       // nope columns
-  HeadRows key_rope;  // rope columns; head_stride 0: one rotary key for all heads
-  HeadRows value;     // value columns
+  HeadRows query;              // nope + rope columns
+  HeadRows key;                // nope columns
+  HeadRows key_rope;           // rope columns; head_stride 0: one rotary key for all heads
+  HeadRows value;              // value columns
   const float* cos = nullptr;  // [T, rope / 2]
   const float* sin = nullptr;
   const int32_t* first_key = nullptr;  // [T] the oldest key each query sees, at most its own; null: 0

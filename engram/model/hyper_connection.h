@@ -19,24 +19,40 @@
 
 namespace engram {
 
-struct HyperMix {
-  torch::Tensor input_Nd;  // what F reads
-  torch::Tensor post_Nn;   // [N, n]
-  torch::Tensor comb_Nnn;  // [N, n, n], first index: old stream, second: new stream
+struct HyperOptions {
+  int64_t streams = 1;  // n
+  int iterations = 20;
+  double eps = 1e-6;  // hc_eps
+  double norm_eps = 1e-6;
 };
+
+struct HyperMix {
+  torch::Tensor input_Nd;         // what F reads
+  torch::Tensor coefficients_NK;  // [N, (2 + n) * n]: pre, post, comb by rows (old stream), in this order
+};
+// The mix before F, from streams [N, n, d]. On CPU in fp32 a kernel (engram/kernels/hyper.h), elsewhere composed.
+HyperMix hyper_mix(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, const torch::Tensor& base,
+                   const torch::Tensor& scale, const HyperOptions& options);
+HyperMix hyper_mix_composed(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, const torch::Tensor& base,
+                            const torch::Tensor& scale, const HyperOptions& options);
+// The new streams [N, n, d], from F's output [N, d].
+torch::Tensor hyper_merge(const torch::Tensor& coefficients_NK, const torch::Tensor& streams_Nnd,
+                          const torch::Tensor& output_Nd);
+torch::Tensor hyper_merge_composed(const torch::Tensor& coefficients_NK, const torch::Tensor& streams_Nnd,
+                                   const torch::Tensor& output_Nd);
+// Views of the coefficients: post [N, n]; comb [N, n, n], first index the old stream, second the new one.
+torch::Tensor hyper_post(const torch::Tensor& coefficients_NK, int64_t streams);
+torch::Tensor hyper_comb(const torch::Tensor& coefficients_NK, int64_t streams);
 
 class HyperConnectionImpl : public torch::nn::Module {
  public:
   // sub_layer: its number in the model, which decides the stream it leans towards.
   HyperConnectionImpl(const ModelConfig& config, int sub_layer);
   HyperMix mix(const torch::Tensor& streams_Nnd);
-  // The new streams [N, n, d], from F's output [N, d].
   static torch::Tensor merge(const HyperMix& mix, const torch::Tensor& streams_Nnd, const torch::Tensor& output_Nd);
 
  private:
-  int64_t streams_;
-  int iterations_;
-  double hc_eps_, norm_eps_;
+  HyperOptions options_;
   torch::Tensor fn_, base_, scale_;
 };
 TORCH_MODULE(HyperConnection);
@@ -52,12 +68,5 @@ class HyperHeadImpl : public torch::nn::Module {
   torch::Tensor fn_, base_, scale_;
 };
 TORCH_MODULE(HyperHead);
-
-// The coefficients for mixed = (fn u) * r [N, (2+n)*n]: pre [N, n], post [N, n], comb [N, n, n].
-struct HyperCoefficients {
-  torch::Tensor pre, post, comb;
-};
-HyperCoefficients hyper_coefficients(const torch::Tensor& mixed, const torch::Tensor& base, const torch::Tensor& scale,
-                                     int64_t streams, int iterations, double eps);
 
 }  // namespace engram

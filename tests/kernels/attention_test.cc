@@ -77,8 +77,7 @@ std::vector<float> plain(const Case& c) {
 void run_forward(const Case& c, std::vector<float>& out, std::vector<float>& log_sum) {
   out.assign(c.out_size(), -1.0f);
   log_sum.assign(static_cast<size_t>(c.shape.heads * c.shape.length), -1.0f);
-  for (int64_t h = 0; h < c.shape.kv_heads; ++h)
-    attention_forward(c.shape, c.input(), h, out.data(), log_sum.data());
+  for (int64_t h = 0; h < c.shape.kv_heads; ++h) attention_forward(c.shape, c.input(), h, out.data(), log_sum.data());
 }
 
 TEST(AttentionKernel, ForwardEqualsPlain) {

@@ -1,7 +1,7 @@
 // Hyper-connections against transformers' deepseek_v4, the doubly stochastic mix, and the start as a plain residual.
 #include "engram/model/hyper_connection.h"
 
-#include "parity.h"
+#include "tests/model/parity.h"
 
 namespace engram {
 namespace {
@@ -29,10 +29,13 @@ void expect_connection_parity(const std::string& name, int streams, int iteratio
     const HyperMix mix = hyper->mix(x);
     torch::Tensor merged = HyperConnectionImpl::merge(mix, x, output.view({-1, 12}));
     const std::map<std::string, torch::Tensor> results = {
-        {"collapsed", mix.input_Nd}, {"merged", merged}, {"post", mix.post_Nn}, {"comb", mix.comb_Nnn}};
+        {"collapsed", mix.input_Nd},
+        {"merged", merged},
+        {"post", hyper_post(mix.coefficients_NK, streams)},
+        {"comb", hyper_comb(mix.coefficients_NK, streams)}};
     torch::Tensor loss = torch::zeros({}, dtype);
     for (const auto& [key, value] : results) {
-      torch::Tensor shaped = value.view(v.at(key).sizes());
+      torch::Tensor shaped = value.reshape(v.at(key).sizes());
       parity::expect_close(shaped, v.at(key), relative, key);
       loss = loss + (shaped * v.at("loss_weight." + key).to(dtype)).sum();
     }
@@ -74,7 +77,7 @@ TEST(HyperConnection, StartsAsAPlainResidual) {
     torch::Tensor merged = HyperConnectionImpl::merge(mix, x, output);
     parity::expect_close(merged, (h + output).unsqueeze(1).expand({6, streams, 12}), 1e-5, "merged");
     parity::expect_close(HyperHead(hyper_config(streams, 20))(x), h, 1e-5, "head");
-    torch::Tensor diagonal = mix.comb_Nnn.diagonal(0, 1, 2);
+    torch::Tensor diagonal = hyper_comb(mix.coefficients_NK, streams).diagonal(0, 1, 2);
     EXPECT_GT(diagonal.min().item<double>(), 0.9);
   }
 }
@@ -114,11 +117,41 @@ TEST(HyperConnection, StreamsPartDuringTraining) {
 
 TEST(HyperConnection, MixIsDoublyStochastic) {
   torch::manual_seed(5);
-  torch::Tensor mixed = torch::randn({50, 24}, torch::kDouble);
-  const HyperCoefficients c = hyper_coefficients(mixed, torch::randn({24}, torch::kDouble),
-                                                 torch::ones({3}, torch::kDouble), 4, 20, 1e-6);
-  EXPECT_LT((c.comb.sum(1) - 1).abs().max().item<double>(), 1e-5);
-  EXPECT_LT((c.comb.sum(2) - 1).abs().max().item<double>(), 1e-2);  // rows lag half a round
+  torch::Tensor x = torch::randn({50, 4, 12});
+  const HyperMix mix = hyper_mix(x, torch::randn({24, 48}) * 0.3, torch::randn({24}), torch::ones({3}), {4, 20});
+  torch::Tensor comb = hyper_comb(mix.coefficients_NK, 4);
+  EXPECT_LT((comb.sum(1) - 1).abs().max().item<double>(), 1e-5);
+  EXPECT_LT((comb.sum(2) - 1).abs().max().item<double>(), 1e-2);  // rows lag half a round
+}
+
+// The kernels against the composed form in double: forward and every gradient, odd widths and rows past a block.
+TEST(HyperConnection, KernelsEqualComposedInDouble) {
+  for (const auto& [rows, n, d, iterations] :
+       std::vector<std::tuple<int64_t, int64_t, int64_t, int>>{{1, 2, 3, 1}, {70, 4, 16, 20}, {130, 3, 17, 5},
+                                                               {64, 8, 33, 20}}) {
+    torch::manual_seed(static_cast<uint64_t>(rows));
+    const int64_t mixes = (2 + n) * n;
+    const std::vector<torch::Tensor> inputs = {torch::randn({rows, n, d}), torch::randn({rows, d}),
+                                               torch::randn({mixes, n * d}) * 0.2, torch::randn({mixes}),
+                                               torch::rand({3}) + 0.5};
+    const torch::Tensor weight = torch::randn({rows, n, d}), input_weight = torch::randn({rows, d});
+    HyperOptions options{n, iterations, 1e-6, 1e-5};
+    std::vector<std::vector<torch::Tensor>> results;
+    for (torch::Dtype dtype : {torch::kFloat, torch::kDouble}) {
+      std::vector<torch::Tensor> leaves, seen;
+      for (const torch::Tensor& x : inputs) leaves.push_back(parity::leaf(x, dtype));
+      const HyperMix mix = hyper_mix(leaves[0], leaves[2], leaves[3], leaves[4], options);
+      torch::Tensor merged = hyper_merge(mix.coefficients_NK, leaves[0], leaves[1]);
+      ((merged * weight.to(dtype)).sum() + (mix.input_Nd * input_weight.to(dtype)).sum()).backward();
+      seen = {mix.input_Nd, mix.coefficients_NK, merged};
+      for (const torch::Tensor& leaf : leaves) seen.push_back(leaf.grad());
+      results.push_back(seen);
+    }
+    const std::vector<std::string> names = {"input",   "coefficients", "merged", "dx",
+                                            "doutput", "dfn",          "dbase",  "dscale"};
+    for (size_t i = 0; i < names.size(); ++i)
+      parity::expect_close(results[0][i], results[1][i], 2e-5, names[i] + " n " + std::to_string(n));
+  }
 }
 
 }  // namespace
