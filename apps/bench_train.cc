@@ -25,8 +25,9 @@ Status bench_train(const bench::TrainBenchOptions& options, bool json) {
              machine_description(), build_commit(), today());
   fmt::print("  {:<40}{:>10}{:>10}{:>8}{:>10}{:>8}\n", "", "engram", "eager", "ratio", "compile", "ratio");
   for (const auto& cell : result["cells"]) {
-    fmt::print("  {:<40}{:>10}{:>10}{:>8.2f}", cell["name"].get<std::string>(), format_count(cell["ours"].get<double>()),
-               format_count(cell["eager"].get<double>()), cell["ratio_to_eager"].get<double>());
+    fmt::print("  {:<40}{:>10}{:>10}{:>8.2f}", cell["name"].get<std::string>(),
+               format_count(cell["ours"].get<double>()), format_count(cell["eager"].get<double>()),
+               cell["ratio_to_eager"].get<double>());
     if (cell.contains("compile")) {
       fmt::print("{:>10}{:>8.2f}", format_count(cell["compile"].get<double>()), cell["ratio_to_compile"].get<double>());
     }
@@ -34,7 +35,8 @@ Status bench_train(const bench::TrainBenchOptions& options, bool json) {
   }
   fmt::print("\n  Engram step / MoE step (1 thread): {:.3f}\n  where the step's time goes:",
              result["engram_step_over_moe_step"].get<double>());
-  for (const auto& [name, share] : result["phases"].items()) fmt::print(" {} {:.0f} %", name, 100 * share.get<double>());
+  for (const auto& [name, share] : result["phases"].items())
+    fmt::print(" {} {:.0f} %", name, 100 * share.get<double>());
   fmt::print("\n");
   return {};
 }
@@ -51,11 +53,16 @@ void add_bench_train(CLI::App& bench, Invocation& invocation) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = bench.add_subcommand("train", "Training steps per second, beside plain PyTorch");
   command->add_option("--recipe", flags->options.recipe, "Recipe with memory")->capture_default_str();
-  command->add_option("--moe", flags->options.moe_recipe, "Recipe without, for the ratio of the steps")->capture_default_str();
+  command->add_option("--moe", flags->options.moe_recipe, "Recipe without, for the ratio of the steps")
+      ->capture_default_str();
   command->add_option("--python", flags->options.python, "Interpreter that has torch")->capture_default_str();
   command->add_option("--script", flags->options.script, "The PyTorch side")->capture_default_str();
-  command->add_option("--rounds", flags->options.rounds, "Rounds; the sides take turns")->check(CLI::Range(1, 100))->capture_default_str();
-  command->add_option("--steps", flags->options.steps, "Measured steps of each process")->check(CLI::Range(1, 10000))->capture_default_str();
+  command->add_option("--rounds", flags->options.rounds, "Rounds; the sides take turns")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
+  command->add_option("--steps", flags->options.steps, "Measured steps of each process")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
   command->add_flag("--no-compile", flags->no_compile, "Leave torch.compile out (it takes a minute a process)");
   command->add_flag("--json", flags->json, "Print JSON");
   // What the worker processes are started with; of no use by hand.
@@ -65,8 +72,9 @@ void add_bench_train(CLI::App& bench, Invocation& invocation) {
     invocation.run = [flags]() -> Status {
       flags->options.compile = !flags->no_compile;
       if (flags->worker.empty()) return bench_train(flags->options, flags->json);
-      ENGRAM_ASSIGN_OR_RETURN(const auto result, bench::run_train_worker(Env::posix(), flags->options.recipe, flags->worker,
-                                                                         flags->threads, flags->options.steps));
+      ENGRAM_ASSIGN_OR_RETURN(
+          const auto result, bench::run_train_worker(Env::posix(), flags->options.recipe, flags->worker, flags->threads,
+                                                     flags->options.steps));
       fmt::print("{}\n", result.dump());
       return {};
     };

@@ -42,7 +42,8 @@ void add_demo(CLI::App& app, Invocation& invocation) {
   command->footer("Text comes from scripts/corpus.sh (demo/data). An interrupted demo continues when it is run again.");
   auto options = std::make_shared<DemoOptions>();
   auto json = std::make_shared<bool>(false);
-  command->add_option("--output", options->output, "folder for checkpoints, summary.json and report.html")->capture_default_str();
+  command->add_option("--output", options->output, "folder for checkpoints, summary.json and report.html")
+      ->capture_default_str();
   command->add_option("--moe", options->moe_recipe, "recipe of the pure-MoE model")->capture_default_str();
   command->add_option("--engram", options->engram_recipe, "recipe of the Engram model")->capture_default_str();
   command->add_option("--set", options->overrides, "KEY=VALUE for both recipes, e.g. train.steps=200");

@@ -65,9 +65,9 @@ void print_summary(const TrainSummary& summary) {
   fmt::print("step {} of {}: loss {:.4f}", summary.step, summary.steps, summary.loss);
   if (summary.validation_loss > 0)
     fmt::print(", validation loss {:.4f}, {:.4f} bits per byte", summary.validation_loss, summary.bits_per_byte);
-  fmt::print("\n{} tokens in {}, peak memory {:.2f} GiB\ncheckpoint {}\n", format_count(static_cast<double>(summary.tokens)),
-             format_duration(summary.seconds), static_cast<double>(summary.peak_rss_bytes) / (1 << 30),
-             summary.checkpoint);
+  fmt::print("\n{} tokens in {}, peak memory {:.2f} GiB\ncheckpoint {}\n",
+             format_count(static_cast<double>(summary.tokens)), format_duration(summary.seconds),
+             static_cast<double>(summary.peak_rss_bytes) / (1 << 30), summary.checkpoint);
   print_phases(summary);
 }
 
@@ -98,12 +98,14 @@ Status run_train(const TrainFlags& flags) {
 void add_train(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<TrainFlags>();
   CLI::App* command = app.add_subcommand("train", "Train a model from a recipe");
-  command->add_option("recipe", flags->recipe, "TOML file; recipes/ has some, docs/training.md has every key")->required();
+  command->add_option("recipe", flags->recipe, "TOML file; recipes/ has some, docs/training.md has every key")
+      ->required();
   command->add_option("--set", flags->overrides, "SECTION.KEY=VALUE, a TOML value or a bare string; may repeat")
       ->allow_extra_args(false)
       ->check([](const std::string& text) {
         const size_t equals = text.find('=');
-        return equals != std::string::npos && equals > 0 ? std::string() : "wanted SECTION.KEY=VALUE, got '" + text + "'";
+        return equals != std::string::npos && equals > 0 ? std::string()
+                                                         : "wanted SECTION.KEY=VALUE, got '" + text + "'";
       });
   command->add_flag("--resume", flags->resume, "continue the run in train.output from its latest checkpoint");
   command->add_flag("--profile", flags->profile, "print where the time of a step goes (CPU)");

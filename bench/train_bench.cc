@@ -43,15 +43,16 @@ double median_seconds(int steps, const std::function<void()>& step) {
 Json job_of(const RunInputs& inputs, int threads, int steps) {
   Json rows = Json::array();
   for (const NgramHasher* hasher : inputs.hashers()) rows.push_back(hasher->num_rows());
-  return {{"model", inputs.recipe.model.to_json()},
-          {"num_rows", rows},
-          {"batch_size", inputs.recipe.data.batch_size},
-          {"sequence_length", inputs.recipe.data.sequence_length},
-          {"threads", threads},
-          {"dtype", inputs.recipe.train.dtype == TrainDtype::kBf16 ? "bf16" : "fp32"},
-          {"warmup", kWarmUp},
-          {"steps", steps},
-          {"optimizer", {{"muon_lr", inputs.recipe.optimizer.muon_lr}, {"adamw_lr", inputs.recipe.optimizer.adamw_lr}}}};
+  return {
+      {"model", inputs.recipe.model.to_json()},
+      {"num_rows", rows},
+      {"batch_size", inputs.recipe.data.batch_size},
+      {"sequence_length", inputs.recipe.data.sequence_length},
+      {"threads", threads},
+      {"dtype", inputs.recipe.train.dtype == TrainDtype::kBf16 ? "bf16" : "fp32"},
+      {"warmup", kWarmUp},
+      {"steps", steps},
+      {"optimizer", {{"muon_lr", inputs.recipe.optimizer.muon_lr}, {"adamw_lr", inputs.recipe.optimizer.adamw_lr}}}};
 }
 
 // Batches come from the loader, in the timed region, as they do in training.
@@ -59,7 +60,8 @@ Result<double> time_training(const RunInputs& inputs, int steps, std::map<std::s
   DataLoaderOptions loading;
   loading.batch_size = inputs.recipe.data.batch_size;
   loading.sequence_length = inputs.recipe.data.sequence_length;
-  ENGRAM_ASSIGN_OR_RETURN(auto loader, DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), loading));
+  ENGRAM_ASSIGN_OR_RETURN(auto loader,
+                          DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), loading));
   Learner learner(inputs);
   int64_t step = 0;
   Status status;
@@ -91,7 +93,8 @@ Result<double> time_engram_module(const RunInputs& inputs, int steps) {
   DataLoaderOptions loading;
   loading.batch_size = inputs.recipe.data.batch_size;
   loading.sequence_length = inputs.recipe.data.sequence_length;
-  ENGRAM_ASSIGN_OR_RETURN(auto loader, DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), loading));
+  ENGRAM_ASSIGN_OR_RETURN(auto loader,
+                          DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), loading));
   ENGRAM_ASSIGN_OR_RETURN(const Batch batch, loader->next());
   const int64_t B = batch.batch_size, T = batch.sequence_length;
   Engram module(config, 0);
@@ -159,8 +162,8 @@ class Bench {
 
   Result<double> ours(const Cell& cell, const std::string& recipe, Json* first = nullptr) {
     const std::string command =
-        fmt::format("{} bench train --worker {} --recipe {} --threads {} --steps {}", quoted(options_.executable), cell.part,
-                    quoted(recipe), cell.threads, options_.steps);
+        fmt::format("{} bench train --worker {} --recipe {} --threads {} --steps {}", quoted(options_.executable),
+                    cell.part, quoted(recipe), cell.threads, options_.steps);
     ENGRAM_ASSIGN_OR_RETURN(const auto results, run_processes(std::vector<std::string>(cell.processes, command)));
     if (first != nullptr) *first = results[0];
     progress_.advance(1);
@@ -223,9 +226,11 @@ TrainBenchOptions default_train_bench_options() {
   return options;
 }
 
-Result<Json> run_train_worker(Env& env, const std::string& recipe_path, const std::string& part, int threads, int steps) {
+Result<Json> run_train_worker(Env& env, const std::string& recipe_path, const std::string& part, int threads,
+                              int steps) {
   ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::load(env, recipe_path, {}));
-  if (recipe.data.synthetic_documents > 0) return invalid_argument("{}: bench train wants a recipe with data files", recipe_path);
+  if (recipe.data.synthetic_documents > 0)
+    return invalid_argument("{}: bench train wants a recipe with data files", recipe_path);
   ENGRAM_ASSIGN_OR_RETURN(const RunInputs inputs, open_run_inputs(env, recipe, ""));
   at::set_num_threads(threads);
   at::globalContext().setFlushDenormal(true);
@@ -248,7 +253,8 @@ Result<Json> run_train_worker(Env& env, const std::string& recipe_path, const st
 
 Result<Json> run_train_bench(Env& env, const TrainBenchOptions& options) {
   if (options.python.find('/') != std::string::npos && !env.file_exists(options.python)) {
-    return not_found("PyTorch side: no Python at '{}'; run scripts/setup.sh --oracles, or pass --python", options.python);
+    return not_found("PyTorch side: no Python at '{}'; run scripts/setup.sh --oracles, or pass --python",
+                     options.python);
   }
   if (!env.file_exists(options.script)) return not_found("PyTorch side: no script at '{}'", options.script);
   std::vector<Cell> cells = {{"training step, 1 process, 2 threads", "train", 1, 2},

@@ -22,15 +22,15 @@ struct TrainBenchOptions {
   std::string recipe = "recipes/demo_engram_cpu.toml";
   std::string moe_recipe = "recipes/demo_moe_cpu.toml";
   int rounds = 3;
-  int steps = 20;          // measured steps of each process, after warm-up
-  bool compile = true;     // also torch.compile, which takes about a minute a process
+  int steps = 20;       // measured steps of each process, after warm-up
+  bool compile = true;  // also torch.compile, which takes about a minute a process
 };
 TrainBenchOptions default_train_bench_options();
 
 // One worker process: `part` "train" is the whole step, "engram" the module alone, forward and backward.
 // {"tokens_per_second", "seconds_per_step", "phases": {name: share}, "job": what the PyTorch side needs}.
-Result<nlohmann::ordered_json> run_train_worker(Env& env, const std::string& recipe, const std::string& part, int threads,
-                                                int steps);
+Result<nlohmann::ordered_json> run_train_worker(Env& env, const std::string& recipe, const std::string& part,
+                                                int threads, int steps);
 
 // {"cells": [{"name", "ours", "eager", "compile", "ratio_to_eager", "ratio_to_compile"}] in tokens per second,
 //  "engram_step_over_moe_step", "phases"}. kNotFound: no interpreter or script; kInternal: a process failed.

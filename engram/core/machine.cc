@@ -22,7 +22,7 @@ std::string machine_description() {
   }
   cpu_set_t cpus;
   const int cores = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus)
-                                                                 : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+                                                                  : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   const double gib = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE)) /
                      (1024.0 * 1024.0 * 1024.0);
   return fmt::format("{}, {} cores, {:.1f} GiB", model, cores, gib);

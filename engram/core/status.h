@@ -74,8 +74,8 @@ Status not_found(fmt::format_string<Args...> format, Args&&... args) {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                // NOLINT: implicit on purpose
-  Result(Status status) : status_(std::move(status)) {         // NOLINT: implicit on purpose
+  Result(T value) : value_(std::move(value)) {}         // NOLINT: implicit on purpose
+  Result(Status status) : status_(std::move(status)) {  // NOLINT: implicit on purpose
     if (status_.ok()) {
       std::fputs("Result built from an ok Status without a value\n", stderr);
       std::abort();
@@ -118,8 +118,8 @@ namespace internal {
 #define ENGRAM_CONCAT_INNER(a, b) a##b
 #define ENGRAM_CONCAT(a, b) ENGRAM_CONCAT_INNER(a, b)
 
-#define ENGRAM_RETURN_IF_ERROR(expression)                \
-  do {                                                    \
+#define ENGRAM_RETURN_IF_ERROR(expression)                                                           \
+  do {                                                                                               \
     if (::engram::Status engram_status_ = (expression); !engram_status_.ok()) return engram_status_; \
   } while (false)
 
@@ -132,8 +132,8 @@ namespace internal {
   declaration = std::move(result).value()
 
 // ENGRAM_CHECK(a == b, "a={} b={}", a, b): for what cannot happen.
-#define ENGRAM_CHECK(condition, ...)                                                        \
-  do {                                                                                      \
-    if (!(condition)) [[unlikely]]                                                          \
+#define ENGRAM_CHECK(condition, ...)                                                              \
+  do {                                                                                            \
+    if (!(condition)) [[unlikely]]                                                                \
       ::engram::internal::check_failed(__FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__)); \
   } while (false)

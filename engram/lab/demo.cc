@@ -37,16 +37,17 @@ const std::array<const char*, 3> kEnglishSentences = {
     "Diana, Princess of Wales, spoke of the United States of America and the House of Representatives."};
 const std::array<const char*, 2> kChineseSentences = {
     "\u56db\u5927\u53d1\u660e\u5305\u62ec\u9020\u7eb8\u672f\u3001\u6307\u5357\u9488\u3001\u706b\u836f\u548c\u5370\u5237"
-    "\u672f\u3002",  // the four great inventions
-    "\u5f20\u4ef2\u666f\u5199\u4e86\u4f24\u5bd2\u6742\u75c5\u8bba\u3002"};  // Zhang Zhongjing wrote the Shanghan Zabing Lun
+    "\u672f\u3002",                                                         // the four great inventions
+    "\u5f20\u4ef2\u666f\u5199\u4e86\u4f24\u5bd2\u6742\u75c5\u8bba\u3002"};  // Zhang Zhongjing wrote the Shanghan Zabing
+                                                                            // Lun
 
 volatile std::sig_atomic_t interrupted = 0;
 void on_interrupt(int) { interrupted = 1; }
 
 struct Run {
-  std::string name;         // moe | engram
+  std::string name;  // moe | engram
   std::string recipe_path;
-  std::string output;       // OUTPUT/name
+  std::string output;  // OUTPUT/name
   Recipe recipe;
 };
 
@@ -87,7 +88,8 @@ Result<Run> plan_run(Env& env, const DemoOptions& options, const std::string& na
   for (const auto* files : {&run.recipe.data.train, &run.recipe.data.validation}) {
     for (const auto& file : *files) {
       if (!env.file_exists(file)) {
-        return make_status(StatusCode::kFailedPrecondition, "{}: no such file: run scripts/corpus.sh, which makes it from packages", file);
+        return make_status(StatusCode::kFailedPrecondition,
+                           "{}: no such file: run scripts/corpus.sh, which makes it from packages", file);
       }
     }
   }
@@ -95,7 +97,8 @@ Result<Run> plan_run(Env& env, const DemoOptions& options, const std::string& na
 }
 
 Result<ChildProcess> start_training(Env& env, const DemoOptions& options, const Run& run) {
-  std::vector<std::string> arguments = {options.executable, "train", run.recipe_path, "--set", "train.output=" + run.output};
+  std::vector<std::string> arguments = {options.executable, "train", run.recipe_path, "--set",
+                                        "train.output=" + run.output};
   for (const auto& override_text : options.overrides) arguments.insert(arguments.end(), {"--set", override_text});
   if (env.file_exists(join_path(run.output, "latest"))) arguments.push_back("--resume");
   return ChildProcess::start(arguments, join_path(options.output, run.name + ".log"));
@@ -123,8 +126,8 @@ Status train_side_by_side(Env& env, const DemoOptions& options, const std::vecto
       if (exit_code && *exit_code != 0 && !interrupted) {
         progress.finish();
         const std::string log = join_path(options.output, runs[i].name + ".log");
-        return make_status(StatusCode::kFailedPrecondition, "training {} failed (exit code {}): {} (see {})", runs[i].name,
-                           *exit_code, last_log_line(env, log), log);
+        return make_status(StatusCode::kFailedPrecondition, "training {} failed (exit code {}): {} (see {})",
+                           runs[i].name, *exit_code, last_log_line(env, log), log);
       }
       running = running || !exit_code;
       now += last_step(env, runs[i].output, loss);
@@ -157,14 +160,15 @@ Result<std::string> sample_text(const LoadedModel& model, const DemoOptions& opt
   generate_options.sampler.top_p = 0.95;
   std::string text;
   ENGRAM_ASSIGN_OR_RETURN(auto tokens, generate(model, options.prompt, generate_options, [&](std::string_view piece) {
-    text += piece;
-    return !interrupted;
-  }));
+                            text += piece;
+                            return !interrupted;
+                          }));
   return text;
 }
 
 // Loss over whole shards, each on its own, weighted by their tokens.
-Result<EvaluateResult> evaluate_shards(const LoadedModel& model, const std::vector<TokenShard>& shards, bool memory_off) {
+Result<EvaluateResult> evaluate_shards(const LoadedModel& model, const std::vector<TokenShard>& shards,
+                                       bool memory_off) {
   EvaluateOptions options;
   options.memory_off = memory_off;
   options.on_progress = [](int64_t, int64_t) { return !interrupted; };
@@ -238,11 +242,17 @@ Status add_gates(const LoadedModel& model, const TokenShard& validation, Json& s
   for (int layer = 0; layer < trace.layers; ++layer) {
     for (int branch = 0; branch < trace.branches; ++branch) {
       const GateSpread spread = gate_spread(trace, layer, branch);
-      views.push_back({{"layer", layer}, {"layer_id", layer_ids[static_cast<size_t>(layer)]}, {"branch", branch},
-                       {"mean", spread.mean}, {"spread", spread.deviation}, {"low", spread.low}, {"high", spread.high}});
+      views.push_back({{"layer", layer},
+                       {"layer_id", layer_ids[static_cast<size_t>(layer)]},
+                       {"branch", branch},
+                       {"mean", spread.mean},
+                       {"spread", spread.deviation},
+                       {"low", spread.low},
+                       {"high", spread.high}});
     }
   }
-  std::stable_sort(views.begin(), views.end(), [](const Json& a, const Json& b) { return a.at("spread") > b.at("spread"); });
+  std::stable_sort(views.begin(), views.end(),
+                   [](const Json& a, const Json& b) { return a.at("spread") > b.at("spread"); });
   summary["gate_branches"] = trace.branches;
   summary["gate_views"] = views;
 
@@ -263,8 +273,9 @@ Status add_gates(const LoadedModel& model, const TokenShard& validation, Json& s
   const size_t length = std::min<size_t>(tokens.size(), 120);
   for (size_t i = 0; i < 3; ++i) {  // from three places, so that more than one document shows
     const size_t begin = (tokens.size() - length) * i / 2;
-    ENGRAM_ASSIGN_OR_RETURN(auto text, gate_text(model, {tokens.begin() + static_cast<std::ptrdiff_t>(begin),
-                                                         tokens.begin() + static_cast<std::ptrdiff_t>(begin + length)}));
+    ENGRAM_ASSIGN_OR_RETURN(auto text,
+                            gate_text(model, {tokens.begin() + static_cast<std::ptrdiff_t>(begin),
+                                              tokens.begin() + static_cast<std::ptrdiff_t>(begin + length)}));
     excerpts.push_back(std::move(text));
   }
   groups.push_back({{"name", "Validation text, three excerpts"}, {"texts", excerpts}});
@@ -273,7 +284,8 @@ Status add_gates(const LoadedModel& model, const TokenShard& validation, Json& s
   Json ngrams = Json::array();
   for (int layer = 0; layer < trace.layers; ++layer) {
     Json items = Json::array();
-    for (const auto& ngram : highest_gates(*model.tokenizer, tokens, trace, layer, kNgramOrder, kNgramMinCount, kNgramLimit)) {
+    for (const auto& ngram :
+         highest_gates(*model.tokenizer, tokens, trace, layer, kNgramOrder, kNgramMinCount, kNgramLimit)) {
       items.push_back({{"text", ngram.text}, {"count", ngram.count}, {"mean_gate", ngram.mean_gate}});
     }
     ngrams.push_back({{"layer_id", layer_ids[static_cast<size_t>(layer)]}, {"items", items}});
@@ -301,12 +313,20 @@ Status run_demo(Env& env, const DemoOptions& options) {
     validation_tokens += shard.info().num_tokens;
     validation.push_back(std::move(shard));
   }
-  if (validation.empty()) return invalid_argument("{}: data.validation is empty, the demo compares on it", engram.recipe_path);
+  if (validation.empty())
+    return invalid_argument("{}: data.validation is empty, the demo compares on it", engram.recipe_path);
 
-  Json summary{{"models", Json::object()}, {"commit", build_commit()}, {"machine", machine_description()}, {"date", today()},
-               {"command", "engram demo"}, {"seed", engram.recipe.train.seed}, {"validation_tokens", validation_tokens},
-               {"sample_prompt", options.prompt}, {"sample_temperature", SamplerOptions().temperature},
-               {"sample_top_p", 0.95}, {"sample_seed", 0}};
+  Json summary{{"models", Json::object()},
+               {"commit", build_commit()},
+               {"machine", machine_description()},
+               {"date", today()},
+               {"command", "engram demo"},
+               {"seed", engram.recipe.train.seed},
+               {"validation_tokens", validation_tokens},
+               {"sample_prompt", options.prompt},
+               {"sample_temperature", SamplerOptions().temperature},
+               {"sample_top_p", 0.95},
+               {"sample_seed", 0}};
   Progress progress("look inside", 4, "parts");
   for (const Run* run : {&moe, &engram}) {
     ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env, run->output));
@@ -315,7 +335,8 @@ Status run_demo(Env& env, const DemoOptions& options) {
     if (run == &engram) {
       ENGRAM_ASSIGN_OR_RETURN(const auto result, evaluate_shards(model, validation, true));
       ENGRAM_ASSIGN_OR_RETURN(const auto sample, sample_text(model, options, true));
-      description["memory_off"] = {{"val_loss", result.loss}, {"bits_per_byte", result.bits_per_byte}, {"sample", sample}};
+      description["memory_off"] = {
+          {"val_loss", result.loss}, {"bits_per_byte", result.bits_per_byte}, {"sample", sample}};
       progress.advance(1);
       ENGRAM_RETURN_IF_ERROR(add_gates(model, validation.front(), summary));
       progress.advance(1);

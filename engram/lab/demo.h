@@ -13,11 +13,11 @@
 namespace engram {
 
 struct DemoOptions {
-  std::string executable;                                  // the `engram` command that trains
-  std::string moe_recipe = "recipes/demo_moe_cpu.toml";    // rho = 1
+  std::string executable;                                // the `engram` command that trains
+  std::string moe_recipe = "recipes/demo_moe_cpu.toml";  // rho = 1
   std::string engram_recipe = "recipes/demo_engram_cpu.toml";
   std::string output = "demo";
-  std::vector<std::string> overrides;                      // "key=value", passed to both runs
+  std::vector<std::string> overrides;  // "key=value", passed to both runs
   std::string prompt = "The President of the United States";
   int sample_tokens = 120;
 };

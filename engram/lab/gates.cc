@@ -75,8 +75,8 @@ GateSpread gate_spread(const GateTrace& trace, int layer, int branch) {
   return spread;
 }
 
-std::vector<NgramGate> highest_gates(const Tokenizer& tokenizer, std::span<const int32_t> tokens, const GateTrace& trace,
-                                     int layer, int order, int64_t min_count, size_t limit) {
+std::vector<NgramGate> highest_gates(const Tokenizer& tokenizer, std::span<const int32_t> tokens,
+                                     const GateTrace& trace, int layer, int order, int64_t min_count, size_t limit) {
   std::map<std::vector<int32_t>, std::pair<int64_t, double>> sums;
   for (int64_t t = order - 1; t < trace.length; ++t) {
     double gate = 0;

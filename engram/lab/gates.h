@@ -28,7 +28,7 @@ struct GateTrace {
 GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens);
 
 struct TextPiece {
-  std::string text;  // whole UTF-8
+  std::string text;   // whole UTF-8
   int64_t token = 0;  // position of the piece's last token
 };
 std::vector<TextPiece> split_pieces(const Tokenizer& tokenizer, std::span<const int32_t> tokens);
@@ -46,7 +46,7 @@ struct NgramGate {
 };
 // The n-grams of `order` tokens whose last token has the highest mean gate (over branches), seen at least min_count
 // times; the highest first, at most `limit`.
-std::vector<NgramGate> highest_gates(const Tokenizer& tokenizer, std::span<const int32_t> tokens, const GateTrace& trace,
-                                     int layer, int order, int64_t min_count, size_t limit);
+std::vector<NgramGate> highest_gates(const Tokenizer& tokenizer, std::span<const int32_t> tokens,
+                                     const GateTrace& trace, int layer, int order, int64_t min_count, size_t limit);
 
 }  // namespace engram

@@ -15,7 +15,8 @@
 namespace engram {
 namespace {
 
-// Everything the blocks of one forward pass share. N = B*T rows; x is [N, d] in a plain model, [N, M, d] in a hyper one.
+// Everything the blocks of one forward pass share. N = B*T rows; x is [N, d] in a plain model, [N, M, d] in a hyper
+// one.
 struct Pass {
   AttentionContext attention;
   torch::Tensor reach;  // [B, T] int32 or undefined (ops.h, engram_fuse)
@@ -86,8 +87,8 @@ TORCH_MODULE(Block);
 // The module named `model` in DeepSeek's checkpoints: all but the LM head.
 struct DecoderImpl : torch::nn::Module {
   explicit DecoderImpl(const ModelConfig& c) {
-    embed_tokens = register_module(
-        "embed_tokens", Weights(torch::randn({c.vocab_size, c.hidden_size}) * c.initializer_range));
+    embed_tokens =
+        register_module("embed_tokens", Weights(torch::randn({c.vocab_size, c.hidden_size}) * c.initializer_range));
     if (c.memory == MemoryKind::kOverEncoding) over_encoding = register_module("over_encoding", OverEncoding(c));
     torch::nn::ModuleList list;
     for (int i = 0; i < c.num_hidden_layers; ++i) {
@@ -124,8 +125,8 @@ bool has_inner_start(const std::vector<std::vector<int32_t>>& starts) {
 torch::Tensor segment_reach(const ForwardInput& input, int64_t batch, int64_t length) {
   if (!input.masked.defined() && !has_inner_start(input.starts)) return {};
   torch::Tensor reach = torch::empty({batch, length}, torch::kInt);
-  const torch::Tensor masked = input.masked.defined() ? input.masked.to(torch::kCPU, torch::kBool).contiguous()
-                                                      : torch::Tensor();
+  const torch::Tensor masked =
+      input.masked.defined() ? input.masked.to(torch::kCPU, torch::kBool).contiguous() : torch::Tensor();
   int32_t* out = reach.data_ptr<int32_t>();
   for (int64_t b = 0; b < batch; ++b) {
     const std::vector<int32_t> none;
@@ -149,8 +150,7 @@ torch::Tensor segment_reach(const ForwardInput& input, int64_t batch, int64_t le
 }  // namespace
 
 struct TransformerImpl::Parts {
-  explicit Parts(const ModelConfig& c)
-      : decoder(c), rotary(rotary_columns(c), c.rope_theta) {
+  explicit Parts(const ModelConfig& c) : decoder(c), rotary(rotary_columns(c), c.rope_theta) {
     if (!c.tie_word_embeddings) lm_head = Linear(c.hidden_size, c.vocab_size, c.initializer_range);
   }
   const torch::Tensor& head_weight() const { return lm_head ? lm_head->weight : decoder->embed_tokens->weight; }
@@ -168,8 +168,8 @@ Pass TransformerImpl::Parts::make_pass(const ModelConfig& config, const ForwardI
   const int64_t batch = tokens.size(0), length = tokens.size(1);
   TORCH_CHECK(length <= config.max_position_embeddings, "tokens: got ", length,
               " positions, wanted at most max_position_embeddings ", config.max_position_embeddings);
-  TORCH_CHECK(!input.masked.defined() || input.masked.sizes() == tokens.sizes(), "masked: got ",
-              input.masked.sizes(), ", wanted ", tokens.sizes());
+  TORCH_CHECK(!input.masked.defined() || input.masked.sizes() == tokens.sizes(), "masked: got ", input.masked.sizes(),
+              ", wanted ", tokens.sizes());
   const size_t layers = static_cast<size_t>(config.num_memory_layers());
   TORCH_CHECK(input.memory_off || input.memory.size() == layers, "memory rows: got ", input.memory.size(),
               " layers, wanted ", layers);
@@ -240,8 +240,7 @@ torch::Tensor TransformerImpl::loss(const torch::Tensor& hidden_BTd, const torch
                               targets_BT.reshape({-1}));
 }
 
-std::pair<double, int64_t> TransformerImpl::loss_sum(const torch::Tensor& hidden_BTd,
-                                                     const torch::Tensor& targets_BT) {
+std::pair<double, int64_t> TransformerImpl::loss_sum(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT) {
   torch::NoGradGuard no_grad;
   torch::Tensor targets = targets_BT.reshape({-1});
   torch::Tensor sum = linear_cross_entropy(hidden_BTd.reshape({-1, config_.hidden_size}), parts_->head_weight(),

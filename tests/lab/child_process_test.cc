@@ -11,7 +11,9 @@
 namespace engram {
 namespace {
 
-std::string log_path(const std::string& name) { return testing::TempDir() + "engram_" + name + std::to_string(getpid()) + ".log"; }
+std::string log_path(const std::string& name) {
+  return testing::TempDir() + "engram_" + name + std::to_string(getpid()) + ".log";
+}
 
 int wait_for(ChildProcess& child) {
   for (int i = 0; i < 2000; ++i) {

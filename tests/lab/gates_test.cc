@@ -10,9 +10,7 @@ Tokenizer byte_tokenizer() {
   return value_or_throw(Tokenizer::parse(Tokenizer::byte_level_json({"<|endoftext|>"}), "test"));
 }
 
-GateTrace trace_of(const std::vector<float>& values) {
-  return {1, 1, static_cast<int64_t>(values.size()), values};
-}
+GateTrace trace_of(const std::vector<float>& values) { return {1, 1, static_cast<int64_t>(values.size()), values}; }
 
 TEST(Gates, PiecesAreWholeCharacters) {
   const Tokenizer tokenizer = byte_tokenizer();
