@@ -117,10 +117,16 @@ TEST(Engram, FusedEqualsComposed) {
     (expected * weight.to(torch::kDouble)).sum().backward();
     parity::expect_close(y, expected, 1e-5, "Y");
     parity::expect_close(gates, expected_gates, 1e-5, "gates");
-    parity::expect_close(in.hidden.grad(), hidden.grad(), 1e-5, "grad of hidden");
-    parity::expect_close(in.rows.unique_rows.grad(), rows.grad(), 1e-5, "grad of rows");
+    // Gradients pass the slope of sqrt|s|, which magnifies fp32 rounding of the score s by 1 / (2|s|); the gate is
+    // sigmoid(sign(s) sqrt|s|), so its logit squared is |s|. golden_module allows for it in the same way.
+    const torch::Tensor seen = (reach >= 0).unsqueeze(-1).expand_as(expected_gates);
+    const double least = expected_gates.logit().pow(2).masked_select(seen).min().item<double>();
+    ASSERT_GT(least, 1e-4);
+    const double limit = 1e-5 + 1e-6 / (2 * least);
+    parity::expect_close(in.hidden.grad(), hidden.grad(), limit, "grad of hidden");
+    parity::expect_close(in.rows.unique_rows.grad(), rows.grad(), limit, "grad of rows");
     for (const auto& item : module.named_parameters()) {
-      parity::expect_close(item.value().grad(), wide[item.key()].grad(), 1e-5, "grad of " + item.key());
+      parity::expect_close(item.value().grad(), wide[item.key()].grad(), limit, "grad of " + item.key());
     }
   }
 }
