@@ -32,6 +32,12 @@ engram_pkg(pcre2 libpcre2-8 libpcre2-8.a)
 engram_pkg(zstd libzstd libzstd.a)
 engram_pkg(hwy libhwy)  # Debian ships only the shared library (39 KB): scripts/bundle.sh carries it along
 find_package(tomlplusplus REQUIRED)
+# Header-only and without exceptions, whatever the system's package was built as.
+add_library(engram_dep_toml INTERFACE)
+add_library(engram::toml ALIAS engram_dep_toml)
+target_include_directories(engram_dep_toml SYSTEM INTERFACE
+  $<TARGET_PROPERTY:tomlplusplus::tomlplusplus,INTERFACE_INCLUDE_DIRECTORIES>)
+target_compile_definitions(engram_dep_toml INTERFACE TOML_HEADER_ONLY=1 TOML_EXCEPTIONS=0 TOML_ENABLE_FORMATTERS=0)
 find_package(CLI11 REQUIRED)
 if(ENGRAM_STATIC_DEPS)
   add_compile_definitions(PCRE2_STATIC UTF8PROC_STATIC)

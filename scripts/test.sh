@@ -20,6 +20,8 @@ rm -rf "$results"
 mkdir -p "$results"
 export ENGRAM_FUZZ_SECONDS=${ENGRAM_FUZZ_SECONDS:-60}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1} CTEST_OUTPUT_ON_FAILURE=1
+# Threads that wait sleep instead of spinning, so that tests finish on a busy machine too.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 # step NAME COMMAND...: a step that is no ctest run (set-up, build, format). A failure is noted in the results, the
 # steps after it still run, and the summary counts it.

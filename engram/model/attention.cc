@@ -73,6 +73,8 @@ int64_t rotary_columns(const ModelConfig& config) {
 
 void RotaryCache::fill(AttentionContext& context, torch::Device device, torch::Dtype dtype) {
   if (!cos_.defined() || cos_.size(0) < context.length || cos_.device() != device || cos_.scalar_type() != dtype) {
+    // Kept for later passes: a tensor made in inference mode could not serve a backward pass.
+    const c10::InferenceMode ordinary(false);
     const auto options = torch::TensorOptions().dtype(torch::kFloat);
     torch::Tensor exponent = torch::arange(0, columns_, 2, options) / static_cast<double>(columns_);
     torch::Tensor frequency = 1.0 / torch::pow(theta_, exponent);

@@ -18,15 +18,15 @@ class MetricsLog {
   // Opens for appending after `step` completed steps: later lines, and a torn last one, are cut off. kDataLoss: the
   // file does not hold exactly the lines of steps 1..step before that.
   static Result<std::unique_ptr<MetricsLog>> open(Env& env, const std::string& path, int64_t step);
-  // "seconds" of the line of `step`; 0 when there is none.
-  double last_seconds() const { return last_seconds_; }
+  // The line of `step`; an empty object when that is 0.
+  const nlohmann::json& last_line() const { return last_line_; }
   Status append(const nlohmann::ordered_json& line);
   Status sync();
 
  private:
   MetricsLog() = default;
   std::unique_ptr<WritableFile> file_;
-  double last_seconds_ = 0;
+  nlohmann::json last_line_ = nlohmann::json::object();
 };
 
 }  // namespace engram

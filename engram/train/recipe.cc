@@ -102,7 +102,7 @@ Status check_model_keys(const toml::table& table, const nlohmann::ordered_json& 
   for (auto&& [key, node] : table) {
     const std::string text(key.str());
     if (!known.contains(text))
-      return invalid_argument("{}: unknown key {}.{}{}", location_of(node, name), prefix, quote_text(text),
+      return invalid_argument("{}: unknown key {}{}", location_of(node, name), quote_text(prefix + "." + text),
                               suggestion(text, known));
     if (known_json[text].is_object() && node.is_table())
       ENGRAM_RETURN_IF_ERROR(check_model_keys(*node.as_table(), known_json[text], prefix + "." + text, name));

@@ -61,7 +61,7 @@ struct TrainRecipe {
   std::string device = "cpu";         // cpu or cuda
   TablePlacement table_placement = TablePlacement::kHost;
   int64_t threads = 0;                // of the arithmetic; 0: one per processor
-  int64_t log_every = 10;             // steps between lines when the output is no terminal
+  int64_t log_every = 100;            // steps between printed lines
   int64_t validate_every = 0;         // steps; 0: at the end only
   int64_t validation_batches = 0;     // 0: all of the validation text
   int64_t checkpoint_every = 0;       // steps; 0: at the end only

@@ -20,7 +20,6 @@ std::string RunDirectory::data_path() const { return join_path(path_, "data"); }
 
 Result<RunDirectory> RunDirectory::open(Env& env, const std::string& output, bool resume) {
   RunDirectory run(env, output);
-  ENGRAM_RETURN_IF_ERROR(env.create_directories(output));
   const std::string link = join_path(output, kLatest);
   if (auto target = env.read_symlink(link); target.ok()) {
     const std::string directory = join_path(output, *target);
@@ -32,11 +31,11 @@ Result<RunDirectory> RunDirectory::open(Env& env, const std::string& output, boo
     return make_status(StatusCode::kAlreadyExists,
                        "{}: already holds a run (latest: {}); continue it with --resume, or choose another "
                        "train.output", output, *run.latest_);
-  ENGRAM_RETURN_IF_ERROR(run.remove_leftovers());
   return run;
 }
 
-Status RunDirectory::remove_leftovers() {
+Status RunDirectory::create() {
+  ENGRAM_RETURN_IF_ERROR(env_->create_directories(path_));
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::string> names, env_->list_directory(path_));
   for (const std::string& name : names)
     if (name.starts_with(kTemporaryPrefix))
@@ -60,7 +59,7 @@ Result<std::string> RunDirectory::publish(int64_t step, int64_t keep,
     return env_->sync_directory(path_);
   };
   if (Status status = commit(); !status.ok()) {
-    // The first error is the one to report; what cannot be removed now is removed by the next open().
+    // The first error is the one to report; what cannot be removed now is removed by the next create().
     (void)env_->remove_directory_recursively(temporary).ok();
     return status.with_context(fmt::format("checkpoint of step {}", step));
   }

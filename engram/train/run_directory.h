@@ -5,7 +5,7 @@
 //   OUTPUT/metrics.jsonl    one object per step
 //   OUTPUT/data/            tokenizer and shards of [data.synthetic]
 // A checkpoint is written under a name that starts with ".tmp-", synced, renamed, and only then linked, so a kill at any
-// moment leaves `latest` at a complete checkpoint. What an earlier kill left behind is removed by open().
+// moment leaves `latest` at a complete checkpoint.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -19,9 +19,11 @@ namespace engram {
 
 class RunDirectory {
  public:
-  // Creates `output` where it does not exist. Without resume a directory with a checkpoint is refused
-  // (kAlreadyExists). A run that was killed before its first checkpoint starts anew, with resume or without.
+  // Looks at `output`, which need not exist, and changes nothing. Without resume a directory with a checkpoint is
+  // refused (kAlreadyExists). A run that was killed before its first checkpoint starts anew, with resume or without.
   static Result<RunDirectory> open(Env& env, const std::string& output, bool resume);
+  // Makes the directory where it does not exist and removes what a killed run left half-written.
+  Status create();
 
   const std::string& path() const { return path_; }
   std::string metrics_path() const;
@@ -36,7 +38,6 @@ class RunDirectory {
 
  private:
   RunDirectory(Env& env, std::string path) : env_(&env), path_(std::move(path)) {}
-  Status remove_leftovers();
   Status remove_old(int64_t keep);
 
   Env* env_;

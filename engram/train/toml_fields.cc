@@ -226,8 +226,8 @@ Status TomlReader::finish() {
   for (auto&& [key, node] : *table_) {
     const std::string text(key.str());
     if (known_.contains(text)) continue;
-    return invalid_argument("{}: unknown key {}{}{}", location_of(node, name_), prefix_.empty() ? "" : prefix_ + ".",
-                            quote_text(text), suggestion(text, known_));
+    return invalid_argument("{}: unknown key {}{}", location_of(node, name_),
+                            quote_text(prefix_.empty() ? text : prefix_ + "." + text), suggestion(text, known_));
   }
   return Status();
 }

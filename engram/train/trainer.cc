@@ -1,7 +1,5 @@
 #include "engram/train/trainer.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -76,6 +74,7 @@ class Run {
  private:
   Status check_resumed_recipe(const std::string& checkpoint);
   Status restore(const std::string& checkpoint);
+  void read_last_metrics();
   Status step(Progress& progress);
   Status validate(Progress& progress, nlohmann::ordered_json& line);
   Status save();
@@ -103,6 +102,7 @@ Status Run::open(const Recipe& recipe) {
   ENGRAM_ASSIGN_OR_RETURN(inputs_, open_run_inputs(env_, recipe, directory_->data_path()));
   fmt::print(stderr, "{}\n", describe(inputs_.parameters));
   if (directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_resumed_recipe(*directory_->latest()));
+  ENGRAM_RETURN_IF_ERROR(directory_->create());
 
   const DataRecipe& data = inputs_.recipe.data;
   DataLoaderOptions loading;
@@ -118,7 +118,7 @@ Status Run::open(const Recipe& recipe) {
   if (directory_->latest()) ENGRAM_RETURN_IF_ERROR(restore(*directory_->latest()));
   last_step_ = recipe.train.stop_at > 0 ? recipe.train.stop_at : recipe.train.steps;
   ENGRAM_ASSIGN_OR_RETURN(metrics_, MetricsLog::open(env_, directory_->metrics_path(), step_));
-  seconds_ = metrics_->last_seconds();
+  read_last_metrics();
   return Status();
 }
 
@@ -142,6 +142,15 @@ Status Run::restore(const std::string& checkpoint) {
   loader_->seek(position_.next_batch);
   summary_.checkpoint = checkpoint;
   return Status();
+}
+
+// A continued run goes on counting where its last line stands.
+void Run::read_last_metrics() {
+  const nlohmann::json& last = metrics_->last_line();
+  seconds_ = last.value("seconds", 0.0);
+  summary_.loss = last.value("loss", 0.0);
+  summary_.validation_loss = last.value("validation_loss", 0.0);
+  summary_.bits_per_byte = last.value("bits_per_byte", 0.0);
 }
 
 Status Run::loop() {

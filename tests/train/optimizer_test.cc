@@ -1,0 +1,220 @@
+// Muon, AdamW, clipping and row-sparse Adam against PyTorch's own (tests/golden/make/optimizers.py).
+#include <gtest/gtest.h>
+
+#include "engram/train/adamw.h"
+#include "engram/train/muon.h"
+#include "engram/train/optimizer.h"
+#include "engram/train/trainable_table.h"
+#include "tests/model/parity.h"
+
+namespace engram {
+namespace {
+
+using parity::expect_close;
+constexpr int kSteps = 3;
+const std::vector<std::string> kMatrices = {"wide", "tall", "square"};
+
+const parity::Tensors& vectors() {
+  static const parity::Tensors tensors = parity::load("optimizers");
+  return tensors;
+}
+torch::Tensor start_of(const std::string& name) { return vectors().at(name + ".start").clone().requires_grad_(); }
+torch::Tensor gradient_of(const std::string& name, int step) {
+  return vectors().at(name + ".grad." + std::to_string(step)).clone();
+}
+
+MuonOptions muon_options(torch::Dtype dtype) {
+  MuonOptions options;
+  options.weight_decay = 0.1;
+  options.ns_dtype = dtype;
+  return options;
+}
+
+// All three matrices in one optimizer: the tall one shares a batch with the wide one, transposed.
+std::map<std::string, torch::Tensor> run_muon(torch::Dtype dtype) {
+  std::map<std::string, torch::Tensor> matrices;
+  std::vector<MuonParameter> parameters;
+  for (const std::string& name : kMatrices) {
+    matrices[name] = start_of(name);
+    parameters.push_back({name, matrices[name], {}});
+  }
+  Muon muon(parameters, muon_options(dtype));
+  for (int step = 0; step < kSteps; ++step) {
+    for (auto& [name, matrix] : matrices) matrix.mutable_grad() = gradient_of(name, step);
+    muon.step(0.02);
+  }
+  return matrices;
+}
+
+TEST(Muon, EqualsPyTorchInFp32) {
+  for (const auto& [name, matrix] : run_muon(torch::kFloat32))
+    expect_close(matrix, vectors().at(name + ".muon_fp32"), 1e-5, name);
+}
+
+TEST(Muon, EqualsPyTorchInBf16WithinItsRounding) {
+  for (const auto& [name, matrix] : run_muon(torch::kBFloat16))
+    expect_close(matrix, vectors().at(name + ".muon_bf16"), 2e-2, name);
+}
+
+TEST(Muon, FusedProjectionsAndExpertsAreMatricesOfTheirOwn) {
+  // [2 experts, two projections of 16 rows, 40 columns] against four single matrices.
+  torch::manual_seed(3);
+  const torch::Tensor start = torch::randn({2, 32, 40}), gradient = torch::randn({2, 32, 40});
+  const torch::Tensor fused = start.clone().requires_grad_();
+  Muon muon({{"fused", fused, {16, 16}}}, muon_options(torch::kFloat32));
+  fused.mutable_grad() = gradient.clone();
+  muon.step(0.02);
+  for (int expert = 0; expert < 2; ++expert) {
+    for (int projection = 0; projection < 2; ++projection) {
+      const auto part = [&](const torch::Tensor& tensor) { return tensor[expert].narrow(0, projection * 16, 16); };
+      const torch::Tensor single = part(start).clone().requires_grad_();
+      Muon alone({{"single", single, {}}}, muon_options(torch::kFloat32));
+      single.mutable_grad() = part(gradient).clone();
+      alone.step(0.02);
+      expect_close(part(fused), single, 1e-5, "expert " + std::to_string(expert));
+    }
+  }
+}
+
+TEST(Muon, NewtonSchulzBringsSingularValuesNearOne) {
+  torch::manual_seed(1);
+  const torch::Tensor values = torch::linalg_svdvals(newton_schulz(torch::randn({5, 16, 40}), 5));
+  EXPECT_GT(values.min().item<double>(), 0.6);
+  EXPECT_LT(values.max().item<double>(), 1.3);
+  EXPECT_EQ(newton_schulz(torch::zeros({1, 4, 8}), 5).abs().max().item<double>(), 0.0);
+}
+
+TEST(Muon, RefusesSplitsThatDoNotAddUp) {
+  EXPECT_THROW(Muon({{"w", torch::zeros({4, 4}), {1, 2}}}, {}), c10::Error);
+  EXPECT_THROW(Muon({{"v", torch::zeros({4}), {}}}, {}), c10::Error);
+}
+
+TEST(AdamW, EqualsPyTorch) {
+  torch::Tensor wide = start_of("wide"), vector = start_of("vector");
+  AdamW adamw({{"wide", wide, true}, {"vector", vector, true}}, {});
+  for (int step = 0; step < kSteps; ++step) {
+    wide.mutable_grad() = gradient_of("wide", step);
+    vector.mutable_grad() = gradient_of("vector", step);
+    adamw.step(0.004);
+  }
+  expect_close(wide, vectors().at("wide.adamw"), 1e-6, "wide");
+  expect_close(vector, vectors().at("vector.adamw"), 1e-6, "vector");
+}
+
+TEST(AdamW, DecaysOnlyWhatDecays) {
+  torch::Tensor decays = torch::ones({4}).requires_grad_(), stays = torch::ones({4}).requires_grad_();
+  AdamW adamw({{"decays", decays, true}, {"stays", stays, false}}, {});
+  decays.mutable_grad() = torch::zeros({4});
+  stays.mutable_grad() = torch::zeros({4});
+  adamw.step(0.5);
+  expect_close(decays, torch::full({4}, 0.95), 1e-6, "decays");
+  expect_close(stays, torch::ones({4}), 0, "stays");
+}
+
+TEST(ClipGradients, EqualsPyTorchAndLeavesSmallOnesAlone) {
+  std::vector<torch::Tensor> gradients;
+  for (const std::string& name : kMatrices) gradients.push_back(gradient_of(name, 0));
+  const double norm = clip_gradients(gradients, 0.05);
+  EXPECT_NEAR(norm, vectors().at("clip.norm").item<double>(), 1e-6);
+  expect_close(gradients[0], vectors().at("clip.wide"), 1e-6, "wide");
+  const torch::Tensor before = gradients[0].clone();
+  EXPECT_NEAR(clip_gradients(gradients, 1.0), 0.05, 1e-6);
+  clip_gradients(gradients, 0);  // 0: no clipping
+  EXPECT_TRUE(torch::equal(gradients[0], before));
+}
+
+RowSparseAdamOptions row_options(bool row_wise = false) {
+  RowSparseAdamOptions options;
+  options.row_wise = row_wise;
+  return options;
+}
+torch::Tensor ids_of(std::vector<int64_t> ids) { return torch::tensor(ids, torch::kInt64); }
+
+TEST(RowSparseAdam, EqualsDenseAdamWhenEveryRowOccurs) {
+  torch::Tensor table = vectors().at("table.start").clone();
+  RowSparseAdam adam(table, row_options());
+  for (int step = 0; step < kSteps; ++step) {
+    const torch::Tensor order = torch::randperm(table.size(0));
+    adam.update(table, order, gradient_of("table", step).index_select(0, order), 0.02);
+  }
+  expect_close(table, vectors().at("table.adam"), 1e-6, "table");
+}
+
+TEST(RowSparseAdam, UntouchedRowsNeitherDecayNorCount) {
+  // Row 1 sees two steps, row 2 one, in between: each is dense Adam over its own steps.
+  torch::manual_seed(2);
+  const torch::Tensor start = torch::randn({4, 8}), first = torch::randn({1, 8}), second = torch::randn({1, 8});
+  torch::Tensor table = start.clone();
+  RowSparseAdam adam(table, row_options());
+  adam.update(table, ids_of({1}), first, 0.02);
+  adam.update(table, ids_of({2}), first, 0.02);
+  adam.update(table, ids_of({1}), second, 0.02);
+  EXPECT_TRUE(torch::equal(table[0], start[0]));
+  EXPECT_TRUE(torch::equal(table[3], start[3]));
+  torch::Tensor alone = start.narrow(0, 1, 1).clone();
+  RowSparseAdam reference(alone, row_options());
+  reference.update(alone, ids_of({0}), first, 0.02);
+  reference.update(alone, ids_of({0}), second, 0.02);
+  EXPECT_TRUE(torch::equal(table.narrow(0, 1, 1), alone));
+  EXPECT_TRUE(torch::equal(adam.state()[2].second, torch::tensor({0, 2, 1, 0}, torch::kInt32)));
+}
+
+TEST(RowSparseAdam, KernelEqualsTensorOperators) {
+  for (const bool row_wise : {false, true}) {
+    torch::manual_seed(4);
+    torch::Tensor table = torch::randn({50, 24}), composed = table.clone();
+    RowSparseAdam adam(table, row_options(row_wise)), reference(composed, row_options(row_wise));
+    for (int step = 0; step < 5; ++step) {
+      const torch::Tensor ids = torch::randperm(50).narrow(0, 0, 20).contiguous();
+      const torch::Tensor gradient = torch::randn({20, 24});
+      adam.update(table, ids, gradient, 0.02);
+      reference.update_composed(composed, ids, gradient, 0.02);
+    }
+    expect_close(table, composed, 1e-5, row_wise ? "row-wise" : "per element");
+    for (size_t i = 0; i < adam.state().size(); ++i)
+      expect_close(adam.state()[i].second, reference.state()[i].second, 1e-5, adam.state()[i].first);
+  }
+}
+
+// A row that a batch reads twice gets the sum of both gradients: what a dense embedding's gradient says.
+TEST(TrainableTable, GradientEqualsTheDenseReference) {
+  torch::manual_seed(5);
+  const torch::Tensor rows = torch::randn({30, 4});
+  TrainableTable table(rows.clone(), torch::kCPU, row_options());
+  std::vector<int64_t> ids = {3, 7, 3, 29, 0, 7, 7, 12};
+  const torch::Tensor weight = torch::randn({2, 2, 2, 4});
+  const MemoryRows memory = table.gather(ids, 2, 2);
+  EXPECT_EQ(memory.unique_rows.size(0), 5);
+  const torch::Tensor gathered = memory.unique_rows.index_select(0, memory.index.view({-1})).view({2, 2, 2, 4});
+  (gathered * weight).sum().backward();
+
+  const torch::Tensor dense = rows.clone().requires_grad_();
+  (torch::embedding(dense, ids_of(ids)).view({2, 2, 2, 4}) * weight).sum().backward();
+  const torch::Tensor mine = torch::zeros({30, 4}).index_copy(0, ids_of({3, 7, 29, 0, 12}), memory.unique_rows.grad());
+  expect_close(mine, dense.grad(), 1e-6, "gradient");
+
+  torch::Tensor expected = rows.clone();
+  RowSparseAdam adam(expected, row_options());
+  adam.update(expected, ids_of({3, 7, 29, 0, 12}), memory.unique_rows.grad(), 0.02);
+  table.apply_gradient(0.02);
+  EXPECT_TRUE(torch::equal(table.rows(), expected));
+  EXPECT_FALSE(table.unique_rows().grad().defined());
+}
+
+TEST(TrainableTable, KeepsTheTableOutOfTheGraphAndChecksIds) {
+  TrainableTable table(torch::zeros({8, 4}), torch::kCPU, row_options());
+  const std::vector<int64_t> good = {1, 2}, bad = {1, 8}, odd = {1, 2, 3};
+  EXPECT_TRUE(table.gather(good, 1, 2).unique_rows.requires_grad());
+  EXPECT_FALSE(table.rows().requires_grad());
+  EXPECT_THROW(table.gather(bad, 1, 2), c10::Error);
+  EXPECT_THROW(table.gather(odd, 1, 2), c10::Error);
+  const torch::NoGradGuard no_grad;
+  EXPECT_FALSE(table.gather(good, 1, 2).unique_rows.requires_grad());
+  const std::vector<std::pair<std::string, torch::Tensor>> state = table.optimizer_state();
+  int64_t elements = 0;
+  for (const auto& [name, tensor] : state) elements += tensor.numel();
+  EXPECT_EQ(elements, 8 * 4 * 2 + 8);  // m, v and a counter per row
+}
+
+}  // namespace
+}  // namespace engram

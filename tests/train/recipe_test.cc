@@ -1,0 +1,150 @@
+// Recipes: what a file may say, and that every mistake is one message that names the key, the place and the fix.
+#include "engram/train/recipe.h"
+
+#include <gtest/gtest.h>
+
+namespace engram {
+namespace {
+
+const char kSmall[] = R"(
+[model]
+hidden_size = 32
+max_position_embeddings = 64
+memory = "engram"
+[model.engram]
+layer_ids = [1]
+vocab_size = [50, 60]
+[data]
+sequence_length = 64
+[data.synthetic]
+documents = 20
+[train]
+steps = 10
+)";
+
+Recipe parsed(const std::vector<std::string>& overrides = {}, const std::string& name = "r.toml") {
+  return value_or_throw(Recipe::parse(kSmall, name, overrides));
+}
+
+std::string error_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  const Result<Recipe> recipe = Recipe::parse(text, "r.toml", overrides);
+  return recipe.ok() ? "no error" : recipe.status().message();
+}
+std::string error_of_set(const std::string& assignment) { return error_of(kSmall, {assignment}); }
+
+TEST(Recipe, ReadsKeysAndKeepsDefaults) {
+  const Recipe recipe = parsed();
+  EXPECT_EQ(recipe.model.hidden_size, 32);
+  EXPECT_EQ(recipe.model.engram.layer_ids, std::vector<int>{1});
+  EXPECT_EQ(recipe.model.vocab_size, 0);
+  EXPECT_EQ(recipe.model.engram.pad_token_id, Recipe::kPadFromTokenizer);
+  EXPECT_EQ(recipe.data.synthetic_documents, 20);
+  EXPECT_EQ(recipe.train.steps, 10);
+  EXPECT_EQ(recipe.train.output, "runs/r");
+  EXPECT_DOUBLE_EQ(recipe.optimizer.table_lr_multiplier, 5.0);
+  EXPECT_FALSE(recipe.allocation_rho.has_value());
+}
+
+TEST(Recipe, OverridesAreTomlValuesOrBareStrings) {
+  const Recipe recipe = parsed({"train.steps=40", "train.output=/tmp/a b/c", "train.dtype=bf16", "optimizer.muon_lr=1",
+                                "model.engram.vocab_size=[7, 8]", "allocation.rho=0.5", "train.steps = 41",
+                                "optimizer.table_state=\"row\"", "train.threads=2"});
+  EXPECT_EQ(recipe.train.steps, 41);
+  EXPECT_EQ(recipe.train.output, "/tmp/a b/c");
+  EXPECT_EQ(recipe.train.dtype, TrainDtype::kBf16);
+  EXPECT_DOUBLE_EQ(recipe.optimizer.muon_lr, 1.0);
+  EXPECT_EQ(recipe.model.engram.vocab_size, (std::vector<int64_t>{7, 8}));
+  EXPECT_DOUBLE_EQ(recipe.allocation_rho.value(), 0.5);
+  EXPECT_EQ(recipe.optimizer.table_state, TableStateKind::kRow);
+}
+
+TEST(Recipe, UnknownKeysNameTheNearestKnownOne) {
+  EXPECT_EQ(error_of("[train]\nsteps = 1\nstop_att = 2\n"),
+            "r.toml:3: unknown key 'train.stop_att'; did you mean stop_at?");
+  EXPECT_EQ(error_of_set("train.stepz=5"), "--set: unknown key 'train.stepz'; did you mean steps?");
+  EXPECT_EQ(error_of("[model]\nhiden_size = 1\n"),
+            "r.toml:2: unknown key 'model.hiden_size'; did you mean hidden_size?");
+  EXPECT_EQ(error_of("[model.engram]\nnheads = 1\n"),
+            "r.toml:2: unknown key 'model.engram.nheads'; did you mean n_heads?");
+  EXPECT_EQ(error_of("[trian]\n"), "r.toml:1: unknown key 'trian'; did you mean train?");
+  EXPECT_EQ(error_of("[data.synthetic]\nxyzzyplugh = 1\n"), "r.toml:2: unknown key 'data.synthetic.xyzzyplugh'");
+}
+
+TEST(Recipe, WrongTypesAndRangesSayWhatWasWanted) {
+  EXPECT_EQ(error_of_set("train.steps=ten"), "--set: train.steps: got 'ten', wanted an integer in [1, 1099511627776]");
+  EXPECT_EQ(error_of_set("train.steps=0"), "--set: train.steps: got 0, wanted an integer in [1, 1099511627776]");
+  EXPECT_EQ(error_of_set("train.steps=1.5"), "--set: train.steps: got 1.5, wanted an integer in [1, 1099511627776]");
+  EXPECT_EQ(error_of_set("train.dtype=fp16"), "--set: train.dtype: got 'fp16', wanted \"fp32\" or \"bf16\"");
+  EXPECT_EQ(error_of_set("train.output=3"), "--set: train.output: got 3, wanted a string");
+  EXPECT_EQ(error_of_set("optimizer.adamw_beta1=1.0"),
+            "--set: optimizer.adamw_beta1: got 1, wanted a number in [0, 0.999999]");
+  EXPECT_EQ(error_of_set("optimizer.clip_norm=nan"), "--set: optimizer.clip_norm: got nan, wanted a number at least 0");
+  EXPECT_EQ(error_of_set("data.train=[1]"), "--set: data.train[0]: got 1, wanted a string");
+  EXPECT_EQ(error_of_set("model.hidden_size=big"),
+            "r.toml: [model]: key 'hidden_size': got \"big\", wanted an integer in [-2147483648, 2147483647]");
+  EXPECT_EQ(error_of("train = 3\n"), "r.toml:1: train: wanted a section [train]");
+}
+
+TEST(Recipe, MissingKeysAreNamed) {
+  EXPECT_EQ(error_of("[data.synthetic]\n"), "r.toml: train.steps: missing, wanted the number of steps");
+  EXPECT_EQ(error_of("[train]\nsteps = 1\n"),
+            "r.toml: data.tokenizer: missing, wanted a tokenizer.json (or [data.synthetic])");
+  EXPECT_EQ(error_of("[train]\nsteps = 1\n[data]\ntokenizer = \"t\"\n"),
+            "r.toml: data.train: missing, wanted token shards (or [data.synthetic])");
+}
+
+TEST(Recipe, KeysThatContradictEachOtherAreRefused) {
+  EXPECT_NE(error_of_set("train.stop_at=11").find("wanted at most train.steps 10"), std::string::npos);
+  EXPECT_NE(error_of_set("data.sequence_length=65").find("model.max_position_embeddings 64"), std::string::npos);
+  EXPECT_NE(error_of_set("data.tokenizer=t.json").find("leave out data.tokenizer"), std::string::npos);
+  EXPECT_NE(error_of(kSmall, {"train.control=shuffled-hash", "model.memory=none"}).find("without memory"),
+            std::string::npos);
+  EXPECT_NE(error_of_set("train.table_placement=device").find("train.device"), std::string::npos);
+}
+
+TEST(Recipe, BadTextAndBadOverridesAreOneLine) {
+  EXPECT_EQ(error_of("[train\nsteps = 1").rfind("r.toml:1:7: not TOML: ", 0), 0u) << error_of("[train\nsteps = 1");
+  for (const char* bad : {"train.steps", "=3", "train..steps=3", "train.steps=1\n[x]", ".=1"})
+    EXPECT_EQ(error_of_set(bad).rfind("--set ", 0), 0u) << error_of_set(bad);
+  EXPECT_EQ(error_of_set("train=3"), "--set: train: wanted a section [train]");
+}
+
+TEST(Recipe, ResolvedFileReadsBackAndIsStable) {
+  const Recipe recipe = parsed({"optimizer.muon_lr=0.1", "optimizer.adamw_eps=1e-9", "train.control=shuffled-hash"});
+  const std::string text = recipe.to_toml();
+  const Recipe again = value_or_throw(Recipe::parse(text, "again.toml", {}));
+  EXPECT_EQ(again.to_toml(), text);
+  EXPECT_TRUE(recipe.differences(again).empty());
+  EXPECT_EQ(text.find("output"), std::string::npos);
+  EXPECT_NE(text.find("muon_lr = 0.1\n"), std::string::npos);
+  EXPECT_NE(text.find("clip_norm = 1.0\n"), std::string::npos);
+  EXPECT_NE(text.find("[model.engram]\nlayer_ids = [1]\n"), std::string::npos) << text;
+}
+
+TEST(Recipe, DifferencesNameWhatDecidesTheNumbers) {
+  const Recipe recipe = parsed();
+  EXPECT_EQ(parsed({"train.steps=20", "model.hidden_size=64"}).differences(recipe),
+            (std::vector<std::string>{"model.hidden_size: 64, was 32", "train.steps: 20, was 10"}));
+  EXPECT_TRUE(parsed({"train.stop_at=5", "train.output=x", "train.threads=1", "train.log_every=3",
+                      "train.validate_every=2", "train.checkpoint_every=2", "train.keep_checkpoints=9",
+                      "data.loader_threads=0", "train.validation_batches=1"})
+                  .differences(recipe)
+                  .empty());
+}
+
+TEST(Schedule, WarmsUpThenDecaysInTwoSteps) {
+  OptimizerRecipe optimizer;
+  optimizer.warmup_steps = 4;
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 0, 40), 0.25);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 3, 40), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 31, 40), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 32, 40), 0.316);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 35, 40), 0.316);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 36, 40), 0.1);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 39, 40), 0.1);
+  optimizer.decay = DecayKind::kConstant;
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 39, 40), 1.0);
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,310 @@
+// Whole runs on a tiny model: learning, resuming, refusing, and every fault of the disk.
+#include "engram/train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "engram/train/learner.h"
+#include "engram/train/run_directory.h"
+#include "tests/fault_env.h"
+
+namespace engram {
+namespace {
+
+namespace fs = std::filesystem;
+
+const char kTiny[] = R"(
+[model]
+hidden_size = 16
+num_hidden_layers = 2
+max_position_embeddings = 16
+num_attention_heads = 2
+kv_lora_rank = 8
+qk_nope_head_dim = 8
+qk_rope_head_dim = 4
+v_head_dim = 8
+intermediate_size = 32
+moe_intermediate_size = 8
+n_routed_experts = 4
+shared_expert_intermediate_size = 8
+memory = "engram"
+[model.engram]
+layer_ids = [1]
+n_heads = 2
+head_dim = 4
+vocab_size = [50, 60]
+[data]
+sequence_length = 16
+batch_size = 2
+[data.synthetic]
+documents = 16
+[train]
+steps = 6
+threads = 1
+log_every = 1000
+validation_batches = 2
+)";
+
+class Training : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / fmt::format("engram_train_test_{}", ::getpid());
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  Recipe recipe(const std::string& output, std::vector<std::string> overrides = {}) const {
+    overrides.push_back("train.output=" + (folder_ / output).string());
+    return value_or_throw(Recipe::parse(kTiny, "tiny.toml", overrides));
+  }
+  Result<TrainSummary> run(const Recipe& recipe, bool resume = false, Env& env = Env::posix()) const {
+    TrainOptions options;
+    options.resume = resume;
+    return train(env, recipe, options);
+  }
+  fs::path latest(const std::string& output) const { return folder_ / output / "latest"; }
+  static std::string bytes_of(const fs::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+  }
+  void expect_same_checkpoint(const std::string& a, const std::string& b) const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(latest(a))) names.push_back(entry.path().filename());
+    EXPECT_EQ(names.size(), 7u);
+    for (const std::string& name : names)
+      EXPECT_TRUE(bytes_of(latest(a) / name) == bytes_of(latest(b) / name)) << name << " of " << a << " and " << b;
+  }
+  std::vector<nlohmann::json> metrics(const std::string& output) const {
+    std::vector<nlohmann::json> lines;
+    std::istringstream text(bytes_of(folder_ / output / "metrics.jsonl"));
+    for (std::string line; std::getline(text, line);) lines.push_back(nlohmann::json::parse(line));
+    return lines;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(Training, LossFallsAndMetricsSayHow) {
+  const TrainSummary summary = value_or_throw(run(recipe("a", {"train.steps=60", "optimizer.warmup_steps=5"})));
+  EXPECT_EQ(summary.step, 60);
+  EXPECT_GT(summary.validation_loss, 0);
+  EXPECT_GT(summary.peak_rss_bytes, 0);
+  const auto lines = metrics("a");
+  ASSERT_EQ(lines.size(), 60u);
+  EXPECT_GT(lines.front()["loss"], 5.0);  // near ln 257
+  EXPECT_LT(lines.back()["loss"], 3.5);
+  EXPECT_EQ(lines.back()["tokens"], 60 * 2 * 16);
+  EXPECT_EQ(lines[0]["gate_mean"].size(), 1u);
+  EXPECT_EQ(lines[0]["expert_load_max_over_mean"].size(), 1u);
+  EXPECT_GE(lines[0]["expert_load_max_over_mean"][0], 1.0);
+  EXPECT_GT(lines[0]["touched_rows"], 0);
+  EXPECT_GT(lines[0]["grad_norm"], 0.0);
+  EXPECT_DOUBLE_EQ(lines[0]["lr"], 8e-3 / 5);
+  EXPECT_FALSE(lines[0].contains("validation_loss"));
+  EXPECT_GT(lines.back()["bits_per_byte"], 0.0);
+}
+
+TEST_F(Training, StoppedAndResumedEqualsWhole) {
+  value_or_throw(run(recipe("whole")));
+  value_or_throw(run(recipe("halves", {"train.stop_at=2"})));
+  const TrainSummary summary = value_or_throw(run(recipe("halves"), /*resume=*/true));
+  EXPECT_EQ(summary.step, 6);
+  EXPECT_EQ(summary.tokens, 6 * 2 * 16);
+  expect_same_checkpoint("whole", "halves");
+  const auto lines = metrics("halves");
+  ASSERT_EQ(lines.size(), 6u);
+  for (size_t i = 0; i < lines.size(); ++i) EXPECT_EQ(lines[i]["step"], i + 1);
+}
+
+TEST_F(Training, EveryConfigurationResumesExactly) {
+  const std::vector<std::vector<std::string>> variants = {
+      {"model.memory=none"},
+      {"train.control=shuffled-hash"},
+      {"optimizer.table_state=row", "train.accumulation=2"},
+      {"model.memory=over_encoding", "model.engram.layer_ids=[0]"},
+      {"model.residual=hyper", "model.hc_mult=2", "train.dtype=bf16"},
+      {"data.loader_threads=0", "model.attention=gqa", "model.num_key_value_heads=1", "model.ffn=dense"}};
+  for (size_t i = 0; i < variants.size(); ++i) {
+    const std::string whole = fmt::format("whole{}", i), halves = fmt::format("halves{}", i);
+    std::vector<std::string> stopped = variants[i];
+    stopped.push_back("train.stop_at=3");
+    value_or_throw(run(recipe(whole, variants[i])));
+    value_or_throw(run(recipe(halves, stopped)));
+    value_or_throw(run(recipe(halves, variants[i]), /*resume=*/true));
+    for (const char* name : {"model.safetensors", "optimizer.safetensors", "state.json"})
+      EXPECT_TRUE(bytes_of(latest(whole) / name) == bytes_of(latest(halves) / name)) << name << ", variant " << i;
+  }
+}
+
+TEST_F(Training, ValidatesBetweenStepsWithLongerWindows) {
+  // Validation reads windows of max_position_embeddings; nothing it caches may leak into training.
+  const std::vector<std::string> shorter = {"data.sequence_length=8", "train.validate_every=1"};
+  value_or_throw(run(recipe("often", shorter)));
+  value_or_throw(run(recipe("seldom", {"data.sequence_length=8"})));
+  EXPECT_TRUE(bytes_of(latest("often") / "model.safetensors") == bytes_of(latest("seldom") / "model.safetensors"));
+  EXPECT_TRUE(metrics("often")[0].contains("validation_loss"));
+  EXPECT_DOUBLE_EQ(metrics("often")[5]["validation_loss"], metrics("seldom")[5]["validation_loss"]);
+}
+
+TEST_F(Training, BitsPerByteOfAPartCountsItsOwnBytes) {
+  const TrainSummary part = value_or_throw(run(recipe("part")));
+  const TrainSummary all = value_or_throw(run(recipe("all", {"train.validation_batches=0"})));
+  // Bytes are the tokens here, so bits per byte is loss / ln 2, but for end-of-text tokens, which stand for no byte.
+  EXPECT_NEAR(part.bits_per_byte, part.validation_loss / std::log(2.0), 0.05 * part.bits_per_byte);
+  EXPECT_NEAR(all.bits_per_byte, all.validation_loss / std::log(2.0), 0.05 * all.bits_per_byte);
+  EXPECT_NE(part.validation_loss, all.validation_loss);
+}
+
+TEST_F(Training, RefusesAnOutputThatHoldsARun) {
+  value_or_throw(run(recipe("a", {"train.stop_at=1"})));
+  const Result<TrainSummary> again = run(recipe("a"));
+  ASSERT_FALSE(again.ok());
+  EXPECT_EQ(again.status().code(), StatusCode::kAlreadyExists);
+  EXPECT_NE(again.status().message().find("--resume"), std::string::npos);
+}
+
+TEST_F(Training, RefusesToResumeAnotherRecipe) {
+  value_or_throw(run(recipe("a", {"train.stop_at=1"})));
+  const Result<TrainSummary> other = run(recipe("a", {"optimizer.muon_lr=0.5", "train.steps=7"}), /*resume=*/true);
+  ASSERT_FALSE(other.ok());
+  EXPECT_NE(other.status().message().find("optimizer.muon_lr: 0.5, was 0.008; train.steps: 7, was 6"),
+            std::string::npos)
+      << other.status().message();
+  value_or_throw(run(recipe("a", {"train.checkpoint_every=1", "train.keep_checkpoints=2"}), /*resume=*/true));
+  EXPECT_TRUE(fs::exists(folder_ / "a/step-00000005"));
+  EXPECT_FALSE(fs::exists(folder_ / "a/step-00000004"));
+}
+
+TEST_F(Training, ResumeWithoutACheckpointStartsAndFinishedRunsStayFinished) {
+  value_or_throw(run(recipe("a"), /*resume=*/true));
+  const std::string before = bytes_of(folder_ / "a/metrics.jsonl");
+  const TrainSummary again = value_or_throw(run(recipe("a"), /*resume=*/true));
+  EXPECT_EQ(again.step, 6);
+  EXPECT_EQ(bytes_of(folder_ / "a/metrics.jsonl"), before);
+}
+
+TEST_F(Training, AStopBeforeTheFirstStepIsNoError) {
+  const std::atomic<bool> stop = true;
+  TrainOptions options;
+  options.stop = &stop;
+  const TrainSummary summary = value_or_throw(train(Env::posix(), recipe("a"), options));
+  EXPECT_TRUE(summary.interrupted);
+  EXPECT_EQ(summary.step, 0);
+  EXPECT_FALSE(fs::exists(latest("a")));
+}
+
+TEST_F(Training, ALossThatIsNotFiniteEndsTheRunAndKeepsTheCheckpoint) {
+  const std::vector<std::string> wild = {"optimizer.adamw_lr=1000", "optimizer.weight_decay=1000", "train.steps=30",
+                                         "train.checkpoint_every=1"};
+  const Result<TrainSummary> result = run(recipe("a", wild));
+  ASSERT_FALSE(result.ok());
+  EXPECT_NE(result.status().message().find("wanted finite numbers"), std::string::npos);
+  EXPECT_TRUE(load_model(Env::posix(), (folder_ / "a").string()).ok());
+}
+
+TEST_F(Training, DamagedCheckpointsAreRefused) {
+  value_or_throw(run(recipe("a", {"train.stop_at=2"})));
+  for (const char* name : {"state.json", "optimizer.safetensors", "model.safetensors", "engram.safetensors",
+                           "recipe.toml"}) {
+    const fs::path file = latest("a") / name;
+    const std::string whole = bytes_of(file);
+    std::ofstream(file, std::ios::binary).write(whole.data(), static_cast<std::streamsize>(whole.size() / 2));
+    const Result<TrainSummary> result = run(recipe("a"), /*resume=*/true);
+    ASSERT_FALSE(result.ok()) << name;
+    EXPECT_NE(result.status().message().find(name), std::string::npos) << result.status().message();
+    std::ofstream(file, std::ios::binary).write(whole.data(), static_cast<std::streamsize>(whole.size()));
+  }
+  value_or_throw(run(recipe("a"), /*resume=*/true));
+}
+
+// Whatever change to the disk fails, the run says so once and the next one ends where an undisturbed run does.
+TEST_F(Training, EveryFaultLeavesARunThatResumes) {
+  const std::vector<std::string> often = {"train.checkpoint_every=2", "train.keep_checkpoints=1", "train.steps=4",
+                                          "train.validation_batches=1"};
+  FaultyEnv counting(Env::posix());
+  value_or_throw(run(recipe("whole", often), false, counting));
+  ASSERT_GT(counting.changes(), 30);
+  for (int64_t change = 0; change < counting.changes(); change += 5) {
+    const std::string output = fmt::format("faulty{}", change);
+    FaultPlan plan;
+    plan.fail_change = change;
+    plan.short_write = true;
+    plan.dead_after = change % 2 == 0;
+    FaultyEnv faulty(Env::posix(), plan);
+    const Result<TrainSummary> broken = run(recipe(output, often), false, faulty);
+    EXPECT_FALSE(broken.ok()) << "change " << change;
+    const Result<TrainSummary> resumed = run(recipe(output, often), /*resume=*/true);
+    ASSERT_TRUE(resumed.ok()) << "change " << change << ": " << resumed.status().message();
+    expect_same_checkpoint("whole", output);
+    fs::remove_all(folder_ / output);
+  }
+}
+
+TEST_F(Training, AFullDiskIsOneErrorAndNothingHalfWritten) {
+  FaultPlan plan;
+  plan.disk_bytes = 60'000;
+  FaultyEnv faulty(Env::posix(), plan);
+  const Result<TrainSummary> result = run(recipe("a"), false, faulty);
+  ASSERT_FALSE(result.ok());
+  EXPECT_NE(result.status().message().find("No space left"), std::string::npos) << result.status().message();
+  for (const auto& entry : fs::directory_iterator(folder_ / "a"))
+    EXPECT_FALSE(entry.path().filename().string().starts_with("step-")) << entry.path();
+}
+
+// Two micro-batches of one step are one batch of twice the size.
+TEST_F(Training, AccumulationEqualsALargerBatch) {
+  const auto weights_after_a_step = [&](const std::vector<std::string>& overrides) {
+    const Recipe tiny = recipe("data", overrides);
+    const RunInputs inputs = value_or_throw(open_run_inputs(Env::posix(), tiny, (folder_ / "data").string()));
+    DataLoaderOptions options;
+    options.batch_size = tiny.data.batch_size;
+    options.sequence_length = tiny.data.sequence_length;
+    auto loader = value_or_throw(DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), options));
+    Learner learner(inputs);
+    std::vector<Batch> batches;
+    for (int64_t i = 0; i < tiny.train.accumulation; ++i) batches.push_back(value_or_throw(loader->next()));
+    learner.step(batches, 1, 1.0);
+    std::vector<torch::Tensor> flat = {learner.tables()[0]->rows().flatten()};
+    for (const torch::Tensor& parameter : learner.model().parameters()) flat.push_back(parameter.detach().flatten());
+    return torch::cat(flat);
+  };
+  const torch::Tensor once = weights_after_a_step({"data.batch_size=4"});
+  const torch::Tensor twice = weights_after_a_step({"data.batch_size=2", "train.accumulation=2"});
+  // Adam's first step is the sign of a gradient, so rounding shows where a gradient is nearly zero: count those.
+  const int64_t different = (once - twice).abs().gt(1e-4).sum().item<int64_t>();
+  EXPECT_LT(different, once.numel() / 500);
+}
+
+TEST(ShuffledTable, ReadsTheSameTuplesAtOtherPositions) {
+  const torch::Tensor rows = torch::arange(40, torch::kFloat32).view({20, 2});
+  ShuffledTable table(std::make_unique<ResidentTable>(rows), 7);
+  std::vector<int64_t> ids;
+  for (int64_t position = 0; position < 10; ++position) ids.insert(ids.end(), {position, 10 + position});
+  const auto read = [&] {
+    const MemoryRows memory = table.gather(ids, 2, 5);
+    return memory.unique_rows.index_select(0, memory.index.view({-1})).view({10, 4});
+  };
+  table.begin(3);
+  const torch::Tensor first = read(), second = read();
+  table.begin(3);
+  EXPECT_TRUE(torch::equal(first, read()));
+  EXPECT_FALSE(torch::equal(first, second));
+  // Column 0 names the tuple: each occurs once, and each tuple is still whole.
+  EXPECT_TRUE(torch::equal(std::get<0>(first.select(1, 0).sort()), torch::arange(0, 20, 2, torch::kFloat32)));
+  EXPECT_TRUE(torch::equal(first.select(1, 2), first.select(1, 0) + 20));
+}
+
+TEST(RunDirectory, NamesSortLikeSteps) {
+  EXPECT_EQ(checkpoint_name(40), "step-00000040");
+  EXPECT_LT(checkpoint_name(99), checkpoint_name(100));
+}
+
+}  // namespace
+}  // namespace engram
