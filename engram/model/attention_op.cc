@@ -80,7 +80,8 @@ struct AttendFunction : torch::autograd::Function<AttendFunction> {
                         mutable_floats(out) + b * shape.length * out.size(1),
                         mutable_floats(log_sum) + b * shape.heads * shape.length);
     });
-    autograd->save_for_backward({query, key_value, key_rope, context.cos, context.sin, context.first_key, out, log_sum});
+    autograd->save_for_backward(
+        {query, key_value, key_rope, context.cos, context.sin, context.first_key, out, log_sum});
     autograd->saved_data["batch"] = context.batch;
     autograd->saved_data["length"] = context.length;
     autograd->saved_data["heads"] =

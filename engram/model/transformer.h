@@ -25,7 +25,7 @@ struct ForwardInput {
 // What a forward pass can leave behind for probes. Null pointers in ForwardOptions cost nothing.
 struct ForwardTrace {
   std::vector<torch::Tensor> gates;          // per Engram layer: alpha [B, T, M], detached fp32
-  std::vector<torch::Tensor> block_outputs;  // per block: hidden [B, T, d] after the block (streams collapsed), detached
+  std::vector<torch::Tensor> block_outputs;  // per block: [B, T, d] after the block (streams collapsed), detached
   bool want_block_outputs = false;
 };
 
