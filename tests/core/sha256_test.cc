@@ -31,6 +31,7 @@ TEST(Sha256, PiecesGiveWhatTheWholeGives) {
   for (size_t step : {1, 7, 63, 64, 65, 200}) {
     Sha256 sha;
     for (size_t at = 0; at < text.size(); at += step) sha.update(std::string_view(text).substr(at, step));
+    sha.update(nullptr, 0);
     EXPECT_EQ(sha.hex(), sha256_hex(text));
     EXPECT_EQ(sha.hex(), sha256_hex(text)) << "hex() must not change the state";
   }
