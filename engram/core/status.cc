@@ -21,9 +21,7 @@ const char* status_code_name(StatusCode code) {
   return "unknown";
 }
 
-std::string Status::to_string() const {
-  return ok() ? "ok" : fmt::format("{}: {}", status_code_name(code_), message_);
-}
+std::string Status::to_string() const { return ok() ? "ok" : fmt::format("{}: {}", status_code_name(code_), message_); }
 
 Status Status::with_context(const std::string& context) const {
   return ok() ? *this : Status(code_, context + ": " + message_);

@@ -80,8 +80,7 @@ class BatchAssembler {
     batch.index = index;
     batch.sequence_length = T;
     batch.batch_size = options_.batch_size;
-    if (!options_.shuffle)
-      batch.batch_size = std::min(batch.batch_size, num_windows_ - index * options_.batch_size);
+    if (!options_.shuffle) batch.batch_size = std::min(batch.batch_size, num_windows_ - index * options_.batch_size);
     const auto positions = static_cast<size_t>(batch.batch_size * T);
     batch.tokens.resize(positions);
     batch.targets.resize(positions);
@@ -106,8 +105,8 @@ class BatchAssembler {
   int64_t window_of(int64_t index, int64_t b) const {
     if (!options_.shuffle) return index * options_.batch_size + b;
     // The batches of all epochs are one sequence; a batch may hold the end of one epoch and the start of the next.
-    const auto sample = static_cast<unsigned __int128>(index) * static_cast<uint64_t>(options_.batch_size) +
-                        static_cast<uint64_t>(b);
+    const auto sample =
+        static_cast<unsigned __int128>(index) * static_cast<uint64_t>(options_.batch_size) + static_cast<uint64_t>(b);
     const auto windows = static_cast<uint64_t>(num_windows_);
     const Permutation order(windows, static_cast<uint64_t>(options_.seed), static_cast<uint64_t>(sample / windows));
     return static_cast<int64_t>(order(static_cast<uint64_t>(sample % windows)));
@@ -233,9 +232,11 @@ Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenSh
   for (const TokenShard* shard : shards) {
     const TokenShardInfo &first = shards[0]->info(), &info = shard->info();
     if (info.vocab_size != first.vocab_size || info.vocabulary_digest != first.vocabulary_digest)
-      return invalid_argument("{}: vocabulary of {} tokens with digest {}, but {} has {} with {}; prepare both with "
-                              "one tokenizer", shard->path(), info.vocab_size, info.vocabulary_digest,
-                              shards[0]->path(), first.vocab_size, first.vocabulary_digest);
+      return invalid_argument(
+          "{}: vocabulary of {} tokens with digest {}, but {} has {} with {}; prepare both with "
+          "one tokenizer",
+          shard->path(), info.vocab_size, info.vocabulary_digest, shards[0]->path(), first.vocab_size,
+          first.vocabulary_digest);
   }
   const std::string first_path = shards[0]->path();
   TokenStream stream(std::move(shards));
@@ -245,9 +246,10 @@ Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenSh
     return invalid_argument("{}: {} tokens are fewer than one window of sequence_length + 1 = {}", first_path,
                             num_tokens, options.sequence_length + 1);
   if (assembler.num_batches() == 0)
-    return invalid_argument("{}: {} windows of {} tokens are fewer than one batch of {}; set drop_last to false, or a "
-                            "smaller batch", first_path, assembler.num_windows(), options.sequence_length,
-                            options.batch_size);
+    return invalid_argument(
+        "{}: {} windows of {} tokens are fewer than one batch of {}; set drop_last to false, or a "
+        "smaller batch",
+        first_path, assembler.num_windows(), options.sequence_length, options.batch_size);
   return std::unique_ptr<DataLoader>(
       std::make_unique<ThreadedDataLoader>(std::move(assembler), options.threads, options.prefetch));
 }

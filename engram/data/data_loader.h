@@ -21,14 +21,14 @@ struct DataLoaderOptions {
   int64_t batch_size = 8;         // B, sequences
   int64_t sequence_length = 256;  // T, tokens
   int64_t seed = 0;
-  bool shuffle = true;            // false: one pass over the windows in order, for validation
-  bool drop_last = true;          // without shuffle: leave out a last batch of fewer than batch_size windows
-  int threads = 1;                // 0: assemble in next()
-  int prefetch = 4;               // batches held ahead
+  bool shuffle = true;    // false: one pass over the windows in order, for validation
+  bool drop_last = true;  // without shuffle: leave out a last batch of fewer than batch_size windows
+  int threads = 1;        // 0: assemble in next()
+  int prefetch = 4;       // batches held ahead
 };
 
 struct Batch {
-  int64_t index = 0;                          // global batch number, 0-based
+  int64_t index = 0;  // global batch number, 0-based
   int64_t batch_size = 0, sequence_length = 0;
   std::vector<int32_t> tokens;                // [B, T] raw ids
   std::vector<int32_t> targets;               // [B, T] the next token

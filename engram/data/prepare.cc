@@ -127,8 +127,8 @@ nlohmann::ordered_json shard_json(const TokenShardInfo& info) {
 }  // namespace
 
 int32_t find_end_of_text_token(const Tokenizer& tokenizer) {
-  for (const char* token : {"<|endoftext|>", "<|end_of_text|>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "</s>",
-                            "<eos>", "[EOS]"}) {
+  for (const char* token :
+       {"<|endoftext|>", "<|end_of_text|>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "</s>", "<eos>", "[EOS]"}) {
     const int32_t id = tokenizer.token_id(token);
     if (id >= 0 && tokenizer.is_special(id)) return id;
   }
@@ -190,8 +190,10 @@ Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, cons
   const size_t window = static_cast<size_t>(options.threads) * 16;
   ENGRAM_RETURN_IF_ERROR(ordered_parallel(texts.pieces.size(), options.threads, window, tokenise, append));
   if (!has_train)
-    return invalid_argument("no text for training: every document fell into validation; give more documents, or a "
-                            "validation fraction below {}", options.validation_fraction);
+    return invalid_argument(
+        "no text for training: every document fell into validation; give more documents, or a "
+        "validation fraction below {}",
+        options.validation_fraction);
   ENGRAM_ASSIGN_OR_RETURN(summary.train, train->finish());
   ENGRAM_ASSIGN_OR_RETURN(summary.validation, validation->finish());
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(options.output_directory, "prepare.json"),

@@ -12,21 +12,21 @@ namespace {
 
 constexpr std::array kFirstNames = {"Amelia", "Bertram", "Clara",  "Dorian", "Edith", "Felix",  "Greta",  "Hugo",
                                     "Isolde", "Jasper",  "Katrin", "Linus",  "Mabel", "Nestor", "Odette", "Perceval"};
-constexpr std::array kLastNames = {"Ashdown", "Blackwood", "Carrow",  "Dunmere", "Ellery",  "Fairfax",
+constexpr std::array kLastNames = {"Ashdown", "Blackwood", "Carrow",   "Dunmere",  "Ellery",  "Fairfax",
                                    "Grimsby", "Hawthorne", "Ingram",   "Jessop",   "Kestrel", "Lockhart",
                                    "Merrow",  "Northcote", "Oakshott", "Pemberton"};
 constexpr std::array kEpithets = {"the Elder", "the Bold", "the Younger", "the Wise", "of the Lake", "of the North"};
-constexpr std::array kCities = {"Port Ellen",  "New Harrow", "Saint Alban",  "Castle Rook",
-                                "Great Marsh", "East Ferry", "Upper Wexley", "Fort Miller",
-                                "Glen Tarrow", "Lower Brent", "Mount Isley", "Old Quay"};
+constexpr std::array kCities = {"Port Ellen",  "New Harrow",  "Saint Alban",  "Castle Rook",
+                                "Great Marsh", "East Ferry",  "Upper Wexley", "Fort Miller",
+                                "Glen Tarrow", "Lower Brent", "Mount Isley",  "Old Quay"};
 constexpr std::array kRivers = {"Silver Thread", "Black Water", "Long Eskle", "Little Tamar", "River of Reeds"};
-constexpr std::array kBooks = {"A History of Small Lights",   "The Art of Slow Rivers",  "On the Nature of Bells",
-                               "Letters from the Salt Road",  "The Book of Nine Winters", "A Treatise on Glass",
+constexpr std::array kBooks = {"A History of Small Lights",    "The Art of Slow Rivers",   "On the Nature of Bells",
+                               "Letters from the Salt Road",   "The Book of Nine Winters", "A Treatise on Glass",
                                "Songs of the Copper Mountain", "The Measure of the Sea"};
-constexpr std::array kTrades = {"clock maker", "map maker",  "glass blower", "ship builder",
+constexpr std::array kTrades = {"clock maker",  "map maker",  "glass blower",   "ship builder",
                                 "bell founder", "astronomer", "bridge builder", "botanist"};
-constexpr std::array kThings = {"the Great Clock",  "the Lantern Bridge",       "the House of Maps",
-                                "the Royal Garden", "the Northern Observatory", "the Bell Tower",
+constexpr std::array kThings = {"the Great Clock",     "the Lantern Bridge",       "the House of Maps",
+                                "the Royal Garden",    "the Northern Observatory", "the Bell Tower",
                                 "the Hall of Mirrors", "the Stone Harbor"};
 constexpr int kPeople = 48;
 
@@ -73,8 +73,9 @@ std::string sentence(const Person& p, int64_t form) {
     case 5: return fmt::format("The {} flows through {} and {}.", p.river, p.birthplace, p.home);
     case 6: return fmt::format("\"{}\" is the best known book of {}.", p.book, p.name);
     case 7: return fmt::format("As a {}, {} worked on {} for {} years.", p.trade, p.name, p.thing, p.year % 19 + 2);
-    case 8: return fmt::format("People say that {} left {} for {} at the age of {}.", p.name, p.birthplace, p.home,
-                               p.year % 23 + 14);
+    case 8:
+      return fmt::format("People say that {} left {} for {} at the age of {}.", p.name, p.birthplace, p.home,
+                         p.year % 23 + 14);
     default: return fmt::format("When {} died, {} finished {}.", p.name, p.friend_name, p.thing);
   }
 }

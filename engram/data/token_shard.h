@@ -18,9 +18,9 @@ namespace engram {
 struct TokenShardInfo {
   int64_t num_tokens = 0;
   int64_t num_documents = 0;
-  int64_t raw_bytes = 0;           // UTF-8 bytes of the text the tokens came from
+  int64_t raw_bytes = 0;  // UTF-8 bytes of the text the tokens came from
   int32_t vocab_size = 0;
-  std::string vocabulary_digest;   // Tokenizer::vocabulary_digest(), 64 hex digits
+  std::string vocabulary_digest;  // Tokenizer::vocabulary_digest(), 64 hex digits
 };
 
 // Immutable after open(); threads may share one. Move-only.

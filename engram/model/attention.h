@@ -73,9 +73,8 @@ int64_t rotary_columns(const ModelConfig& config);
 // Returns [N, heads * value]. On CPU one kernel (engram/kernels/attention.h) in fp32; elsewhere the composed form.
 torch::Tensor attend(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
                      const AttentionContext& context, const AttentionHeads& heads);
-torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& key_value,
-                              const torch::Tensor& key_rope, const AttentionContext& context,
-                              const AttentionHeads& heads);
+torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
+                              const AttentionContext& context, const AttentionHeads& heads);
 
 // cos and sin tables, grown on demand. Angles are computed in fp32 whatever the model's dtype, as transformers does.
 class RotaryCache {

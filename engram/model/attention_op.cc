@@ -84,9 +84,13 @@ struct AttendFunction : torch::autograd::Function<AttendFunction> {
         {query, key_value, key_rope, context.cos, context.sin, context.first_key, out, log_sum});
     autograd->saved_data["batch"] = context.batch;
     autograd->saved_data["length"] = context.length;
-    autograd->saved_data["heads"] =
-        std::vector<int64_t>{heads.heads, heads.kv_heads,          heads.nope,           heads.rope,
-                             heads.value, heads.interleaved ? 1 : 0, heads.shared_rope_key ? 1 : 0};
+    autograd->saved_data["heads"] = std::vector<int64_t>{heads.heads,
+                                                         heads.kv_heads,
+                                                         heads.nope,
+                                                         heads.rope,
+                                                         heads.value,
+                                                         heads.interleaved ? 1 : 0,
+                                                         heads.shared_rope_key ? 1 : 0};
     return out.to(query.scalar_type());
   }
 
@@ -157,10 +161,10 @@ torch::Tensor attend(const torch::Tensor& query, const torch::Tensor& key_value,
   const std::vector<int64_t> query_shape = {n, heads.heads * (heads.nope + heads.rope)},
                              key_value_shape = {n, heads.kv_heads * (heads.nope + heads.value)},
                              key_rope_shape = {n, (heads.shared_rope_key ? 1 : heads.kv_heads) * heads.rope};
-  TORCH_CHECK(query.sizes() == query_shape && key_value.sizes() == key_value_shape &&
-                  key_rope.sizes() == key_rope_shape,
-              "attend: got query ", query.sizes(), ", key_value ", key_value.sizes(), ", key_rope ", key_rope.sizes(),
-              ", wanted ", query_shape, ", ", key_value_shape, ", ", key_rope_shape);
+  TORCH_CHECK(
+      query.sizes() == query_shape && key_value.sizes() == key_value_shape && key_rope.sizes() == key_rope_shape,
+      "attend: got query ", query.sizes(), ", key_value ", key_value.sizes(), ", key_rope ", key_rope.sizes(),
+      ", wanted ", query_shape, ", ", key_value_shape, ", ", key_rope_shape);
   TORCH_CHECK(context.cos.dim() == 2 && context.cos.size(0) == context.length &&
                   context.cos.size(1) * 2 == heads.rope && context.sin.sizes() == context.cos.sizes(),
               "attend: got cos ", context.cos.sizes(), ", wanted [", context.length, ", ", heads.rope / 2, ']');
@@ -168,16 +172,15 @@ torch::Tensor attend(const torch::Tensor& query, const torch::Tensor& key_value,
                                      : attend_composed(query, key_value, key_rope, context, heads);
 }
 
-torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& key_value,
-                              const torch::Tensor& key_rope, const AttentionContext& context,
-                              const AttentionHeads& heads) {
+torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
+                              const AttentionContext& context, const AttentionHeads& heads) {
   const int64_t b = context.batch, t = context.length, group = heads.heads / heads.kv_heads;
   auto q = query.view({b, t, heads.heads, heads.nope + heads.rope}).split_with_sizes({heads.nope, heads.rope}, -1);
-  auto kv = key_value.view({b, t, heads.kv_heads, heads.nope + heads.value})
-                .split_with_sizes({heads.nope, heads.value}, -1);
+  auto kv =
+      key_value.view({b, t, heads.kv_heads, heads.nope + heads.value}).split_with_sizes({heads.nope, heads.value}, -1);
   torch::Tensor q_rope = apply_rope_composed(q[1], context.cos, context.sin, heads.interleaved);
-  torch::Tensor k_rope = apply_rope_composed(key_rope.view({b, t, -1, heads.rope}), context.cos, context.sin,
-                                             heads.interleaved);
+  torch::Tensor k_rope =
+      apply_rope_composed(key_rope.view({b, t, -1, heads.rope}), context.cos, context.sin, heads.interleaved);
   torch::Tensor k = at::cat({kv[0], k_rope.expand({b, t, heads.kv_heads, heads.rope})}, -1), v = kv[1];
   if (group > 1) {
     k = k.repeat_interleave(group, 2);

@@ -22,7 +22,7 @@ constexpr const char* kChatTemplate =
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}";
 // Keys of config.json that are not ModelConfig's.
-constexpr const char* kOwnKeys[] = {"model_type", "architectures",     "torch_dtype",  "bos_token_id",
+constexpr const char* kOwnKeys[] = {"model_type",   "architectures",     "torch_dtype",  "bos_token_id",
                                     "eos_token_id", "vocabulary_digest", "chat_template"};
 
 struct ConfigFile {
@@ -88,8 +88,10 @@ Status check_file(const SafetensorsFile& file, const std::vector<StoredTensor>& 
   for (const auto& [name, view] : file.tensors()) {
     if (known.contains(name)) continue;
     if (is_fused_name(name)) {
-      return invalid_argument("{}: got the fused tensor {}, wanted its parts under their own names "
-                              "(docs/formats/checkpoint.md)", file.path(), quote_text(name));
+      return invalid_argument(
+          "{}: got the fused tensor {}, wanted its parts under their own names "
+          "(docs/formats/checkpoint.md)",
+          file.path(), quote_text(name));
     }
     return invalid_argument("{}: got the tensor {}, which {} has no place for", file.path(), quote_text(name),
                             kConfigFile);
@@ -194,10 +196,10 @@ SpecialTokens find_special_tokens(const Tokenizer& tokenizer) {
   };
   SpecialTokens out;
   // An end-of-text token stands between texts, so it also begins one.
-  out.bos = first_of({"<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]",
-                      "<|endoftext|>"});
-  out.eos = first_of({"<|endoftext|>", "<|end_of_text|>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "</s>", "<eos>",
-                      "[EOS]"});
+  out.bos = first_of(
+      {"<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]", "<|endoftext|>"});
+  out.eos = first_of(
+      {"<|endoftext|>", "<|end_of_text|>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "</s>", "<eos>", "[EOS]"});
   return out;
 }
 

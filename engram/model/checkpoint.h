@@ -37,7 +37,7 @@ struct LoadedModel {
   std::string directory;  // the step directory that was read
   ModelConfig config;
   SpecialTokens special;
-  Transformer model{nullptr};         // in evaluation mode
+  Transformer model{nullptr};  // in evaluation mode
   std::shared_ptr<const Tokenizer> tokenizer;
   MemoryHashing hashing;
   std::vector<std::unique_ptr<EngramTable>> tables;  // one per memory layer

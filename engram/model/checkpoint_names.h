@@ -13,8 +13,8 @@
 namespace engram {
 
 struct StoredTensor {
-  std::string name;    // in the file
-  torch::Tensor view;  // shares storage with the module; maybe not contiguous
+  std::string name;        // in the file
+  torch::Tensor view;      // shares storage with the module; maybe not contiguous
   bool keep_fp32 = false;  // buffers that stay exact in reduced-precision copies
 };
 

@@ -24,8 +24,7 @@ EngramImpl::EngramImpl(const ModelConfig& config, int layer)
   key_norm_ = register_module("key_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
   if (config.engram_conv) {
     conv_norm_ = register_module("conv_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
-    conv_ = register_module("conv",
-                            Weights(torch::zeros({gated_streams_ * hidden_size_, config.engram_kernel_size})));
+    conv_ = register_module("conv", Weights(torch::zeros({gated_streams_ * hidden_size_, config.engram_kernel_size})));
   }
 }
 
@@ -48,8 +47,8 @@ torch::Tensor EngramImpl::forward(const torch::Tensor& hidden_BTMd, const Memory
   options.dilation = dilation_;
   options.gate = gate_;
   auto [y, alpha] = engram_fuse(hidden, projected, query_norm_->weight, key_norm_->weight,
-                                conv_ ? conv_norm_->weight : torch::Tensor(),
-                                conv_ ? conv_->weight : torch::Tensor(), reach_BT, options);
+                                conv_ ? conv_norm_->weight : torch::Tensor(), conv_ ? conv_->weight : torch::Tensor(),
+                                reach_BT, options);
   if (is_training()) gate_mean_ = alpha.mean();
   if (gates != nullptr) *gates = alpha;
   return collapse ? y.expand_as(hidden_BTMd) : y;

@@ -4,8 +4,7 @@
 
 namespace engram {
 
-void RowDeduplicator::run(std::span<const int64_t> row_ids, std::vector<int64_t>& unique,
-                          std::vector<int64_t>& index) {
+void RowDeduplicator::run(std::span<const int64_t> row_ids, std::vector<int64_t>& unique, std::vector<int64_t>& index) {
   const int64_t num_rows = static_cast<int64_t>(slot_of_row_.size());
   TORCH_CHECK(row_ids.size() <= static_cast<size_t>(std::numeric_limits<int32_t>::max()), "engram table: got ",
               row_ids.size(), " row ids in one call, wanted at most 2^31 - 1");
@@ -32,10 +31,10 @@ void RowDeduplicator::run(std::span<const int64_t> row_ids, std::vector<int64_t>
 }
 
 ResidentTable::ResidentTable(torch::Tensor rows) : rows_(std::move(rows)), deduplicator_(0) {
-  TORCH_CHECK(rows_.dim() == 2 && rows_.is_cpu(), "resident table: got a tensor of ", rows_.dim(),
-              " dimensions on ", rows_.device(), ", wanted [num_rows, d_row] on the CPU");
-  TORCH_CHECK(rows_.scalar_type() == torch::kFloat || rows_.scalar_type() == torch::kBFloat16,
-              "resident table: got ", rows_.scalar_type(), ", wanted float32 or bfloat16");
+  TORCH_CHECK(rows_.dim() == 2 && rows_.is_cpu(), "resident table: got a tensor of ", rows_.dim(), " dimensions on ",
+              rows_.device(), ", wanted [num_rows, d_row] on the CPU");
+  TORCH_CHECK(rows_.scalar_type() == torch::kFloat || rows_.scalar_type() == torch::kBFloat16, "resident table: got ",
+              rows_.scalar_type(), ", wanted float32 or bfloat16");
   rows_ = rows_.detach().contiguous();
   deduplicator_ = RowDeduplicator(rows_.size(0));
 }

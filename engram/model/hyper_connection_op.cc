@@ -61,13 +61,11 @@ struct MixFunction : torch::autograd::Function<MixFunction> {
     torch::Tensor dx = torch::empty_like(x);
     const int64_t mixes = shape.mixes(), fn_size = mixes * shape.row();
     // A copy, so that the gradients do not keep the partial sums alive.
-    torch::Tensor dparameters = internal::sum_over_rows(x.size(0), fn_size + mixes + 3,
-                                                        [&](int64_t begin, int64_t end, float* partial) {
-                                                          hyper_mix_backward(shape, seen, floats(dinput),
-                                                                             floats(dcoefficients), begin, end,
-                                                                             mutable_floats(dx), partial);
-                                                        })
-                                    .clone();
+    torch::Tensor dparameters =
+        internal::sum_over_rows(x.size(0), fn_size + mixes + 3, [&](int64_t begin, int64_t end, float* partial) {
+          hyper_mix_backward(shape, seen, floats(dinput), floats(dcoefficients), begin, end, mutable_floats(dx),
+                             partial);
+        }).clone();
     return {dx, dparameters.narrow(0, 0, fn_size).view({mixes, shape.row()}), dparameters.narrow(0, fn_size, mixes),
             dparameters.narrow(0, fn_size + mixes, 3), torch::Tensor()};
   }
@@ -124,8 +122,8 @@ torch::Tensor hyper_merge(const torch::Tensor& coefficients_NK, const torch::Ten
   TORCH_CHECK(streams_Nnd.dim() == 3 && coefficients_NK.dim() == 2 && coefficients_NK.size(1) == (2 + n) * n &&
                   output_Nd.dim() == 2 && output_Nd.size(0) == streams_Nnd.size(0) &&
                   coefficients_NK.size(0) == streams_Nnd.size(0) && output_Nd.size(1) == streams_Nnd.size(2),
-              "hyper_merge: got coefficients ", coefficients_NK.sizes(), ", streams ", streams_Nnd.sizes(),
-              ", output ", output_Nd.sizes(), ", wanted [N, (2 + n) * n], [N, n, d], [N, d]");
+              "hyper_merge: got coefficients ", coefficients_NK.sizes(), ", streams ", streams_Nnd.sizes(), ", output ",
+              output_Nd.sizes(), ", wanted [N, (2 + n) * n], [N, n, d], [N, d]");
   return fused(streams_Nnd) ? MergeFunction::apply(coefficients_NK, streams_Nnd, output_Nd)
                             : hyper_merge_composed(coefficients_NK, streams_Nnd, output_Nd);
 }

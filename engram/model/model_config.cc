@@ -144,8 +144,8 @@ class Reader {
     return Status();
   }
   template <typename Integer>
-    requires std::is_integral_v<Integer>
-  Status read(const std::string& key, const nlohmann::json& got, Integer& value) const {
+  requires std::is_integral_v<Integer> Status read(const std::string& key, const nlohmann::json& got, Integer& value)
+  const {
     constexpr int64_t low = std::numeric_limits<Integer>::min(), high = std::numeric_limits<Integer>::max();
     const bool fits = got.is_number_unsigned() ? got.get<uint64_t>() <= static_cast<uint64_t>(high)
                                                : got.is_number_integer() && got.get<int64_t>() >= low;
@@ -163,8 +163,8 @@ class Reader {
     return Status();
   }
   template <typename Enum>
-    requires std::is_enum_v<Enum>
-  Status read(const std::string& key, const nlohmann::json& got, Enum& value) const {
+  requires std::is_enum_v<Enum> Status read(const std::string& key, const nlohmann::json& got, Enum& value)
+  const {
     std::string wanted;
     for (const auto& [known, name] : names_of(value)) {
       if (got.is_string() && got.get_ref<const std::string&>() == name) {
@@ -271,8 +271,7 @@ Status check_memory(const ModelConfig& c) {
   ENGRAM_RETURN_IF_ERROR(check_range("engram.seed", e.seed, 0, std::numeric_limits<int64_t>::max() / 2));
   ENGRAM_RETURN_IF_ERROR(check_range("engram.pad_token_id", e.pad_token_id, 0, c.vocab_size - 1));
   const int64_t least_ids = c.engram_compression ? 1 : c.vocab_size;
-  ENGRAM_RETURN_IF_ERROR(
-      check_range("engram.compressed_vocab_size", e.compressed_vocab_size, least_ids, c.vocab_size));
+  ENGRAM_RETURN_IF_ERROR(check_range("engram.compressed_vocab_size", e.compressed_vocab_size, least_ids, c.vocab_size));
   return check_range("engram.kernel_size", c.engram_kernel_size, 1, 64);
 }
 
@@ -280,12 +279,9 @@ Status check_memory(const ModelConfig& c) {
 
 int ModelConfig::num_memory_layers() const {
   switch (memory) {
-    case MemoryKind::kNone:
-      return 0;
-    case MemoryKind::kEngram:
-      return static_cast<int>(engram.layer_ids.size());
-    case MemoryKind::kOverEncoding:
-      return 1;
+    case MemoryKind::kNone: return 0;
+    case MemoryKind::kEngram: return static_cast<int>(engram.layer_ids.size());
+    case MemoryKind::kOverEncoding: return 1;
   }
   return 0;
 }

@@ -23,10 +23,10 @@ enum class ResidualKind { kPlain, kHyper };
 enum class MemoryKind { kNone, kEngram, kOverEncoding };
 
 struct ModelConfig {
-  int vocab_size = 0;                  // raw token ids
-  int hidden_size = 64;                // d
-  int num_hidden_layers = 4;           // blocks
-  int max_position_embeddings = 256;   // longest sequence, tokens
+  int vocab_size = 0;                 // raw token ids
+  int hidden_size = 64;               // d
+  int num_hidden_layers = 4;          // blocks
+  int max_position_embeddings = 256;  // longest sequence, tokens
   double rms_norm_eps = 1e-6;
   double initializer_range = 0.02;
   double rope_theta = 10000.0;
@@ -44,29 +44,29 @@ struct ModelConfig {
   int v_head_dim = 16;          // mla
 
   FfnKind ffn = FfnKind::kMoe;
-  int intermediate_size = 128;        // width of a dense FFN (and of the first_k_dense_replace blocks)
-  int first_k_dense_replace = 1;      // moe: leading blocks that stay dense
-  int moe_intermediate_size = 32;     // width of one routed expert
-  int n_routed_experts = 42;          // E
-  int num_experts_per_tok = 2;        // k
+  int intermediate_size = 128;               // width of a dense FFN (and of the first_k_dense_replace blocks)
+  int first_k_dense_replace = 1;             // moe: leading blocks that stay dense
+  int moe_intermediate_size = 32;            // width of one routed expert
+  int n_routed_experts = 42;                 // E
+  int num_experts_per_tok = 2;               // k
   int shared_expert_intermediate_size = 32;  // summed width of the shared experts; 0: none
   double routed_scaling_factor = 1.0;
   bool norm_topk_prob = true;
 
   ResidualKind residual = ResidualKind::kPlain;
-  int hc_mult = 1;               // M residual streams; 1 for plain, and hyper with 1 is plain
+  int hc_mult = 1;  // M residual streams; 1 for plain, and hyper with 1 is plain
   int hc_sinkhorn_iters = 20;
   double hc_eps = 1e-6;
 
   MemoryKind memory = MemoryKind::kNone;
-  EngramConfig engram;           // layer_ids, max_ngram_size, n_heads, head_dim, vocab_size, seed, pad_token_id, ...
-  int engram_kernel_size = 4;    // taps of the depthwise causal convolution; dilation is max_ngram_size
+  EngramConfig engram;         // layer_ids, max_ngram_size, n_heads, head_dim, vocab_size, seed, pad_token_id, ...
+  int engram_kernel_size = 4;  // taps of the depthwise causal convolution; dilation is max_ngram_size
   bool engram_proj_bias = false;
   // Ablations (E9): all true is the paper's module.
-  bool engram_branch_gates = true;   // false: one gate and one fusion on the stream after the pre-mapping
-  bool engram_compression = true;    // false: hash raw ids
-  bool engram_gate = true;           // false: alpha = 1
-  bool engram_conv = true;           // false: Y = v
+  bool engram_branch_gates = true;  // false: one gate and one fusion on the stream after the pre-mapping
+  bool engram_compression = true;   // false: hash raw ids
+  bool engram_gate = true;          // false: alpha = 1
+  bool engram_conv = true;          // false: Y = v
 
   int rows_per_token() const { return memory == MemoryKind::kNone ? 0 : engram.rows_per_token(); }
   // Layers that read a table: engram.layer_ids.size(), 1 for over_encoding (at the input), 0 for none.

@@ -6,8 +6,7 @@ namespace engram {
 
 OverEncodingImpl::OverEncodingImpl(const ModelConfig& config)
     : memory_dim_(config.engram.memory_dim()), rows_per_token_(config.engram.rows_per_token()) {
-  proj_ = register_module("proj",
-                          Weights(torch::randn({config.hidden_size, memory_dim_}) * config.initializer_range));
+  proj_ = register_module("proj", Weights(torch::randn({config.hidden_size, memory_dim_}) * config.initializer_range));
 }
 
 torch::Tensor OverEncodingImpl::forward(const torch::Tensor& embedding_BTd, const MemoryRows& rows) {
@@ -15,8 +14,8 @@ torch::Tensor OverEncodingImpl::forward(const torch::Tensor& embedding_BTd, cons
   if (!rows.unique_rows.defined()) return embedding_BTd * scale;
   TORCH_CHECK(rows.index.dim() == 3 && rows.index.size(2) * rows.unique_rows.size(1) == memory_dim_ &&
                   rows.index.size(0) == embedding_BTd.size(0) && rows.index.size(1) == embedding_BTd.size(1),
-              "over_encoding: the rows do not fit embeddings ", embedding_BTd.sizes(), " with R * d_row = ",
-              memory_dim_);
+              "over_encoding: the rows do not fit embeddings ", embedding_BTd.sizes(),
+              " with R * d_row = ", memory_dim_);
   torch::Tensor memory = gather_rows(rows.unique_rows, rows.index);
   return (embedding_BTd + torch::linear(memory, proj_->weight)) * scale;
 }

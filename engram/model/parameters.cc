@@ -52,12 +52,9 @@ Wide engram_parameters(const ModelConfig& c) {
 // What memory adds without its tables: every token uses all of it.
 Wide memory_module_parameters(const ModelConfig& c) {
   switch (c.memory) {
-    case MemoryKind::kNone:
-      return 0;
-    case MemoryKind::kEngram:
-      return c.num_memory_layers() * engram_parameters(c);
-    case MemoryKind::kOverEncoding:
-      return Wide{c.hidden_size} * c.engram.memory_dim();
+    case MemoryKind::kNone: return 0;
+    case MemoryKind::kEngram: return c.num_memory_layers() * engram_parameters(c);
+    case MemoryKind::kOverEncoding: return Wide{c.hidden_size} * c.engram.memory_dim();
   }
   return 0;
 }
@@ -163,8 +160,8 @@ Status size_tables(const ParameterCount& base, double rho, ModelConfig& config) 
   }
   ENGRAM_ASSIGN_OR_RETURN(const int64_t rows_low, rows_from(low));
   ENGRAM_ASSIGN_OR_RETURN(const int64_t rows_high, rows_from(high));
-  const bool take_low = std::abs(static_cast<double>(rows_low) - wanted_rows) <=
-                        std::abs(static_cast<double>(rows_high) - wanted_rows);
+  const bool take_low =
+      std::abs(static_cast<double>(rows_low) - wanted_rows) <= std::abs(static_cast<double>(rows_high) - wanted_rows);
   ENGRAM_ASSIGN_OR_RETURN(const int64_t rows, rows_from(take_low ? low : high));
   const int64_t total = without_table + rows * config.engram.head_dim;
   if (relative(total, base.p_tot) > kTotalTolerance) {

@@ -16,10 +16,10 @@ namespace engram {
 
 struct ParameterCount {
   int64_t p_tot = 0, p_act = 0, p_sparse = 0;
-  int64_t vocabulary = 0;     // embedding + head, outside P_tot
-  int64_t table = 0;          // all memory rows
-  int64_t routed = 0;         // all routed experts
-  double rho = 1.0;           // 1 when there is neither table nor sparse expert
+  int64_t vocabulary = 0;  // embedding + head, outside P_tot
+  int64_t table = 0;       // all memory rows
+  int64_t routed = 0;      // all routed experts
+  double rho = 1.0;        // 1 when there is neither table nor sparse expert
 };
 Result<ParameterCount> count_parameters(const ModelConfig& config);
 
@@ -27,8 +27,8 @@ Result<ParameterCount> count_parameters(const ModelConfig& config);
 int experts_at(int n_routed_experts, int num_experts_per_tok, double rho);
 
 struct Allocation {
-  ModelConfig config;      // solved: memory, n_routed_experts, shared_expert_intermediate_size, engram.vocab_size
-  ParameterCount base;     // of the recipe at rho = 1
+  ModelConfig config;   // solved: memory, n_routed_experts, shared_expert_intermediate_size, engram.vocab_size
+  ParameterCount base;  // of the recipe at rho = 1
   ParameterCount solved;
 };
 // From a configuration at rho = 1 (its engram section names layers, orders, heads, head_dim; memory is ignored in the

@@ -13,7 +13,7 @@ struct SamplerOptions {
   int top_k = 0;             // 0: off
   double top_p = 1.0;        // 1: off
   int64_t seed = 0;
-  Status validate() const;   // names the flag, got, wanted
+  Status validate() const;  // names the flag, got, wanted
 };
 
 class Sampler {

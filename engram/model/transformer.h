@@ -15,11 +15,11 @@
 namespace engram {
 
 struct ForwardInput {
-  torch::Tensor tokens;                             // [B, T] int64
-  std::vector<MemoryRows> memory;                   // one per memory layer, in layer_ids order
-  std::vector<std::vector<int32_t>> starts;         // [B] document starts (conv and, if set, attention stop there)
-  torch::Tensor masked;                             // [B, T] bool, positions without memory; undefined: none
-  bool memory_off = false;                          // knock-out: Engram blocks add nothing (Y = 0)
+  torch::Tensor tokens;                      // [B, T] int64
+  std::vector<MemoryRows> memory;            // one per memory layer, in layer_ids order
+  std::vector<std::vector<int32_t>> starts;  // [B] document starts (conv and, if set, attention stop there)
+  torch::Tensor masked;                      // [B, T] bool, positions without memory; undefined: none
+  bool memory_off = false;                   // knock-out: Engram blocks add nothing (Y = 0)
 };
 
 // What a forward pass can leave behind for probes. Null pointers in ForwardOptions cost nothing.

@@ -54,8 +54,8 @@ void Learner::make_tables(const RunInputs& inputs) {
   options.row_wise = recipe_.optimizer.table_state == TableStateKind::kRow;
   const torch::Device home = recipe_.train.table_placement == TablePlacement::kDevice ? device_ : torch::kCPU;
   for (const NgramHasher& hasher : inputs.hashing.hashers) {
-    torch::Tensor rows = initial_table_rows(hasher.num_rows(), recipe_.model.engram.head_dim,
-                                            recipe_.model.initializer_range, home);
+    torch::Tensor rows =
+        initial_table_rows(hasher.num_rows(), recipe_.model.engram.head_dim, recipe_.model.initializer_range, home);
     auto table = std::make_unique<TrainableTable>(std::move(rows), device_, options);
     tables_.push_back(table.get());
     if (recipe_.train.control == ControlKind::kShuffledHash) {
@@ -114,8 +114,8 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
     const Batch& batch = batches[i];
     std::vector<MemoryRows> mine;
     for (const MemoryRows& rows : memory)
-      mine.push_back({rows.unique_rows, rows.index.narrow(0, static_cast<int64_t>(i) * batch.batch_size,
-                                                          batch.batch_size)});
+      mine.push_back(
+          {rows.unique_rows, rows.index.narrow(0, static_cast<int64_t>(i) * batch.batch_size, batch.batch_size)});
     const torch::Tensor loss = micro_batch_loss(batch, std::move(mine)) * share;
     loss.backward();
     loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();

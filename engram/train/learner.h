@@ -60,9 +60,9 @@ class Learner {
 
   Recipe recipe_;
   torch::Device device_;
-  LoadedModel model_;                      // owns the tables
-  std::vector<TrainableTable*> tables_;    // inside model_.tables, maybe behind shuffled_
-  std::vector<ShuffledTable*> shuffled_;   // only with the shuffled-hash control
+  LoadedModel model_;                     // owns the tables
+  std::vector<TrainableTable*> tables_;   // inside model_.tables, maybe behind shuffled_
+  std::vector<ShuffledTable*> shuffled_;  // only with the shuffled-hash control
   std::optional<Optimizer> optimizer_;
 };
 

@@ -50,7 +50,7 @@ class Muon {
     size_t parameter = 0;
     int64_t row_begin = 0, rows = 0;  // along the parameter's second-last dimension
     int64_t matrices = 0;
-    bool transposed = false;          // taller than wide: the batch holds the transpose
+    bool transposed = false;  // taller than wide: the batch holds the transpose
   };
   // Matrices of one shape that share a batch.
   struct Bucket {

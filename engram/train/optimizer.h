@@ -23,7 +23,7 @@ class Optimizer {
   Optimizer(const TransformerImpl& model, const OptimizerRecipe& recipe);
   // One update at both learning rates times `multiplier` (schedule_multiplier()).
   void step(double multiplier);
-  void zero_grad();  // gradients become undefined: backward then writes instead of adding
+  void zero_grad();                              // gradients become undefined: backward then writes instead of adding
   std::vector<torch::Tensor> gradients() const;  // the defined ones
   // Everything a checkpoint needs; the tensors are the state itself.
   NamedTensors state() const;

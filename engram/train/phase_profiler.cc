@@ -14,9 +14,7 @@ namespace {
 constexpr std::string_view kPrefix = "phase:";
 constexpr char kOther[] = "other";
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Autograd nodes made inside one scope, by sequence number. Inner scopes come later in the list.
 struct NodeRange {
@@ -83,7 +81,8 @@ void on_end(const at::RecordFunction& function, at::ObserverContext*) {
   p.open.pop_back();
   // Between steps no graph is alive, so old ranges have no nodes left.
   constexpr size_t kManyRanges = 4096;
-  if (p.open.empty() && p.ranges.size() > kManyRanges) p.ranges.erase(p.ranges.begin(), p.ranges.end() - kManyRanges / 2);
+  if (p.open.empty() && p.ranges.size() > kManyRanges)
+    p.ranges.erase(p.ranges.begin(), p.ranges.end() - kManyRanges / 2);
 }
 
 }  // namespace
@@ -94,9 +93,9 @@ void PhaseProfiler::start() {
   TORCH_CHECK(profile().handle == 0, "one PhaseProfiler at a time");
   profile() = Profile();
   profile().last = now();
-  profile().handle = at::addGlobalCallback(
-      at::RecordFunctionCallback(on_start, on_end)
-          .scopes({at::RecordScope::USER_SCOPE, at::RecordScope::BACKWARD_FUNCTION}));
+  profile().handle =
+      at::addGlobalCallback(at::RecordFunctionCallback(on_start, on_end)
+                                .scopes({at::RecordScope::USER_SCOPE, at::RecordScope::BACKWARD_FUNCTION}));
   running_ = true;
 }
 

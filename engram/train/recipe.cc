@@ -133,8 +133,10 @@ Status check_together(const Recipe& recipe, const std::string& name) {
     if (data.train.empty())
       return invalid_argument("{}: data.train: missing, wanted token shards (or [data.synthetic])", name);
   } else if (!data.tokenizer.empty() || !data.train.empty() || !data.validation.empty()) {
-    return invalid_argument("{}: [data.synthetic] makes its own tokenizer and shards: leave out data.tokenizer, "
-                            "data.train and data.validation", name);
+    return invalid_argument(
+        "{}: [data.synthetic] makes its own tokenizer and shards: leave out data.tokenizer, "
+        "data.train and data.validation",
+        name);
   }
   if (data.sequence_length > recipe.model.max_position_embeddings)
     return invalid_argument("{}: data.sequence_length: got {}, wanted at most model.max_position_embeddings {}", name,

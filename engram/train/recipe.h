@@ -17,9 +17,9 @@
 namespace engram {
 
 enum class DecayKind { kStep, kConstant };
-enum class TableStateKind { kElement, kRow };      // second moment of a table: per element, or one per row
-enum class TablePlacement { kHost, kDevice };      // where table rows and their optimizer state live
-enum class TrainDtype { kFp32, kBf16 };            // of the matrix products; weights are fp32 always
+enum class TableStateKind { kElement, kRow };  // second moment of a table: per element, or one per row
+enum class TablePlacement { kHost, kDevice };  // where table rows and their optimizer state live
+enum class TrainDtype { kFp32, kBf16 };        // of the matrix products; weights are fp32 always
 enum class ControlKind { kNone, kShuffledHash };
 
 // Files are relative to the working directory. Either `tokenizer`, `train` and `validation`, or [data.synthetic].
@@ -32,50 +32,50 @@ struct DataRecipe {
   int64_t loader_threads = 1;           // 0: batches are assembled between steps
   int64_t seed = 0;                     // order of the windows
   // [data.synthetic]: a small artificial language, made under OUTPUT/data, with a byte-level tokenizer.
-  int64_t synthetic_documents = 0;      // 0: no such section
+  int64_t synthetic_documents = 0;  // 0: no such section
   int64_t synthetic_seed = 0;
 };
 
 struct OptimizerRecipe {
-  double muon_lr = 8e-3;              // block matrices
-  double adamw_lr = 4e-3;             // embedding, head, norms, routers, hyper-connections, conv
-  double table_lr_multiplier = 5.0;   // table rows: times adamw_lr
-  double weight_decay = 0.1;          // decoupled; not for table rows
-  double muon_momentum = 0.95;        // Nesterov
-  int64_t muon_ns_steps = 5;          // Newton-Schulz iterations
-  double adamw_beta1 = 0.9;           // tables too
+  double muon_lr = 8e-3;             // block matrices
+  double adamw_lr = 4e-3;            // embedding, head, norms, routers, hyper-connections, conv
+  double table_lr_multiplier = 5.0;  // table rows: times adamw_lr
+  double weight_decay = 0.1;         // decoupled; not for table rows
+  double muon_momentum = 0.95;       // Nesterov
+  int64_t muon_ns_steps = 5;         // Newton-Schulz iterations
+  double adamw_beta1 = 0.9;          // tables too
   double adamw_beta2 = 0.95;
   double adamw_eps = 1e-8;
-  double clip_norm = 1.0;             // global gradient norm, row gradients included; 0: no clipping
+  double clip_norm = 1.0;  // global gradient norm, row gradients included; 0: no clipping
   int64_t warmup_steps = 0;
   DecayKind decay = DecayKind::kStep;
   TableStateKind table_state = TableStateKind::kElement;
 };
 
 struct TrainRecipe {
-  int64_t steps = 0;                  // length of the schedule; required
-  int64_t stop_at = 0;                // stop early here, with a checkpoint; 0: at `steps`
-  std::string output;                 // directory; empty: runs/RECIPE
-  int64_t seed = 0;                   // initial weights, controls
+  int64_t steps = 0;    // length of the schedule; required
+  int64_t stop_at = 0;  // stop early here, with a checkpoint; 0: at `steps`
+  std::string output;   // directory; empty: runs/RECIPE
+  int64_t seed = 0;     // initial weights, controls
   TrainDtype dtype = TrainDtype::kFp32;
-  std::string device = "cpu";         // cpu or cuda
+  std::string device = "cpu";  // cpu or cuda
   TablePlacement table_placement = TablePlacement::kHost;
-  int64_t threads = 0;                // of the arithmetic; 0: one per processor
-  int64_t log_every = 100;            // steps between printed lines
-  int64_t validate_every = 0;         // steps; 0: at the end only
-  int64_t validation_batches = 0;     // 0: all of the validation text
-  int64_t checkpoint_every = 0;       // steps; 0: at the end only
-  int64_t keep_checkpoints = 2;       // newest ones that stay; 0: all
-  double expert_bias_rate = 1e-3;     // loss-free balancing
-  int64_t accumulation = 1;           // micro-batches of one step
+  int64_t threads = 0;             // of the arithmetic; 0: one per processor
+  int64_t log_every = 100;         // steps between printed lines
+  int64_t validate_every = 0;      // steps; 0: at the end only
+  int64_t validation_batches = 0;  // 0: all of the validation text
+  int64_t checkpoint_every = 0;    // steps; 0: at the end only
+  int64_t keep_checkpoints = 2;    // newest ones that stay; 0: all
+  double expert_bias_rate = 1e-3;  // loss-free balancing
+  int64_t accumulation = 1;        // micro-batches of one step
   ControlKind control = ControlKind::kNone;
 };
 
 using RecipeEntry = std::pair<std::string, std::string>;  // dotted key, value as TOML text
 
 struct Recipe {
-  ModelConfig model;                      // what the tokenizer decides may still be open: see resolve_recipe()
-  std::optional<double> allocation_rho;   // [model] then describes rho = 1
+  ModelConfig model;                     // what the tokenizer decides may still be open: see resolve_recipe()
+  std::optional<double> allocation_rho;  // [model] then describes rho = 1
   DataRecipe data;
   OptimizerRecipe optimizer;
   TrainRecipe train;

@@ -23,14 +23,14 @@ Result<RunDirectory> RunDirectory::open(Env& env, const std::string& output, boo
   const std::string link = join_path(output, kLatest);
   if (auto target = env.read_symlink(link); target.ok()) {
     const std::string directory = join_path(output, *target);
-    if (!env.file_exists(directory))
-      return data_loss("{}: points at '{}', which does not exist", link, *target);
+    if (!env.file_exists(directory)) return data_loss("{}: points at '{}', which does not exist", link, *target);
     run.latest_ = directory;
   }
   if (!resume && run.latest_)
     return make_status(StatusCode::kAlreadyExists,
                        "{}: already holds a run (latest: {}); continue it with --resume, or choose another "
-                       "train.output", output, *run.latest_);
+                       "train.output",
+                       output, *run.latest_);
   return run;
 }
 

@@ -4,8 +4,8 @@
 //   OUTPUT/latest           symbolic link to the newest complete one; moves last
 //   OUTPUT/metrics.jsonl    one object per step
 //   OUTPUT/data/            tokenizer and shards of [data.synthetic]
-// A checkpoint is written under a name that starts with ".tmp-", synced, renamed, and only then linked, so a kill at any
-// moment leaves `latest` at a complete checkpoint.
+// A checkpoint is written under a name that starts with ".tmp-", synced, renamed, and only then linked, so a kill at
+// any moment leaves `latest` at a complete checkpoint.
 #pragma once
 #include <cstdint>
 #include <functional>

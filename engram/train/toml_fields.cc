@@ -27,7 +27,6 @@ std::string describe_range(double low, double high) {
   return fmt::format("in [{}, {}]", low, high);
 }
 
-
 // Moves every value of `from` into `into`; tables on both sides are merged.
 void merge(toml::table& into, toml::table& from) {
   for (auto&& [key, value] : from) {
@@ -35,9 +34,8 @@ void merge(toml::table& into, toml::table& from) {
     if (old && old->is_table() && value.is_table()) {
       merge(*old->as_table(), *value.as_table());
     } else {
-      std::move(value).visit([&, name = std::string(key.str())](auto&& node) {
-        into.insert_or_assign(name, std::move(node));
-      });
+      std::move(value).visit(
+          [&, name = std::string(key.str())](auto&& node) { into.insert_or_assign(name, std::move(node)); });
     }
   }
 }

@@ -42,8 +42,7 @@ std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("
 
 }  // namespace
 
-NamedTensors train_state_tensors(const Optimizer& optimizer,
-                                 const std::vector<TrainableTable*>& tables) {
+NamedTensors train_state_tensors(const Optimizer& optimizer, const std::vector<TrainableTable*>& tables) {
   NamedTensors tensors = optimizer.state();
   for (size_t layer = 0; layer < tables.size(); ++layer)
     for (auto& [name, tensor] : tables[layer]->optimizer_state())
@@ -58,8 +57,8 @@ Status save_train_state(Env& env, const std::string& directory, const NamedTenso
   all.emplace_back(kRandomName, random_state());
   std::vector<TensorSpec> specs;
   for (const auto& [name, tensor] : all) specs.push_back({name, stored_dtype(tensor), tensor.sizes().vec()});
-  ENGRAM_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(env, join_path(directory, kOptimizerFile), specs,
-                                                                 {{"format", "pt"}}));
+  ENGRAM_ASSIGN_OR_RETURN(
+      auto writer, SafetensorsWriter::create(env, join_path(directory, kOptimizerFile), specs, {{"format", "pt"}}));
   for (const auto& [name, tensor] : all) {
     const torch::Tensor bytes = tensor.detach().to(torch::kCPU).contiguous();
     ENGRAM_RETURN_IF_ERROR(writer->append({static_cast<const std::byte*>(bytes.data_ptr()), bytes.nbytes()}));

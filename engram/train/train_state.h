@@ -17,9 +17,9 @@
 namespace engram {
 
 struct TrainPosition {
-  int64_t step = 0;         // completed
-  int64_t next_batch = 0;   // global number of the loader's next batch
-  int64_t tokens = 0;       // target tokens trained on so far
+  int64_t step = 0;        // completed
+  int64_t next_batch = 0;  // global number of the loader's next batch
+  int64_t tokens = 0;      // target tokens trained on so far
   // What the position counts in; another corpus under the same names is refused.
   std::string vocabulary_digest;
   int64_t train_tokens = 0;  // in all training shards
@@ -27,8 +27,7 @@ struct TrainPosition {
 
 // Every tensor of optimizer.safetensors, in file order: the optimizer's, then the tables' ("table.0.exp_avg"). The
 // tensors are the state itself.
-NamedTensors train_state_tensors(const Optimizer& optimizer,
-                                 const std::vector<TrainableTable*>& tables);
+NamedTensors train_state_tensors(const Optimizer& optimizer, const std::vector<TrainableTable*>& tables);
 
 Status save_train_state(Env& env, const std::string& directory, const NamedTensors& tensors,
                         const std::vector<TrainableTable*>& tables, const TrainPosition& position,

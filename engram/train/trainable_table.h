@@ -34,7 +34,7 @@ class TrainableTable : public EngramTable {
   int64_t num_rows() const override { return rows_.size(0); }
   int64_t row_dim() const override { return rows_.size(1); }
   const torch::Tensor& rows() const { return rows_; }
-  void set_rows(const torch::Tensor& rows);  // copies; same shape
+  void set_rows(const torch::Tensor& rows);                          // copies; same shape
   const torch::Tensor& unique_rows() const { return unique_rows_; }  // of the last gather()
   std::vector<std::pair<std::string, torch::Tensor>> optimizer_state() const { return adam_.state(); }
 

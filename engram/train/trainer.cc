@@ -17,9 +17,7 @@
 namespace engram {
 namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Status prepare_process(const TrainRecipe& recipe) {
   const int64_t processors = std::max(1u, std::thread::hardware_concurrency());
@@ -58,8 +56,7 @@ ValidationText read_validation(const RunInputs& inputs) {
   std::erase_if(text.document_starts, [&](int64_t start) { return start >= wanted; });
   text.bytes = 0;
   for (const int32_t id : text.token_ids)
-    if (!inputs.tokenizer->is_special(id))
-      text.bytes += static_cast<int64_t>(inputs.tokenizer->token_bytes(id).size());
+    if (!inputs.tokenizer->is_special(id)) text.bytes += static_cast<int64_t>(inputs.tokenizer->token_bytes(id).size());
   return text;
 }
 
@@ -134,8 +131,8 @@ Status Run::restore(const std::string& checkpoint) {
   ENGRAM_ASSIGN_OR_RETURN(position_, load_position(env_, checkpoint, position_));
   const ModelConfig& config = inputs_.recipe.model;
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<torch::Tensor> rows, load_table_rows(env_, checkpoint, config));
-  ENGRAM_RETURN_IF_ERROR(load_train_state(env_, checkpoint,
-                                          train_state_tensors(learner_->optimizer(), learner_->tables())));
+  ENGRAM_RETURN_IF_ERROR(
+      load_train_state(env_, checkpoint, train_state_tensors(learner_->optimizer(), learner_->tables())));
   ENGRAM_RETURN_IF_ERROR(load_weights(env_, checkpoint, learner_->model()));
   for (size_t layer = 0; layer < rows.size(); ++layer) learner_->tables()[layer]->set_rows(rows[layer]);
   step_ = saved_step_ = position_.step;
@@ -181,10 +178,12 @@ Status Run::step(Progress& progress) {
   const double multiplier = schedule_multiplier(recipe.optimizer, step_, recipe.train.steps);
   const StepResult result = learner_->step(batches, step_ + 1, multiplier);
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
-    return make_status(StatusCode::kFailedPrecondition,
-                       "step {}: loss {}, gradient norm {}, wanted finite numbers; lower optimizer.muon_lr and "
-                       "optimizer.adamw_lr; {}", step_ + 1, result.loss, result.grad_norm,
-                       summary_.checkpoint.empty() ? "no checkpoint was made" : "last checkpoint: " + summary_.checkpoint);
+    return make_status(
+        StatusCode::kFailedPrecondition,
+        "step {}: loss {}, gradient norm {}, wanted finite numbers; lower optimizer.muon_lr and "
+        "optimizer.adamw_lr; {}",
+        step_ + 1, result.loss, result.grad_norm,
+        summary_.checkpoint.empty() ? "no checkpoint was made" : "last checkpoint: " + summary_.checkpoint);
   ++step_;
   position_.step = step_;
   position_.next_batch = batches.back().index + 1;
@@ -221,9 +220,9 @@ Status Run::validate(Progress& progress, nlohmann::ordered_json& line) {
   if (validation_.token_ids.size() < 2) return Status();
   EvaluateOptions evaluation;
   evaluation.batch_size = inputs_.recipe.data.batch_size;
-  ENGRAM_ASSIGN_OR_RETURN(const EvaluateResult result,
-                          learner_->validate(validation_.token_ids, validation_.document_starts, validation_.bytes,
-                                             evaluation));
+  ENGRAM_ASSIGN_OR_RETURN(
+      const EvaluateResult result,
+      learner_->validate(validation_.token_ids, validation_.document_starts, validation_.bytes, evaluation));
   line["validation_loss"] = summary_.validation_loss = result.loss;
   line["bits_per_byte"] = summary_.bits_per_byte = result.bits_per_byte;
   progress.log(fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", step_, result.loss,
@@ -236,8 +235,8 @@ Status Run::save() {
   const auto write = [&](const std::string& directory) -> Status {
     std::vector<torch::Tensor> rows;
     for (const TrainableTable* table : learner_->tables()) rows.push_back(table->rows().to(torch::kCPU));
-    ENGRAM_RETURN_IF_ERROR(save_model(env_, directory, inputs_.recipe.model, *inputs_.tokenizer, learner_->model(),
-                                      rows));
+    ENGRAM_RETURN_IF_ERROR(
+        save_model(env_, directory, inputs_.recipe.model, *inputs_.tokenizer, learner_->model(), rows));
     return save_train_state(env_, directory, train_state_tensors(learner_->optimizer(), learner_->tables()),
                             learner_->tables(), position_, inputs_.recipe.to_toml());
   };

@@ -17,20 +17,20 @@
 namespace engram {
 
 struct TrainOptions {
-  bool resume = false;                        // continue OUTPUT's latest checkpoint; from step 0 when there is none
-  bool profile = false;                       // fill TrainSummary::phase_seconds
-  const std::atomic<bool>* stop = nullptr;    // set (by a signal handler) to stop after the current step
+  bool resume = false;                      // continue OUTPUT's latest checkpoint; from step 0 when there is none
+  bool profile = false;                     // fill TrainSummary::phase_seconds
+  const std::atomic<bool>* stop = nullptr;  // set (by a signal handler) to stop after the current step
 };
 
 struct TrainSummary {
-  int64_t step = 0, steps = 0;                // completed; of the schedule
-  int64_t tokens = 0;                         // targets, over all sessions of the run
-  double seconds = 0;                         // likewise, of training steps
-  double loss = 0;                            // of the last step
-  double validation_loss = 0;                 // of the last validation; 0: none was made
+  int64_t step = 0, steps = 0;  // completed; of the schedule
+  int64_t tokens = 0;           // targets, over all sessions of the run
+  double seconds = 0;           // likewise, of training steps
+  double loss = 0;              // of the last step
+  double validation_loss = 0;   // of the last validation; 0: none was made
   double bits_per_byte = 0;
   ParameterCount parameters;
-  std::string checkpoint;                     // the last one, a directory
+  std::string checkpoint;  // the last one, a directory
   int64_t peak_rss_bytes = 0;
   bool interrupted = false;
   std::map<std::string, double> phase_seconds;

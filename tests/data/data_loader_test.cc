@@ -82,8 +82,8 @@ class LoaderTest : public DataTest {
         const auto first = static_cast<size_t>(b * T + edges[e]);
         std::vector<int64_t> wanted(length * R);
         throw_if_error(hashers_[layer]->hash_ref(std::span(batch.tokens).subspan(first, length), {}, {}, wanted));
-        ASSERT_TRUE(std::equal(wanted.begin(), wanted.end(),
-                               batch.row_ids[layer].begin() + static_cast<ptrdiff_t>(first * R)));
+        ASSERT_TRUE(
+            std::equal(wanted.begin(), wanted.end(), batch.row_ids[layer].begin() + static_cast<ptrdiff_t>(first * R)));
       }
     }
   }
@@ -112,8 +112,12 @@ int64_t find_window(const std::vector<int32_t>& stream, const Batch& batch, int6
 TEST_F(LoaderTest, InOrderCutsTheStream) {
   for (const int threads : {0, 1, 3}) {
     for (const int64_t T : {1, 7, 16, 100}) {
-      auto data = loader({.batch_size = 3, .sequence_length = T, .shuffle = false, .drop_last = false,
-                          .threads = threads, .prefetch = 2});
+      auto data = loader({.batch_size = 3,
+                          .sequence_length = T,
+                          .shuffle = false,
+                          .drop_last = false,
+                          .threads = threads,
+                          .prefetch = 2});
       const int64_t windows = (static_cast<int64_t>(stream_.size()) - 1) / T;
       EXPECT_EQ(data->windows_per_epoch(), windows);
       for (int64_t window = 0; window < windows;) {

@@ -25,7 +25,10 @@ TEST(SplitDocuments, Auto) {
   EXPECT_EQ(split_documents("a <|endoftext|>\nb", "auto"), (Views{"a <|endoftext|>\nb"}));
   EXPECT_EQ(split_documents("\fa\n\f b\n", "auto"), (Views{"\fa\n\f b"}));
   EXPECT_EQ(split_documents("\n\n  a \n\n\nb\n", "auto"), (Views{"  a \n\n\nb"}));
-  EXPECT_EQ(split_documents("\xEF\xBB\xBF" "a", "auto"), (Views{"a"}));
+  EXPECT_EQ(split_documents("\xEF\xBB\xBF"
+                            "a",
+                            "auto"),
+            (Views{"a"}));
   EXPECT_TRUE(split_documents("", "auto").empty());
   EXPECT_TRUE(split_documents(" \n\t\n<|endoftext|>\n\xC2\xA0\n", "auto").empty());
 }
@@ -204,7 +207,8 @@ TEST_F(PrepareTest, WriteFaultsLeaveNoHalfFile) {
     const auto bytes = contents_of("out/train.tokens");
     EXPECT_TRUE(bytes == old_bytes || bytes == contents_of("full/train.tokens")) << n;
     EXPECT_EQ(value_or_throw(Env::posix().list_directory(path("out"))),
-              (std::vector<std::string>{"prepare.json", "train.tokens", "validation.tokens"})) << n;
+              (std::vector<std::string>{"prepare.json", "train.tokens", "validation.tokens"}))
+        << n;
   }
 }
 

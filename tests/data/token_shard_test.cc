@@ -111,8 +111,8 @@ TEST_F(ShardTest, RoundTripsBothWidthsAndManyPages) {
     std::vector<int32_t> tokens(all.size());
     shard.copy_tokens(0, tokens);
     EXPECT_TRUE(tokens == all);
-    EXPECT_TRUE(std::equal(starts.begin(), starts.end(), shard.document_starts().begin(),
-                           shard.document_starts().end()));
+    EXPECT_TRUE(
+        std::equal(starts.begin(), starts.end(), shard.document_starts().begin(), shard.document_starts().end()));
     std::vector<int32_t> part(100);
     shard.copy_tokens(12345, part);
     EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin() + 12345));

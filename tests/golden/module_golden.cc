@@ -94,15 +94,15 @@ std::vector<std::pair<std::string, torch::Tensor>> demo_tensors(const ModuleCase
 }
 
 // The least |s| of the case, from its gates: alpha = sigmoid(sign(s) sqrt|s|).
-double least_score(const ModuleCase& c) {
-  return torch::logit(c.tensor("gates")).square().min().item<double>();
-}
+double least_score(const ModuleCase& c) { return torch::logit(c.tensor("gates")).square().min().item<double>(); }
 
 class Checker {
  public:
   Checker(const ModuleCase& c, torch::Dtype dtype, GoldenOutcome& outcome)
-      : name_(dtype == torch::kDouble ? "double" : "fp32"), tolerance_(dtype == torch::kDouble ? 1e-6 : 1e-5),
-        gradient_tolerance_(tolerance_), outcome_(outcome) {
+      : name_(dtype == torch::kDouble ? "double" : "fp32"),
+        tolerance_(dtype == torch::kDouble ? 1e-6 : 1e-5),
+        gradient_tolerance_(tolerance_),
+        outcome_(outcome) {
     constexpr double kScoreRounding = 1e-6;  // some units in the last place of a score of order one
     if (dtype != torch::kDouble) gradient_tolerance_ += kScoreRounding / (2 * std::max(least_score(c), 1e-6));
   }
@@ -129,8 +129,8 @@ class Checker {
     const double difference = (got.to(torch::kDouble) - wanted).abs().max().item<double>();
     worst = std::max(worst, largest > 0 ? difference / largest : difference);
     if (difference <= tolerance * largest) return;  // false for NaN too
-    outcome_.failures.push_back(fmt::format("{} {}: differs by {:.2e}, allowed {:.1e} of {:.2e}", name_, what,
-                                            difference, tolerance, largest));
+    outcome_.failures.push_back(
+        fmt::format("{} {}: differs by {:.2e}, allowed {:.1e} of {:.2e}", name_, what, difference, tolerance, largest));
   }
 
   const char* name_;

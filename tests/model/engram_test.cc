@@ -68,10 +68,9 @@ void expect_ple_parity(const std::string& name, int64_t streams, int64_t dilatio
     options.dilation = dilation;
     options.gate_norm_eps = options.conv_norm_eps = eps;
     const torch::Tensor projected = torch::linear(embeddings, torch::cat({key, value}));
-    const torch::Tensor y =
-        engram_fuse(hidden.view({batch, length, streams, dim}), projected, norm(query_norm), norm(key_norm),
-                    norm(conv_norm), conv.squeeze(1), {}, options)
-            .first.reshape(hidden.sizes());
+    const torch::Tensor y = engram_fuse(hidden.view({batch, length, streams, dim}), projected, norm(query_norm),
+                                        norm(key_norm), norm(conv_norm), conv.squeeze(1), {}, options)
+                                .first.reshape(hidden.sizes());
     parity::expect_close(y, v.at("output"), relative, "output");
     (y * v.at("loss_weight.output").to(dtype)).sum().backward();
     parity::expect_close(hidden.grad(), v.at("grad.hidden"), relative, "grad.hidden");
@@ -96,8 +95,8 @@ TEST(Engram, FusedEqualsComposed) {
     EngramImpl module(c, 1);
     shake(module);
     Inputs in = random_inputs(c, 2, 11);
-    const torch::Tensor reach = torch::cat(
-        {reach_of({0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6}), reach_of({0, 1, -1, 0, 1, 2, 3, 4, -1, -1, 0})});
+    const torch::Tensor reach =
+        torch::cat({reach_of({0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6}), reach_of({0, 1, -1, 0, 1, 2, 3, 4, -1, -1, 0})});
     torch::Tensor gates;
     torch::Tensor y = module.forward(in.hidden, in.rows, reach, &gates);
     torch::Tensor weight = torch::randn_like(y);
@@ -111,9 +110,8 @@ TEST(Engram, FusedEqualsComposed) {
     torch::Tensor rows = in.rows.unique_rows.detach().to(torch::kDouble).requires_grad_();
     EngramFuseOptions options;
     auto [expected, expected_gates] = engram_fuse_composed(
-        hidden, torch::linear(gather_rows_composed(rows, in.rows.index), wide["wkv.weight"]),
-        wide["query_norm.weight"], wide["key_norm.weight"], wide["conv_norm.weight"], wide["conv.weight"], reach,
-        options);
+        hidden, torch::linear(gather_rows_composed(rows, in.rows.index), wide["wkv.weight"]), wide["query_norm.weight"],
+        wide["key_norm.weight"], wide["conv_norm.weight"], wide["conv.weight"], reach, options);
     (expected * weight.to(torch::kDouble)).sum().backward();
     parity::expect_close(y, expected, 1e-5, "Y");
     parity::expect_close(gates, expected_gates, 1e-5, "gates");

@@ -45,8 +45,8 @@ TEST(Sampler, FrequenciesFollowTheSoftmax) {
 TEST(Sampler, TopKAndTopPCut) {
   const std::vector<float> logits = {0.0f, 3.0f, 3.0f, 1.0f};  // ties go to the lower id
   Sampler one(sampler_options(1, 1, 1));
-  Sampler nucleus(sampler_options(1, 0, 0.5));   // 0.455 each for ids 1 and 2: both are needed
-  Sampler narrow(sampler_options(1, 0, 0.4));    // id 1 alone reaches 0.4
+  Sampler nucleus(sampler_options(1, 0, 0.5));  // 0.455 each for ids 1 and 2: both are needed
+  Sampler narrow(sampler_options(1, 0, 0.4));   // id 1 alone reaches 0.4
   std::vector<int> seen(4);
   for (int i = 0; i < 200; ++i) {
     EXPECT_EQ(one.sample(logits), 1);
@@ -87,7 +87,7 @@ TEST(Utf8Stream, HoldsBackIncompleteCharacters) {
 TEST(Utf8Stream, BrokenBytesBecomeReplacements) {
   Utf8Stream stream;
   EXPECT_EQ(stream.push("\xFFz"), "\uFFFDz");
-  EXPECT_EQ(stream.push("\xC0\xAF"), "\uFFFD\uFFFD");           // overlong
+  EXPECT_EQ(stream.push("\xC0\xAF"), "\uFFFD\uFFFD");            // overlong
   EXPECT_EQ(stream.push("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");  // a surrogate
   EXPECT_EQ(stream.push("\xE5\x9Bz"), "\uFFFDz");                // cut off inside a character
 }
@@ -200,8 +200,8 @@ TEST_F(OnCheckpoint, EvaluationEqualsAHandComputation) {
       EvaluateOptions options;
       options.batch_size = batch_size;
       options.memory_off = memory_off;
-      const EvaluateResult got = value_or_throw(
-          evaluate(model_, ids, documents, static_cast<int64_t>(text.size()), options));
+      const EvaluateResult got =
+          value_or_throw(evaluate(model_, ids, documents, static_cast<int64_t>(text.size()), options));
       EXPECT_EQ(got.tokens, count - 1);
       EXPECT_NEAR(got.loss, nats / static_cast<double>(count - 1), 1e-5);
       EXPECT_NEAR(got.bits_per_byte, nats / std::numbers::ln2 / static_cast<double>(text.size()), 1e-5);

@@ -28,11 +28,10 @@ void expect_connection_parity(const std::string& name, int streams, int iteratio
     torch::Tensor x = hidden.view({-1, streams, 12});
     const HyperMix mix = hyper->mix(x);
     torch::Tensor merged = HyperConnectionImpl::merge(mix, x, output.view({-1, 12}));
-    const std::map<std::string, torch::Tensor> results = {
-        {"collapsed", mix.input_Nd},
-        {"merged", merged},
-        {"post", hyper_post(mix.coefficients_NK, streams)},
-        {"comb", hyper_comb(mix.coefficients_NK, streams)}};
+    const std::map<std::string, torch::Tensor> results = {{"collapsed", mix.input_Nd},
+                                                          {"merged", merged},
+                                                          {"post", hyper_post(mix.coefficients_NK, streams)},
+                                                          {"comb", hyper_comb(mix.coefficients_NK, streams)}};
     torch::Tensor loss = torch::zeros({}, dtype);
     for (const auto& [key, value] : results) {
       torch::Tensor shaped = value.reshape(v.at(key).sizes());
@@ -47,9 +46,7 @@ void expect_connection_parity(const std::string& name, int streams, int iteratio
 }
 
 TEST(HyperConnection, EqualsDeepseekV4) { expect_connection_parity("deepseek_v4_hyper_connection", 4, 20); }
-TEST(HyperConnection, TwoStreamsEqualDeepseekV4) {
-  expect_connection_parity("deepseek_v4_hyper_connection_n2", 2, 3);
-}
+TEST(HyperConnection, TwoStreamsEqualDeepseekV4) { expect_connection_parity("deepseek_v4_hyper_connection_n2", 2, 3); }
 
 TEST(HyperConnection, HeadEqualsDeepseekV4) {
   const parity::Tensors v = parity::load("deepseek_v4_hyper_head");
@@ -126,9 +123,8 @@ TEST(HyperConnection, MixIsDoublyStochastic) {
 
 // The kernels against the composed form in double: forward and every gradient, odd widths and rows past a block.
 TEST(HyperConnection, KernelsEqualComposedInDouble) {
-  for (const auto& [rows, n, d, iterations] :
-       std::vector<std::tuple<int64_t, int64_t, int64_t, int>>{{1, 2, 3, 1}, {70, 4, 16, 20}, {130, 3, 17, 5},
-                                                               {64, 8, 33, 20}}) {
+  for (const auto& [rows, n, d, iterations] : std::vector<std::tuple<int64_t, int64_t, int64_t, int>>{
+           {1, 2, 3, 1}, {70, 4, 16, 20}, {130, 3, 17, 5}, {64, 8, 33, 20}}) {
     torch::manual_seed(static_cast<uint64_t>(rows));
     const int64_t mixes = (2 + n) * n;
     const std::vector<torch::Tensor> inputs = {torch::randn({rows, n, d}), torch::randn({rows, d}),

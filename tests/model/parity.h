@@ -47,12 +47,9 @@ inline void expect_close(const torch::Tensor& actual, const torch::Tensor& expec
 // The oracle's names of what we keep in one tensor, top rows first.
 inline std::vector<std::string> oracle_names(const std::string& name, const Tensors& vectors) {
   const std::vector<std::pair<std::string, std::vector<std::string>>> fused = {
-      {"q_kv_a_proj.", {"q_proj.", "kv_a_proj_with_mqa."}},
-      {"q_kv_a_proj.", {"q_a_proj.", "kv_a_proj_with_mqa."}},
-      {"qkv_proj.", {"q_proj.", "k_proj.", "v_proj."}},
-      {"gate_up_proj.", {"gate_proj.", "up_proj."}},
-      {"experts.gate_up", {"experts.gate_up_proj"}},
-      {"experts.down", {"experts.down_proj"}},
+      {"q_kv_a_proj.", {"q_proj.", "kv_a_proj_with_mqa."}}, {"q_kv_a_proj.", {"q_a_proj.", "kv_a_proj_with_mqa."}},
+      {"qkv_proj.", {"q_proj.", "k_proj.", "v_proj."}},     {"gate_up_proj.", {"gate_proj.", "up_proj."}},
+      {"experts.gate_up", {"experts.gate_up_proj"}},        {"experts.down", {"experts.down_proj"}},
   };
   for (const auto& [ours, theirs] : fused) {
     const size_t at = name.find(ours);

@@ -165,8 +165,7 @@ TEST(Transformer, FutureTokensDoNotChangeThePast) {
     torch::Tensor before = model->forward(input);
     const int64_t at = 7;
     input.tokens.narrow(1, at, 5).copy_((input.tokens.narrow(1, at, 5) + 1) % config.vocab_size);
-    for (MemoryRows& rows : input.memory)
-      rows.index.narrow(1, at, 5).copy_((rows.index.narrow(1, at, 5) + 1) % 40);
+    for (MemoryRows& rows : input.memory) rows.index.narrow(1, at, 5).copy_((rows.index.narrow(1, at, 5) + 1) % 40);
     torch::Tensor after = model->forward(input);
     parity::expect_close(after.narrow(1, 0, at), before.narrow(1, 0, at), 1e-6, name);
     EXPECT_GT((after - before).narrow(1, at, 5).abs().max().item<double>(), 1e-3) << name;

@@ -211,8 +211,8 @@ TEST_F(Training, ALossThatIsNotFiniteEndsTheRunAndKeepsTheCheckpoint) {
 
 TEST_F(Training, DamagedCheckpointsAreRefused) {
   value_or_throw(run(recipe("a", {"train.stop_at=2"})));
-  for (const char* name : {"state.json", "optimizer.safetensors", "model.safetensors", "engram.safetensors",
-                           "recipe.toml"}) {
+  for (const char* name :
+       {"state.json", "optimizer.safetensors", "model.safetensors", "engram.safetensors", "recipe.toml"}) {
     const fs::path file = latest("a") / name;
     const std::string whole = bytes_of(file);
     std::ofstream(file, std::ios::binary).write(whole.data(), static_cast<std::streamsize>(whole.size() / 2));
