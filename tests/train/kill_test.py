@@ -54,17 +54,27 @@ class Trainer:
         return {path.name: path.read_bytes() for path in (self.folder / output / "latest").iterdir()}
 
 
+def wait_for_kill(trainer, process, generator):
+    """Until some random moment: every third time while starting, else a few steps on, where checkpoints are written."""
+    if generator.randrange(3) == 0:
+        time.sleep(generator.uniform(0.0, 0.3))
+        return
+    metrics = trainer.folder / "killed" / "metrics.jsonl"
+    wanted = trainer.check_latest("killed") + generator.randint(1, 9)
+    while process.poll() is None and not (metrics.exists() and len(metrics.read_bytes().splitlines()) >= wanted):
+        time.sleep(0.002)
+    time.sleep(generator.uniform(0.0, 0.05))
+
+
 def test_kills(trainer, kills, generator):
-    begin = time.monotonic()
     trainer.finish(trainer.start("whole"), 0)
-    duration = time.monotonic() - begin
     step = 0
     for kill in range(kills):
         process = trainer.start("killed", "--resume")
-        # Start-up takes a part of the time; a kill there must be harmless too.
-        time.sleep(generator.uniform(0.1, 0.5) * duration)
+        wait_for_kill(trainer, process, generator)
         process.kill()
-        process.communicate()
+        error = process.communicate()[1]
+        assert process.returncode in (-signal.SIGKILL, 0), error[-2000:]  # 0: it was done before
         now = trainer.check_latest("killed")
         assert now >= step, f"step {now} after {step}"
         print(f"kill {kill + 1} of {kills}: latest checkpoint at step {now}", flush=True)
