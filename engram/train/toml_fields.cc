@@ -56,9 +56,45 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+// The line of the first byte that is not ASCII and stands outside strings and comments, where TOML has no place for
+// one; 0 when there is none. toml++ 3.3 runs into undefined behaviour there instead of reporting it.
+size_t line_of_stray_byte(std::string_view text) {
+  std::string_view quote;  // what ends the string that we are in
+  bool comment = false;
+  size_t line = 1;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\n') {
+      ++line;
+      comment = false;
+      if (quote.size() == 1) quote = {};  // such a string ends with its line; the parser says so
+    } else if (comment) {
+      continue;
+    } else if (!quote.empty()) {
+      if (c == '\\' && quote[0] == '"') {
+        if (i + 1 < text.size() && text[i + 1] != '\n') ++i;
+      } else if (text.substr(i, quote.size()) == quote) {
+        i += quote.size() - 1;
+        quote = {};
+      }
+    } else if (c == '#') {
+      comment = true;
+    } else if (c == '"' || c == '\'') {
+      quote = text.substr(i, 3) == std::string(3, c) ? text.substr(i, 3) : text.substr(i, 1);
+      i += quote.size() - 1;
+    } else if (static_cast<unsigned char>(c) >= 0x80) {
+      return line;
+    }
+  }
+  return 0;
+}
+
 }  // namespace
 
 Result<toml::table> parse_toml(std::string_view text, const std::string& name) {
+  if (const size_t line = line_of_stray_byte(text); line > 0)
+    return invalid_argument("{}:{}: not TOML: got a character that is not ASCII outside strings and comments", name,
+                            line);
   toml::parse_result result = toml::parse(text, name);
   if (result) return std::move(result).table();
   const toml::parse_error& error = result.error();
