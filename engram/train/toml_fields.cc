@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engram/core/json.h"
+#include "engram/core/unicode.h"
 
 namespace engram {
 namespace {
@@ -56,34 +57,26 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-// The line of the first byte that is not ASCII and stands outside strings and comments, where TOML has no place for
-// one; 0 when there is none. toml++ 3.3 runs into undefined behaviour there instead of reporting it.
+// The line of the first byte that is not ASCII, 0 when there is none. Lines that hold nothing but a comment may have
+// any text, unless a multi-line string could make them something else. toml++ 3.3 runs into undefined behaviour on
+// such characters at many places, so they do not reach it; strings spell them as \u00E9.
 size_t line_of_stray_byte(std::string_view text) {
-  std::string_view quote;  // what ends the string that we are in
-  bool comment = false;
+  const bool comments_are_comments =
+      text.find("\"\"\"") == std::string_view::npos && text.find("'''") == std::string_view::npos;
   size_t line = 1;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
+  bool blank = true, comment = false;  // nothing but blanks so far; behind a # that only blanks precede
+  for (const char c : text) {
     if (c == '\n') {
       ++line;
+      blank = true;
       comment = false;
-      if (quote.size() == 1) quote = {};  // such a string ends with its line; the parser says so
-    } else if (comment) {
-      continue;
-    } else if (!quote.empty()) {
-      if (c == '\\' && quote[0] == '"') {
-        if (i + 1 < text.size() && text[i + 1] != '\n') ++i;
-      } else if (text.substr(i, quote.size()) == quote) {
-        i += quote.size() - 1;
-        quote = {};
-      }
-    } else if (c == '#') {
-      comment = true;
-    } else if (c == '"' || c == '\'') {
-      quote = text.substr(i, 3) == std::string(3, c) ? text.substr(i, 3) : text.substr(i, 1);
-      i += quote.size() - 1;
-    } else if (static_cast<unsigned char>(c) >= 0x80) {
+    } else if (static_cast<unsigned char>(c) >= 0x80 && !comment) {
       return line;
+    } else if (blank && c == '#') {
+      comment = comments_are_comments;
+      blank = false;
+    } else if (c != ' ' && c != '\t') {
+      blank = false;
     }
   }
   return 0;
@@ -93,8 +86,9 @@ size_t line_of_stray_byte(std::string_view text) {
 
 Result<toml::table> parse_toml(std::string_view text, const std::string& name) {
   if (const size_t line = line_of_stray_byte(text); line > 0)
-    return invalid_argument("{}:{}: not TOML: got a character that is not ASCII outside strings and comments", name,
-                            line);
+    return invalid_argument(
+        "{}:{}: not TOML: got a character that is not ASCII outside comment lines; a string spells it as \\u00E9", name,
+        line);
   toml::parse_result result = toml::parse(text, name);
   if (result) return std::move(result).table();
   const toml::parse_error& error = result.error();
@@ -171,15 +165,22 @@ std::string toml_text(double value) {
 }
 
 std::string toml_text(const std::string& value) {
+  const bool utf8 = find_invalid_utf8(value) == std::string::npos;
   std::string text = "\"";
-  for (const char c : value) {
+  for (size_t i = 0; i < value.size();) {
+    const auto c = static_cast<unsigned char>(value[i]);
+    const auto code_point = static_cast<uint32_t>(utf8 ? next_code_point(value, i) : value[i++]);
     if (c == '"' || c == '\\') {
       text += '\\';
-      text += c;
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      text += fmt::format("\\u{:04X}", static_cast<unsigned>(c));
+      text += static_cast<char>(c);
+    } else if (c >= 0x20 && c < 0x7f) {
+      text += static_cast<char>(c);
+    } else if (code_point > 0xFFFF && utf8) {
+      text += fmt::format("\\U{:08X}", code_point);
+    } else if (c < 0x80 || utf8) {
+      text += fmt::format("\\u{:04X}", code_point);
     } else {
-      text += c;
+      text += static_cast<char>(c);  // not UTF-8: the reader refuses it
     }
   }
   return text + "\"";
