@@ -23,7 +23,7 @@ esac
 # copy_library SONAME FOLDER: the file that the program would load, under its soname.
 copy_library() {
   local path
-  path=$(ldconfig -p | awk -v name="$1" '$1 == name && /x86-64/ {print $NF; exit}')
+  path=$(ldconfig -p | awk -v name="$1" '$1 == name && /x86-64/ && !found++ {print $NF}')
   [[ -n $path ]] || die "$1 is not installed: run scripts/setup.sh first"
   cp -L "$path" "$2/$1"
 }

@@ -27,7 +27,7 @@ for folder in "$TORCH_ROOT"/nvidia/*/lib /usr/local/cuda/lib64; do
 done
 export LD_LIBRARY_PATH=$path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 # libtorch and this program share one C++ library: the system's, unless it is older than the one built against.
-if LD_TRACE_LOADED_OBJECTS=1 bin/engram 2>&1 | grep -q "GLIBCXX_\|CXXABI_"; then
+if LD_TRACE_LOADED_OBJECTS=1 bin/engram 2>&1 | grep "GLIBCXX_\|CXXABI_" >/dev/null; then
   export LD_LIBRARY_PATH=$PWD/lib/fallback:$LD_LIBRARY_PATH
 fi
 missing=$(LD_TRACE_LOADED_OBJECTS=1 bin/engram 2>&1 | grep "not found" | tr -s '\t ' ' ' || true)
