@@ -18,6 +18,8 @@ Status bench_hash(const bench::HashBenchOptions& options, bool json) {
                                      {"tokens_per_second", result.tokens_per_second},
                                      {"ratio_to_numpy", result.ratio_to_numpy},
                                      {"threads", result.threads},
+                                     {"batch", options.batch},
+                                     {"sequence", options.sequence},
                                      {"numpy_tokens_per_second", result.numpy_tokens_per_second},
                                      {"bytes_written_per_second", result.bytes_written_per_second},
                                      {"stream_bytes_per_second", result.stream_bytes_per_second},
@@ -30,8 +32,8 @@ Status bench_hash(const bench::HashBenchOptions& options, bool json) {
     fmt::print("{}\n", object.dump());
     return {};
   }
-  fmt::print("n-gram hashing, 2 layers x 16 heads, 2,262,400 rows per head, {} thread ({})\n", result.threads,
-             result.target);
+  fmt::print("n-gram hashing, 2 layers x 16 heads, 2,262,400 rows per head, batches of {} x {}, {} thread ({})\n",
+             options.batch, options.sequence, result.threads, result.target);
   fmt::print("{}, commit {}, {}\n\n", machine_description(), build_commit(), today());
   fmt::print("  {:<28}{:>12} tokens/s\n", "engram", format_count(result.tokens_per_second));
   fmt::print("  {:<28}{:>12} tokens/s\n", "numpy " + result.numpy_version,
@@ -54,6 +56,9 @@ void add_bench_hash(CLI::App& bench, Invocation& invocation) {
   command->add_option("--script", flags->options.script, "The numpy side")->capture_default_str();
   command->add_option("--seconds", flags->options.seconds, "Time for each side")
       ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  command->add_option("--batch", flags->options.batch, "Sequences of a batch, a power of two")->capture_default_str();
+  command->add_option("--sequence", flags->options.sequence, "Tokens of a sequence, a power of two")
       ->capture_default_str();
   command->add_flag("--json", flags->json, "Print JSON");
   command->callback(

@@ -22,22 +22,16 @@ struct EvalFlags {
   bool json = false;
 };
 
-struct EvalText {
-  std::vector<int32_t> token_ids;
-  std::vector<int64_t> document_starts;
-  int64_t bytes = 0;
-};
-
 // A text file is one document, as it stands.
-Result<EvalText> read_text(const std::string& path, const Tokenizer& tokenizer) {
+Result<TokenText> read_text(const std::string& path, const Tokenizer& tokenizer) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, Env::posix().read_file(path));
   Result<std::vector<int32_t>> ids = tokenizer.encode(text);
   if (!ids.ok()) return ids.status().with_context(path);
   if (ids->size() < 2) return invalid_argument("{}: got {} tokens, wanted at least 2", path, ids->size());
-  return EvalText{std::move(ids).value(), {0}, static_cast<int64_t>(text.size())};
+  return TokenText{std::move(ids).value(), {0}, static_cast<int64_t>(text.size())};
 }
 
-Result<EvalText> read_shard(const std::string& path, const Tokenizer& tokenizer) {
+Result<TokenText> read_shard(const std::string& path, const Tokenizer& tokenizer) {
   ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(Env::posix(), path));
   if (shard.info().vocabulary_digest != tokenizer.vocabulary_digest()) {
     return invalid_argument("{}: got tokens of the vocabulary {}, wanted the checkpoint's {}", path,
@@ -46,17 +40,12 @@ Result<EvalText> read_shard(const std::string& path, const Tokenizer& tokenizer)
   if (shard.info().num_tokens < 2) {
     return invalid_argument("{}: got {} tokens, wanted at least 2", path, shard.info().num_tokens);
   }
-  EvalText out;
-  out.token_ids.resize(static_cast<size_t>(shard.info().num_tokens));
-  shard.copy_tokens(0, out.token_ids);
-  out.document_starts.assign(shard.document_starts().begin(), shard.document_starts().end());
-  out.bytes = shard.info().raw_bytes;
-  return out;
+  return read_shards({&shard, 1});
 }
 
 Status run_eval(const EvalFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint));
-  ENGRAM_ASSIGN_OR_RETURN(const EvalText text, flags.file.empty() ? read_shard(flags.tokens, *model.tokenizer)
+  ENGRAM_ASSIGN_OR_RETURN(const TokenText text, flags.file.empty() ? read_shard(flags.tokens, *model.tokenizer)
                                                                   : read_text(flags.file, *model.tokenizer));
   EvaluateOptions options;
   options.batch_size = flags.batch_size;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -22,7 +23,7 @@ namespace engram::bench {
 namespace {
 
 constexpr int kVocabSize = 129280, kCompressedVocabSize = 99092, kPadId = 2;
-constexpr size_t kSequence = 4096, kBatch = 16, kBatches = 16;  // 2^20 tokens, 2^28 bytes of row ids
+constexpr size_t kTokens = size_t{1} << 20;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -56,7 +57,7 @@ Result<Workload> make_workload() {
   for (int id = 0; id < kVocabSize; ++id) {
     load.map.push_back(static_cast<int32_t>(id < kCompressedVocabSize ? id : random.integers(0, kCompressedVocabSize)));
   }
-  for (size_t i = 0; i < kSequence * kBatch * kBatches; ++i) {
+  for (size_t i = 0; i < kTokens; ++i) {
     load.ids.push_back(static_cast<int32_t>(random.integers(0, kVocabSize)));
   }
   EngramConfig config;
@@ -99,14 +100,13 @@ std::vector<double> measure(double seconds, double amount, const std::function<v
   return rates;
 }
 
-// One batch, [layer][sequence][token][R], into its own part of the rows.
-Status hash_batch(const Workload& load, size_t batch, std::span<int64_t> rows) {
-  const size_t per_sequence = kSequence * load.rows_per_token;
-  std::span<int64_t> out = rows.subspan(batch * load.hashers.size() * kBatch * per_sequence);
+// One batch of ids [B, T] into rows [layer][sequence][token][R].
+Status hash_batch(const Workload& load, std::span<const int32_t> ids, size_t sequence, std::span<int64_t> rows) {
+  const size_t per_sequence = sequence * load.rows_per_token;
+  std::span<int64_t> out = rows;
   for (const NgramHasher& hasher : load.hashers) {
-    for (size_t s = batch * kBatch; s < (batch + 1) * kBatch; ++s) {
-      const std::span<const int32_t> ids = std::span(load.ids).subspan(s * kSequence, kSequence);
-      ENGRAM_RETURN_IF_ERROR(hasher.hash(ids, {}, {}, out.first(per_sequence)));
+    for (size_t begin = 0; begin < ids.size(); begin += sequence) {
+      ENGRAM_RETURN_IF_ERROR(hasher.hash(ids.subspan(begin, sequence), {}, {}, out.first(per_sequence)));
       out = out.subspan(per_sequence);
     }
   }
@@ -114,9 +114,13 @@ Status hash_batch(const Workload& load, size_t batch, std::span<int64_t> rows) {
 }
 
 // numpy_hash.py's checksum, over the rows of every batch.
-uint64_t checksum(std::span<const int64_t> rows) {
-  uint64_t sum = 0;
-  for (size_t i = 0; i < rows.size(); ++i) sum += static_cast<uint64_t>(rows[i]) * (i + 1);
+Result<uint64_t> checksum(const Workload& load, size_t batch_tokens, size_t sequence, std::span<int64_t> rows) {
+  uint64_t sum = 0, weight = 0;
+  for (size_t begin = 0; begin < kTokens; begin += batch_tokens) {
+    const std::span<const int32_t> ids = std::span(load.ids).subspan(begin, batch_tokens);
+    ENGRAM_RETURN_IF_ERROR(hash_batch(load, ids, sequence, rows));
+    for (int64_t row : rows) sum += static_cast<uint64_t>(row) * ++weight;
+  }
   return sum;
 }
 
@@ -149,8 +153,8 @@ Result<nlohmann::json> run_numpy(const Workload& load, const HashBenchOptions& o
   std::string command;
   for (const std::string& word :
        {options.python, options.script, std::string("--map"), folder.file("map"), std::string("--ids"),
-        folder.file("ids"), std::string("--batch"), std::to_string(kBatch), std::string("--sequence"),
-        std::to_string(kSequence), std::string("--seconds"), std::to_string(options.seconds)}) {
+        folder.file("ids"), std::string("--batch"), std::to_string(options.batch), std::string("--sequence"),
+        std::to_string(options.sequence), std::string("--seconds"), std::to_string(options.seconds)}) {
     command += shell_quoted(word) + " ";
   }
   std::FILE* pipe = ::popen(command.c_str(), "r");
@@ -173,41 +177,43 @@ HashBenchOptions default_hash_bench_options() {
 }
 
 Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
+  if (!std::has_single_bit(options.batch) || !std::has_single_bit(options.sequence) ||
+      options.batch * options.sequence > kTokens) {
+    return invalid_argument("batch, sequence: got {} x {}, wanted powers of two, at most {} tokens", options.batch,
+                            options.sequence, kTokens);
+  }
   ENGRAM_RETURN_IF_ERROR(check_numpy_side(options));
   ENGRAM_ASSIGN_OR_RETURN(Workload load, make_workload());
-  const size_t count = load.hashers.size() * load.ids.size() * load.rows_per_token;
+  const size_t batch_tokens = options.batch * options.sequence;
+  const size_t count = load.hashers.size() * batch_tokens * load.rows_per_token;
   const RowBuffer buffer(static_cast<int64_t*>(std::aligned_alloc(64, count * sizeof(int64_t))));
   if (buffer == nullptr) {
     return make_status(StatusCode::kResourceExhausted, "no memory for {} row ids of 8 bytes", count);
   }
   const std::span<int64_t> rows(buffer.get(), count);
-  const double batch_tokens = kBatch * kSequence;
-  const double bytes_per_token = static_cast<double>(rows.size_bytes()) / static_cast<double>(load.ids.size());
+  const double bytes_per_token = static_cast<double>(rows.size_bytes()) / static_cast<double>(batch_tokens);
   Status status;
-  size_t batch = 0;
+  size_t begin = 0;
   auto hash = [&] {
-    if (status.ok()) status = hash_batch(load, batch, rows);
-    batch = (batch + 1) % kBatches;
+    const std::span<const int32_t> ids = std::span(load.ids).subspan(begin, batch_tokens);
+    if (status.ok()) status = hash_batch(load, ids, options.sequence, rows);
+    begin = (begin + batch_tokens) % kTokens;
   };
-  for (size_t i = 0; i < kBatches; ++i) hash();  // every row is written once before any time is taken
   // Ours before and after numpy, so that a slow spell of the machine hits both.
-  std::vector<double> rates = measure(options.seconds / 2, batch_tokens, hash);
+  std::vector<double> rates = measure(options.seconds / 2, static_cast<double>(batch_tokens), hash);
   ENGRAM_RETURN_IF_ERROR(status);
   ENGRAM_ASSIGN_OR_RETURN(nlohmann::json numpy, run_numpy(load, options));
-  std::vector<double> later = measure(options.seconds / 2, batch_tokens, hash);
+  std::vector<double> later = measure(options.seconds / 2, static_cast<double>(batch_tokens), hash);
   rates.insert(rates.end(), later.begin(), later.end());
 
   ENGRAM_ASSIGN_OR_RETURN(std::string wanted, json_string(numpy, "checksum", options.script));
-  if (std::string got = std::to_string(checksum(rows)); got != wanted) {
+  ENGRAM_ASSIGN_OR_RETURN(uint64_t sum, checksum(load, batch_tokens, options.sequence, rows));
+  if (std::string got = std::to_string(sum); got != wanted) {
     return make_status(StatusCode::kInternal, "row ids differ from numpy's: checksum {}, wanted {}", got, wanted);
   }
-  const size_t part_bytes = rows.size_bytes() / kBatches;
-  size_t part = 0;
-  std::vector<double> stream = measure(options.seconds / 4, static_cast<double>(part_bytes), [&] {
-    char* begin = reinterpret_cast<char*>(rows.data()) + part * part_bytes;
-    std::memset(begin, static_cast<int>(part), part_bytes);
-    asm volatile("" : : "r"(begin) : "memory");  // the compiler must not drop the fill
-    part = (part + 1) % kBatches;
+  std::vector<double> stream = measure(options.seconds / 4, static_cast<double>(rows.size_bytes()), [&] {
+    std::memset(rows.data(), 1, rows.size_bytes());
+    asm volatile("" : : "r"(rows.data()) : "memory");  // the compiler must not drop the fill
   });
 
   HashBenchResult result;

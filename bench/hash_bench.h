@@ -1,9 +1,11 @@
 // hash_bench: row ids per second of one thread, beside numpy and beside the machine's stream rate.
 //
 // The configuration is the paper's: layers 1 and 14, N = 3, K = 8, 2,262,400 rows per head; 129,280 raw ids that map
-// to 99,092 canonical ones. Both sides hash batches of 16 sequences of 4096 tokens, the same ids, one batch a round.
-// Ours go to a buffer of 16 batches, larger than the caches, so that writes reach memory; numpy allocates its result,
-// as numpy does. bench/numpy_hash.py runs in between, and its checksum over all row ids must equal ours.
+// to 99,092 canonical ones. Both sides hash the same 2^20 ids, one batch [B, T] a round. Ours go to one buffer of a batch,
+// as in the data loader, whose next step reads the row ids; numpy allocates its result, as numpy does. The default batch
+// is a training batch and stays in the core's cache; with a large one (--batch 16 --sequence 4096, 16 MiB of row ids)
+// memory's write rate is the limit. bench/numpy_hash.py runs in between, and its checksum over all row ids must equal
+// ours.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -16,6 +18,8 @@ struct HashBenchOptions {
   std::string python;    // interpreter that has numpy
   std::string script;    // bench/numpy_hash.py
   double seconds = 2.0;  // for each side
+  size_t batch = 8;      // B, T: powers of two, B * T <= 2^20
+  size_t sequence = 256;
 };
 
 struct HashBenchResult {
@@ -26,13 +30,13 @@ struct HashBenchResult {
   double numpy_tokens_per_second = 0;  // median over rounds
   double ratio_to_numpy = 0;
   double bytes_written_per_second = 0;  // row ids only
-  double stream_bytes_per_second = 0;   // memset over the same buffer, a batch a round, median
+  double stream_bytes_per_second = 0;   // memset over the same buffer, median
   double share_of_stream = 0;
 };
 
 // The defaults: .venv-oracles and bench/ of the source tree that the program was built from.
 HashBenchOptions default_hash_bench_options();
-// kNotFound: no interpreter or script. kInternal: the two sides' row ids differ.
+// kInvalidArgument: batch or sequence. kNotFound: no interpreter or script. kInternal: the two sides' row ids differ.
 Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options);
 
 }  // namespace engram::bench

@@ -30,7 +30,7 @@ struct HashBlock {
   std::array<int32_t, kMaxOrders + kHashBlock> ids;  // canonical: N-1 before the block, then the block's own
   std::array<CutToken, kHashBlock> cuts;
   std::array<std::array<int64_t, kHashBlock>, kMaxOrders> mixes;  // [order][token], in [0, 2^63)
-  std::array<double, kHashBlock> high, low;                       // of one order's mixes
+  std::array<double, kHashBlock> high, low;  // of one order's mixes (SplitMixes)
 };
 
 struct HashTables {
@@ -103,15 +103,17 @@ void MixBlock(const HashTables& tables, HashBlock& block) {
 using DoubleTag = hn::Rebind<double, IntTag>;
 constexpr double kMagic = 0x1.8p52;  // x + kMagic holds round(x) in its low bits for |x| < 2^51
 
-// A mix of 63 bits as two exact doubles: the low 10 bits, and the 53 above them.
+// A mix of 63 bits as two exact doubles: the low 10 bits, kMagic added, and the 53 bits above them.
 void SplitMixes(int order, HashBlock& block) {
   const IntTag di;
   const DoubleTag df;
   const auto low_bits = hn::Set(di, 1023);
+  const auto magic_bits = hn::BitCast(di, hn::Set(df, kMagic));
   for (int t = 0; t < block.tokens; t += static_cast<int>(hn::Lanes(di))) {
     const auto mix = hn::LoadU(di, &block.mixes[static_cast<size_t>(order)][static_cast<size_t>(t)]);
     hn::StoreU(hn::ConvertTo(df, hn::AndNot(low_bits, mix)), df, &block.high[static_cast<size_t>(t)]);
-    hn::StoreU(hn::ConvertTo(df, hn::And(low_bits, mix)), df, &block.low[static_cast<size_t>(t)]);
+    const auto low = hn::Or(hn::And(low_bits, mix), magic_bits);
+    hn::StoreU(hn::BitCast(df, low), df, &block.low[static_cast<size_t>(t)]);
   }
 }
 
@@ -120,7 +122,8 @@ void SplitMixes(int order, HashBlock& block) {
 // q = round(high * (1 / prime)) is at most 0.5 + 2^-3 away from high / prime: the quotient is below 2^50, so the
 // rounding of 1 / prime moves it by at most 2^50 * 2^-53. high - q * prime is an integer below prime in size, hence
 // fused multiply-add gives it exactly. Adding low < 1024 leaves it strictly between -prime and prime: one
-// conditional addition ends the reduction. Every double here is an integer below 2^53.
+// conditional addition ends the reduction. Every double here is an integer below 2^53. What follows the sum is integer
+// arithmetic on its bits, since units for doubles are fewer than units for integers.
 template <bool kStream>
 void ReduceHeads(const HashTables& tables, const HashBlock& block, int order, int first, int64_t* row_ids) {
   const IntTag di;
@@ -131,28 +134,29 @@ void ReduceHeads(const HashTables& tables, const HashBlock& block, int order, in
   const int at = order * tables.heads + first;
 
   // Lanes without a head repeat the last one; their results are dropped.
-  HWY_ALIGN double primes[8], inverses[8], offsets[8];
-  HWY_ALIGN int64_t spill[8];
+  HWY_ALIGN double primes[8], inverses[8];
+  HWY_ALIGN int64_t whole_primes[8], offsets[8], spill[8];
   for (int i = 0; i < lanes; ++i) {
     const int head = at + std::min(i, valid - 1);
+    whole_primes[i] = tables.primes[head];
     primes[i] = static_cast<double>(tables.primes[head]);
     inverses[i] = 1.0 / primes[i];
-    offsets[i] = static_cast<double>(tables.offsets[head]) + kMagic;
+    offsets[i] = tables.offsets[head];
   }
   const auto magic = hn::Set(df, kMagic);
   const auto magic_bits = hn::BitCast(di, magic);
   const auto prime = hn::Load(df, primes);
   const auto inverse = hn::Load(df, inverses);
-  const auto offset = hn::Load(df, offsets);
-  const auto offset_if_negative = hn::Add(offset, prime);
+  const auto whole_prime = hn::Load(di, whole_primes);
+  const auto offset = hn::Sub(hn::Load(di, offsets), magic_bits);
 
   for (int t = 0; t < block.tokens; ++t) {
     const auto high = hn::Set(df, block.high[static_cast<size_t>(t)]);
     const auto low = hn::Set(df, block.low[static_cast<size_t>(t)]);
     const auto quotient = hn::Sub(hn::MulAdd(high, inverse, magic), magic);
-    const auto remainder = hn::Add(hn::NegMulAdd(quotient, prime, high), low);
-    const auto shift = hn::IfThenElse(hn::Lt(remainder, hn::Zero(df)), offset_if_negative, offset);
-    const auto row_id = hn::Sub(hn::BitCast(di, hn::Add(remainder, shift)), magic_bits);
+    const auto bits = hn::BitCast(di, hn::Add(hn::NegMulAdd(quotient, prime, high), low));  // remainder + magic_bits
+    const auto moved = hn::Add(bits, offset);
+    const auto row_id = hn::IfThenElse(hn::Lt(bits, magic_bits), hn::Add(moved, whole_prime), moved);
     int64_t* out = row_ids + static_cast<int64_t>(t) * stride + at;
     if (kStream) {
       hn::Stream(row_id, di, out);

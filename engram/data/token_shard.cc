@@ -188,6 +188,19 @@ void TokenShard::copy_tokens(int64_t begin, std::span<int32_t> out) const {
   }
 }
 
+TokenText read_shards(std::span<const TokenShard> shards) {
+  TokenText text;
+  for (const TokenShard& shard : shards) {
+    const size_t begin = text.token_ids.size();
+    text.token_ids.resize(begin + static_cast<size_t>(shard.info().num_tokens));
+    shard.copy_tokens(0, std::span(text.token_ids).subspan(begin));
+    for (const int64_t start : shard.document_starts())
+      text.document_starts.push_back(static_cast<int64_t>(begin) + start);
+    text.bytes += shard.info().raw_bytes;
+  }
+  return text;
+}
+
 struct TokenShardWriter::Impl {
   Env& env;
   std::string path, temporary_path;

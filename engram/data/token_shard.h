@@ -43,6 +43,15 @@ class TokenShard {
   std::span<const int64_t> starts_;
 };
 
+// Text as evaluation reads it, in memory: documents back to back.
+struct TokenText {
+  std::vector<int32_t> token_ids;
+  std::vector<int64_t> document_starts;  // ascending
+  int64_t bytes = 0;                     // UTF-8 bytes of the text
+};
+// Every shard, in order, as one text.
+TokenText read_shards(std::span<const TokenShard> shards);
+
 // Streams documents into a shard; the file appears under its name only in finish().
 class TokenShardWriter {
  public:

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
 #include <csignal>
 #include <thread>
 
@@ -172,20 +171,8 @@ Result<EvaluateResult> evaluate_shards(const LoadedModel& model, const std::vect
   EvaluateOptions options;
   options.memory_off = memory_off;
   options.on_progress = [](int64_t, int64_t) { return !interrupted; };
-  EvaluateResult sum;
-  double nats = 0;
-  for (const TokenShard& shard : shards) {
-    std::vector<int32_t> tokens(static_cast<size_t>(shard.info().num_tokens));
-    shard.copy_tokens(0, tokens);
-    ENGRAM_ASSIGN_OR_RETURN(const auto result,
-                            evaluate(model, tokens, shard.document_starts(), shard.info().raw_bytes, options));
-    sum.tokens += result.tokens;
-    sum.bytes += result.bytes;
-    nats += result.loss * static_cast<double>(result.tokens);
-  }
-  sum.loss = nats / static_cast<double>(sum.tokens);
-  sum.bits_per_byte = nats / (std::log(2.0) * static_cast<double>(sum.bytes));
-  return sum;
+  const TokenText text = read_shards(shards);
+  return evaluate(model, text.token_ids, text.document_starts, text.bytes, options);
 }
 
 Result<Json> describe_model(Env& env, const DemoOptions& options, const Run& run, const LoadedModel& model,

@@ -12,7 +12,6 @@ WeightsImpl::WeightsImpl(torch::Tensor initial_weight, torch::Tensor initial_bia
 EngramImpl::EngramImpl(const ModelConfig& config, int layer)
     : block_(config.engram.layer_ids.at(static_cast<size_t>(layer))),
       hidden_size_(config.hidden_size),
-      streams_(config.hc_mult),
       gated_streams_(config.engram_branch_gates ? config.hc_mult : 1),
       memory_dim_(config.engram.memory_dim()),
       dilation_(config.engram.max_ngram_size),
@@ -28,30 +27,28 @@ EngramImpl::EngramImpl(const ModelConfig& config, int layer)
   }
 }
 
-torch::Tensor EngramImpl::forward(const torch::Tensor& hidden_BTMd, const MemoryRows& rows,
+torch::Tensor EngramImpl::forward(const torch::Tensor& hidden_BTGd, const MemoryRows& rows,
                                   const torch::Tensor& reach_BT, torch::Tensor* gates) {
-  TORCH_CHECK(hidden_BTMd.dim() == 4 && hidden_BTMd.size(2) == streams_ && hidden_BTMd.size(3) == hidden_size_,
-              "engram of block ", block_, ": got hidden ", hidden_BTMd.sizes(), ", wanted [B, T, ", streams_, ", ",
-              hidden_size_, "]");
-  TORCH_CHECK(rows.index.defined() && rows.index.dim() == 3 && rows.index.size(0) == hidden_BTMd.size(0) &&
-                  rows.index.size(1) == hidden_BTMd.size(1) &&
+  TORCH_CHECK(hidden_BTGd.dim() == 4 && hidden_BTGd.size(2) == gated_streams_ && hidden_BTGd.size(3) == hidden_size_,
+              "engram of block ", block_, ": got hidden ", hidden_BTGd.sizes(), ", wanted [B, T, ", gated_streams_,
+              ", ", hidden_size_, "]");
+  TORCH_CHECK(rows.index.defined() && rows.index.dim() == 3 && rows.index.size(0) == hidden_BTGd.size(0) &&
+                  rows.index.size(1) == hidden_BTGd.size(1) &&
                   rows.index.size(2) * rows.unique_rows.size(1) == memory_dim_,
-              "engram of block ", block_, ": the rows do not fit hidden ", hidden_BTMd.sizes(),
+              "engram of block ", block_, ": the rows do not fit hidden ", hidden_BTGd.sizes(),
               " with R * d_row = ", memory_dim_);
   torch::Tensor memory = gather_rows(rows.unique_rows, rows.index);
   torch::Tensor projected = torch::linear(memory, wkv_->weight, wkv_->bias);
-  const bool collapse = gated_streams_ != streams_;
-  torch::Tensor hidden = collapse ? hidden_BTMd.mean(2, /*keepdim=*/true) : hidden_BTMd;
 
   EngramFuseOptions options;
   options.dilation = dilation_;
   options.gate = gate_;
-  auto [y, alpha] = engram_fuse(hidden, projected, query_norm_->weight, key_norm_->weight,
+  auto [y, alpha] = engram_fuse(hidden_BTGd, projected, query_norm_->weight, key_norm_->weight,
                                 conv_ ? conv_norm_->weight : torch::Tensor(), conv_ ? conv_->weight : torch::Tensor(),
                                 reach_BT, options);
   if (is_training()) gate_mean_ = alpha.mean();
   if (gates != nullptr) *gates = alpha;
-  return collapse ? y.expand_as(hidden_BTMd) : y;
+  return y;
 }
 
 }  // namespace engram

@@ -34,20 +34,21 @@ class EngramImpl : public torch::nn::Module {
   // `layer` is the position in config.engram.layer_ids; messages name its block. Weights come from torch's global RNG.
   EngramImpl(const ModelConfig& config, int layer);
 
-  // Y [B, T, M, d], the residual not added. gates, when given, receives alpha [B, T, G], detached.
-  //   hidden_BTMd  the residual streams before the block
+  // Y [B, T, G, d], the residual not added. gates, when given, receives alpha [B, T, G], detached.
+  //   hidden_BTGd  the residual streams before the block; with engram_branch_gates = false the one stream that a
+  //                pre-mapping made of them
   //   reach_BT     int32: older tokens of the same segment that the convolution may see; -1 at a masked position
-  // With engram_branch_gates = false one gate and one value serve all streams: the module reads the mean of the
-  // streams (what a pre-mapping with equal weights gives) and adds the same Y to every stream.
-  torch::Tensor forward(const torch::Tensor& hidden_BTMd, const MemoryRows& rows, const torch::Tensor& reach_BT,
+  torch::Tensor forward(const torch::Tensor& hidden_BTGd, const MemoryRows& rows, const torch::Tensor& reach_BT,
                         torch::Tensor* gates = nullptr);
+
+  int64_t gated_streams() const { return gated_streams_; }  // G
 
   // Mean of alpha over the last forward in training mode; 0 before the first.
   double gate_mean() const { return gate_mean_.defined() ? gate_mean_.item<double>() : 0.0; }
 
  private:
   int block_;
-  int64_t hidden_size_, streams_, gated_streams_, memory_dim_, dilation_;
+  int64_t hidden_size_, gated_streams_, memory_dim_, dilation_;
   bool gate_;
   Weights wkv_{nullptr}, query_norm_{nullptr}, key_norm_{nullptr}, conv_norm_{nullptr}, conv_{nullptr};
   torch::Tensor gate_mean_;  // scalar, fetched from the device only when asked for

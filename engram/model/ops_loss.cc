@@ -17,7 +17,8 @@ struct LossParts {
   torch::Tensor sum, dhidden, dweight;
 };
 
-// bf16 factors with fp32 sums when the model trains in bf16.
+// bf16 factors with fp32 sums when the model trains in bf16. To be asked before autocast is excluded: a guard that
+// excludes it also reads as switched off.
 bool wants_bf16(const torch::Tensor& hidden) {
   const bool autocast =
       at::autocast::is_autocast_enabled(at::kCPU) && at::autocast::get_autocast_dtype(at::kCPU) == torch::kBFloat16;
@@ -25,7 +26,7 @@ bool wants_bf16(const torch::Tensor& hidden) {
 }
 
 LossParts kernel_parts(const torch::Tensor& hidden_any, const torch::Tensor& weight_any, const torch::Tensor& targets,
-                       double scale, bool gradients) {
+                       double scale, bool gradients, bool bf16) {
   torch::Tensor hidden = to_fp32(hidden_any), weight = to_fp32(weight_any), ids = targets.contiguous();
   LossParts parts;
   CrossEntropyArguments arguments;
@@ -36,7 +37,7 @@ LossParts kernel_parts(const torch::Tensor& hidden_any, const torch::Tensor& wei
   arguments.weight = internal::floats(weight);
   arguments.targets = ids.const_data_ptr<int64_t>();
   arguments.gradient_scale = static_cast<float>(scale);
-  arguments.bf16 = wants_bf16(hidden_any);
+  arguments.bf16 = bf16;
   if (gradients) {
     parts.dhidden = torch::empty_like(hidden);
     parts.dweight = torch::empty_like(weight);
@@ -78,11 +79,12 @@ LossParts chunked_parts(const torch::Tensor& hidden, const torch::Tensor& weight
 // Gradients are computed with the loss, so that logits never outlive their chunk; backward only scales them.
 struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& hidden, const torch::Tensor& weight,
-                               const torch::Tensor& targets, bool reduction_sum, bool gradients) {
+                               const torch::Tensor& targets, bool reduction_sum, bool gradients,
+                               bool bf16) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const int64_t count = reduction_sum ? 1 : std::max<int64_t>(1, (targets >= 0).sum().item<int64_t>());
     const double scale = 1.0 / static_cast<double>(count);
-    const LossParts parts = internal::has_kernel(hidden) ? kernel_parts(hidden, weight, targets, scale, gradients)
+    const LossParts parts = internal::has_kernel(hidden) ? kernel_parts(hidden, weight, targets, scale, gradients, bf16)
                                                          : chunked_parts(hidden, weight, targets, scale, gradients);
     if (gradients) context->save_for_backward({parts.dhidden, parts.dweight});
     context->saved_data["hidden_type"] = hidden.scalar_type();
@@ -97,7 +99,7 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
     auto scaled = [&](const torch::Tensor& t) { return unit ? t : t * gradients[0]; };
     return {scaled(saved[0]).to(context->saved_data["hidden_type"].toScalarType()),
             scaled(saved[1]).to(context->saved_data["weight_type"].toScalarType()), torch::Tensor(), torch::Tensor(),
-            torch::Tensor()};
+            torch::Tensor(), torch::Tensor()};
   }
 };
 
@@ -115,7 +117,7 @@ torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Ten
                 weight.size(0) - 1);
   }
   const bool gradients = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
-  return CrossEntropyFunction::apply(hidden, weight, targets, reduction_sum, gradients);
+  return CrossEntropyFunction::apply(hidden, weight, targets, reduction_sum, gradients, wants_bf16(hidden));
 }
 
 }  // namespace engram

@@ -44,16 +44,28 @@ class BlockImpl : public torch::nn::Module {
   // rows: null where the memory is off or another block's. gates: null, or receives alpha.
   torch::Tensor forward(torch::Tensor x, const Pass& pass, const MemoryRows* rows, torch::Tensor* gates) {
     // The phases are what a training profile is split by; a scope costs nothing while no profiler runs.
-    if (engram_ && rows != nullptr) {
+    auto memory = [&](const torch::Tensor& input) {
       RECORD_USER_SCOPE("phase:engram");
-      const auto shape = x.sizes().vec();
-      torch::Tensor streams = x.view({pass.attention.batch, pass.attention.length, streams_, hidden_size_});
-      x = x + engram_->forward(streams, *rows, pass.reach, gates).reshape(shape);
-    }
-    x = connect(attn_hc_, x, [&](const torch::Tensor& input) {
+      torch::Tensor streams =
+          input.view({pass.attention.batch, pass.attention.length, engram_->gated_streams(), hidden_size_});
+      return engram_->forward(streams, *rows, pass.reach, gates).reshape(input.sizes());
+    };
+    auto attention = [&](const torch::Tensor& input) {
       RECORD_USER_SCOPE("phase:attention");
       return self_attn_->forward(input_layernorm_(input), pass.attention);
-    });
+    };
+    const bool remembers = engram_ && rows != nullptr;
+    if (remembers && engram_->gated_streams() != streams_) {
+      // Without branch gates the memory joins the one stream that attention's pre-mapping makes, and reaches the
+      // residual streams through the same post-mapping.
+      x = connect(attn_hc_, x, [&](const torch::Tensor& input) {
+        const torch::Tensor y = memory(input);
+        return y + attention(input + y);
+      });
+    } else {
+      if (remembers) x = x + memory(x);
+      x = connect(attn_hc_, x, attention);
+    }
     return connect(ffn_hc_, x, [&](const torch::Tensor& input) {
       RECORD_USER_SCOPE("phase:ffn");
       return mlp_->forward(post_attention_layernorm_(input));

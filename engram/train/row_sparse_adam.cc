@@ -1,8 +1,7 @@
 #include "engram/train/row_sparse_adam.h"
 
-#include <ATen/Parallel.h>
-
 #include "engram/kernels/row_adam.h"
+#include "engram/model/parallel.h"
 
 namespace engram {
 
@@ -33,7 +32,7 @@ void RowSparseAdam::update(torch::Tensor& table, const torch::Tensor& row_ids, c
   const torch::Tensor dense = gradient.contiguous();
   const int64_t* ids = row_ids.data_ptr<int64_t>();
   const float* grad = dense.data_ptr<float>();
-  at::parallel_for(0, row_ids.numel(), /*grain_size=*/512, [&](int64_t begin, int64_t end) {
+  parallel_ranges(row_ids.numel(), /*grain=*/512, [&](int64_t begin, int64_t end) {
     row_adam(state, ids + begin, grad + begin * state.dim, end - begin, options);
   });
 }

@@ -32,21 +32,8 @@ Status prepare_process(const TrainRecipe& recipe) {
 
 // What validation reads, in memory once: every shard of data.validation as one sequence, or its first
 // train.validation_batches batches.
-struct ValidationText {
-  std::vector<int32_t> token_ids;
-  std::vector<int64_t> document_starts;
-  int64_t bytes = 0;
-};
-
-ValidationText read_validation(const RunInputs& inputs) {
-  ValidationText text;
-  for (const TokenShard& shard : inputs.validation) {
-    const auto begin = static_cast<int64_t>(text.token_ids.size());
-    text.token_ids.resize(text.token_ids.size() + static_cast<size_t>(shard.info().num_tokens));
-    shard.copy_tokens(0, std::span(text.token_ids).subspan(static_cast<size_t>(begin)));
-    for (const int64_t start : shard.document_starts()) text.document_starts.push_back(begin + start);
-    text.bytes += shard.info().raw_bytes;
-  }
+TokenText read_validation(const RunInputs& inputs) {
+  TokenText text = read_shards(inputs.validation);
   const DataRecipe& data = inputs.recipe.data;
   const int64_t length = inputs.recipe.model.max_position_embeddings;
   const int64_t wanted = inputs.recipe.train.validation_batches * data.batch_size * length + 1;
@@ -85,7 +72,7 @@ class Run {
   std::unique_ptr<DataLoader> loader_;
   std::unique_ptr<Learner> learner_;
   std::unique_ptr<MetricsLog> metrics_;
-  ValidationText validation_;
+  TokenText validation_;
   PhaseProfiler profiler_;
   TrainPosition position_;
   int64_t step_ = 0, saved_step_ = 0, last_step_ = 0;

@@ -119,6 +119,16 @@ TEST_F(ShardTest, RoundTripsBothWidthsAndManyPages) {
   }
 }
 
+TEST_F(ShardTest, ShardsReadAsOneText) {
+  std::vector<TokenShard> shards;
+  shards.push_back(make_shard("a", {{1, 2, 3}, {4, 5}}, 10));
+  shards.push_back(make_shard("b", {{6}}, 10));
+  const TokenText text = read_shards(shards);
+  EXPECT_EQ(text.token_ids, (std::vector<int32_t>{1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(text.document_starts, (std::vector<int64_t>{0, 3, 5}));
+  EXPECT_EQ(text.bytes, 9);
+}
+
 TEST_F(ShardTest, AShardMayBeEmpty) {
   const TokenShard shard = make_shard("s", {}, 10);
   EXPECT_EQ(shard.info().num_tokens, 0);

@@ -2,10 +2,12 @@
 // central differences in double.
 #include "engram/model/ops.h"
 
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 
+#include "engram/kernels/cross_entropy.h"
 #include "engram/model/parallel.h"
 
 namespace engram {
@@ -192,6 +194,18 @@ TEST_F(OpsTest, LinearCrossEntropyInBf16) {
             [=](const Tensors& t) { return linear_cross_entropy_composed(t[0], t[1], targets); },
             {hidden.to(torch::kFloat), weight.to(torch::kFloat)}, "bf16 cross entropy", 8e-3);
   }
+}
+
+TEST_F(OpsTest, LinearCrossEntropyUnderAutocastTakesBf16) {
+  if (!bf16_cross_entropy_supported()) GTEST_SKIP() << "this CPU does not multiply bf16";
+  Tensor targets = torch::randint(0, 300, {131}, torch::kLong);
+  Tensor hidden = random({131, 64}), weight = random({300, 64}, 0.3);
+  const bool before = at::autocast::is_autocast_enabled(at::kCPU);
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  const Tensor loss = linear_cross_entropy(hidden, weight, targets);
+  at::autocast::set_autocast_enabled(at::kCPU, before);
+  EXPECT_TRUE(torch::equal(loss, linear_cross_entropy(hidden.to(torch::kBFloat16), weight, targets)));
+  EXPECT_FALSE(torch::equal(loss, linear_cross_entropy(hidden, weight, targets)));
 }
 
 TEST_F(OpsTest, MoeExperts) {

@@ -68,11 +68,14 @@ std::vector<std::pair<std::string, ModelConfig>> families() {
   ModelConfig lora = with_engram(small_config());
   lora.q_lora_rank = 10;
   lora.engram_proj_bias = true;
+  ModelConfig fused_once = with_streams(with_engram(small_config()), 2);
+  fused_once.engram_branch_gates = false;
   return {{"moe", small_config()},
           {"dense gqa tied", dense},
           {"engram", with_engram(small_config())},
           {"engram q_lora bias", lora},
           {"engram hyper", with_streams(with_engram(small_config()), 4)},
+          {"engram hyper, one gate", fused_once},
           {"hyper", with_streams(small_config(), 2)},
           {"over_encoding", with_over_encoding(small_config())}};
 }
