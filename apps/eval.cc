@@ -46,7 +46,7 @@ Result<TokenText> read_shard(const std::string& path, const Tokenizer& tokenizer
 Status run_eval(const EvalFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint));
   ENGRAM_ASSIGN_OR_RETURN(const TokenText text, flags.file.empty() ? read_shard(flags.tokens, *model.tokenizer)
-                                                                  : read_text(flags.file, *model.tokenizer));
+                                                                   : read_text(flags.file, *model.tokenizer));
   EvaluateOptions options;
   options.batch_size = flags.batch_size;
   options.memory_off = flags.memory == "off";

@@ -1,11 +1,11 @@
 // hash_bench: row ids per second of one thread, beside numpy and beside the machine's stream rate.
 //
 // The configuration is the paper's: layers 1 and 14, N = 3, K = 8, 2,262,400 rows per head; 129,280 raw ids that map
-// to 99,092 canonical ones. Both sides hash the same 2^20 ids, one batch [B, T] a round. Ours go to one buffer of a batch,
-// as in the data loader, whose next step reads the row ids; numpy allocates its result, as numpy does. The default batch
-// is a training batch and stays in the core's cache; with a large one (--batch 16 --sequence 4096, 16 MiB of row ids)
-// memory's write rate is the limit. bench/numpy_hash.py runs in between, and its checksum over all row ids must equal
-// ours.
+// to 99,092 canonical ones. Both sides hash the same 2^20 ids, one batch [B, T] a round. Ours go to one buffer of a
+// batch, as in the data loader, whose next step reads the row ids; numpy allocates its result, as numpy does. The
+// default batch is a training batch and stays in the core's cache; with a large one (--batch 16 --sequence 4096, 16 MiB
+// of row ids) memory's write rate is the limit. bench/numpy_hash.py runs in between, and its checksum over all row ids
+// must equal ours.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -30,7 +30,7 @@ struct HashBlock {
   std::array<int32_t, kMaxOrders + kHashBlock> ids;  // canonical: N-1 before the block, then the block's own
   std::array<CutToken, kHashBlock> cuts;
   std::array<std::array<int64_t, kHashBlock>, kMaxOrders> mixes;  // [order][token], in [0, 2^63)
-  std::array<double, kHashBlock> high, low;  // of one order's mixes (SplitMixes)
+  std::array<double, kHashBlock> high, low;                       // of one order's mixes (SplitMixes)
 };
 
 struct HashTables {

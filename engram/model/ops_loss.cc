@@ -79,8 +79,7 @@ LossParts chunked_parts(const torch::Tensor& hidden, const torch::Tensor& weight
 // Gradients are computed with the loss, so that logits never outlive their chunk; backward only scales them.
 struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& hidden, const torch::Tensor& weight,
-                               const torch::Tensor& targets, bool reduction_sum, bool gradients,
-                               bool bf16) {
+                               const torch::Tensor& targets, bool reduction_sum, bool gradients, bool bf16) {
     c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const int64_t count = reduction_sum ? 1 : std::max<int64_t>(1, (targets >= 0).sum().item<int64_t>());
     const double scale = 1.0 / static_cast<double>(count);
@@ -98,8 +97,11 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
     const bool unit = gradients[0].device().is_cpu() && gradients[0].item<double>() == 1.0;
     auto scaled = [&](const torch::Tensor& t) { return unit ? t : t * gradients[0]; };
     return {scaled(saved[0]).to(context->saved_data["hidden_type"].toScalarType()),
-            scaled(saved[1]).to(context->saved_data["weight_type"].toScalarType()), torch::Tensor(), torch::Tensor(),
-            torch::Tensor(), torch::Tensor()};
+            scaled(saved[1]).to(context->saved_data["weight_type"].toScalarType()),
+            torch::Tensor(),
+            torch::Tensor(),
+            torch::Tensor(),
+            torch::Tensor()};
   }
 };
 
