@@ -1,19 +1,16 @@
 #include "engram/lab/study.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <set>
+#include <type_traits>
 
 #include "engram/core/json.h"
-#include "engram/core/progress.h"
 #include "engram/train/toml_fields.h"
 
 namespace engram {
 namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 50;
-constexpr int64_t kMostRuns = 10000;
 const EnumNames<StudyControl> kControls = {{StudyControl::kNone, "none"},
                                            {StudyControl::kCapacityOne, "capacity-1"},
                                            {StudyControl::kShuffledHash, "shuffled-hash"},
@@ -44,13 +41,6 @@ Status read_numbers(const toml::table& table, const char* key, double low, doubl
   return take(*node);
 }
 
-std::string value_text(const toml::node& node) {
-  if (auto text = node.value<std::string>(); text && node.is_string()) return *text;
-  std::ostringstream stream;
-  node.visit([&](const auto& value) { stream << value; });
-  return stream.str();
-}
-
 Status read_sweep(const toml::table& table, const std::string& name, StudyGroup& group) {
   const toml::node* node = table.get("sweep");
   if (!node) return {};
@@ -61,7 +51,11 @@ Status read_sweep(const toml::table& table, const std::string& name, StudyGroup&
       return invalid_argument("{}: sweep.{}: wanted an array of values", location_of(values, name),
                               quote_text(key.str()));
     std::vector<std::string> texts;
-    for (const toml::node& value : *array) texts.push_back(value_text(value));
+    for (const toml::node& value : *array) {
+      ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json json, toml_to_json(value, name));
+      texts.push_back(json.is_string() ? json.get<std::string>()
+                                       : json.dump());  // JSON's scalars and arrays are TOML's
+    }
     group.sweep.emplace_back(std::string(key.str()), std::move(texts));
   }
   return {};

@@ -23,21 +23,19 @@
 
 namespace engram {
 
-// What changes between the runs of a group, beside budget and seed.
-enum class StudyAxis { kNone, kRho, kRows, kSweep };
 enum class StudyControl { kNone, kCapacityOne, kShuffledHash, kDense };
 const char* study_control_name(StudyControl control);  // "", "capacity-1", ...
 
 struct StudyGroup {
-  std::string name;                   // unique
+  std::string name;  // unique
   StudyControl control = StudyControl::kNone;
-  std::vector<double> rho;            // solved at equal P_tot and P_act; empty: the recipe's own model
-  std::vector<int64_t> rows;          // rows of all tables together, on the recipe's backbone; not with rho
-  int64_t rows_times = 1;             // after solving: this many times the rows (P_tot grows)
-  std::vector<std::string> set;       // overrides of the recipe
+  std::vector<double> rho;       // solved at equal P_tot and P_act; empty: the recipe's own model
+  std::vector<int64_t> rows;     // rows of all tables together, on the recipe's backbone; not with rho
+  int64_t rows_times = 1;        // after solving: this many times the rows (P_tot grows)
+  std::vector<std::string> set;  // overrides of the recipe
   std::vector<std::pair<std::string, std::vector<std::string>>> sweep;  // recipe key, values: every combination
-  std::vector<int64_t> budgets;       // the study's when empty
-  int64_t seeds = 0;                  // 0: the study's
+  std::vector<int64_t> budgets;                                         // the study's when empty
+  int64_t seeds = 0;                                                    // 0: the study's
 };
 
 struct StudyRun {
@@ -46,11 +44,11 @@ struct StudyRun {
   StudyControl control = StudyControl::kNone;
   std::vector<std::pair<std::string, std::string>> sweep;  // key, value
   int64_t seed = 0;
-  int64_t budget = 0;                 // training tokens: whole steps
-  std::optional<double> rho;          // as asked for
-  Recipe recipe;                      // resolved: nothing is left open
-  ParameterCount parameters;          // with the one row of each head that capacity-1 uses
-  int64_t rows = 0;                   // of all tables, likewise
+  int64_t budget = 0;         // training tokens: whole steps
+  std::optional<double> rho;  // as asked for
+  Recipe recipe;              // resolved: nothing is left open
+  ParameterCount parameters;  // with the one row of each head that capacity-1 uses
+  int64_t rows = 0;           // of all tables, likewise
 };
 
 struct Study {
@@ -68,7 +66,7 @@ struct Study {
 };
 
 struct ExpandOptions {
-  int64_t seeds = 0;                   // instead of the study's, where that is more; 0: the study's
+  int64_t seeds = 0;                   // instead of the study's; 0: the study's
   std::vector<std::string> overrides;  // for every run, after the study's own
   std::string data_directory;          // where [data.synthetic] of the recipe makes its files, once for all runs
 };

@@ -146,8 +146,8 @@ Status check_together(const Recipe& recipe, const std::string& name) {
     return invalid_argument("{}: train.table_placement: got \"device\", wanted \"host\" when train.device is \"cpu\"",
                             name);
   if (recipe.train.control != ControlKind::kNone && recipe.model.memory == MemoryKind::kNone)
-    return invalid_argument("{}: train.control: got a control of the memory, wanted \"none\" for a model without memory",
-                            name);
+    return invalid_argument(
+        "{}: train.control: got a control of the memory, wanted \"none\" for a model without memory", name);
   return Status();
 }
 
