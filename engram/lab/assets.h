@@ -3,6 +3,7 @@
 #include <string_view>
 
 namespace engram::assets {
-extern const std::string_view chart_js;          // Chart.js, from Debian's libjs-chart.js
-extern const std::string_view demo_report_html;  // engram/lab/assets/demo_report.html
+extern const std::string_view chart_js;           // Chart.js, from Debian's libjs-chart.js
+extern const std::string_view study_report_html;  // engram/lab/assets/study_report.html
+extern const std::string_view demo_report_html;   // engram/lab/assets/demo_report.html
 }  // namespace engram::assets

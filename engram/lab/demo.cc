@@ -15,6 +15,7 @@
 #include "engram/lab/child_process.h"
 #include "engram/lab/gates.h"
 #include "engram/lab/report.h"
+#include "engram/lab/run_output.h"
 #include "engram/model/evaluate.h"
 #include "engram/model/generate.h"
 #include "engram/model/parameters.h"
@@ -50,37 +51,6 @@ struct Run {
   Recipe recipe;
 };
 
-Result<std::vector<Json>> read_metrics(Env& env, const std::string& output) {
-  std::vector<Json> lines;
-  const std::string path = join_path(output, "metrics.jsonl");
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = text.find('\n', begin);
-    if (end == std::string::npos) break;  // the line that is being written
-    ENGRAM_ASSIGN_OR_RETURN(auto line, parse_json(std::string_view(text).substr(begin, end - begin), path));
-    lines.push_back(std::move(line));
-    begin = end + 1;
-  }
-  return lines;
-}
-
-int64_t last_step(Env& env, const std::string& output, double& loss) {
-  const auto lines = read_metrics(env, output);
-  if (!lines.ok() || lines->empty()) return 0;
-  loss = lines->back().value("loss", 0.0);
-  return lines->back().value("step", int64_t{0});
-}
-
-// The last line a failed run printed is its error line.
-std::string last_log_line(Env& env, const std::string& path) {
-  const auto text = env.read_file(path);
-  if (!text.ok()) return "no log";
-  std::string line = *text;
-  while (!line.empty() && line.back() == '\n') line.pop_back();
-  const size_t start = line.find_last_of("\r\n");
-  return start == std::string::npos ? line : line.substr(start + 1);
-}
-
 Result<Run> plan_run(Env& env, const DemoOptions& options, const std::string& name, const std::string& recipe_path) {
   Run run{name, recipe_path, join_path(options.output, name), {}};
   ENGRAM_ASSIGN_OR_RETURN(run.recipe, Recipe::load(env, recipe_path, options.overrides));
@@ -107,10 +77,9 @@ Result<ChildProcess> start_training(Env& env, const DemoOptions& options, const 
 Status train_side_by_side(Env& env, const DemoOptions& options, const std::vector<Run>& runs) {
   std::vector<ChildProcess> children;
   int64_t total = 0, done = 0;
-  double loss = 0;
   for (const Run& run : runs) {
     total += run.recipe.train.steps;
-    done += last_step(env, run.output, loss);
+    done += last_metrics(env, run.output).step;
     ENGRAM_ASSIGN_OR_RETURN(auto child, start_training(env, options, run));
     children.push_back(std::move(child));
   }
@@ -129,8 +98,9 @@ Status train_side_by_side(Env& env, const DemoOptions& options, const std::vecto
                            runs[i].name, *exit_code, last_log_line(env, log), log);
       }
       running = running || !exit_code;
-      now += last_step(env, runs[i].output, loss);
-      text += fmt::format("{}{} {:.3f}", text.empty() ? "loss: " : ", ", runs[i].name, loss);
+      const RunMetrics last = last_metrics(env, runs[i].output);
+      now += last.step;
+      text += fmt::format("{}{} {:.3f}", text.empty() ? "loss: " : ", ", runs[i].name, last.loss);
     }
     progress.set_text(text);
     progress.advance(std::max<int64_t>(0, now - done));

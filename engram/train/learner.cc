@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "engram/train/one_row_table.h"
+
 namespace engram {
 namespace {
 
@@ -62,6 +64,8 @@ void Learner::make_tables(const RunInputs& inputs) {
       auto shuffled = std::make_unique<ShuffledTable>(std::move(table), recipe_.train.seed);
       shuffled_.push_back(shuffled.get());
       model_.tables.push_back(std::move(shuffled));
+    } else if (recipe_.train.control == ControlKind::kCapacityOne) {
+      model_.tables.push_back(std::make_unique<OneRowTable>(std::move(table)));
     } else {
       model_.tables.push_back(std::move(table));
     }

@@ -61,7 +61,7 @@ class Learner {
   Recipe recipe_;
   torch::Device device_;
   LoadedModel model_;                     // owns the tables
-  std::vector<TrainableTable*> tables_;   // inside model_.tables, maybe behind shuffled_
+  std::vector<TrainableTable*> tables_;   // inside model_.tables, maybe behind a control's table
   std::vector<ShuffledTable*> shuffled_;  // only with the shuffled-hash control
   std::optional<Optimizer> optimizer_;
 };

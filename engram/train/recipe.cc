@@ -21,7 +21,8 @@ const EnumNames<TablePlacement> kPlacementNames = {{TablePlacement::kHost, "host
                                                    {TablePlacement::kDevice, "device"}};
 const EnumNames<TrainDtype> kDtypeNames = {{TrainDtype::kFp32, "fp32"}, {TrainDtype::kBf16, "bf16"}};
 const EnumNames<ControlKind> kControlNames = {{ControlKind::kNone, "none"},
-                                              {ControlKind::kShuffledHash, "shuffled-hash"}};
+                                              {ControlKind::kShuffledHash, "shuffled-hash"},
+                                              {ControlKind::kCapacityOne, "capacity-1"}};
 const EnumNames<std::string> kDeviceNames = {{"cpu", "cpu"}, {"cuda", "cuda"}};
 
 // The one list of keys per section: reading, writing, comparing and the check for unknown keys all walk it.
@@ -144,9 +145,9 @@ Status check_together(const Recipe& recipe, const std::string& name) {
   if (recipe.train.table_placement == TablePlacement::kDevice && recipe.train.device == "cpu")
     return invalid_argument("{}: train.table_placement: got \"device\", wanted \"host\" when train.device is \"cpu\"",
                             name);
-  if (recipe.train.control == ControlKind::kShuffledHash && recipe.model.memory == MemoryKind::kNone)
-    return invalid_argument("{}: train.control: got \"shuffled-hash\", wanted \"none\" for a model without memory",
-                            name);
+  if (recipe.train.control != ControlKind::kNone && recipe.model.memory == MemoryKind::kNone)
+    return invalid_argument(
+        "{}: train.control: got a control of the memory, wanted \"none\" for a model without memory", name);
   return Status();
 }
 

@@ -20,7 +20,7 @@ enum class DecayKind { kStep, kConstant };
 enum class TableStateKind { kElement, kRow };  // second moment of a table: per element, or one per row
 enum class TablePlacement { kHost, kDevice };  // where table rows and their optimizer state live
 enum class TrainDtype { kFp32, kBf16 };        // of the matrix products; weights are fp32 always
-enum class ControlKind { kNone, kShuffledHash };
+enum class ControlKind { kNone, kShuffledHash, kCapacityOne };
 
 // Files are relative to the working directory. Either `tokenizer`, `train` and `validation`, or [data.synthetic].
 struct DataRecipe {

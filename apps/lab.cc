@@ -1,0 +1,57 @@
+// engram lab: a study from its file, or the page of one that has run.
+#include <atomic>
+#include <csignal>
+#include <memory>
+
+#include "apps/commands.h"
+#include "engram/lab/study_report.h"
+#include "engram/lab/study_runner.h"
+
+namespace engram::apps {
+namespace {
+
+std::atomic<bool> stop_requested = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may write it");
+
+// The first signal leaves checkpoints; the second ends the process at once (and its children, with checkpoints).
+void on_signal(int signal) {
+  stop_requested = true;
+  std::signal(signal, SIG_DFL);
+}
+
+}  // namespace
+
+void add_lab(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<StudyOptions>();
+  CLI::App* command = app.add_subcommand("lab", "Run a study: many training runs, compared on one page");
+  command->footer(
+      "engram lab allocation recipes/studies/allocation_cpu_small.toml --jobs 2\n"
+      "engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html anew from data.json");
+  command->add_option("study", options->name, "the study's name, or `report`")->required();
+  command->add_option("recipe", options->path, "study file, recipes/studies/ has some; of `report` a results folder")
+      ->required();
+  command->add_option("--seeds", options->seeds, "seeds of every point, instead of the study file's")
+      ->check(CLI::Range(1, 1000));
+  command->add_option("--jobs", options->jobs, "runs side by side")->check(CLI::Range(1, 256))->capture_default_str();
+  command->add_flag("--resume", options->resume, "continue a study that has begun");
+  command->add_flag("--dry-run", options->dry_run, "print the runs and their parameters, train nothing");
+  command->add_option("--set", options->overrides, "KEY=VALUE for the recipe of every run")->allow_extra_args(false);
+  command->add_option("--results", options->results, "where STUDY-SCALE-DATE/ is")->capture_default_str();
+  command->add_option("--work", options->work, "where checkpoints and weights are")->capture_default_str();
+  command->callback([&invocation, options] {
+    invocation.run = [options]() -> Status {
+      if (options->name == "report") return render_study(Env::posix(), options->path);
+      options->executable = "/proc/self/exe";
+      options->command = fmt::format("engram lab {} {}", options->name, options->path);
+      if (options->seeds > 0) options->command += fmt::format(" --seeds {}", options->seeds);
+      if (options->jobs > 1) options->command += fmt::format(" --jobs {}", options->jobs);
+      for (const std::string& text : options->overrides) options->command += " --set " + text;
+      options->stop = &stop_requested;
+      std::signal(SIGINT, on_signal);
+      std::signal(SIGTERM, on_signal);
+      return run_study(Env::posix(), *options);
+    };
+  });
+}
+
+}  // namespace engram::apps

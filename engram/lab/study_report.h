@@ -1,0 +1,16 @@
+// The pages of a study: FOLDER/summary.md and FOLDER/report.html, from its data.json alone, in well under a second.
+#pragma once
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+
+namespace engram {
+
+// kDataLoss names what data.json lacks; nothing is written then.
+Status write_study_pages(Env& env, const std::string& folder, const nlohmann::ordered_json& data);
+// Reads FOLDER/data.json first.
+Status render_study(Env& env, const std::string& folder);
+
+}  // namespace engram

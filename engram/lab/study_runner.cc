@@ -1,0 +1,269 @@
+#include "engram/lab/study_runner.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <list>
+#include <optional>
+#include <thread>
+
+#include "engram/core/json.h"
+#include "engram/core/machine.h"
+#include "engram/core/progress.h"
+#include "engram/lab/child_process.h"
+#include "engram/lab/run_output.h"
+#include "engram/lab/study.h"
+#include "engram/lab/study_record.h"
+#include "engram/lab/study_report.h"
+#include "engram/model/checkpoint.h"
+
+namespace engram {
+namespace {
+
+constexpr auto kPoll = std::chrono::milliseconds(500);
+constexpr auto kLockPatience = std::chrono::seconds(20);  // children of a killed runner write their checkpoints
+constexpr size_t kMostFailures = 3;
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// One runner for each study. Children inherit the lock, so that it is free when the last of them has ended.
+class StudyLock {
+ public:
+  static Result<StudyLock> take(const std::string& path) {
+    StudyLock lock(open(path.c_str(), O_RDWR | O_CREAT, 0644));
+    if (lock.file_ < 0) return make_status(StatusCode::kPermissionDenied, "{}: cannot open", path);
+    const auto end = std::chrono::steady_clock::now() + kLockPatience;
+    while (flock(lock.file_, LOCK_EX | LOCK_NB) != 0) {
+      if (std::chrono::steady_clock::now() > end)
+        return make_status(StatusCode::kFailedPrecondition, "{}: another runner of this study is at work", path);
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    }
+    return lock;
+  }
+  StudyLock(StudyLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+  StudyLock& operator=(StudyLock&&) = delete;
+  ~StudyLock() {
+    if (file_ >= 0) close(file_);
+  }
+
+ private:
+  explicit StudyLock(int file) : file_(file) {}
+  int file_;
+};
+
+// The lines of the running runs, redrawn in place. Draws nothing where stderr is no terminal.
+class RunLines {
+ public:
+  void draw(const std::vector<std::string>& lines) {
+    if (!terminal_) return;
+    std::string text = erased();
+    for (const std::string& line : lines) text += line + "\n";
+    drawn_ = lines.size();
+    std::fputs(text.c_str(), stderr);
+  }
+  void log(const std::string& line) {
+    std::fputs(((terminal_ ? erased() : std::string()) + line + "\n").c_str(), stderr);
+    drawn_ = 0;
+  }
+  bool terminal() const { return terminal_; }
+
+ private:
+  std::string erased() const { return drawn_ == 0 ? std::string() : fmt::format("\x1b[{}A\x1b[J", drawn_); }
+  const bool terminal_ = isatty(STDERR_FILENO) != 0;
+  size_t drawn_ = 0;
+};
+
+struct RunningRun {
+  const StudyRun* run;
+  ChildProcess child;
+  int64_t first_step;
+  double start;
+};
+
+class Runner {
+ public:
+  Runner(Env& env, const StudyOptions& options, Study study, std::vector<StudyRun> runs)
+      : env_(env),
+        options_(options),
+        study_(std::move(study)),
+        runs_(std::move(runs)),
+        work_(join_path(options.work, study_.folder_name())) {}
+
+  Status open() {
+    ENGRAM_ASSIGN_OR_RETURN(folder_, study_folder(env_, options_.results, study_));
+    ENGRAM_ASSIGN_OR_RETURN(records_, read_records(env_, folder_, study_.name));
+    ENGRAM_RETURN_IF_ERROR(check_records(records_, runs_, folder_));
+    for (const StudyRun& run : runs_)
+      if (!records_.contains(run.name)) waiting_.push_back(&run);
+    fmt::print(stderr, "{}: {} of {} runs are done\n", folder_, runs_.size() - waiting_.size(), runs_.size());
+    const auto begun = [&](const StudyRun* run) { return env_.file_exists(output_of(*run)); };
+    if (!options_.resume && (!records_.empty() || std::any_of(waiting_.begin(), waiting_.end(), begun)))
+      return make_status(StatusCode::kAlreadyExists,
+                         "{}: has begun ({} records; checkpoints in {}); continue it with --resume, or move both away",
+                         folder_, records_.size(), work_);
+    return {};
+  }
+
+  Status loop() {
+    while (!waiting_.empty() || !running_.empty()) {
+      while (may_start()) ENGRAM_RETURN_IF_ERROR(start_next());
+      std::this_thread::sleep_for(kPoll);
+      ENGRAM_RETURN_IF_ERROR(collect());
+      if (stopping() && !terminated_) {
+        for (RunningRun& running : running_) running.child.terminate();
+        terminated_ = true;
+      }
+      draw();
+      if (running_.empty() && (stopping() || failures_.size() >= kMostFailures)) break;
+    }
+    ENGRAM_RETURN_IF_ERROR(write_pages());
+    if (!failures_.empty())
+      return make_status(StatusCode::kFailedPrecondition, "{} failed: {}", failures_.size() == 1 ? "a run" : "runs",
+                         fmt::join(failures_, "; "));
+    if (stopping() && (!waiting_.empty() || interrupted_ > 0))
+      return make_status(StatusCode::kCancelled, "interrupted with {} of {} runs done; continue with --resume",
+                         records_.size(), runs_.size());
+    return {};
+  }
+
+ private:
+  std::string output_of(const StudyRun& run) const { return join_path(work_, run.name); }
+  std::string log_of(const StudyRun& run) const { return join_path(work_, run.name + ".log"); }
+  std::string recipe_of(const StudyRun& run) const { return join_path(work_, run.name + ".toml"); }
+  bool stopping() const { return options_.stop && options_.stop->load(); }
+  bool may_start() const {
+    return !waiting_.empty() && static_cast<int64_t>(running_.size()) < options_.jobs && !stopping() &&
+           failures_.size() < kMostFailures;
+  }
+
+  Status start_next() {
+    const StudyRun& run = *waiting_.front();
+    waiting_.pop_front();
+    ENGRAM_RETURN_IF_ERROR(write_file_atomic(env_, recipe_of(run), run.recipe.to_toml()));
+    std::vector<std::string> arguments = {
+        options_.executable, "train", recipe_of(run), "--json", "--set", "train.output=" + output_of(run)};
+    if (env_.file_exists(join_path(output_of(run), "latest"))) arguments.push_back("--resume");
+    const int64_t step = arguments.back() == "--resume" ? last_metrics(env_, output_of(run)).step : 0;
+    ENGRAM_ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::start(arguments, log_of(run)));
+    running_.push_back({&run, std::move(child), step, seconds_now()});
+    return {};
+  }
+
+  Status collect() {
+    for (auto running = running_.begin(); running != running_.end();) {
+      const auto exit_code = running->child.poll();
+      if (!exit_code) {
+        ++running;
+        continue;
+      }
+      const StudyRun& run = *running->run;
+      running = running_.erase(running);
+      if (*exit_code == 0) {
+        ENGRAM_RETURN_IF_ERROR(finish(run));
+      } else if (stopping()) {
+        ++interrupted_;
+      } else {
+        failures_.push_back(fmt::format("{} (exit code {}): {} (see {})", run.name, *exit_code,
+                                        last_log_line(env_, log_of(run)), log_of(run)));
+        lines_.log(failures_.back());
+      }
+    }
+    return {};
+  }
+
+  // The record comes first and the removal last, so that a kill in between repeats nothing but this.
+  Status finish(const StudyRun& run) {
+    const std::string line = last_log_line(env_, log_of(run));
+    ENGRAM_ASSIGN_OR_RETURN(const auto summary, parse_json(line, log_of(run)));
+    if (run.seed == 0 && run.control == StudyControl::kNone) ENGRAM_RETURN_IF_ERROR(keep_weights(run));
+    ENGRAM_ASSIGN_OR_RETURN(auto record, make_record(env_, study_, run, output_of(run), summary));
+    ENGRAM_RETURN_IF_ERROR(write_record(env_, folder_, run.name, record));
+    ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(output_of(run)));
+    ENGRAM_RETURN_IF_ERROR(env_.remove_file(recipe_of(run)));
+    ENGRAM_RETURN_IF_ERROR(env_.remove_file(log_of(run)));
+    lines_.log(fmt::format("{}: validation loss {:.4f}, {:.4f} bits per byte, {} ({} of {})", run.name,
+                           record.at("val_loss").get<double>(), record.at("bits_per_byte").get<double>(),
+                           format_duration(record.at("seconds").get<double>()), records_.size() + 1, runs_.size()));
+    records_.emplace(run.name, std::move(record));
+    return write_pages();
+  }
+
+  // A bf16 copy without optimizer state, for the checkpoint studies.
+  Status keep_weights(const StudyRun& run) {
+    const std::string directory = join_path(join_path(work_, "weights"), run.name);
+    const std::string temporary = directory + ".tmp";
+    ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(temporary));
+    ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env_, output_of(run)));
+    ENGRAM_ASSIGN_OR_RETURN(const auto rows, load_table_rows(env_, model.directory, model.config));
+    ENGRAM_RETURN_IF_ERROR(
+        save_model(env_, temporary, model.config, *model.tokenizer, *model.model, rows, torch::kBFloat16));
+    ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(directory));
+    return env_.rename_file(temporary, directory);
+  }
+
+  Status write_pages() {
+    if (records_.empty()) return {};
+    const auto data = make_study_data(study_, options_.command, runs_.size(), records_);
+    ENGRAM_RETURN_IF_ERROR(write_file_atomic(env_, join_path(folder_, "data.json"), data.dump(1) + "\n"));
+    return write_study_pages(env_, folder_, data);
+  }
+
+  void draw() {
+    if (!lines_.terminal()) return;
+    std::vector<std::string> lines;
+    for (const RunningRun& running : running_) {
+      const RunMetrics last = last_metrics(env_, output_of(*running.run));
+      const int64_t steps = running.run->recipe.train.steps, done = last.step - running.first_step;
+      const double rate = done > 0 ? static_cast<double>(done) / (seconds_now() - running.start) : 0;
+      lines.push_back(fmt::format("  {}: step {} of {}, loss {:.4f}, {} tokens/s, {} left", running.run->name,
+                                  last.step, steps, last.loss, format_count(last.tokens_per_second),
+                                  rate > 0 ? format_duration(static_cast<double>(steps - last.step) / rate) : "?"));
+    }
+    lines_.draw(lines);
+  }
+
+  Env& env_;
+  const StudyOptions& options_;
+  const Study study_;
+  const std::vector<StudyRun> runs_;
+  const std::string work_;
+  std::string folder_;
+  StudyRecords records_;
+  std::deque<const StudyRun*> waiting_;
+  std::list<RunningRun> running_;
+  std::vector<std::string> failures_;
+  RunLines lines_;
+  int64_t interrupted_ = 0;
+  bool terminated_ = false;
+};
+
+}  // namespace
+
+Status run_study(Env& env, const StudyOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(Study study, Study::load(env, options.path));
+  if (study.name != options.name)
+    return invalid_argument("{}: study: got \"{}\", wanted \"{}\"", options.path, study.name, options.name);
+  const std::string work = join_path(options.work, study.folder_name());
+  ExpandOptions expand;
+  expand.seeds = options.seeds;
+  expand.overrides = options.overrides;
+  expand.data_directory = join_path(work, "data");
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<StudyRun> runs, expand_study(env, study, expand));
+  fmt::print("{}", describe_runs(runs));
+  std::fflush(stdout);
+  if (options.dry_run) return {};
+  ENGRAM_RETURN_IF_ERROR(env.create_directories(work));
+  ENGRAM_ASSIGN_OR_RETURN(const StudyLock lock, StudyLock::take(join_path(work, "lock")));
+  Runner runner(env, options, std::move(study), std::move(runs));
+  ENGRAM_RETURN_IF_ERROR(runner.open());
+  return runner.loop();
+}
+
+}  // namespace engram

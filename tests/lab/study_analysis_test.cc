@@ -1,0 +1,110 @@
+#include "engram/lab/study_analysis.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "engram/core/numpy_random.h"
+
+namespace engram {
+namespace {
+
+double parabola(double x, double minimum, double curvature = 0.3) {
+  return 4.2 + curvature * (x - minimum) * (x - minimum);
+}
+
+std::vector<SeedPoint> noisy(double minimum, double noise, uint64_t seed, int seeds = 3) {
+  NumpyRandom random(seed);
+  std::vector<SeedPoint> points;
+  for (const double rho : {1.0, 0.9, 0.75, 0.5, 0.35, 0.2}) {
+    SeedPoint point{rho, {}};
+    for (int i = 0; i < seeds; ++i) point.losses.push_back(parabola(rho, minimum) + noise * random.normal());
+    points.push_back(point);
+  }
+  return points;
+}
+
+TEST(FitPolynomial, FindsItsOwnCoefficients) {
+  const std::vector<double> x = {0, 1, 2, 5}, y = {3, 3 + 2 - 1, 3 + 4 - 4, 3 + 10 - 25};
+  const auto c = fit_polynomial(x, y, 2);
+  ASSERT_EQ(c.size(), 3u);
+  EXPECT_NEAR(c[0], 3, 1e-9);
+  EXPECT_NEAR(c[1], 2, 1e-9);
+  EXPECT_NEAR(c[2], -1, 1e-9);
+  EXPECT_TRUE(fit_polynomial(std::vector<double>{1, 1, 2}, std::vector<double>{1, 2, 3}, 2).empty());
+}
+
+TEST(FitMinimum, ExactDataGiveTheExactMinimum) {
+  const MinimumFit fit = fit_minimum(noisy(0.7, 0, 1));
+  EXPECT_TRUE(fit.convex);
+  EXPECT_TRUE(fit.inside);
+  EXPECT_NEAR(fit.x, 0.7, 1e-6);
+  EXPECT_NEAR(fit.loss, 4.2, 1e-9);
+  EXPECT_NEAR(fit.low, 0.7, 1e-6);
+  EXPECT_NEAR(fit.high, 0.7, 1e-6);
+}
+
+// A percentile bootstrap of three seeds is narrower than it should be, but it must hold the truth most of the time.
+TEST(FitMinimum, TheIntervalMostlyHoldsTheTruth) {
+  int held = 0;
+  const int tries = 100;
+  for (int i = 0; i < tries; ++i) {
+    const MinimumFit fit = fit_minimum(noisy(0.65, 0.01, static_cast<uint64_t>(100 + i)), 400);
+    EXPECT_LE(fit.low, fit.high);
+    held += fit.low <= 0.65 && 0.65 <= fit.high;
+  }
+  EXPECT_GE(held, 75);
+}
+
+TEST(FitMinimum, MoreNoiseMakesAWiderInterval) {
+  const MinimumFit quiet = fit_minimum(noisy(0.65, 0.002, 7)), loud = fit_minimum(noisy(0.65, 0.02, 7));
+  EXPECT_LT(quiet.high - quiet.low, loud.high - loud.low);
+}
+
+TEST(FitMinimum, NoMinimumInsideIsSaid) {
+  const MinimumFit outside = fit_minimum(noisy(-0.3, 0, 1));
+  EXPECT_FALSE(outside.inside);
+  EXPECT_DOUBLE_EQ(outside.x, 0.2);
+  std::vector<SeedPoint> concave = noisy(0.5, 0, 1);
+  for (SeedPoint& point : concave)
+    for (double& loss : point.losses) loss = -loss;
+  EXPECT_FALSE(fit_minimum(concave).convex);
+}
+
+TEST(FitLogSlope, FindsTheSlopePerDecade) {
+  std::vector<SeedPoint> points;
+  for (const double rows : {1e3, 1e4, 1e5}) points.push_back({rows, {5 - 0.08 * std::log10(rows)}});
+  const SlopeFit fit = fit_log_slope(points);
+  EXPECT_NEAR(fit.coefficients[1], -0.08, 1e-9);
+  EXPECT_NEAR(fit.r_squared, 1, 1e-9);
+}
+
+nlohmann::json run_json(const char* group, double rho, int64_t seed, double loss) {
+  return {{"group", group},       {"rho", rho}, {"seed", seed},      {"budget", 1000},         {"val_loss", loss},
+          {"bits_per_byte", 1.0}, {"rows", 10}, {"train_loss", 1.0}, {"seconds_per_step", 0.1}};
+}
+
+TEST(AnalyseStudy, GainsArePairedBySeed) {
+  nlohmann::json data = {{"groups", {{{"name", "a"}, {"axis", "rho"}}}}, {"runs", nlohmann::json::array()}};
+  // Seeds differ by 1 nat, the gain is .1 and .3 all the same.
+  data["runs"] = {run_json("a", 1.0, 0, 4.0), run_json("a", 1.0, 1, 5.0), run_json("a", 0.5, 0, 3.9),
+                  run_json("a", 0.5, 1, 4.7)};
+  const auto analysis = analyse_study(data);
+  ASSERT_TRUE(analysis.ok()) << analysis.status().message();
+  ASSERT_EQ(analysis->at("points").size(), 2u);
+  const auto& half = analysis->at("points")[1];
+  EXPECT_DOUBLE_EQ(half.at("x"), 0.5);
+  EXPECT_NEAR(half.at("gain").get<double>(), 0.2, 1e-9);
+  EXPECT_NEAR(half.at("gain_deviation").get<double>(), std::sqrt(0.02), 1e-9);
+  EXPECT_FALSE(analysis->at("points")[0].contains("gain"));
+}
+
+TEST(AnalyseStudy, WhatIsMissingIsNamed) {
+  EXPECT_FALSE(analyse_study(nlohmann::json::object()).ok());
+  nlohmann::json data = {{"groups", {{{"name", "a"}, {"axis", "rho"}}}}, {"runs", {run_json("a", 1, 0, 4)}}};
+  data["runs"][0].erase("val_loss");
+  EXPECT_NE(analyse_study(data).status().message().find("val_loss"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace engram
