@@ -16,6 +16,8 @@ struct Invocation {
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_data(CLI::App& app, Invocation& invocation);
 void add_hash(CLI::App& app, Invocation& invocation);
+void add_plan(CLI::App& app, Invocation& invocation);
+void add_table(CLI::App& app, Invocation& invocation);
 void add_tokenizer(CLI::App& app, Invocation& invocation);
 // Only with ENGRAM_WITH_TORCH:
 void add_bench_ops(CLI::App& bench, Invocation& invocation);  // below `bench`

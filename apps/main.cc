@@ -26,6 +26,8 @@ int main(int argc, char** argv) {
   engram::apps::add_bench(app, invocation);
   engram::apps::add_data(app, invocation);
   engram::apps::add_hash(app, invocation);
+  engram::apps::add_plan(app, invocation);
+  engram::apps::add_table(app, invocation);
   engram::apps::add_tokenizer(app, invocation);
 #ifdef ENGRAM_WITH_TORCH
   engram::apps::add_demo(app, invocation);

@@ -29,6 +29,8 @@ struct FaultPlan {
   bool dead_after = false;   // after the first fault every call fails, as if the process had been killed
   int64_t flip_bit = -1;     // this bit (byte * 8 + bit) reads inverted in every file that has it
   int64_t read_bytes = -1;   // files read as if they ended after this many bytes
+  int64_t fail_read = -1;    // the n-th read of a RandomAccessFile
+  bool heal_reads = false;   // flip_bit shows in the first read of a RandomAccessFile that covers it, then no more
 };
 
 class FaultyEnv final : public Env {
@@ -65,6 +67,11 @@ class FaultyEnv final : public Env {
     }
     ENGRAM_ASSIGN_OR_RETURN(std::string contents, read_file(path));
     return std::unique_ptr<MappedFile>(new CopiedFile(std::move(contents)));
+  }
+  Result<std::unique_ptr<RandomAccessFile>> new_random_access_file(const std::string& path) override {
+    ENGRAM_RETURN_IF_ERROR(check_alive(path));
+    ENGRAM_ASSIGN_OR_RETURN(auto file, base_.new_random_access_file(path));
+    return std::unique_ptr<RandomAccessFile>(new ReadFile(*this, std::move(file), path));
   }
   Result<std::unique_ptr<WritableFile>> new_writable_file(const std::string& path) override {
     ENGRAM_RETURN_IF_ERROR(change(path));
@@ -126,6 +133,26 @@ class FaultyEnv final : public Env {
 
    private:
     std::string contents_;
+  };
+
+  class ReadFile final : public RandomAccessFile {
+   public:
+    ReadFile(FaultyEnv& env, std::unique_ptr<RandomAccessFile> base, std::string path)
+        : env_(env), base_(std::move(base)), path_(std::move(path)) {}
+    Result<size_t> read_at(int64_t offset, std::span<std::byte> out) const override {
+      ENGRAM_RETURN_IF_ERROR(env_.count_read(path_));
+      ENGRAM_ASSIGN_OR_RETURN(size_t got, base_->read_at(offset, out));
+      return env_.damage(offset, out.first(got));
+    }
+    Result<int64_t> size() const override {
+      ENGRAM_ASSIGN_OR_RETURN(int64_t size, base_->size());
+      return env_.plan_.read_bytes < 0 ? size : std::min(size, env_.plan_.read_bytes);
+    }
+
+   private:
+    FaultyEnv& env_;
+    std::unique_ptr<RandomAccessFile> base_;
+    std::string path_;
   };
 
   class File final : public WritableFile {
@@ -195,6 +222,24 @@ class FaultyEnv final : public Env {
     return make_status(StatusCode::kDataLoss, "cannot read '{}': Input/output error", path);
   }
 
+  Status count_read(const std::string& path) {
+    std::lock_guard lock(mutex_);
+    if (!dead() && (plan_.fail_read < 0 || reads_++ != plan_.fail_read)) return {};
+    ++faults_;
+    return make_status(StatusCode::kDataLoss, "cannot read '{}': Input/output error", path);
+  }
+  // The bytes of a read at `offset`, damaged in place; how many of them the file still has.
+  size_t damage(int64_t offset, std::span<std::byte> bytes) {
+    std::lock_guard lock(mutex_);
+    auto size = static_cast<int64_t>(bytes.size());
+    if (plan_.read_bytes >= 0) size = std::clamp<int64_t>(plan_.read_bytes - offset, 0, size);
+    const int64_t flipped = plan_.flip_bit / 8 - offset;
+    if (plan_.flip_bit >= 0 && flipped >= 0 && flipped < size && !(plan_.heal_reads && flipped_)) {
+      bytes[static_cast<size_t>(flipped)] ^= static_cast<std::byte>(1 << (plan_.flip_bit % 8));
+      flipped_ = true;
+    }
+    return static_cast<size_t>(size);
+  }
   void damage(std::string& contents) const {
     if (plan_.read_bytes >= 0) contents.resize(std::min(contents.size(), static_cast<size_t>(plan_.read_bytes)));
     if (plan_.flip_bit >= 0 && static_cast<size_t>(plan_.flip_bit / 8) < contents.size()) {
@@ -228,7 +273,8 @@ class FaultyEnv final : public Env {
   Env& base_;
   const FaultPlan plan_;
   mutable std::mutex mutex_;
-  int64_t changes_ = 0, appends_ = 0, syncs_ = 0, renames_ = 0, faults_ = 0, appended_bytes_ = 0;
+  int64_t changes_ = 0, appends_ = 0, syncs_ = 0, renames_ = 0, faults_ = 0, appended_bytes_ = 0, reads_ = 0;
+  bool flipped_ = false;
   std::map<std::string, int64_t> synced_bytes_;
 };
 

@@ -104,6 +104,34 @@ class PosixWritableFile final : public WritableFile {
   std::string path_;
 };
 
+class PosixRandomAccessFile final : public RandomAccessFile {
+ public:
+  PosixRandomAccessFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+
+  Result<size_t> read_at(int64_t offset, std::span<std::byte> out) const override {
+    size_t length = 0;
+    while (length < out.size()) {
+      const ssize_t got =
+          ::pread(fd_.get(), out.data() + length, out.size() - length, offset + static_cast<int64_t>(length));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return errno_status("read", path_, errno);
+      if (got == 0) break;
+      length += static_cast<size_t>(got);
+    }
+    return length;
+  }
+
+  Result<int64_t> size() const override {
+    struct stat info;
+    if (::fstat(fd_.get(), &info) != 0) return errno_status("stat", path_, errno);
+    return static_cast<int64_t>(info.st_size);
+  }
+
+ private:
+  Descriptor fd_;
+  std::string path_;
+};
+
 class PosixMappedFile final : public MappedFile {
  public:
   PosixMappedFile(void* data, size_t size) : data_(data), size_(size) {}
@@ -153,6 +181,12 @@ class PosixEnv final : public Env {
       if (data == MAP_FAILED) return errno_status("map", path, errno);
     }
     return std::unique_ptr<MappedFile>(new PosixMappedFile(data, size));
+  }
+
+  Result<std::unique_ptr<RandomAccessFile>> new_random_access_file(const std::string& path) override {
+    Descriptor fd(open_retrying(path, O_RDONLY));
+    if (fd.get() < 0) return errno_status("open", path, errno);
+    return std::unique_ptr<RandomAccessFile>(new PosixRandomAccessFile(fd.release(), path));
   }
 
   Result<std::unique_ptr<WritableFile>> new_writable_file(const std::string& path) override {

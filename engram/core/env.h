@@ -32,6 +32,15 @@ class MappedFile {
   virtual std::span<const std::byte> bytes() const = 0;
 };
 
+// A file read at any offset. Any thread. The file may change or shrink meanwhile: reads then see what is there.
+class RandomAccessFile {
+ public:
+  virtual ~RandomAccessFile() = default;
+  // Fills `out` from `offset` on; returns the bytes read, fewer than out.size() only at the end of the file.
+  virtual Result<size_t> read_at(int64_t offset, std::span<std::byte> out) const = 0;
+  virtual Result<int64_t> size() const = 0;  // now
+};
+
 class Env {
  public:
   virtual ~Env() = default;
@@ -40,6 +49,7 @@ class Env {
 
   virtual Result<std::string> read_file(const std::string& path) = 0;
   virtual Result<std::unique_ptr<MappedFile>> map_file(const std::string& path) = 0;
+  virtual Result<std::unique_ptr<RandomAccessFile>> new_random_access_file(const std::string& path) = 0;
   // Truncates an existing file.
   virtual Result<std::unique_ptr<WritableFile>> new_writable_file(const std::string& path) = 0;
   virtual Result<std::unique_ptr<WritableFile>> new_appendable_file(const std::string& path) = 0;

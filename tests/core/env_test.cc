@@ -171,6 +171,30 @@ TEST_F(EnvTest, FaultyEnvDamagesReadsAndLosesUnsyncedData) {
   EXPECT_EQ(contents_of(path("h")), "kept");
 }
 
+TEST_F(EnvTest, RandomAccessReadsAnyPart) {
+  throw_if_error(write_file_atomic(env_, path("f"), "0123456789"));
+  const auto read = [&](Env& env, int64_t offset, size_t size) {
+    const auto file = value_or_throw(env.new_random_access_file(path("f")));
+    std::string out(size, '?');
+    out.resize(value_or_throw(file->read_at(offset, std::as_writable_bytes(std::span(out)))));
+    return out;
+  };
+  EXPECT_EQ(read(env_, 0, 4), "0123");
+  EXPECT_EQ(read(env_, 7, 4), "789");
+  EXPECT_EQ(read(env_, 11, 4), "");
+  FaultyEnv flipping(env_, {.flip_bit = 8 * 8});
+  EXPECT_EQ(read(flipping, 7, 2), "79");
+  EXPECT_EQ(read(flipping, 0, 8), "01234567");
+  FaultyEnv shortened(env_, {.read_bytes = 8});
+  EXPECT_EQ(read(shortened, 7, 4), "7");
+  EXPECT_EQ(value_or_throw(value_or_throw(shortened.new_random_access_file(path("f")))->size()), 8);
+  FaultyEnv failing(env_, {.fail_read = 0});
+  std::byte out;
+  EXPECT_EQ(value_or_throw(failing.new_random_access_file(path("f")))->read_at(0, {&out, 1}).status().code(),
+            StatusCode::kDataLoss);
+  EXPECT_EQ(env_.new_random_access_file(path("none")).status().code(), StatusCode::kNotFound);
+}
+
 TEST(PathTest, JoinAndParent) {
   EXPECT_EQ(join_path("a", "b"), "a/b");
   EXPECT_EQ(join_path("a/", "b"), "a/b");

@@ -1,0 +1,64 @@
+// DramStore: a layer's rows in memory, back to back on huge pages; loaded once, every page's checksum compared.
+// MappedStore: the same rows through a mapping of the file.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/store/huge_memory.h"
+#include "engram/store/row_file.h"
+#include "engram/store/row_store.h"
+
+namespace engram {
+
+// The gather that memory tiers share: out[i] = rows[ids[i]], rows of row_bytes back to back; fetches ahead of itself.
+void gather_rows(const std::byte* rows, size_t row_bytes, std::span<const int64_t> row_ids, std::byte* out);
+
+// Reads are over when read() returns.
+class DramStore final : public RowStore {
+ public:
+  // threads: that load; 0 is one per core. kResourceExhausted: the rows are more than the memory there is; kDataLoss.
+  static Result<std::unique_ptr<DramStore>> open(Env& env, const std::string& path, int layer_id, int threads = 0);
+
+  void prefetch(std::span<const int64_t> /*row_ids*/) override {}
+  Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) override;
+  int64_t num_rows() const override { return table_.num_rows; }
+  size_t row_bytes() const override { return static_cast<size_t>(table_.row_bytes); }
+  StoreStats stats() const override;
+
+ private:
+  DramStore() = default;
+  RowTable table_;
+  HugeMemory rows_;
+  StoreCounters counters_;
+};
+
+// Opt-in. The file must not shrink while the store is open: touching a page that is gone ends the process (SIGBUS).
+// Where that can happen take PageCacheStore, which reads the same page cache. A page is checked when first used; a
+// checked page that is damaged later, in the file, is not seen. Reads wait for the drive inside read().
+class MappedStore final : public RowStore {
+ public:
+  static Result<std::unique_ptr<MappedStore>> open(Env& env, const std::string& path, int layer_id);
+
+  void prefetch(std::span<const int64_t> row_ids) override;  // asks the system to read the pages
+  Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) override;
+  int64_t num_rows() const override { return table_.num_rows; }
+  size_t row_bytes() const override { return static_cast<size_t>(table_.row_bytes); }
+  StoreStats stats() const override;
+
+ private:
+  MappedStore() = default;
+  const std::byte* page(int64_t number) const;
+  Status check_page(int64_t number);
+
+  std::string path_;
+  RowTable table_;
+  std::unique_ptr<MappedFile> file_;
+  std::vector<std::atomic<uint64_t>> checked_;  // a bit per page of the table
+  StoreCounters counters_;
+  std::atomic<uint64_t> prefetched_{0};
+};
+
+}  // namespace engram

@@ -1,0 +1,162 @@
+#include "engram/store/drive_store.h"
+
+#include <algorithm>
+
+namespace engram {
+namespace {
+
+uint64_t count_unique(std::span<const RowTarget> targets) {
+  uint64_t unique = 0;
+  for (size_t i = 0; i < targets.size(); ++i) unique += i == 0 || targets[i].row != targets[i - 1].row;
+  return unique;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<DriveFile>> DriveFile::open(const std::string& path, const DriveOptions& options) {
+  if (options.max_queued_rows < 1)
+    return invalid_argument("max_queued_rows is {}, wanted at least 1", options.max_queued_rows);
+  ENGRAM_ASSIGN_OR_RETURN(auto reader, open_page_reader(path, options.reader));
+  std::shared_ptr<DriveFile> file(new DriveFile);
+  file->path_ = path;
+  ENGRAM_ASSIGN_OR_RETURN(file->info_, RowFileInfo::read(reader->file(), path));
+  file->queue_ = std::make_unique<PageQueue>(std::move(reader), path, options.max_queued_rows);
+  return file;
+}
+
+void InFlight::add() {
+  std::lock_guard lock(mutex_);
+  ++count_;
+}
+void InFlight::remove() {
+  std::lock_guard lock(mutex_);  // held while notifying: the waiter may destroy this as soon as it has the lock
+  if (--count_ == 0) none_.notify_all();
+}
+void InFlight::wait_for_none() {
+  std::unique_lock lock(mutex_);
+  none_.wait(lock, [&] { return count_ == 0; });
+}
+
+DriveStore::DriveStore(std::shared_ptr<DriveFile> file, int table)
+    : file_(std::move(file)), table_(file_->info().tables[static_cast<size_t>(table)]) {}
+
+DriveStore::~DriveStore() { in_flight_.wait_for_none(); }
+
+Pending DriveStore::read(std::span<const int64_t> row_ids, std::span<std::byte> out) {
+  const auto start = std::chrono::steady_clock::now();
+  if (Status status = check_read(*this, row_ids, out); !status.ok()) {
+    counters_->failed_reads.fetch_add(1, std::memory_order_relaxed);
+    return status;
+  }
+  std::vector<RowTarget> targets = sort_targets(row_ids);
+  const uint64_t rows = targets.size(), unique = count_unique(targets);
+  read_resident(targets, out.data());
+  if (targets.empty()) {
+    counters_->count_read(rows, unique, start);
+    return Status();
+  }
+  const Completion completion(std::shared_ptr<LatencyHistogram>(counters_, &counters_->stall));
+  Pending pending = completion.pending();
+  const uint64_t from_drive = targets.size();
+  in_flight_.add();
+  const auto done = [=, this](const Status& status, int64_t pages, int64_t retries) {
+    drive_pages_.fetch_add(static_cast<uint64_t>(pages + retries), std::memory_order_relaxed);
+    counters_->retries.fetch_add(static_cast<uint64_t>(retries), std::memory_order_relaxed);
+    if (status.ok()) {
+      drive_rows_.fetch_add(from_drive, std::memory_order_relaxed);
+      counters_->count_read(rows, unique, start);
+    } else {
+      counters_->failed_reads.fetch_add(1, std::memory_order_relaxed);
+    }
+    completion.finish(status);
+    in_flight_.remove();
+  };
+  file_->queue().add({&table_, std::move(targets), out.data(), done});
+  return pending;
+}
+
+TierStats DriveStore::drive_stats() const {
+  TierStats tier;
+  tier.name = "drive";
+  tier.hits = drive_rows_.load(std::memory_order_relaxed);
+  tier.pages = drive_pages_.load(std::memory_order_relaxed);
+  tier.bytes = tier.pages * kRowPageBytes;
+  return tier;
+}
+
+Result<std::unique_ptr<NvmeStore>> NvmeStore::open(std::shared_ptr<DriveFile> file, int layer_id) {
+  ENGRAM_ASSIGN_OR_RETURN(const int table, file->info().find_layer(layer_id));
+  return std::unique_ptr<NvmeStore>(new NvmeStore(std::move(file), table));
+}
+
+StoreStats NvmeStore::stats() const {
+  StoreStats stats = counters_->snapshot();
+  stats.tiers = {drive_stats()};
+  return stats;
+}
+
+Result<std::unique_ptr<PageCacheStore>> PageCacheStore::open(std::shared_ptr<DriveFile> file, int layer_id) {
+  ENGRAM_ASSIGN_OR_RETURN(const int table, file->info().find_layer(layer_id));
+  return std::unique_ptr<PageCacheStore>(new PageCacheStore(std::move(file), table));
+}
+
+void PageCacheStore::read_resident(std::vector<RowTarget>& targets, std::byte* out) {
+  alignas(64) std::byte page[kRowPageBytes];
+  const PageReader& reader = file_->queue().reader();
+  const uint64_t asked = targets.size();
+  uint64_t pages = 0;
+  size_t kept = 0;
+  for (size_t begin = 0; begin < targets.size();) {
+    const size_t end = end_of_page(table_, targets, begin);
+    const auto run = std::span<const RowTarget>(targets).subspan(begin, end - begin);
+    const int64_t first_page = table_.page_of(run.front().row);
+    bool served = true;
+    for (int64_t segment = 0; served && segment < table_.pages_per_row; ++segment) {
+      // What fails here is read again by the I/O thread, which reports it if it fails there too.
+      served = reader.read_resident(first_page + segment, page) == kRowPageBytes &&
+               check_row_page(page, first_page + segment, file_->path()).ok();
+      if (served) copy_from_page(table_, run, segment, page, out);
+      pages += served;
+    }
+    if (!served)
+      kept = static_cast<size_t>(std::move(run.begin(), run.end(), targets.begin() + kept) - targets.begin());
+    begin = end;
+  }
+  targets.resize(kept);
+  asked_rows_.fetch_add(asked, std::memory_order_relaxed);
+  resident_rows_.fetch_add(asked - kept, std::memory_order_relaxed);
+  resident_pages_.fetch_add(pages, std::memory_order_relaxed);
+}
+
+void PageCacheStore::prefetch(std::span<const int64_t> row_ids) {
+  std::vector<int64_t> valid;
+  for (int64_t id : row_ids) {
+    if (id >= 0 && id < table_.num_rows) valid.push_back(id);
+  }
+  if (valid.empty()) return;
+  prefetch_requested_.fetch_add(valid.size(), std::memory_order_relaxed);
+  in_flight_.add();
+  const auto done = [this](const Status& /*a hint's failure*/, int64_t pages, int64_t retries) {
+    drive_pages_.fetch_add(static_cast<uint64_t>(pages + retries), std::memory_order_relaxed);
+    in_flight_.remove();
+  };
+  if (file_->queue().try_add({&table_, sort_targets(valid), nullptr, done})) return;
+  prefetch_dropped_.fetch_add(valid.size(), std::memory_order_relaxed);
+  in_flight_.remove();
+}
+
+StoreStats PageCacheStore::stats() const {
+  StoreStats stats = counters_->snapshot();
+  TierStats memory;
+  memory.name = "page_cache";
+  memory.hits = resident_rows_.load(std::memory_order_relaxed);
+  memory.misses = asked_rows_.load(std::memory_order_relaxed) - memory.hits;
+  memory.pages = resident_pages_.load(std::memory_order_relaxed);
+  memory.bytes = memory.pages * kRowPageBytes;
+  stats.tiers = {memory, drive_stats()};
+  stats.prefetch.requested = prefetch_requested_.load(std::memory_order_relaxed);
+  stats.prefetch.dropped = prefetch_dropped_.load(std::memory_order_relaxed);
+  return stats;
+}
+
+}  // namespace engram

@@ -1,0 +1,114 @@
+#include "engram/store/import.h"
+
+#include <algorithm>
+
+#include "engram/core/json.h"
+
+namespace engram::import {
+namespace {
+
+constexpr size_t kNameBytes = 160;  // of a tensor's name in a message
+constexpr const char* kIndexName = "model.safetensors.index.json";
+
+}  // namespace
+
+Result<ShardSet> ShardSet::open(Env& env, const std::string& directory) {
+  ShardSet set;
+  set.env_ = &env;
+  set.directory_ = directory;
+  const std::string index_path = join_path(directory, kIndexName);
+  if (env.file_exists(index_path)) {
+    ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json index, read_json_file(env, index_path));
+    const nlohmann::json* map = json_find(index, "weight_map");
+    if (map == nullptr || !map->is_object()) return data_loss("{}: no object weight_map", index_path);
+    for (const auto& [name, file] : map->items()) {
+      if (!file.is_string() || file.get_ref<const std::string&>().find('/') != std::string::npos)
+        return data_loss("{}: weight_map of {} is {}, wanted a file name", index_path, quote_text(name, kNameBytes),
+                         quote_text(file.dump()));
+      set.file_of_[name] = file.get<std::string>();
+    }
+    return set;
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::string> names, env.list_directory(directory));
+  for (const std::string& name : names) {
+    if (!name.ends_with(".safetensors")) continue;
+    ENGRAM_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::open(env, join_path(directory, name)));
+    for (const auto& [tensor, view] : file.tensors()) {
+      if (!set.file_of_.emplace(tensor, name).second)
+        return data_loss("{}: tensor {} is also in {}", join_path(directory, name), quote_text(tensor, kNameBytes),
+                         set.file_of_[tensor]);
+    }
+    set.files_.emplace(name, std::move(file));
+  }
+  if (set.files_.empty()) return not_found("{}: no .safetensors file", directory);
+  return set;
+}
+
+Result<TensorView> ShardSet::find(const std::string& name) {
+  const auto at = file_of_.find(name);
+  if (at == file_of_.end()) return not_found("{}: no tensor {}", directory_, quote_text(name, kNameBytes));
+  auto file = files_.find(at->second);
+  if (file == files_.end()) {
+    ENGRAM_ASSIGN_OR_RETURN(SafetensorsFile opened, SafetensorsFile::open(*env_, join_path(directory_, at->second)));
+    file = files_.emplace(at->second, std::move(opened)).first;
+  }
+  return file->second.find(name);
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+Status check_tensor(const TensorView& view, const std::string& path, const std::string& name, std::vector<DType> dtypes,
+                    const std::vector<int64_t>& shape) {
+  if (view.shape != shape)
+    return invalid_argument("{}: tensor {} has shape {}, wanted {}", path, quote_text(name, kNameBytes),
+                            shape_text(view.shape), shape_text(shape));
+  if (std::find(dtypes.begin(), dtypes.end(), view.dtype) != dtypes.end()) return {};
+  std::string wanted;
+  for (DType dtype : dtypes) wanted += fmt::format("{}{}", wanted.empty() ? "" : " or ", dtype_name(dtype));
+  return invalid_argument("{}: tensor {} is {}, wanted {}", path, quote_text(name, kNameBytes), dtype_name(view.dtype),
+                          wanted);
+}
+
+Result<std::vector<int64_t>> json_integer_list(const nlohmann::json& object, const std::string& key,
+                                               const std::string& where, int64_t high) {
+  const nlohmann::json* value = json_find(object, key);
+  if (value == nullptr) return invalid_argument("{}: key '{}' is missing", where, key);
+  if (!value->is_array()) {
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t single, json_integer(object, key, where, 0, high));
+    return std::vector<int64_t>{single};
+  }
+  std::vector<int64_t> list;
+  for (const nlohmann::json& item : *value) {
+    const nlohmann::json one = {{key, item}};
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t integer, json_integer(one, key, where, 0, high));
+    list.push_back(integer);
+  }
+  return list;
+}
+
+Status check_num_rows(const EngramConfig& config, const std::vector<int64_t>& num_rows, const std::string& where) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> wanted, count_rows(config));
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (num_rows[i] != wanted[i])
+      return invalid_argument("{}: layer {} has {} rows, wanted {}, the sum of its {} primes", where,
+                              config.layer_ids[i], num_rows[i], wanted[i], config.rows_per_token());
+  }
+  return {};
+}
+
+Result<RowFileHash> make_hash(const EngramConfig& config, const TokenMap& map, const std::vector<int64_t>& num_rows,
+                              const std::string& where) {
+  ENGRAM_RETURN_IF_ERROR(check_num_rows(config, num_rows, where));
+  if (map.compressed_vocab_size() != config.compressed_vocab_size)
+    return invalid_argument(
+        "{}: compressed_vocab_size is {}, but the tokenizer's {} ids give {}: every row would be "
+        "another",
+        where, config.compressed_vocab_size, map.vocab_size(), map.compressed_vocab_size());
+  if (config.pad_token_id < 0 || config.pad_token_id >= map.vocab_size())
+    return invalid_argument("{}: pad_token_id is {}, wanted 0 .. {}", where, config.pad_token_id, map.vocab_size() - 1);
+  const int compressed_pad = map.ids()[static_cast<size_t>(config.pad_token_id)];
+  ENGRAM_RETURN_IF_ERROR(EngramLayout::create(config, compressed_pad).status().with_context(where));
+  return RowFileHash{config, compressed_pad, map.sha256()};
+}
+
+}  // namespace engram::import

@@ -1,0 +1,61 @@
+// What the importers behind open_table_source() share. Nothing here is for other rooms.
+#pragma once
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engram/core/safetensors.h"
+#include "engram/core/token_map.h"
+#include "engram/store/table_source.h"
+
+namespace engram::import {
+
+// The safetensors files of a folder: those that model.safetensors.index.json names, else all of them. Move-only.
+class ShardSet {
+ public:
+  // kDataLoss: a tensor in two files, an index that is not one or names a path outside the folder.
+  static Result<ShardSet> open(Env& env, const std::string& directory);
+  // Opens the file at first use. kNotFound names folder and tensor.
+  Result<TensorView> find(const std::string& name);
+  bool has(const std::string& name) const { return file_of_.contains(name); }
+  const std::map<std::string, std::string>& file_of() const { return file_of_; }  // tensor -> file name
+
+ private:
+  Env* env_ = nullptr;
+  std::string directory_;
+  std::map<std::string, std::string> file_of_;
+  std::map<std::string, SafetensorsFile> files_;
+};
+
+std::string shape_text(const std::vector<int64_t>& shape);  // "[3, 4]"
+// kInvalidArgument: the tensor's shape or dtype is another; `name` and `path` for the message.
+Status check_tensor(const TensorView& view, const std::string& path, const std::string& name, std::vector<DType> dtypes,
+                    const std::vector<int64_t>& shape);
+
+// An array of integers in [0, high], or a single one. kInvalidArgument otherwise.
+Result<std::vector<int64_t>> json_integer_list(const nlohmann::json& object, const std::string& key,
+                                               const std::string& where, int64_t high);
+
+// The hash of a model whose token map is known: compressed size and pad against the map, rows against the primes.
+//   num_rows  [layers]  of config.layer_ids
+Result<RowFileHash> make_hash(const EngramConfig& config, const TokenMap& map, const std::vector<int64_t>& num_rows,
+                              const std::string& where);
+// Rows against the primes alone, where there is no tokenizer.
+Status check_num_rows(const EngramConfig& config, const std::vector<int64_t>& num_rows, const std::string& where);
+
+// `config` is the parsed config.json at `config_path`; `tokenizer` as in open_table_source().
+Result<std::unique_ptr<TableSource>> open_deepseek(Env& env, const std::string& directory, const nlohmann::json& config,
+                                                   const std::string& config_path, const std::string& tokenizer);
+Result<std::unique_ptr<TableSource>> open_ple(Env& env, const std::string& directory, const nlohmann::json& config,
+                                              const std::string& config_path);
+Result<std::unique_ptr<TableSource>> open_checkpoint(Env& env, const std::string& directory,
+                                                     const nlohmann::json& config, const std::string& config_path);
+Result<std::unique_ptr<TableSource>> open_gguf(Env& env, const std::string& path);
+Result<std::unique_ptr<TableSource>> open_row_file(Env& env, const std::string& path);
+
+// Qwen4Exp's constants of one layer: `ordinal` counts PLE layers from 0.
+std::vector<int64_t> ple_multipliers(int64_t seed, int64_t ordinal, int64_t vocab_size, int ngram_size);
+
+}  // namespace engram::import

@@ -1,0 +1,93 @@
+// Our own checkpoints: docs/formats/checkpoint.md.
+#include <cstring>
+
+#include "engram/core/json.h"
+#include "engram/core/tokenizer.h"
+#include "engram/store/import.h"
+
+namespace engram::import {
+namespace {
+
+class CheckpointSource final : public TableSource {
+ public:
+  CheckpointSource(std::string path, SafetensorsFile file)
+      : TableSource("engram checkpoint", std::move(path)), file_(std::move(file)) {}
+
+  Status add_layer(int layer_id, int64_t width) {
+    const std::string name = fmt::format("layers.{}.engram.embed.weight", layer_id);
+    ENGRAM_ASSIGN_OR_RETURN(const TensorView view, file_.find(name));
+    if (view.shape.size() != 2)
+      return invalid_argument("{}: tensor {} has shape {}, wanted [rows, {}]", file_.path(), name,
+                              shape_text(view.shape), width);
+    ENGRAM_RETURN_IF_ERROR(check_tensor(view, file_.path(), name, {DType::kF32, DType::kBF16}, {view.shape[0], width}));
+    const RowType type = view.dtype == DType::kF32 ? RowType::kFP32 : RowType::kBF16;
+    tables_.push_back({layer_id, view.shape[0], RowFormat{type, width}, dtype_name(view.dtype)});
+    views_.push_back(view);
+    return {};
+  }
+  void set_hash(RowFileHash hash) { hash_ = std::move(hash); }
+
+ protected:
+  Status do_read_rows(int table, int64_t first, int64_t count, std::byte* out) const override {
+    const auto row_bytes = static_cast<size_t>(tables_[static_cast<size_t>(table)].format.row_bytes());
+    const std::byte* from = views_[static_cast<size_t>(table)].bytes.data() + static_cast<size_t>(first) * row_bytes;
+    std::memcpy(out, from, static_cast<size_t>(count) * row_bytes);
+    return {};
+  }
+
+ private:
+  SafetensorsFile file_;
+  std::vector<TensorView> views_;
+};
+
+Result<EngramConfig> parse_config(const nlohmann::json& section, const std::string& where) {
+  EngramConfig result;
+  ENGRAM_ASSIGN_OR_RETURN(const auto layer_ids, json_integer_list(section, "layer_ids", where, INT32_MAX));
+  result.layer_ids.assign(layer_ids.begin(), layer_ids.end());
+  ENGRAM_ASSIGN_OR_RETURN(result.vocab_size, json_integer_list(section, "vocab_size", where, INT32_MAX));
+  ENGRAM_ASSIGN_OR_RETURN(result.seed, json_integer(section, "seed", where));
+  const std::pair<const char*, int*> fields[] = {{"max_ngram_size", &result.max_ngram_size},
+                                                 {"n_heads", &result.n_heads},
+                                                 {"head_dim", &result.head_dim},
+                                                 {"pad_token_id", &result.pad_token_id},
+                                                 {"compressed_vocab_size", &result.compressed_vocab_size}};
+  for (const auto& [key, field] : fields) {
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t value, json_integer(section, key, where, 0, INT32_MAX));
+    *field = static_cast<int>(value);
+  }
+  return result;
+}
+
+Result<TokenMap> token_map(Env& env, const std::string& directory, bool compression) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, join_path(directory, "tokenizer.json")));
+  if (compression) return TokenMap::from_tokenizer(tokenizer);
+  return TokenMap::identity(tokenizer.vocab_size());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TableSource>> open_checkpoint(Env& env, const std::string& directory,
+                                                     const nlohmann::json& config, const std::string& config_path) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::string memory, json_string(config, "memory", config_path));
+  if (memory != "engram")
+    return invalid_argument("{}: memory is {}, wanted \"engram\": only that has tables of rows by n-gram", config_path,
+                            quote_text(memory));
+  const std::string where = config_path + ": engram";
+  const nlohmann::json* section = json_find(config, "engram");
+  if (section == nullptr) return invalid_argument("{}: section 'engram' is missing", config_path);
+  ENGRAM_ASSIGN_OR_RETURN(const EngramConfig parsed, parse_config(*section, where));
+  ENGRAM_ASSIGN_OR_RETURN(const bool compression, json_bool(*section, "compression", where));
+  ENGRAM_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::open(env, join_path(directory, "engram.safetensors")));
+  auto source = std::make_unique<CheckpointSource>(directory, std::move(file));
+  std::vector<int64_t> num_rows;
+  for (const int layer_id : parsed.layer_ids) {
+    ENGRAM_RETURN_IF_ERROR(source->add_layer(layer_id, parsed.head_dim));
+    num_rows.push_back(source->tables().back().num_rows);
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, token_map(env, directory, compression));
+  ENGRAM_ASSIGN_OR_RETURN(RowFileHash hash, make_hash(parsed, map, num_rows, where));
+  source->set_hash(std::move(hash));
+  return std::unique_ptr<TableSource>(std::move(source));
+}
+
+}  // namespace engram::import

@@ -1,0 +1,95 @@
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "engram/store/dram_store.h"
+#include "engram/store/page_queue.h"
+
+namespace engram {
+namespace {
+
+// A mapping that is there already, as the file that RowFileInfo::read() wants.
+class BytesFile final : public RandomAccessFile {
+ public:
+  explicit BytesFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  Result<size_t> read_at(int64_t offset, std::span<std::byte> out) const override {
+    const auto begin = std::min(static_cast<size_t>(offset), bytes_.size());
+    const auto part = bytes_.subspan(begin, std::min(out.size(), bytes_.size() - begin));
+    std::copy(part.begin(), part.end(), out.begin());
+    return part.size();
+  }
+  Result<int64_t> size() const override { return static_cast<int64_t>(bytes_.size()); }
+
+ private:
+  const std::span<const std::byte> bytes_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<MappedStore>> MappedStore::open(Env& env, const std::string& path, int layer_id) {
+  std::unique_ptr<MappedStore> store(new MappedStore);
+  store->path_ = path;
+  ENGRAM_ASSIGN_OR_RETURN(store->file_, env.map_file(path));
+  const std::span<const std::byte> bytes = store->file_->bytes();
+  ENGRAM_ASSIGN_OR_RETURN(const RowFileInfo info, RowFileInfo::read(BytesFile(bytes), path));
+  ENGRAM_ASSIGN_OR_RETURN(const int table, info.find_layer(layer_id));
+  store->table_ = info.tables[static_cast<size_t>(table)];
+  store->checked_ = std::vector<std::atomic<uint64_t>>(static_cast<size_t>(store->table_.num_pages + 63) / 64);
+  // A hint: single pages are wanted, no read-ahead.
+  (void)::madvise(const_cast<std::byte*>(bytes.data()), bytes.size(), MADV_RANDOM);
+  return store;
+}
+
+const std::byte* MappedStore::page(int64_t number) const { return file_->bytes().data() + number * kRowPageBytes; }
+
+Status MappedStore::check_page(int64_t number) {
+  const auto index = static_cast<uint64_t>(number - table_.first_page);
+  std::atomic<uint64_t>& word = checked_[index / 64];
+  const uint64_t bit = uint64_t{1} << (index % 64);
+  if ((word.load(std::memory_order_relaxed) & bit) != 0) return {};
+  ENGRAM_RETURN_IF_ERROR(check_row_page({page(number), static_cast<size_t>(kRowPageBytes)}, number, path_));
+  word.fetch_or(bit, std::memory_order_relaxed);
+  return {};
+}
+
+Pending MappedStore::read(std::span<const int64_t> row_ids, std::span<std::byte> out) {
+  const auto start = std::chrono::steady_clock::now();
+  Status status = check_read(*this, row_ids, out);
+  for (size_t i = 0; status.ok() && i < row_ids.size(); ++i) {
+    const RowTarget target{row_ids[i], static_cast<int64_t>(i)};
+    const int64_t first = table_.page_of(target.row);
+    for (int64_t segment = 0; status.ok() && segment < table_.pages_per_row; ++segment) {
+      status = check_page(first + segment);
+      if (status.ok()) copy_from_page(table_, {&target, 1}, segment, page(first + segment), out.data());
+    }
+  }
+  if (!status.ok()) {
+    counters_.failed_reads.fetch_add(1, std::memory_order_relaxed);
+    return status;
+  }
+  counters_.count_read(row_ids.size(), row_ids.size(), start);
+  counters_.stall.record(std::chrono::steady_clock::now() - start);
+  return status;
+}
+
+void MappedStore::prefetch(std::span<const int64_t> row_ids) {
+  for (int64_t id : row_ids) {
+    if (id < 0 || id >= table_.num_rows) continue;
+    prefetched_.fetch_add(1, std::memory_order_relaxed);
+    const auto bytes = static_cast<size_t>(table_.pages_per_row * kRowPageBytes);
+    (void)::madvise(const_cast<std::byte*>(page(table_.page_of(id))), bytes, MADV_WILLNEED);
+  }
+}
+
+StoreStats MappedStore::stats() const {
+  StoreStats stats = counters_.snapshot();
+  TierStats tier;
+  tier.name = "mapped";
+  tier.hits = stats.rows;
+  tier.bytes = stats.rows * row_bytes();
+  stats.tiers = {tier};
+  stats.prefetch.requested = prefetched_.load(std::memory_order_relaxed);
+  return stats;
+}
+
+}  // namespace engram
