@@ -1,5 +1,6 @@
 #include "engram/model/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace engram {
@@ -70,19 +71,41 @@ int64_t rotary_columns(const ModelConfig& config) {
   return config.attention == AttentionKind::kMla ? config.qk_rope_head_dim : config.head_dim;
 }
 
+RotaryCache::RotaryCache(int64_t columns, double theta, const RopeScaling& scaling, int64_t max_position_embeddings) {
+  const c10::InferenceMode ordinary(false);
+  const auto options = torch::TensorOptions().dtype(torch::kFloat);
+  torch::Tensor exponent = torch::arange(0, columns, 2, options) / static_cast<double>(columns);
+  frequency_ = 1.0 / torch::pow(theta, exponent);
+  if (scaling.factor == 1.0) return;
+  const double before = scaling.original_max_position_embeddings > 0
+                            ? scaling.original_max_position_embeddings
+                            : static_cast<double>(max_position_embeddings) / scaling.factor;
+  // The column that makes `turns` turns over the length before; columns are numbered by pair.
+  auto column_of = [&](double turns) {
+    constexpr double kPi = 3.14159265358979323846;
+    return static_cast<double>(columns) * std::log(before / (turns * 2 * kPi)) / (2 * std::log(theta));
+  };
+  const double low = std::max(std::floor(column_of(scaling.beta_fast)), 0.0);
+  double high = std::min(std::ceil(column_of(scaling.beta_slow)), static_cast<double>(columns - 1));
+  if (high == low) high += 0.001;
+  torch::Tensor stretched = ((torch::arange(columns / 2, options) - low) / (high - low)).clamp(0, 1);
+  frequency_ = frequency_ / scaling.factor * stretched + frequency_ * (1 - stretched);
+  auto sharpness = [&](double mscale) { return 0.1 * mscale * std::log(scaling.factor) + 1.0; };
+  amplitude_ = sharpness(scaling.mscale) / sharpness(scaling.mscale_all_dim);
+  score_factor_ = sharpness(scaling.mscale_all_dim) * sharpness(scaling.mscale_all_dim);
+}
+
 void RotaryCache::fill(AttentionContext& context, torch::Device device, torch::Dtype dtype) {
   if (!cos_.defined() || cos_.size(0) < context.length || cos_.device() != device || cos_.scalar_type() != dtype) {
     // Kept for later passes: a tensor made in inference mode could not serve a backward pass.
     const c10::InferenceMode ordinary(false);
-    const auto options = torch::TensorOptions().dtype(torch::kFloat);
-    torch::Tensor exponent = torch::arange(0, columns_, 2, options) / static_cast<double>(columns_);
-    torch::Tensor frequency = 1.0 / torch::pow(theta_, exponent);
-    torch::Tensor angle = torch::arange(context.length, options).unsqueeze(1) * frequency;
-    cos_ = angle.cos().to(device, dtype);
-    sin_ = angle.sin().to(device, dtype);
+    torch::Tensor angle = torch::arange(context.length, frequency_.options()).unsqueeze(1) * frequency_;
+    cos_ = (angle.cos() * amplitude_).to(device, dtype);
+    sin_ = (angle.sin() * amplitude_).to(device, dtype);
   }
   context.cos = cos_.narrow(0, 0, context.length);
   context.sin = sin_.narrow(0, 0, context.length);
+  context.score_factor = score_factor_;
 }
 
 torch::Tensor document_first_keys(const std::vector<std::vector<int32_t>>& starts, int64_t batch, int64_t length) {

@@ -4,8 +4,8 @@
 //   MLA  c_kv = norm(W_DKV x) of kv_lora_rank columns gives keys and values of all heads through one up-projection;
 //        position lives in qk_rope_head_dim extra columns, rotated, whose key part is shared by the heads.
 //   GQA  plain heads of head_dim columns, rotated whole; num_key_value_heads keys and values serve them in groups.
-// Oracles: transformers deepseek_v3 and qwen3-style blocks (tests/parity). Projections of the same input are one
-// matrix; parameter_groups.h says how it splits. Bad shapes throw c10::Error.
+// Oracles: transformers deepseek_v3 (YaRN too) and qwen3-style blocks (tests/parity). Projections of the same input are
+// one matrix; parameter_groups.h says how it splits. Bad shapes throw c10::Error.
 //
 // Parameters: mla  q_kv_a_proj [q + kv_lora_rank + rope, d]; q = heads * (nope + rope), or q_lora_rank when that is
 //                  not 0, then also q_a_layernorm and q_b_proj; kv_a_layernorm; kv_b_proj; o_proj
@@ -23,8 +23,9 @@ namespace engram {
 // What every block of one forward pass shares.
 struct AttentionContext {
   int64_t batch = 0, length = 0;
-  torch::Tensor cos, sin;   // [T, r/2], the dtype of the norms
-  torch::Tensor first_key;  // [B, T] int32: the oldest token each one sees; undefined: all before it
+  torch::Tensor cos, sin;     // [T, r/2], the dtype of the norms
+  torch::Tensor first_key;    // [B, T] int32: the oldest token each one sees; undefined: all before it
+  double score_factor = 1.0;  // of the scores, beyond 1/sqrt(nope + rope): YaRN's
 };
 
 // The heads of one attention layer. GQA is the case nope = 0 with a rotary key per key-value head.
@@ -79,13 +80,15 @@ torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& k
 // cos and sin tables, grown on demand. Angles are computed in fp32 whatever the model's dtype, as transformers does.
 class RotaryCache {
  public:
-  RotaryCache(int64_t columns, double theta) : columns_(columns), theta_(theta) {}
-  // Fills context.cos and context.sin for context.length tokens.
+  RotaryCache(int64_t columns, double theta) : RotaryCache(columns, theta, {}, 0) {}
+  // scaling.original_max_position_embeddings 0: max_position_embeddings / factor.
+  RotaryCache(int64_t columns, double theta, const RopeScaling& scaling, int64_t max_position_embeddings);
+  // Fills context.cos, context.sin for context.length tokens, and context.score_factor.
   void fill(AttentionContext& context, torch::Device device, torch::Dtype dtype);
 
  private:
-  int64_t columns_;
-  double theta_;
+  torch::Tensor frequency_;                  // [columns / 2] fp32, radians a token
+  double amplitude_ = 1, score_factor_ = 1;  // of cos and sin; of the scores
   torch::Tensor cos_, sin_;
 };
 

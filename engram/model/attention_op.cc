@@ -15,8 +15,8 @@ using internal::mutable_floats;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-double score_scale(const AttentionHeads& heads) {
-  return 1.0 / std::sqrt(static_cast<double>(heads.nope + heads.rope));
+double score_scale(const AttentionContext& context, const AttentionHeads& heads) {
+  return context.score_factor / std::sqrt(static_cast<double>(heads.nope + heads.rope));
 }
 
 // fp32 rows whose columns are adjacent; rows of a wider tensor stay where they are.
@@ -56,7 +56,7 @@ AttentionShape kernel_shape(const AttentionContext& context, const AttentionHead
   shape.rope = heads.rope;
   shape.value = heads.value;
   shape.interleaved = heads.interleaved;
-  shape.scale = static_cast<float>(score_scale(heads));
+  shape.scale = static_cast<float>(score_scale(context, heads));
   return shape;
 }
 
@@ -84,6 +84,7 @@ struct AttendFunction : torch::autograd::Function<AttendFunction> {
         {query, key_value, key_rope, context.cos, context.sin, context.first_key, out, log_sum});
     autograd->saved_data["batch"] = context.batch;
     autograd->saved_data["length"] = context.length;
+    autograd->saved_data["score_factor"] = context.score_factor;
     autograd->saved_data["heads"] = std::vector<int64_t>{heads.heads,
                                                          heads.kv_heads,
                                                          heads.nope,
@@ -99,6 +100,7 @@ struct AttendFunction : torch::autograd::Function<AttendFunction> {
     AttentionContext context;
     context.batch = autograd->saved_data["batch"].toInt();
     context.length = autograd->saved_data["length"].toInt();
+    context.score_factor = autograd->saved_data["score_factor"].toDouble();
     context.cos = saved[3];
     context.sin = saved[4];
     context.first_key = saved[5];
@@ -191,7 +193,7 @@ torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& k
   torch::Tensor out = at::scaled_dot_product_attention(
       padded_heads(at::cat({q[0], q_rope}, -1), width), padded_heads(k, width), padded_heads(v, width),
       masked ? std::make_optional(visible_keys(context)) : std::nullopt, /*dropout_p=*/0.0, /*is_causal=*/!masked,
-      score_scale(heads));
+      score_scale(context, heads));
   return out.transpose(1, 2).narrow(-1, 0, heads.value).reshape({b * t, heads.heads * heads.value});
 }
 

@@ -71,6 +71,17 @@ void visit_fields(Config& c, Visitor&& visit) {
   visit("memory", c.memory);
 }
 
+// Keys of the section "rope_scaling".
+template <typename Config, typename Visitor>
+void visit_rope_scaling_fields(Config& c, Visitor&& visit) {
+  visit("factor", c.rope_scaling.factor);
+  visit("original_max_position_embeddings", c.rope_scaling.original_max_position_embeddings);
+  visit("beta_fast", c.rope_scaling.beta_fast);
+  visit("beta_slow", c.rope_scaling.beta_slow);
+  visit("mscale", c.rope_scaling.mscale);
+  visit("mscale_all_dim", c.rope_scaling.mscale_all_dim);
+}
+
 // Keys of the section "engram".
 template <typename Config, typename Visitor>
 void visit_engram_fields(Config& c, Visitor&& visit) {
@@ -198,6 +209,18 @@ Status check_even(const char* key, int64_t got) {
   return invalid_argument("{}: got {}, wanted an even number (rotary pairs)", key, got);
 }
 
+Status check_rope_scaling(const ModelConfig& c) {
+  const RopeScaling& r = c.rope_scaling;
+  if (!std::isfinite(r.factor) || r.factor < 1)
+    return invalid_argument("rope_scaling.factor: got {}, wanted 1 (none) or more", r.factor);
+  ENGRAM_RETURN_IF_ERROR(check_range("rope_scaling.original_max_position_embeddings",
+                                     r.original_max_position_embeddings, 0, c.max_position_embeddings));
+  ENGRAM_RETURN_IF_ERROR(check_positive("rope_scaling.beta_fast", r.beta_fast));
+  ENGRAM_RETURN_IF_ERROR(check_positive("rope_scaling.beta_slow", r.beta_slow));
+  ENGRAM_RETURN_IF_ERROR(check_positive("rope_scaling.mscale", r.mscale));
+  return check_positive("rope_scaling.mscale_all_dim", r.mscale_all_dim);
+}
+
 Status check_attention(const ModelConfig& c) {
   ENGRAM_RETURN_IF_ERROR(check_range("num_attention_heads", c.num_attention_heads, 1, 4096));
   if (c.attention == AttentionKind::kMla) {
@@ -294,6 +317,7 @@ Status ModelConfig::validate() const {
   ENGRAM_RETURN_IF_ERROR(check_positive("rms_norm_eps", rms_norm_eps));
   ENGRAM_RETURN_IF_ERROR(check_positive("initializer_range", initializer_range));
   ENGRAM_RETURN_IF_ERROR(check_positive("rope_theta", rope_theta));
+  ENGRAM_RETURN_IF_ERROR(check_rope_scaling(*this));
   ENGRAM_RETURN_IF_ERROR(check_attention(*this));
   ENGRAM_RETURN_IF_ERROR(check_ffn(*this));
   ENGRAM_RETURN_IF_ERROR(check_residual(*this));
@@ -301,8 +325,10 @@ Status ModelConfig::validate() const {
 }
 
 nlohmann::ordered_json ModelConfig::to_json() const {
-  nlohmann::ordered_json json, section;
+  nlohmann::ordered_json json, rope, section;
   visit_fields(*this, Writer(json));
+  visit_rope_scaling_fields(*this, Writer(rope));
+  json["rope_scaling"] = std::move(rope);
   visit_engram_fields(*this, Writer(section));
   json["engram"] = std::move(section);
   return json;
@@ -313,15 +339,21 @@ Result<ModelConfig> ModelConfig::from_json(const nlohmann::json& json, const std
   ModelConfig config;
   Reader reader(json, name);
   visit_fields(config, reader);
+  reader.allow("rope_scaling");
   reader.allow("engram");
   ENGRAM_RETURN_IF_ERROR(reader.finish());
-  if (auto section = json.find("engram"); section != json.end()) {
+  auto read_section = [&](const char* key, auto&& visit_section) -> Status {
+    const auto section = json.find(key);
+    if (section == json.end()) return Status();
     if (!section->is_object())
-      return invalid_argument("{}: key 'engram': got {}, wanted an object", name, section->type_name());
-    Reader engram_reader(*section, name + ": engram");
-    visit_engram_fields(config, engram_reader);
-    ENGRAM_RETURN_IF_ERROR(engram_reader.finish());
-  }
+      return invalid_argument("{}: key '{}': got {}, wanted an object", name, key, section->type_name());
+    Reader section_reader(*section, fmt::format("{}: {}", name, key));
+    visit_section(section_reader);
+    return section_reader.finish();
+  };
+  ENGRAM_RETURN_IF_ERROR(
+      read_section("rope_scaling", [&](Reader& fields) { visit_rope_scaling_fields(config, fields); }));
+  ENGRAM_RETURN_IF_ERROR(read_section("engram", [&](Reader& fields) { visit_engram_fields(config, fields); }));
   return config;
 }
 

@@ -63,6 +63,7 @@ void visit_train(Train& train, Visitor& visit) {
   visit.integer("steps", train.steps, 1, kMaxCount);
   visit.integer("stop_at", train.stop_at, 0, kMaxCount);
   visit.text("output", train.output);
+  visit.text("start_from", train.start_from);
   visit.integer("seed", train.seed, 0, std::numeric_limits<int64_t>::max());
   visit.choice("dtype", train.dtype, kDtypeNames);
   visit.choice("device", train.device, kDeviceNames);

@@ -53,10 +53,11 @@ struct OptimizerRecipe {
 };
 
 struct TrainRecipe {
-  int64_t steps = 0;    // length of the schedule; required
-  int64_t stop_at = 0;  // stop early here, with a checkpoint; 0: at `steps`
-  std::string output;   // directory; empty: runs/RECIPE
-  int64_t seed = 0;     // initial weights, controls
+  int64_t steps = 0;       // length of the schedule; required
+  int64_t stop_at = 0;     // stop early here, with a checkpoint; 0: at `steps`
+  std::string output;      // directory; empty: runs/RECIPE
+  std::string start_from;  // checkpoint whose weights and rows step 0 starts with; empty: random ones
+  int64_t seed = 0;        // initial weights, controls
   TrainDtype dtype = TrainDtype::kFp32;
   std::string device = "cpu";  // cpu or cuda
   TablePlacement table_placement = TablePlacement::kHost;

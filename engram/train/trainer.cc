@@ -70,6 +70,8 @@ class Run {
 
  private:
   Status check_resumed_recipe(const std::string& checkpoint);
+  Status start_from(const std::string& path);
+  Status load_model_state(const std::string& checkpoint);
   Status restore(const std::string& checkpoint);
   void read_last_metrics();
   Status step(Progress& progress);
@@ -112,7 +114,10 @@ Status Run::open(const Recipe& recipe) {
   learner_ = std::make_unique<Learner>(inputs_);
   position_.vocabulary_digest = inputs_.tokenizer->vocabulary_digest();
   position_.train_tokens = inputs_.train_tokens();
-  if (directory_->latest()) ENGRAM_RETURN_IF_ERROR(restore(*directory_->latest()));
+  if (directory_->latest())
+    ENGRAM_RETURN_IF_ERROR(restore(*directory_->latest()));
+  else if (!recipe.train.start_from.empty())
+    ENGRAM_RETURN_IF_ERROR(start_from(recipe.train.start_from));
   last_step_ = recipe.train.stop_at > 0 ? recipe.train.stop_at : recipe.train.steps;
   ENGRAM_ASSIGN_OR_RETURN(metrics_, MetricsLog::open(env_, directory_->metrics_path(), step_));
   read_last_metrics();
@@ -127,14 +132,36 @@ Status Run::check_resumed_recipe(const std::string& checkpoint) {
                      fmt::join(changed, "; "));
 }
 
-Status Run::restore(const std::string& checkpoint) {
-  ENGRAM_ASSIGN_OR_RETURN(position_, load_position(env_, checkpoint, position_));
-  const ModelConfig& config = inputs_.recipe.model;
-  ENGRAM_ASSIGN_OR_RETURN(const std::vector<torch::Tensor> rows, load_table_rows(env_, checkpoint, config));
-  ENGRAM_RETURN_IF_ERROR(
-      load_train_state(env_, checkpoint, train_state_tensors(learner_->optimizer(), learner_->tables())));
+Status Run::load_model_state(const std::string& checkpoint) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto rows, load_table_rows(env_, checkpoint, inputs_.recipe.model));
   ENGRAM_RETURN_IF_ERROR(load_weights(env_, checkpoint, learner_->model()));
   for (size_t layer = 0; layer < rows.size(); ++layer) learner_->tables()[layer]->set_rows(rows[layer]);
+  return Status();
+}
+
+// The model must be the checkpoint's in all but its length, which is what such a run is for.
+Status Run::start_from(const std::string& path) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::string checkpoint, resolve_checkpoint(env_, path));
+  ENGRAM_ASSIGN_OR_RETURN(const Recipe old, Recipe::load(env_, join_path(checkpoint, "recipe.toml"), {}));
+  for (const std::string& difference : inputs_.recipe.differences(old)) {
+    if (!difference.starts_with("model.") || difference.starts_with("model.max_position_embeddings:") ||
+        difference.starts_with("model.rope_scaling."))
+      continue;
+    return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another model: {}", checkpoint,
+                       difference);
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env_, join_path(checkpoint, "tokenizer.json")));
+  if (tokenizer.vocabulary_digest() != inputs_.tokenizer->vocabulary_digest())
+    return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another tokenizer than data.tokenizer",
+                       checkpoint);
+  return load_model_state(checkpoint);
+}
+
+Status Run::restore(const std::string& checkpoint) {
+  ENGRAM_ASSIGN_OR_RETURN(position_, load_position(env_, checkpoint, position_));
+  ENGRAM_RETURN_IF_ERROR(
+      load_train_state(env_, checkpoint, train_state_tensors(learner_->optimizer(), learner_->tables())));
+  ENGRAM_RETURN_IF_ERROR(load_model_state(checkpoint));
   step_ = saved_step_ = position_.step;
   loader_->seek(position_.next_batch);
   summary_.checkpoint = checkpoint;

@@ -17,7 +17,8 @@ AttentionContext context_for(const ModelConfig& config, int64_t batch, int64_t l
   AttentionContext context;
   context.batch = batch;
   context.length = length;
-  RotaryCache(rotary_columns(config), config.rope_theta).fill(context, torch::kCPU, dtype);
+  RotaryCache(rotary_columns(config), config.rope_theta, config.rope_scaling, config.max_position_embeddings)
+      .fill(context, torch::kCPU, dtype);
   return context;
 }
 
@@ -54,6 +55,14 @@ TEST(Attention, MlaWithQueryLoraEqualsDeepseekV3) {
   ModelConfig c = mla_config();
   c.q_lora_rank = 14;
   expect_parity(c, "deepseek_v3_mla_q_lora");
+}
+
+TEST(Attention, MlaUnderYarnEqualsDeepseekV3) {
+  ModelConfig c = mla_config();
+  c.qk_rope_head_dim = 12;
+  c.max_position_embeddings = 8000;
+  c.rope_scaling = {.factor = 4, .original_max_position_embeddings = 2000, .mscale = 1.0, .mscale_all_dim = 0.707};
+  expect_parity(c, "deepseek_v3_mla_yarn");
 }
 
 TEST(Attention, GqaEqualsLlama) {

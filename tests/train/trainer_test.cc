@@ -190,6 +190,29 @@ TEST_F(Training, ResumeWithoutACheckpointStartsAndFinishedRunsStayFinished) {
   EXPECT_EQ(bytes_of(folder_ / "a/metrics.jsonl"), before);
 }
 
+TEST_F(Training, StartsFromACheckpointWithALongerContext) {
+  (void)value_or_throw(run(recipe("short")));
+  const std::string from = "train.start_from=" + (folder_ / "short").string();
+  // No learning rate: what comes out is what went in, whatever the random start was.
+  const std::vector<std::string> longer = {from,
+                                           "model.max_position_embeddings=64",
+                                           "model.rope_scaling.factor=4",
+                                           "data.sequence_length=64",
+                                           "optimizer.muon_lr=1e-30",
+                                           "optimizer.adamw_lr=1e-30",
+                                           "train.expert_bias_rate=0",
+                                           "train.seed=9"};
+  (void)value_or_throw(run(recipe("long", longer)));
+  for (const char* file : {"model.safetensors", "engram.safetensors"})
+    EXPECT_TRUE(bytes_of(latest("short") / file) == bytes_of(latest("long") / file)) << file;
+
+  const Status wider = run(recipe("wide", {from, "model.v_head_dim=10"})).status();
+  EXPECT_EQ(wider.code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(wider.message().find("model.v_head_dim: 10, was 8"), std::string::npos) << wider.message();
+  EXPECT_EQ(run(recipe("none", {"train.start_from=" + folder_.string() + "/missing"})).status().code(),
+            StatusCode::kNotFound);
+}
+
 TEST_F(Training, AStopBeforeTheFirstStepIsNoError) {
   const std::atomic<bool> stop = true;
   TrainOptions options;

@@ -30,15 +30,15 @@ def causal_mask(length):
     return torch.full((length, length), float("-inf"), dtype=torch.float64).triu(1)[None, None]
 
 
-def attention(name, q_lora_rank):
-    c = config(q_lora_rank=q_lora_rank)
+def attention(name, q_lora_rank, length=9, **changes):
+    c = config(q_lora_rank=q_lora_rank, **changes)
     module = v3.DeepseekV3Attention(c, 0)
     randomize(module, 1)
     module.double()
-    hidden = random((2, 9, c.hidden_size), 2).requires_grad_()
-    cos, sin = v3.DeepseekV3RotaryEmbedding(c)(hidden, torch.arange(9)[None])
+    hidden = random((2, length, c.hidden_size), 2).requires_grad_()
+    cos, sin = v3.DeepseekV3RotaryEmbedding(c)(hidden, torch.arange(length)[None])
     with wide():
-        output, _ = module(hidden, (cos, sin), causal_mask(9))
+        output, _ = module(hidden, (cos, sin), causal_mask(length))
     save(name, module, {"hidden": hidden}, {"output": output}, VERSION)
 
 
@@ -70,5 +70,8 @@ def decoder(name, q_lora_rank):
 
 attention("deepseek_v3_mla", None)
 attention("deepseek_v3_mla_q_lora", 14)
+attention("deepseek_v3_mla_yarn", None, length=40, qk_rope_head_dim=12, max_position_embeddings=8000,
+          rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                           "original_max_position_embeddings": 2000, "mscale": 1.0, "mscale_all_dim": 0.707})
 mixture()
 decoder("deepseek_v3_decoder", None)
