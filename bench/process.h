@@ -1,0 +1,21 @@
+// What the benchmarks share: other programs' output, and medians.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "engram/core/status.h"
+
+namespace engram::bench {
+
+double now_seconds();  // monotonic
+
+// REQUIRES: not empty.
+double median(std::vector<double> values);
+
+// One word of a shell command.
+std::string shell_quoted(const std::string& word);
+
+// Runs shell commands side by side; what each printed, in order. kInternal names the first that failed.
+Result<std::vector<std::string>> run_commands(const std::vector<std::string>& commands);
+
+}  // namespace engram::bench

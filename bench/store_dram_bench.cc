@@ -1,0 +1,199 @@
+// The memory tier against a plain gather loop.
+#include <sys/mman.h>
+
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <thread>
+
+#include "bench/process.h"
+#include "bench/store_bench.h"
+#include "engram/core/json.h"
+#include "engram/store/dram_store.h"
+#include "engram/store/row_file.h"
+#include "engram/store/table_tools.h"
+
+namespace engram::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr size_t kBatchRows = 4096, kBatches = 64;
+constexpr int64_t kSpanBytes = int64_t{8} << 30;  // of the table that ids fall into
+
+using Batches = std::vector<std::vector<int64_t>>;
+
+Batches random_batches(int64_t rows, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::uniform_int_distribution<int64_t> row(0, rows - 1);
+  Batches batches(kBatches, std::vector<int64_t>(kBatchRows));
+  for (auto& batch : batches)
+    for (int64_t& id : batch) id = row(random);
+  return batches;
+}
+
+// The limit: no checks, no counters, and the fetch distance that suits the machine best (`ahead`).
+void plain_gather(const std::byte* rows, size_t row_bytes, const std::vector<int64_t>& ids, size_t ahead,
+                  std::byte* out) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (i + ahead < ids.size()) {
+      const std::byte* next = rows + static_cast<size_t>(ids[i + ahead]) * row_bytes;
+      for (size_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(next + at);
+      __builtin_prefetch(next + row_bytes - 1);
+    }
+    std::memcpy(out + i * row_bytes, rows + static_cast<size_t>(ids[i]) * row_bytes, row_bytes);
+  }
+}
+
+using Gather = std::function<void(const std::vector<int64_t>& ids, std::byte* out)>;
+
+// Rows a second of `threads` threads, each with its own batches and output.
+double rows_per_second(int threads, int64_t rows, size_t row_bytes, double seconds, const Gather& gather) {
+  std::vector<double> rates(static_cast<size_t>(threads));
+  auto work = [&](size_t thread) {
+    const Batches batches = random_batches(rows, thread + 1);
+    std::vector<std::byte> out(kBatchRows * row_bytes);
+    gather(batches[0], out.data());
+    int64_t done = 0;
+    const double start = now_seconds();
+    double elapsed = 0;
+    for (size_t i = 0; elapsed < seconds; i = (i + 1) % kBatches) {
+      gather(batches[i], out.data());
+      done += static_cast<int64_t>(kBatchRows);
+      elapsed = now_seconds() - start;
+    }
+    rates[thread] = static_cast<double>(done) / elapsed;
+  };
+  std::vector<std::thread> pool;
+  for (int i = 1; i < threads; ++i) pool.emplace_back(work, i);
+  work(0);
+  for (std::thread& thread : pool) thread.join();
+  double sum = 0;
+  for (double rate : rates) sum += rate;
+  return sum;
+}
+
+size_t best_distance(const std::byte* rows, int64_t count, size_t row_bytes) {
+  size_t best = 4;
+  double best_rate = 0;
+  for (const size_t ahead : {4, 8, 16, 32}) {
+    const double rate = rows_per_second(1, count, row_bytes, 0.3, [&](const auto& ids, std::byte* out) {
+      plain_gather(rows, row_bytes, ids, ahead, out);
+    });
+    if (rate > best_rate) best = ahead, best_rate = rate;
+  }
+  return best;
+}
+
+struct Unmap {
+  size_t bytes;
+  void operator()(void* memory) const { ::munmap(memory, bytes); }
+};
+
+// The same number of bytes on 4 KiB pages, every page touched.
+Result<std::unique_ptr<void, Unmap>> small_pages(size_t bytes) {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return make_status(StatusCode::kResourceExhausted, "no memory for {} bytes", bytes);
+  ::madvise(memory, bytes, MADV_NOHUGEPAGE);
+  for (size_t at = 0; at < bytes; at += 4096) static_cast<char*>(memory)[at] = 1;
+  return std::unique_ptr<void, Unmap>(memory, Unmap{bytes});
+}
+
+}  // namespace
+
+Result<Json> run_dram_bench(Env& env, const StoreBenchOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(const RowFileReader file, RowFileReader::open(env, options.table));
+  const int layer = file.info().tables.front().layer_id;
+  ENGRAM_ASSIGN_OR_RETURN(auto store, DramStore::open(env, options.table, layer));
+  const size_t row_bytes = store->row_bytes();
+  const int64_t rows = std::min(store->num_rows(), kSpanBytes / static_cast<int64_t>(row_bytes));
+  const size_t ahead = best_distance(store->rows().data(), rows, row_bytes);
+  const Gather plain = [&](const std::vector<int64_t>& ids, std::byte* out) {
+    plain_gather(store->rows().data(), row_bytes, ids, ahead, out);
+  };
+  Status status;
+  const Gather lookup = [&](const std::vector<int64_t>& ids, std::byte* out) {
+    Status read = store->read(ids, {out, ids.size() * row_bytes}).wait();
+    if (!read.ok()) status = read;
+  };
+  Json measurements = Json::array();
+  std::vector<double> ours[2];
+  for (int threads : {1, 2}) {
+    std::vector<double> limit;
+    for (int round = 0; round < options.rounds; ++round) {
+      limit.push_back(rows_per_second(threads, rows, row_bytes, options.seconds / 3, plain));
+      ours[threads - 1].push_back(rows_per_second(threads, rows, row_bytes, options.seconds / 3, lookup));
+    }
+    measurements.push_back({{"name", fmt::format("DramStore, {} thread{}", threads, threads > 1 ? "s" : "")},
+                            {"rows_per_second", median(ours[threads - 1])},
+                            {"plain_gather_rows_per_second", median(limit)},
+                            {"share_of_plain_gather", median(ours[threads - 1]) / median(limit)}});
+  }
+  ENGRAM_RETURN_IF_ERROR(status);
+  store.reset();
+  const size_t bytes = static_cast<size_t>(rows) * row_bytes;
+  ENGRAM_ASSIGN_OR_RETURN(const auto memory, small_pages(bytes));
+  const auto* small = static_cast<const std::byte*>(memory.get());
+  for (int threads : {1, 2}) {
+    std::vector<double> rates;
+    for (int round = 0; round < options.rounds; ++round) {
+      rates.push_back(
+          rows_per_second(threads, rows, row_bytes, options.seconds / 3,
+                          [&](const auto& ids, std::byte* out) { plain_gather(small, row_bytes, ids, ahead, out); }));
+    }
+    measurements[static_cast<size_t>(threads - 1)]["plain_gather_4k_pages_rows_per_second"] = median(rates);
+    measurements[static_cast<size_t>(threads - 1)]["ratio_to_4k_pages"] = median(ours[threads - 1]) / median(rates);
+  }
+  return Json{{"rows", rows}, {"row_bytes", row_bytes}, {"bytes", bytes}, {"measurements", measurements}};
+}
+
+Result<Json> run_peer_bench(Env& env, const StoreBenchOptions& options) {
+  constexpr int64_t kHeads = 24, kRowsPerHead = 20000, kWidth = 256;
+  RowTable shape;
+  shape.layer_id = 1;
+  shape.num_rows = kHeads * kRowsPerHead;
+  shape.format.type = RowType::kFP32;
+  shape.format.width = kWidth;
+  ENGRAM_ASSIGN_OR_RETURN(const RowFileInfo info, RowFileInfo::create({shape}, std::nullopt));
+  const std::string path = options.table + ".peer";
+  ENGRAM_RETURN_IF_ERROR(write_synthetic(env, path, info, 0, false, nullptr));
+  auto opened = DramStore::open(env, path, 1);
+  ENGRAM_RETURN_IF_ERROR(env.remove_file(path));
+  if (!opened.ok()) return opened.status();
+  RowStore& store = **opened;
+
+  std::mt19937_64 random(0);
+  std::uniform_int_distribution<int64_t> row(0, kRowsPerHead - 1);
+  std::vector<std::vector<int64_t>> chunks(16);
+  for (auto& ids : chunks)
+    for (int64_t i = 0; i < options.chunk_tokens * kHeads; ++i) ids.push_back(i % kHeads * kRowsPerHead + row(random));
+  std::vector<std::byte> out(chunks[0].size() * store.row_bytes());
+  const Json job = {{"heads", kHeads},
+                    {"rows", kRowsPerHead},
+                    {"width", kWidth},
+                    {"chunk_tokens", options.chunk_tokens},
+                    {"seconds", options.seconds}};
+  const std::string command = fmt::format("printf %s {} | {} {} 2>/dev/null", shell_quoted(job.dump()),
+                                          shell_quoted(options.python), shell_quoted(options.mooncake_script));
+  std::vector<double> ours, theirs;
+  for (int round = 0; round < options.rounds; ++round) {
+    ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands({command}));
+    ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(outputs[0], options.mooncake_script));
+    ENGRAM_ASSIGN_OR_RETURN(const double rate, json_number(json, "tokens_per_second", options.mooncake_script));
+    theirs.push_back(rate);
+    int64_t tokens = 0;
+    const double start = now_seconds();
+    while (now_seconds() - start < options.seconds) {
+      ENGRAM_RETURN_IF_ERROR(store.read(chunks[static_cast<size_t>(tokens / options.chunk_tokens) % 16], out).wait());
+      tokens += options.chunk_tokens;
+    }
+    ours.push_back(static_cast<double>(tokens) / (now_seconds() - start));
+  }
+  const Json measurement = {{"name", "DramStore, float32 rows of 256"},
+                            {"tokens_per_second", median(ours)},
+                            {"mooncake_tokens_per_second", median(theirs)},
+                            {"ratio_to_mooncake", median(ours) / median(theirs)}};
+  return Json{{"rows_per_token", kHeads}, {"chunk_tokens", options.chunk_tokens}, {"measurements", {measurement}}};
+}
+
+}  // namespace engram::bench

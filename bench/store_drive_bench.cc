@@ -1,0 +1,152 @@
+// The drive tier against fio, and one long prompt against the drive's rate.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <deque>
+#include <random>
+
+#include "bench/process.h"
+#include "bench/store_bench.h"
+#include "engram/core/json.h"
+#include "engram/core/tokenizer.h"
+#include "engram/data/token_shard.h"
+#include "engram/store/memory_pipeline.h"
+#include "engram/store/open.h"
+
+namespace engram::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr size_t kBatchRows = 4096;
+
+double cpu_seconds() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto of = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return of(usage.ru_utime) + of(usage.ru_stime);
+}
+
+struct DriveRate {
+  double reads_per_second = 0, cpu_us_per_read = 0;
+};
+
+Result<DriveRate> fio_rate(const StoreBenchOptions& options) {
+  const std::string command = fmt::format(
+      "{} --name=random --filename={} --readonly --rw=randread --bs=4k --direct=1 --ioengine=io_uring "
+      "--iodepth={} --runtime={} --time_based --norandommap --output-format=json",
+      shell_quoted(options.fio), shell_quoted(options.table), options.depth, options.seconds);
+  ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands({command}));
+  // fio may print notes before its JSON.
+  const size_t begin = std::min(outputs[0].find('{'), outputs[0].size());
+  ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(outputs[0].substr(begin), "fio's output"));
+  try {
+    const auto& job = json.at("jobs").at(0);
+    const double iops = job.at("read").at("iops").get<double>();
+    return DriveRate{iops, (job.at("usr_cpu").get<double>() + job.at("sys_cpu").get<double>()) * 1e4 / iops};
+  } catch (const nlohmann::json::exception& error) {
+    return data_loss("fio's output: {}", error.what());
+  }
+}
+
+uint64_t pages_read(const RowStore& store) {
+  const StoreStats stats = store.stats();
+  return stats.tiers.back().pages;
+}
+
+// Batches of random rows, two in flight, so that the queue does not run dry between them.
+Result<DriveRate> store_rate(const StoreBenchOptions& options, RowStore& store, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::uniform_int_distribution<int64_t> row(0, store.num_rows() - 1);
+  std::vector<int64_t> ids(kBatchRows);
+  std::vector<std::byte> out[2];
+  for (auto& buffer : out) buffer.resize(kBatchRows * store.row_bytes());
+  std::deque<Pending> in_flight;
+  const uint64_t pages = pages_read(store);
+  const double start = now_seconds(), cpu = cpu_seconds();
+  for (size_t i = 0; now_seconds() - start < options.seconds; ++i) {
+    if (in_flight.size() == 2) {
+      ENGRAM_RETURN_IF_ERROR(in_flight.front().wait());
+      in_flight.pop_front();
+    }
+    for (int64_t& id : ids) id = row(random);
+    in_flight.push_back(store.read(ids, out[i % 2]));
+  }
+  for (Pending& pending : in_flight) ENGRAM_RETURN_IF_ERROR(pending.wait());
+  const auto reads = static_cast<double>(pages_read(store) - pages);
+  return DriveRate{reads / (now_seconds() - start), (cpu_seconds() - cpu) / reads * 1e6};
+}
+
+std::string drive_uri(const StoreBenchOptions& options) {
+  return fmt::format("nvme:{}?direct=1&depth={}", options.table, options.depth);
+}
+
+}  // namespace
+
+Result<Json> run_drive_bench(Env& env, const StoreBenchOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(OpenTable table, open_row_stores(env, drive_uri(options)));
+  std::vector<double> fio, ours, fio_cpu, our_cpu;
+  for (int round = 0; round < options.rounds; ++round) {
+    ENGRAM_ASSIGN_OR_RETURN(const DriveRate limit, fio_rate(options));
+    ENGRAM_ASSIGN_OR_RETURN(const DriveRate rate, store_rate(options, *table.stores[0], static_cast<uint64_t>(round)));
+    fio.push_back(limit.reads_per_second);
+    fio_cpu.push_back(limit.cpu_us_per_read);
+    ours.push_back(rate.reads_per_second);
+    our_cpu.push_back(rate.cpu_us_per_read);
+  }
+  const Json measurement = {{"name", fmt::format("NvmeStore, depth {}", options.depth)},
+                            {"reads_per_second", median(ours)},
+                            {"fio_reads_per_second", median(fio)},
+                            {"share_of_fio", median(ours) / median(fio)},
+                            {"cpu_us_per_read", median(our_cpu)},
+                            {"fio_cpu_us_per_read", median(fio_cpu)}};
+  return Json{{"file_bytes", table.info.file_bytes()}, {"measurements", {measurement}}};
+}
+
+Result<Json> run_prompt_bench(Env& env, const StoreBenchOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, options.tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, TokenMap::from_tokenizer(tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env, options.tokens));
+  const int64_t length = std::min(options.prompt_tokens, shard.info().num_tokens);
+  std::vector<int32_t> tokens(static_cast<size_t>(length));
+  shard.copy_tokens(0, tokens);
+  ENGRAM_ASSIGN_OR_RETURN(const MemoryPipeline pipeline, MemoryPipeline::open(env, drive_uri(options), map));
+  ENGRAM_ASSIGN_OR_RETURN(const RowFileReader file, RowFileReader::open(env, options.table));
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, file.info().layout());
+
+  std::vector<std::vector<std::byte>> rows;
+  std::vector<std::span<std::byte>> out;
+  for (int layer = 0; layer < pipeline.num_layers(); ++layer)
+    rows.emplace_back(tokens.size() * static_cast<size_t>(pipeline.rows_per_token()) *
+                      pipeline.store(layer).row_bytes());
+  for (auto& buffer : rows) out.emplace_back(buffer);
+  std::vector<double> seconds, rates, ratios;
+  uint64_t pages = 0;
+  for (int round = 0; round < options.rounds; ++round) {
+    ENGRAM_ASSIGN_OR_RETURN(const DriveRate limit, fio_rate(options));
+    TokenHistory history(layout.config().max_ngram_size);
+    const SequenceChunk chunk{&history, tokens, {}};
+    uint64_t before = 0, after = 0;
+    for (int layer = 0; layer < pipeline.num_layers(); ++layer) before += pages_read(pipeline.store(layer));
+    const double start = now_seconds();
+    ENGRAM_ASSIGN_OR_RETURN(MemoryRead read, pipeline.read({&chunk, 1}, out));
+    for (int layer = 0; layer < pipeline.num_layers(); ++layer) ENGRAM_RETURN_IF_ERROR(read.wait(layer));
+    seconds.push_back(now_seconds() - start);
+    for (int layer = 0; layer < pipeline.num_layers(); ++layer) after += pages_read(pipeline.store(layer));
+    pages = after - before;
+    rates.push_back(limit.reads_per_second);
+    ratios.push_back(seconds.back() * limit.reads_per_second / static_cast<double>(pages));
+  }
+  const auto row_count = static_cast<double>(length) * pipeline.rows_per_token() * pipeline.num_layers();
+  const Json measurement = {{"name", fmt::format("prompt of {} tokens in one call", length)},
+                            {"rows", row_count},
+                            {"pages_read", pages},
+                            {"rows_per_page_read", row_count / static_cast<double>(pages)},
+                            {"seconds", median(seconds)},
+                            {"fio_reads_per_second", median(rates)},
+                            {"ratio_to_pages_over_fio_rate", median(ratios)}};
+  return Json{{"measurements", {measurement}}};
+}
+
+}  // namespace engram::bench
