@@ -196,7 +196,8 @@ std::string model_name(const StudyGroup& group, const AxisValue& axis, const Set
   std::string name = file_name(group.name);
   if (axis.rho) name += fmt::format("-rho{}", *axis.rho);
   if (axis.rows > 0) name += fmt::format("-rows{}", axis.rows);
-  for (const auto& [key, value] : setting) name += "-" + file_name(key.substr(key.find_last_of('.') + 1) + value);
+  for (const auto& [key, value] : setting)
+    name += fmt::format("-{}", file_name(key.substr(key.find_last_of('.') + 1) + value));
   return name;
 }
 

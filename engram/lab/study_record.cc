@@ -183,7 +183,7 @@ Json make_study_data(const Study& study, const std::string& command, size_t plan
                        : group.rows.size() > 1 ? "rows"
                        : group.sweep.empty()   ? "none"
                                                : "sweep";
-    groups.push_back({{"name", group.name}, {"axis", axis}});
+    groups.push_back({{"name", group.name}, {"axis", axis}, {"baseline", group.baseline}});
   }
   return Json{{"study", study.name},
               {"scale", study.scale},

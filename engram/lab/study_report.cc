@@ -76,7 +76,8 @@ std::string summary_page(const Json& data, const Json& analysis) {
   if (!fits.empty()) text += "## Fits\n\n" + fits + "\n";
   text +=
       "## Every point\n\nLoss in nats per token on the validation text; in brackets and under \"sd\" the sample "
-      "deviation over seeds. Gain: against the first point of the same budget, seed by seed.\n\n"
+      "deviation over seeds. Gain: against the baseline (unless told otherwise, the first point of the same budget), "
+      "seed by seed.\n\n"
       "| model | tokens | rho | loss | sd | every seed | gain | bits/byte | train loss | P_tot | P_act | experts | "
       "rows | ms/step |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const Json& point : analysis.at("points")) text += point_row(point);
