@@ -47,6 +47,7 @@ struct StudyRun {
   int64_t seed = 0;
   int64_t budget = 0;         // training tokens: whole steps
   std::optional<double> rho;  // as asked for
+  std::string text;           // what is read: digest of the vocabulary, training and validation tokens
   Recipe recipe;              // resolved: nothing is left open
   ParameterCount parameters;  // with the one row of each head that capacity-1 uses
   int64_t rows = 0;           // of all tables, likewise

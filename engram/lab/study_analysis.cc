@@ -230,7 +230,7 @@ void add_gain(const Point& point, const Point& baseline, Json& out) {
       gains.push_back(other->second.at("val_loss").get<double>() - run.at("val_loss").get<double>());
   if (gains.empty()) return;
   out["gain"] = mean_of(gains);
-  out["gain_deviation"] = deviation_of(gains);
+  if (gains.size() > 1) out["gain_deviation"] = deviation_of(gains);
 }
 
 Json describe_point(const Point& point) {
@@ -244,11 +244,11 @@ Json describe_point(const Point& point) {
            {"budget", point.budget},
            {"runs", point.runs.size()},
            {"val_loss", mean_of(losses)},
-           {"deviation", deviation_of(losses)},
            {"bits_per_byte", mean_of(point.values("bits_per_byte"))},
            {"train_loss", mean_of(point.values("train_loss"))},
            {"seconds_per_step", mean_of(point.values("seconds_per_step"))},
            {"seeds", seeds}};
+  if (losses.size() > 1) out["deviation"] = deviation_of(losses);
   if (point.axis == "rho" || point.axis == "rows") out["x"] = point.x;
   for (const char* key :
        {"control", "rho", "rho_counted", "p_tot", "p_act", "experts", "ffn_width", "rows", "peak_rss_bytes"})

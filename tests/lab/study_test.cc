@@ -207,6 +207,10 @@ TEST_F(StudyTest, RecordsComeBackAndBelongToOneRecipe) {
   EXPECT_TRUE(data.at("runs")[0].at("control").is_null());
   EXPECT_FALSE(data.at("runs")[0].contains("recipe"));
 
+  std::vector<StudyRun> elsewhere = *runs;
+  for (StudyRun& other : elsewhere) other.text = "another";
+  EXPECT_NE(check_records(*records, elsewhere, *folder).message().find("another text"), std::string::npos);
+
   const auto changed = expand(kRho, {"optimizer.muon_lr=0.5"});
   const Status status = check_records(*records, *changed, *folder);
   EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
