@@ -66,6 +66,7 @@ Result<StudyGroup> read_group(const toml::table& table, const std::string& name)
   TomlReader reader(&table, "group", name);
   reader.text("name", group.name);
   reader.choice("control", group.control, kControls);
+  reader.text("baseline", group.baseline);
   reader.integer("rows_times", group.rows_times, 1, 1 << 20);
   reader.integer("seeds", group.seeds, 1, 1000);
   reader.texts("set", group.set);
@@ -140,6 +141,12 @@ Result<Study> Study::parse(const std::string& text, const std::string& path) {
       return invalid_argument("{}: group {}: no budgets, here or for the study", location_of(node, path),
                               quote_text(group.name));
     study.groups.push_back(std::move(group));
+  }
+  for (StudyGroup& group : study.groups) {
+    if (group.baseline.empty()) group.baseline = study.groups.front().name;
+    if (!names.contains(group.baseline))
+      return invalid_argument("{}: group {}: baseline: no group is named {}{}", path, quote_text(group.name),
+                              quote_text(group.baseline), suggestion(group.baseline, names));
   }
   return study;
 }

@@ -34,8 +34,9 @@ struct StudyGroup {
   int64_t rows_times = 1;        // after solving: this many times the rows (P_tot grows)
   std::vector<std::string> set;  // overrides of the recipe
   std::vector<std::pair<std::string, std::vector<std::string>>> sweep;  // recipe key, values: every combination
-  std::vector<int64_t> budgets;                                         // the study's when empty
-  int64_t seeds = 0;                                                    // 0: the study's
+  std::string baseline;  // the group whose first point gains are measured against; empty: the study's first group
+  std::vector<int64_t> budgets;  // the study's when empty
+  int64_t seeds = 0;             // 0: the study's
 };
 
 struct StudyRun {
@@ -46,6 +47,7 @@ struct StudyRun {
   int64_t seed = 0;
   int64_t budget = 0;         // training tokens: whole steps
   std::optional<double> rho;  // as asked for
+  std::string text;           // what is read: digest of the vocabulary, training and validation tokens
   Recipe recipe;              // resolved: nothing is left open
   ParameterCount parameters;  // with the one row of each head that capacity-1 uses
   int64_t rows = 0;           // of all tables, likewise

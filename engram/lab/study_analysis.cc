@@ -157,6 +157,7 @@ namespace {
 struct Point {
   std::string group, label;  // label: the sweep's values
   std::string axis;          // rho, rows, sweep, none
+  std::string baseline;      // group
   double x = 0;
   int64_t budget = 0;
   std::map<int64_t, nlohmann::json> runs;  // by seed
@@ -183,11 +184,18 @@ Result<std::vector<Point>> collect_points(const nlohmann::json& data) {
   const auto* runs = json_find(data, "runs");
   if (!groups || !groups->is_array() || !runs || !runs->is_array())
     return data_loss("data.json: groups and runs: wanted two arrays");
-  std::map<std::string, std::pair<size_t, std::string>> axes;
+  struct Group {
+    size_t order = 0;
+    std::string axis = "none", baseline;
+  };
+  std::map<std::string, Group> known;
   for (size_t i = 0; i < groups->size(); ++i) {
+    Group group;
+    group.order = i;
     ENGRAM_ASSIGN_OR_RETURN(const std::string name, json_string(groups->at(i), "name", "data.json: group"));
-    ENGRAM_ASSIGN_OR_RETURN(const std::string axis, json_string(groups->at(i), "axis", "data.json: group"));
-    axes.emplace(name, std::make_pair(i, axis));
+    ENGRAM_ASSIGN_OR_RETURN(group.axis, json_string(groups->at(i), "axis", "data.json: group"));
+    ENGRAM_ASSIGN_OR_RETURN(group.baseline, json_string(groups->at(i), "baseline", "data.json: group"));
+    known.emplace(name, std::move(group));
   }
   std::map<std::tuple<size_t, int64_t, double, std::string>, Point> points;
   for (const auto& run : *runs) {
@@ -196,11 +204,13 @@ Result<std::vector<Point>> collect_points(const nlohmann::json& data) {
     ENGRAM_ASSIGN_OR_RETURN(const int64_t budget, json_integer(run, "budget", "data.json: run"));
     for (const char* key : {"val_loss", "bits_per_byte", "rho", "rows", "train_loss", "seconds_per_step"})
       ENGRAM_RETURN_IF_ERROR(json_number(run, key, "data.json: run").status());
-    const auto found = axes.find(group);
-    const size_t order = found == axes.end() ? axes.size() : found->second.first;
+    const auto found = known.find(group);
+    if (found == known.end()) return data_loss("data.json: run: group {} is not in groups", quote_text(group));
+    const size_t order = found->second.order;
     Point point;
     point.group = group;
-    point.axis = found == axes.end() ? "none" : found->second.second;
+    point.axis = found->second.axis;
+    point.baseline = found->second.baseline;
     point.label = sweep_label(run);
     point.budget = budget;
     if (point.axis == "rho" || point.axis == "rows") point.x = run.at(point.axis).get<double>();
@@ -220,7 +230,7 @@ void add_gain(const Point& point, const Point& baseline, Json& out) {
       gains.push_back(other->second.at("val_loss").get<double>() - run.at("val_loss").get<double>());
   if (gains.empty()) return;
   out["gain"] = mean_of(gains);
-  out["gain_deviation"] = deviation_of(gains);
+  if (gains.size() > 1) out["gain_deviation"] = deviation_of(gains);
 }
 
 Json describe_point(const Point& point) {
@@ -234,11 +244,11 @@ Json describe_point(const Point& point) {
            {"budget", point.budget},
            {"runs", point.runs.size()},
            {"val_loss", mean_of(losses)},
-           {"deviation", deviation_of(losses)},
            {"bits_per_byte", mean_of(point.values("bits_per_byte"))},
            {"train_loss", mean_of(point.values("train_loss"))},
            {"seconds_per_step", mean_of(point.values("seconds_per_step"))},
            {"seeds", seeds}};
+  if (losses.size() > 1) out["deviation"] = deviation_of(losses);
   if (point.axis == "rho" || point.axis == "rows") out["x"] = point.x;
   for (const char* key :
        {"control", "rho", "rho_counted", "p_tot", "p_act", "experts", "ffn_width", "rows", "peak_rss_bytes"})
@@ -289,9 +299,9 @@ Result<Json> analyse_study(const nlohmann::json& data) {
   Json out{{"points", Json::array()}, {"minima", Json::array()}, {"slopes", Json::array()}};
   for (const Point& point : points) {
     Json described = describe_point(point);
-    // The study's first point: the largest rho, the fewest rows, the first setting of its first group.
+    // The first point of the baseline's group: the largest rho, the fewest rows, the first setting.
     const auto baseline = std::find_if(points.begin(), points.end(), [&](const Point& other) {
-      return other.budget == point.budget && other.group == points.front().group;
+      return other.budget == point.budget && other.group == point.baseline;
     });
     if (baseline != points.end() && &*baseline != &point) add_gain(point, *baseline, described);
     out["points"].push_back(std::move(described));

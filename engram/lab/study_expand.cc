@@ -7,6 +7,7 @@
 #include "engram/core/progress.h"
 #include "engram/core/tokenizer.h"
 #include "engram/data/synthetic_text.h"
+#include "engram/data/token_shard.h"
 #include "engram/lab/study.h"
 #include "engram/train/run_inputs.h"
 
@@ -242,6 +243,20 @@ class Expander {
     return recipe;
   }
 
+  // Files of the same names on another machine, or made anew, may hold another text.
+  Status note_text(const DataRecipe& data) {
+    text_ = tokenizer_->vocabulary_digest();
+    for (const auto* files : {&data.train, &data.validation}) {
+      int64_t tokens = 0;
+      for (const std::string& file : *files) {
+        ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env_, file));
+        tokens += shard.info().num_tokens;
+      }
+      text_ += fmt::format(" {}", tokens);
+    }
+    return {};
+  }
+
   Status add_group(const StudyGroup& group) {
     std::vector<std::pair<StudyRun, Model>> models;
     for (const Setting& setting : sweep_settings(group)) {
@@ -250,6 +265,7 @@ class Expander {
         ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env_, recipe.data.tokenizer));
         tokenizer_ = std::make_unique<Tokenizer>(std::move(tokenizer));
         tokenizer_path_ = recipe.data.tokenizer;
+        ENGRAM_RETURN_IF_ERROR(note_text(recipe.data));
       }
       for (const AxisValue& axis : axis_values(group)) {
         ENGRAM_ASSIGN_OR_RETURN(Model model, solve_model(recipe, group, axis, *tokenizer_));
@@ -260,6 +276,7 @@ class Expander {
         run.control = group.control;
         run.sweep = setting;
         run.rho = axis.rho;
+        run.text = text_;
         models.emplace_back(std::move(run), std::move(model));
       }
     }
@@ -293,7 +310,7 @@ class Expander {
   const Study& study_;
   const ExpandOptions& options_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::string tokenizer_path_;
+  std::string tokenizer_path_, text_;
   bool synthetic_made_ = false;
   std::vector<StudyRun> runs_;
 };

@@ -85,7 +85,7 @@ Result<StudyRecords> read_records(Env& env, const std::string& folder, const std
       return data_loss("{}; remove this record and its run is made again", status.message());
     if (parsed.at("run") != name.substr(0, name.size() - 5))
       return data_loss("{}: run: got {}, wanted the file's name", path, quote_text(parsed.at("run").dump()));
-    records.emplace(parsed.at("run"), Json(parsed));
+    records.emplace(parsed.at("run"), Json::parse(text));  // fields keep their order
   }
   return records;
 }
@@ -95,6 +95,12 @@ Status check_records(const StudyRecords& records, const std::vector<StudyRun>& r
     const auto found = records.find(run.name);
     if (found == records.end()) continue;
     const std::string path = join_path(records_path(folder), run.name + ".json");
+    const auto text = found->second.find("text");
+    if (text != found->second.end() && *text != run.text)
+      return make_status(StatusCode::kFailedPrecondition,
+                         "{}: was made on another text: got {}, wanted {}; make the text anew (scripts/corpus.sh), or "
+                         "move {} away",
+                         path, quote_text(text->dump(), 200), run.text, folder);
     ENGRAM_ASSIGN_OR_RETURN(const Recipe old, Recipe::parse(found->second.at("recipe"), path + ": recipe", {}));
     std::vector<std::string> changed = run.recipe.differences(old);
     if (changed.size() > 3) changed.resize(3);
@@ -151,6 +157,7 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
               {"commit", build_commit()},
               {"machine", machine_description()},
               {"date", today()},
+              {"text", run.text},
               {"validation_curve", validation_curve(metrics)},
               {"train_curve", train_curve(metrics)},
               {"recipe", run.recipe.to_toml()}};
@@ -183,7 +190,7 @@ Json make_study_data(const Study& study, const std::string& command, size_t plan
                        : group.rows.size() > 1 ? "rows"
                        : group.sweep.empty()   ? "none"
                                                : "sweep";
-    groups.push_back({{"name", group.name}, {"axis", axis}});
+    groups.push_back({{"name", group.name}, {"axis", axis}, {"baseline", group.baseline}});
   }
   return Json{{"study", study.name},
               {"scale", study.scale},

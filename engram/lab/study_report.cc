@@ -24,16 +24,21 @@ std::string seeds_text(const Json& seeds) {
   return text;
 }
 
+// One seed has no deviation.
+std::string deviation_text(const Json& point, const char* key) {
+  return point.contains(key) ? fmt::format("{:.4f}", point.at(key).get<double>()) : std::string("-");
+}
+
 std::string point_row(const Json& point) {
   const auto integer = [&](const char* key) { return point.value(key, int64_t{0}); };
   const std::string label = point.at("label");
   std::string gain = "-";
   if (point.contains("gain"))
-    gain = fmt::format("{:+.4f} ({:.4f})", point.at("gain").get<double>(), point.at("gain_deviation").get<double>());
+    gain = fmt::format("{:+.4f} ({})", point.at("gain").get<double>(), deviation_text(point, "gain_deviation"));
   return fmt::format(
-      "| {}{}{} | {} | {:.3f} | {:.4f} | {:.4f} | {} | {} | {:.4f} | {:.4f} | {} | {} | {} | {} | {:.0f} |\n",
+      "| {}{}{} | {} | {:.3f} | {:.4f} | {} | {} | {} | {:.4f} | {:.4f} | {} | {} | {} | {} | {:.0f} |\n",
       point.at("group").get<std::string>(), label.empty() ? "" : ": ", label, tokens_text(point.at("budget")),
-      point.value("rho_counted", 0.0), point.at("val_loss").get<double>(), point.at("deviation").get<double>(),
+      point.value("rho_counted", 0.0), point.at("val_loss").get<double>(), deviation_text(point, "deviation"),
       seeds_text(point.at("seeds")), gain, point.at("bits_per_byte").get<double>(),
       point.at("train_loss").get<double>(), integer("p_tot"), integer("p_act"), integer("experts"), integer("rows"),
       1000 * point.at("seconds_per_step").get<double>());
@@ -76,7 +81,8 @@ std::string summary_page(const Json& data, const Json& analysis) {
   if (!fits.empty()) text += "## Fits\n\n" + fits + "\n";
   text +=
       "## Every point\n\nLoss in nats per token on the validation text; in brackets and under \"sd\" the sample "
-      "deviation over seeds. Gain: against the first point of the same budget, seed by seed.\n\n"
+      "deviation over seeds. Gain: against the baseline (unless told otherwise, the first point of the same budget), "
+      "seed by seed.\n\n"
       "| model | tokens | rho | loss | sd | every seed | gain | bits/byte | train loss | P_tot | P_act | experts | "
       "rows | ms/step |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const Json& point : analysis.at("points")) text += point_row(point);
@@ -94,8 +100,10 @@ Status write_study_pages(Env& env, const std::string& folder, const Json& data) 
 
 Status render_study(Env& env, const std::string& folder) {
   const std::string path = join_path(folder, "data.json");
-  ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json data, read_json_file(env, path));
-  return write_study_pages(env, folder, Json(data)).with_context(folder);
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
+  ENGRAM_RETURN_IF_ERROR(parse_json(text, path).status());
+  return write_study_pages(env, folder, Json::parse(text))
+      .with_context(folder);  // whole, so that fields keep their order
 }
 
 }  // namespace engram

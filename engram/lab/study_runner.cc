@@ -108,6 +108,8 @@ class Runner {
       return make_status(StatusCode::kAlreadyExists,
                          "{}: has begun ({} records; checkpoints in {}); continue it with --resume, or move both away",
                          folder_, records_.size(), work_);
+    for (const StudyRun& run : runs_)  // a runner was killed between the record and the removal
+      if (records_.contains(run.name)) ENGRAM_RETURN_IF_ERROR(remove_work(run));
     return {};
   }
 
@@ -185,14 +187,18 @@ class Runner {
     if (run.seed == 0 && run.control == StudyControl::kNone) ENGRAM_RETURN_IF_ERROR(keep_weights(run));
     ENGRAM_ASSIGN_OR_RETURN(auto record, make_record(env_, study_, run, output_of(run), summary));
     ENGRAM_RETURN_IF_ERROR(write_record(env_, folder_, run.name, record));
-    ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(output_of(run)));
-    ENGRAM_RETURN_IF_ERROR(env_.remove_file(recipe_of(run)));
-    ENGRAM_RETURN_IF_ERROR(env_.remove_file(log_of(run)));
+    ENGRAM_RETURN_IF_ERROR(remove_work(run));
     lines_.log(fmt::format("{}: validation loss {:.4f}, {:.4f} bits per byte, {} ({} of {})", run.name,
                            record.at("val_loss").get<double>(), record.at("bits_per_byte").get<double>(),
                            format_duration(record.at("seconds").get<double>()), records_.size() + 1, runs_.size()));
     records_.emplace(run.name, std::move(record));
     return write_pages();
+  }
+
+  Status remove_work(const StudyRun& run) {
+    for (const std::string& file : {recipe_of(run), log_of(run)})
+      if (env_.file_exists(file)) ENGRAM_RETURN_IF_ERROR(env_.remove_file(file));
+    return env_.remove_directory_recursively(output_of(run));
   }
 
   // A bf16 copy without optimizer state, for the checkpoint studies.

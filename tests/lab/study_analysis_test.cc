@@ -85,7 +85,8 @@ nlohmann::json run_json(const char* group, double rho, int64_t seed, double loss
 }
 
 TEST(AnalyseStudy, GainsArePairedBySeed) {
-  nlohmann::json data = {{"groups", {{{"name", "a"}, {"axis", "rho"}}}}, {"runs", nlohmann::json::array()}};
+  nlohmann::json data = {{"groups", {{{"name", "a"}, {"axis", "rho"}, {"baseline", "a"}}}},
+                         {"runs", nlohmann::json::array()}};
   // Seeds differ by 1 nat, the gain is .1 and .3 all the same.
   data["runs"] = {run_json("a", 1.0, 0, 4.0), run_json("a", 1.0, 1, 5.0), run_json("a", 0.5, 0, 3.9),
                   run_json("a", 0.5, 1, 4.7)};
@@ -101,7 +102,8 @@ TEST(AnalyseStudy, GainsArePairedBySeed) {
 
 TEST(AnalyseStudy, WhatIsMissingIsNamed) {
   EXPECT_FALSE(analyse_study(nlohmann::json::object()).ok());
-  nlohmann::json data = {{"groups", {{{"name", "a"}, {"axis", "rho"}}}}, {"runs", {run_json("a", 1, 0, 4)}}};
+  nlohmann::json data = {{"groups", {{{"name", "a"}, {"axis", "rho"}, {"baseline", "a"}}}},
+                         {"runs", {run_json("a", 1, 0, 4)}}};
   data["runs"][0].erase("val_loss");
   EXPECT_NE(analyse_study(data).status().message().find("val_loss"), std::string::npos);
 }

@@ -70,7 +70,9 @@ TEST_F(StudyTest, EveryModelHasTheBaselinesParameters) {
         << run.name;
     EXPECT_NEAR(static_cast<double>(run.parameters.p_act), static_cast<double>(base.p_act), 0.005 * base.p_act)
         << run.name;
-    if (run.rho) EXPECT_NEAR(run.parameters.rho, *run.rho, 0.03) << run.name;
+    if (run.rho) {
+      EXPECT_NEAR(run.parameters.rho, *run.rho, 0.03) << run.name;
+    }
   }
 }
 
@@ -131,7 +133,9 @@ TEST_F(StudyTest, SweepsAreEveryCombination) {
 
 TEST_F(StudyTest, WhatCannotBeSolvedIsAnError) {
   // The memory's own parameters cannot be paid by a shared expert of width 2.
-  EXPECT_NE(error_of(kRho, {"model.shared_expert_intermediate_size=2"}).find("rho = 0.5"), std::string::npos);
+  EXPECT_NE(error_of("[[group]]\nname = \"g\"\nrho = [0.9]\n", {"model.shared_expert_intermediate_size=2"})
+                .find("rho = 0.9: the memory adds"),
+            std::string::npos);
   EXPECT_NE(error_of(kRho, {"model.ffn=dense"}).find("rho = 0.5"), std::string::npos);
   EXPECT_NE(error_of("[[group]]\nname = \"g\"\nrows = [1]\nset = [\"model.memory=engram\"]\n").find("rows"),
             std::string::npos);
@@ -202,6 +206,10 @@ TEST_F(StudyTest, RecordsComeBackAndBelongToOneRecipe) {
   EXPECT_EQ(data.at("runs").size(), 1u);
   EXPECT_TRUE(data.at("runs")[0].at("control").is_null());
   EXPECT_FALSE(data.at("runs")[0].contains("recipe"));
+
+  std::vector<StudyRun> elsewhere = *runs;
+  for (StudyRun& other : elsewhere) other.text = "another";
+  EXPECT_NE(check_records(*records, elsewhere, *folder).message().find("another text"), std::string::npos);
 
   const auto changed = expand(kRho, {"optimizer.muon_lr=0.5"});
   const Status status = check_records(*records, *changed, *folder);

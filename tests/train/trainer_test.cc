@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "engram/train/learner.h"
+#include "engram/train/one_row_table.h"
 #include "engram/train/run_directory.h"
 #include "tests/fault_env.h"
 
@@ -127,6 +128,7 @@ TEST_F(Training, EveryConfigurationResumesExactly) {
   const std::vector<std::vector<std::string>> variants = {
       {"model.memory=none"},
       {"train.control=shuffled-hash"},
+      {"train.control=capacity-1"},
       {"optimizer.table_state=row", "train.accumulation=2"},
       {"model.memory=over_encoding", "model.engram.layer_ids=[0]"},
       {"model.residual=hyper", "model.hc_mult=2", "train.dtype=bf16"},
@@ -322,6 +324,14 @@ TEST(ShuffledTable, ReadsTheSameTuplesAtOtherPositions) {
   // Column 0 names the tuple: each occurs once, and each tuple is still whole.
   EXPECT_TRUE(torch::equal(std::get<0>(first.select(1, 0).sort()), torch::arange(0, 20, 2, torch::kFloat32)));
   EXPECT_TRUE(torch::equal(first.select(1, 2), first.select(1, 0) + 20));
+}
+
+TEST(OneRowTable, ReadsOneRowAHeadWhateverTheIds) {
+  const torch::Tensor rows = torch::arange(40, torch::kFloat32).view({20, 2});
+  OneRowTable table(std::make_unique<ResidentTable>(rows));
+  const MemoryRows memory = table.gather(std::vector<int64_t>{3, 11, 7, 19, 0, 12}, 1, 3);  // three tokens, two heads
+  EXPECT_TRUE(torch::equal(memory.unique_rows, rows.narrow(0, 0, 2)));
+  EXPECT_TRUE(torch::equal(memory.index, torch::tensor({{{0, 1}, {0, 1}, {0, 1}}}, torch::kInt64)));
 }
 
 TEST(RunDirectory, NamesSortLikeSteps) {
