@@ -19,6 +19,7 @@ Result<std::shared_ptr<DriveFile>> DriveFile::open(const std::string& path, cons
   ENGRAM_ASSIGN_OR_RETURN(auto reader, open_page_reader(path, options.reader));
   std::shared_ptr<DriveFile> file(new DriveFile);
   file->path_ = path;
+  file->is_direct_ = options.reader.direct;
   ENGRAM_ASSIGN_OR_RETURN(file->info_, RowFileInfo::read(reader->file(), path));
   file->queue_ = std::make_unique<PageQueue>(std::move(reader), path, options.max_queued_rows);
   return file;
@@ -42,8 +43,8 @@ DriveStore::DriveStore(std::shared_ptr<DriveFile> file, int table)
 
 DriveStore::~DriveStore() { in_flight_.wait_for_none(); }
 
-Pending DriveStore::read(std::span<const int64_t> row_ids, std::span<std::byte> out) {
-  const auto start = std::chrono::steady_clock::now();
+Pending DriveStore::start(std::span<const int64_t> row_ids, std::span<std::byte> out, bool may_block) {
+  const auto begin = std::chrono::steady_clock::now();
   if (Status status = check_read(*this, row_ids, out); !status.ok()) {
     counters_->failed_reads.fetch_add(1, std::memory_order_relaxed);
     return status;
@@ -51,27 +52,36 @@ Pending DriveStore::read(std::span<const int64_t> row_ids, std::span<std::byte> 
   std::vector<RowTarget> targets = sort_targets(row_ids);
   const uint64_t rows = targets.size(), unique = count_unique(targets);
   read_resident(targets, out.data());
+  const uint64_t from_drive = targets.size();
+  const auto count = [=, this] {
+    resident_rows_.fetch_add(rows - from_drive, std::memory_order_relaxed);
+    drive_rows_.fetch_add(from_drive, std::memory_order_relaxed);
+    counters_->count_read(rows, unique, begin);
+  };
   if (targets.empty()) {
-    counters_->count_read(rows, unique, start);
+    count();
     return Status();
   }
   const Completion completion(std::shared_ptr<LatencyHistogram>(counters_, &counters_->stall));
   Pending pending = completion.pending();
-  const uint64_t from_drive = targets.size();
   in_flight_.add();
   const auto done = [=, this](const Status& status, int64_t pages, int64_t retries) {
     drive_pages_.fetch_add(static_cast<uint64_t>(pages + retries), std::memory_order_relaxed);
     counters_->retries.fetch_add(static_cast<uint64_t>(retries), std::memory_order_relaxed);
-    if (status.ok()) {
-      drive_rows_.fetch_add(from_drive, std::memory_order_relaxed);
-      counters_->count_read(rows, unique, start);
-    } else {
+    if (status.ok())
+      count();
+    else
       counters_->failed_reads.fetch_add(1, std::memory_order_relaxed);
-    }
     completion.finish(status);
     in_flight_.remove();
   };
-  file_->queue().add({&table_, std::move(targets), out.data(), done});
+  PageBatch batch{&table_, std::move(targets), out.data(), done};
+  if (may_block) {
+    file_->queue().add(std::move(batch));
+  } else if (!file_->queue().try_add(std::move(batch))) {
+    completion.finish(make_status(StatusCode::kUnavailable, "{}: the queue is full", file_->path()));
+    in_flight_.remove();
+  }
   return pending;
 }
 
@@ -96,6 +106,7 @@ StoreStats NvmeStore::stats() const {
 }
 
 Result<std::unique_ptr<PageCacheStore>> PageCacheStore::open(std::shared_ptr<DriveFile> file, int layer_id) {
+  if (file->is_direct()) return invalid_argument("{}: opened past the page cache", file->path());
   ENGRAM_ASSIGN_OR_RETURN(const int table, file->info().find_layer(layer_id));
   return std::unique_ptr<PageCacheStore>(new PageCacheStore(std::move(file), table));
 }
@@ -103,7 +114,6 @@ Result<std::unique_ptr<PageCacheStore>> PageCacheStore::open(std::shared_ptr<Dri
 void PageCacheStore::read_resident(std::vector<RowTarget>& targets, std::byte* out) {
   alignas(64) std::byte page[kRowPageBytes];
   const PageReader& reader = file_->queue().reader();
-  const uint64_t asked = targets.size();
   uint64_t pages = 0;
   size_t kept = 0;
   for (size_t begin = 0; begin < targets.size();) {
@@ -123,8 +133,6 @@ void PageCacheStore::read_resident(std::vector<RowTarget>& targets, std::byte* o
     begin = end;
   }
   targets.resize(kept);
-  asked_rows_.fetch_add(asked, std::memory_order_relaxed);
-  resident_rows_.fetch_add(asked - kept, std::memory_order_relaxed);
   resident_pages_.fetch_add(pages, std::memory_order_relaxed);
 }
 
@@ -150,7 +158,7 @@ StoreStats PageCacheStore::stats() const {
   TierStats memory;
   memory.name = "page_cache";
   memory.hits = resident_rows_.load(std::memory_order_relaxed);
-  memory.misses = asked_rows_.load(std::memory_order_relaxed) - memory.hits;
+  memory.misses = drive_rows_.load(std::memory_order_relaxed);
   memory.pages = resident_pages_.load(std::memory_order_relaxed);
   memory.bytes = memory.pages * kRowPageBytes;
   stats.tiers = {memory, drive_stats()};

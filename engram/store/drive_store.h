@@ -28,11 +28,13 @@ class DriveFile {
 
   const RowFileInfo& info() const { return info_; }
   const std::string& path() const { return path_; }
+  bool is_direct() const { return is_direct_; }  // past the page cache
   PageQueue& queue() { return *queue_; }
 
  private:
   DriveFile() = default;
   std::string path_;
+  bool is_direct_ = false;
   RowFileInfo info_;
   std::unique_ptr<PageQueue> queue_;
 };
@@ -53,7 +55,12 @@ class InFlight {
 class DriveStore : public RowStore {
  public:
   ~DriveStore() override;
-  Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) override;
+  Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) override {
+    return start(row_ids, out, true);
+  }
+  Pending try_read(std::span<const int64_t> row_ids, std::span<std::byte> out) override {
+    return start(row_ids, out, false);
+  }
   int64_t num_rows() const override { return table_.num_rows; }
   size_t row_bytes() const override { return static_cast<size_t>(table_.row_bytes); }
 
@@ -61,12 +68,13 @@ class DriveStore : public RowStore {
   DriveStore(std::shared_ptr<DriveFile> file, int table);
   // Serves what needs no drive and removes it from `targets`.
   virtual void read_resident(std::vector<RowTarget>& /*targets*/, std::byte* /*out*/) {}
+  Pending start(std::span<const int64_t> row_ids, std::span<std::byte> out, bool may_block);
   TierStats drive_stats() const;
 
   const std::shared_ptr<DriveFile> file_;
   const RowTable& table_;
   const std::shared_ptr<StoreCounters> counters_ = std::make_shared<StoreCounters>();
-  std::atomic<uint64_t> drive_rows_{0}, drive_pages_{0};
+  std::atomic<uint64_t> resident_rows_{0}, drive_rows_{0}, drive_pages_{0};
   InFlight in_flight_;
 };
 
@@ -91,8 +99,7 @@ class PageCacheStore final : public DriveStore {
  private:
   using DriveStore::DriveStore;
   void read_resident(std::vector<RowTarget>& targets, std::byte* out) override;
-  std::atomic<uint64_t> resident_rows_{0}, resident_pages_{0}, asked_rows_{0};
-  std::atomic<uint64_t> prefetch_requested_{0}, prefetch_dropped_{0};
+  std::atomic<uint64_t> resident_pages_{0}, prefetch_requested_{0}, prefetch_dropped_{0};
 };
 
 }  // namespace engram

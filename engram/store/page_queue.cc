@@ -81,30 +81,26 @@ PageQueue::~PageQueue() {
 
 void PageQueue::add(PageBatch batch) {
   // A batch that another batch's end asks for may not wait for room that only its own thread makes.
-  insert(std::move(batch), std::this_thread::get_id() != thread_.get_id());
+  const bool own_thread = std::this_thread::get_id() == thread_.get_id();
+  (void)insert(std::move(batch), own_thread ? WhenFull::kExceed : WhenFull::kWait);
 }
 
-bool PageQueue::try_add(PageBatch batch) {
-  {
-    std::lock_guard lock(mutex_);
-    const auto rows = static_cast<int64_t>(batch.targets.size());
-    if (queued_rows_ > 0 && queued_rows_ + rows > max_rows_) return false;
-  }
-  insert(std::move(batch), false);
-  return true;
-}
+bool PageQueue::try_add(PageBatch batch) { return insert(std::move(batch), WhenFull::kRefuse); }
 
-void PageQueue::insert(PageBatch batch, bool may_block) {
+bool PageQueue::insert(PageBatch batch, WhenFull when_full) {
   const auto rows = static_cast<int64_t>(batch.targets.size());
   ENGRAM_CHECK(rows > 0, "{}: an empty batch", path_);
+  const auto has_room = [&] { return queued_rows_ == 0 || queued_rows_ + rows <= max_rows_; };
   {
     std::unique_lock lock(mutex_);
-    if (may_block) room_.wait(lock, [&] { return queued_rows_ == 0 || queued_rows_ + rows <= max_rows_; });
+    if (when_full == WhenFull::kRefuse && !has_room()) return false;
+    if (when_full == WhenFull::kWait) room_.wait(lock, has_room);
     queued_rows_ += rows;
     new_batches_.push_back(std::move(batch));
   }
   work_.notify_one();
   reader_->wake();
+  return true;
 }
 
 void PageQueue::run() {

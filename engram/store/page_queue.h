@@ -63,7 +63,8 @@ class PageQueue {
   struct Job;   // a batch under way
   struct Slot;  // a read in flight
 
-  void insert(PageBatch batch, bool may_block);
+  enum class WhenFull { kWait, kRefuse, kExceed };
+  bool insert(PageBatch batch, WhenFull when_full);
   void run();
   bool take_new(bool idle);
   void fill_slots();

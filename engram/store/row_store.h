@@ -36,6 +36,9 @@ class RowStore {
   //   kDataLoss         a page failed twice (I/O error, checksum, end of file); the message names file and page
   virtual Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) = 0;
 
+  // The same, but kUnavailable at once where read() would block: for hints.
+  virtual Pending try_read(std::span<const int64_t> row_ids, std::span<std::byte> out) { return read(row_ids, out); }
+
   virtual int64_t num_rows() const = 0;
   virtual size_t row_bytes() const = 0;  // payload per row; padding excluded
   virtual StoreStats stats() const = 0;

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
-#include <numeric>
-#include <random>
+#include <ostream>
 #include <thread>
 
 #include "engram/store/row_store.h"
@@ -18,30 +17,18 @@ struct StoreCase {
   std::function<Result<std::unique_ptr<RowStore>>(const std::string& path, int layer_id)> open;
 };
 
-inline std::vector<int64_t> random_ids(std::mt19937_64& random, int64_t num_rows, size_t count) {
-  std::vector<int64_t> ids(count);
-  // A third of them from a few rows, as text has it.
-  for (int64_t& id : ids)
-    id = static_cast<int64_t>(random() %
-                              static_cast<uint64_t>(random() % 3 == 0 ? std::min<int64_t>(5, num_rows) : num_rows));
-  return ids;
-}
-
-// The rows of `ids` as they must come back.
-inline std::vector<std::byte> wanted_rows(const RowTable& table, std::span<const int64_t> ids) {
-  std::vector<std::byte> bytes;
-  bytes.reserve(ids.size() * static_cast<size_t>(table.row_bytes));
-  for (int64_t id : ids) {
-    for (int64_t i = 0; i < table.row_bytes; ++i) bytes.push_back(row_byte(table.layer_id, id, i));
-  }
-  return bytes;
-}
+inline void PrintTo(const StoreCase& store_case, std::ostream* out) { *out << store_case.name; }
 
 class RowStoreContract : public StoreTest, public testing::WithParamInterface<StoreCase> {
  protected:
   void SetUp() override {
     StoreTest::SetUp();
-    throw_if_error(write_row_file(Env::posix(), path("rows"), info_));
+    static std::string bytes;  // a writer syncs, which is slow; once is enough
+    if (bytes.empty()) {
+      throw_if_error(write_row_file(Env::posix(), path("rows"), info_));
+      bytes = contents_of("rows");
+    }
+    write("rows", bytes);
   }
   std::unique_ptr<RowStore> open(const RowTable& table) const {
     return value_or_throw(GetParam().open(path("rows"), table.layer_id));
@@ -52,10 +39,16 @@ class RowStoreContract : public StoreTest, public testing::WithParamInterface<St
     ASSERT_TRUE(status.ok()) << status.to_string();
     EXPECT_TRUE(out == wanted_rows(table, ids)) << "layer " << table.layer_id << ", " << ids.size() << " rows";
   }
-  static uint64_t sum_of_hits(const StoreStats& stats) {
-    uint64_t hits = 0;
-    for (const TierStats& tier : stats.tiers) hits += tier.hits;
-    return hits;
+  // Tiers stand fastest first, each asked for what the one before it missed; below a cache other things are counted.
+  static void expect_tiers_add_up(const StoreStats& stats) {
+    uint64_t asked = stats.rows;
+    const bool cached = stats.tiers[0].name == "hot" || stats.tiers[0].name == "cache";
+    for (const TierStats& tier : stats.tiers) {
+      if (cached && tier.name != "hot" && tier.name != "cache") return;
+      EXPECT_EQ(tier.hits + tier.misses, asked) << tier.name;
+      asked = tier.misses;
+    }
+    EXPECT_EQ(asked, 0u);
   }
 
   const RowFileInfo info_ = test_row_file_info();
@@ -88,6 +81,7 @@ TEST_P(RowStoreContract, EmptyReadIsOk) {
 TEST_P(RowStoreContract, BadArgumentsReadNothing) {
   const RowTable& table = info_.tables[0];
   const auto store = open(table);
+  const auto before = store->stats().to_json();
   const std::vector<std::byte> untouched(3 * store->row_bytes(), std::byte{0xAB});
   std::vector<std::byte> out = untouched;
   for (int64_t bad : {int64_t{-1}, table.num_rows, INT64_MAX, INT64_MIN}) {
@@ -104,9 +98,7 @@ TEST_P(RowStoreContract, BadArgumentsReadNothing) {
   const StoreStats stats = store->stats();
   EXPECT_EQ(stats.rows, 0u);
   EXPECT_EQ(stats.failed_reads, 9u);
-  for (const TierStats& tier : stats.tiers) {
-    EXPECT_EQ(tier.hits + tier.misses + tier.pages, 0u) << tier.name;
-  }
+  EXPECT_EQ(stats.to_json()["tiers"], before["tiers"]);
 }
 
 TEST_P(RowStoreContract, ManyThreads) {
@@ -202,7 +194,7 @@ TEST_P(RowStoreContract, StatsAddUp) {
     EXPECT_EQ(stats.reads, 10u);
     EXPECT_EQ(stats.failed_reads, 0u);
     EXPECT_EQ(stats.rows, rows);
-    EXPECT_EQ(sum_of_hits(stats), rows);
+    expect_tiers_add_up(stats);
     EXPECT_LE(stats.unique_rows, rows);
     EXPECT_GT(stats.unique_rows, 0u);
     EXPECT_EQ(stats.read.count, 10u);

@@ -1,5 +1,6 @@
 #include "engram/store/row_store.h"
 
+#include "engram/store/cached_store.h"
 #include "engram/store/dram_store.h"
 #include "engram/store/drive_store.h"
 #include "tests/store/faulty_page_reader.h"
@@ -51,12 +52,33 @@ DriveOptions with_small_queue(DriveOptions options) {
   return options;
 }
 
+// A cache and, where hot_rows > 0, a hot set of every third row before another tier.
+StoreCase cached_case(const std::string& name, StoreCase below, int64_t cache_bytes, int64_t hot_rows) {
+  return {name, [=](const std::string& path, int layer_id) -> Result<std::unique_ptr<RowStore>> {
+            ENGRAM_ASSIGN_OR_RETURN(auto base, below.open(path, layer_id));
+            std::unique_ptr<HotSet> hot;
+            if (hot_rows > 0) {
+              std::vector<int64_t> ids;
+              for (int64_t id = 0; id < std::min(base->num_rows(), 3 * hot_rows); id += 3) ids.push_back(id);
+              ENGRAM_ASSIGN_OR_RETURN(hot, HotSet::load(*base, ids));
+            }
+            std::unique_ptr<RowCache> cache;
+            if (cache_bytes > 0) {
+              ENGRAM_ASSIGN_OR_RETURN(cache, RowCache::create(cache_bytes, base->row_bytes()));
+            }
+            return std::unique_ptr<RowStore>(
+                std::make_unique<CachedStore>(std::move(base), std::move(hot), std::move(cache)));
+          }};
+}
+
 std::vector<StoreCase> all_tiers() {
   const auto uring = drive_options(false, 32, PageReaderKind::kUring);
   const auto threads = drive_options(false, 4, PageReaderKind::kThreads);
   const auto direct = drive_options(true, 256, PageReaderKind::kAny);
+  const StoreCase all_in_memory = {
+      "Dram", [](const std::string& path, int id) { return as_row_store(DramStore::open(Env::posix(), path, id)); }};
   return {
-      {"Dram", [](const std::string& path, int id) { return as_row_store(DramStore::open(Env::posix(), path, id)); }},
+      all_in_memory,
       {"Dram5",
        [](const std::string& path, int id) { return as_row_store(DramStore::open(Env::posix(), path, id, 5)); }},
       {"Mapped",
@@ -70,6 +92,13 @@ std::vector<StoreCase> all_tiers() {
       drive_case<PageCacheStore>("PageCache", uring),
       drive_case<PageCacheStore>("PageCacheThreads", with_small_queue(threads)),
       drive_case<PageCacheStore>("PageCacheHealing", with_healing_faults(uring)),
+      cached_case("Cached", drive_case<NvmeStore>("", direct), 100 << 10, 0),
+      cached_case("CachedHot", drive_case<NvmeStore>("", uring), 30 << 10, 10),
+      cached_case("HotOnly", drive_case<NvmeStore>("", threads), 0, 10),
+      cached_case("CachedHealing", drive_case<NvmeStore>("", with_healing_faults(uring)), 1 << 20, 0),
+      cached_case("CachedSmallQueue", drive_case<NvmeStore>("", with_small_queue(uring)), 12 << 10, 0),
+      cached_case("CachedPageCache", drive_case<PageCacheStore>("", uring), 50 << 10, 5),
+      cached_case("CachedDram", all_in_memory, 50 << 10, 0),
   };
 }
 

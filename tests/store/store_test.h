@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <numeric>
+#include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,7 +28,9 @@ class StoreTest : public testing::Test {
   std::string path(const std::string& name) const { return join_path(folder_, name); }
   std::string contents_of(const std::string& name) const { return value_or_throw(Env::posix().read_file(path(name))); }
   void write(const std::string& name, std::string_view bytes) const {
-    throw_if_error(write_file_atomic(Env::posix(), path(name), bytes));
+    auto file = value_or_throw(Env::posix().new_writable_file(path(name)));
+    throw_if_error(file->append(std::as_bytes(std::span(bytes))));
+    throw_if_error(file->close());
   }
   std::vector<std::string> files() const { return value_or_throw(Env::posix().list_directory(folder_)); }
 
@@ -77,6 +83,25 @@ inline RowFileInfo test_row_file_info(int64_t scale = 1) {
       {make_table(1, 1000 * scale + 7, {RowType::kFP8, 256, 32}), make_table(5, 100 * scale, {RowType::kFP32, 146}),
        make_table(14, 3 * scale, {RowType::kFP32, 2500})},
       std::nullopt));
+}
+
+inline std::vector<int64_t> random_ids(std::mt19937_64& random, int64_t num_rows, size_t count) {
+  std::vector<int64_t> ids(count);
+  // A third of them from a few rows, as text has it.
+  for (int64_t& id : ids)
+    id = static_cast<int64_t>(random() %
+                              static_cast<uint64_t>(random() % 3 == 0 ? std::min<int64_t>(5, num_rows) : num_rows));
+  return ids;
+}
+
+// The rows of `ids` as they must come back.
+inline std::vector<std::byte> wanted_rows(const RowTable& table, std::span<const int64_t> ids) {
+  std::vector<std::byte> bytes;
+  bytes.reserve(ids.size() * static_cast<size_t>(table.row_bytes));
+  for (int64_t id : ids) {
+    for (int64_t i = 0; i < table.row_bytes; ++i) bytes.push_back(row_byte(table.layer_id, id, i));
+  }
+  return bytes;
 }
 
 }  // namespace engram
