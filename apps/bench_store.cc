@@ -15,7 +15,7 @@ using Json = nlohmann::ordered_json;
 
 struct Flags {
   bench::StoreBenchOptions options = bench::default_store_bench_options();
-  std::vector<std::string> parts;
+  std::vector<std::string> parts = {"dram", "drive", "prompt", "text", "peer"};
   bool json = false;
 };
 
@@ -73,9 +73,8 @@ void add_bench_store(CLI::App& bench, Invocation& invocation) {
       "A table to measure: engram table create FILE --synthetic --size 26GiB --tokenizer demo/data/tokenizer.json");
   bench::StoreBenchOptions& options = flags->options;
   command->add_option("--table", options.table, "Row file; for the drive parts larger than memory")->required();
-  command->add_option("--part", flags->parts, "dram, drive, prompt, text, peer; several are fine")
-      ->check(CLI::IsMember({"dram", "drive", "prompt", "text", "peer"}))
-      ->default_val(std::vector<std::string>{"dram", "drive", "prompt", "text", "peer"});
+  command->add_option("--part", flags->parts, "dram, drive, prompt, text, peer; several are fine; all")
+      ->check(CLI::IsMember({"dram", "drive", "prompt", "text", "peer"}));
   command->add_option("--tokenizer", options.tokenizer, "tokenizer.json that the table was made for")
       ->capture_default_str();
   command->add_option("--tokens", options.tokens, "Token shard with real text")->capture_default_str();
