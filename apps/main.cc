@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   engram::apps::add_demo(app, invocation);
   engram::apps::add_eval(app, invocation);
   engram::apps::add_generate(app, invocation);
+  engram::apps::add_lab(app, invocation);
   engram::apps::add_train(app, invocation);
 #endif
 
