@@ -1,4 +1,4 @@
-// engram lab: a study from its file, or the page of one that has run.
+// engram lab: a study from its file, the page of one that has run, or a probe of checkpoints (probe.cc).
 #include <atomic>
 #include <csignal>
 #include <memory>
@@ -23,13 +23,14 @@ void on_signal(int signal) {
 
 void add_lab(CLI::App& app, Invocation& invocation) {
   auto options = std::make_shared<StudyOptions>();
-  CLI::App* command = app.add_subcommand("lab", "Run a study: many training runs, compared on one page");
+  CLI::App* command =
+      app.add_subcommand("lab", "Run a study (many training runs, one page), or ask a question about checkpoints");
   command->footer(
       "engram lab allocation recipes/studies/allocation_cpu_small.toml --jobs 2\n"
       "engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html anew from data.json");
-  command->add_option("study", options->name, "the study's name, or `report`")->required();
-  command->add_option("recipe", options->path, "study file, recipes/studies/ has some; of `report` a results folder")
-      ->required();
+  add_probes(*command, invocation);
+  command->add_option("study", options->name, "the study's name, or `report`");
+  command->add_option("recipe", options->path, "study file, recipes/studies/ has some; of `report` a results folder");
   command->add_option("--seeds", options->seeds, "seeds of every point, instead of the study file's")
       ->check(CLI::Range(1, 1000));
   command->add_option("--jobs", options->jobs, "runs side by side")->check(CLI::Range(1, 256))->capture_default_str();
@@ -38,7 +39,10 @@ void add_lab(CLI::App& app, Invocation& invocation) {
   command->add_option("--set", options->overrides, "KEY=VALUE for the recipe of every run")->allow_extra_args(false);
   command->add_option("--results", options->results, "where STUDY-SCALE-DATE/ is")->capture_default_str();
   command->add_option("--work", options->work, "where checkpoints and weights are")->capture_default_str();
-  command->callback([&invocation, options] {
+  command->callback([&invocation, options, command] {
+    if (!command->get_subcommands().empty()) return;  // a probe
+    if (options->name.empty() || options->path.empty())
+      throw CLI::RequiredError("a study and its file, or a probe and its checkpoint,");
     invocation.run = [options]() -> Status {
       if (options->name == "report") return render_study(Env::posix(), options->path);
       options->executable = "/proc/self/exe";

@@ -6,4 +6,7 @@ namespace engram::assets {
 extern const std::string_view chart_js;           // Chart.js, from Debian's libjs-chart.js
 extern const std::string_view study_report_html;  // engram/lab/assets/study_report.html
 extern const std::string_view demo_report_html;   // engram/lab/assets/demo_report.html
+extern const std::string_view probe_report_html;  // engram/lab/assets/probe_report.html
+extern const std::string_view entities_txt;       // engram/lab/assets/entities.txt
+extern const std::string_view facts_jsonl;        // engram/lab/assets/facts.jsonl
 }  // namespace engram::assets

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <csignal>
 #include <thread>
@@ -30,16 +29,6 @@ constexpr int64_t kGateTokens = 65536;  // validation tokens that the n-gram tab
 constexpr int kNgramOrder = 3;
 constexpr int64_t kNgramMinCount = 5;
 constexpr size_t kNgramLimit = 24;
-
-// Figure 7 of the paper, and two sentences of the same kind that stand closer to this text.
-const std::array<const char*, 3> kEnglishSentences = {
-    "Only Alexander the Great could tame the horse Bucephalus.", "By the way, I am a fan of the Milky Way.",
-    "Diana, Princess of Wales, spoke of the United States of America and the House of Representatives."};
-const std::array<const char*, 2> kChineseSentences = {
-    "\u56db\u5927\u53d1\u660e\u5305\u62ec\u9020\u7eb8\u672f\u3001\u6307\u5357\u9488\u3001\u706b\u836f\u548c\u5370\u5237"
-    "\u672f\u3002",                                                         // the four great inventions
-    "\u5f20\u4ef2\u666f\u5199\u4e86\u4f24\u5bd2\u6742\u75c5\u8bba\u3002"};  // Zhang Zhongjing wrote the Shanghan Zabing
-                                                                            // Lun
 
 volatile std::sig_atomic_t interrupted = 0;
 void on_interrupt(int) { interrupted = 1; }
@@ -214,7 +203,7 @@ Status add_gates(const LoadedModel& model, const TokenShard& validation, Json& s
   summary["gate_views"] = views;
 
   Json groups = Json::array();
-  const auto add_sentences = [&](const char* name, auto& sentences) -> Status {
+  const auto add_sentences = [&](const char* name, std::span<const char* const> sentences) -> Status {
     Json texts = Json::array();
     for (const char* sentence : sentences) {
       ENGRAM_ASSIGN_OR_RETURN(const auto ids, model.tokenizer->encode(sentence));
@@ -224,8 +213,8 @@ Status add_gates(const LoadedModel& model, const TokenShard& validation, Json& s
     groups.push_back({{"name", name}, {"texts", texts}});
     return {};
   };
-  ENGRAM_RETURN_IF_ERROR(add_sentences("Sentences, English", kEnglishSentences));
-  ENGRAM_RETURN_IF_ERROR(add_sentences("Sentences, Chinese", kChineseSentences));
+  ENGRAM_RETURN_IF_ERROR(add_sentences("Sentences, English", english_gate_sentences()));
+  ENGRAM_RETURN_IF_ERROR(add_sentences("Sentences, Chinese", chinese_gate_sentences()));
   Json excerpts = Json::array();
   const size_t length = std::min<size_t>(tokens.size(), 120);
   for (size_t i = 0; i < 3; ++i) {  // from three places, so that more than one document shows

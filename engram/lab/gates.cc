@@ -1,10 +1,26 @@
 #include "engram/lab/gates.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 
 namespace engram {
+namespace {
+
+const std::array<const char*, 3> kEnglishSentences = {
+    "Only Alexander the Great could tame the horse Bucephalus.", "By the way, I am a fan of the Milky Way.",
+    "Diana, Princess of Wales, spoke of the United States of America and the House of Representatives."};
+const std::array<const char*, 2> kChineseSentences = {
+    "\u56db\u5927\u53d1\u660e\u5305\u62ec\u9020\u7eb8\u672f\u3001\u6307\u5357\u9488\u3001\u706b\u836f\u548c\u5370\u5237"
+    "\u672f\u3002",                                                         // the four great inventions
+    "\u5f20\u4ef2\u666f\u5199\u4e86\u4f24\u5bd2\u6742\u75c5\u8bba\u3002"};  // Zhang Zhongjing wrote the Shanghan Zabing
+                                                                            // Lun
+
+}  // namespace
+
+std::span<const char* const> english_gate_sentences() { return kEnglishSentences; }
+std::span<const char* const> chinese_gate_sentences() { return kChineseSentences; }
 
 GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens) {
   TORCH_CHECK(model.config.memory == MemoryKind::kEngram, "gates: the checkpoint has no Engram layer");

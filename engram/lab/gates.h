@@ -14,6 +14,10 @@
 
 namespace engram {
 
+// Figure 7 of the paper, and a sentence of the same kind with names that any English text holds.
+std::span<const char* const> english_gate_sentences();
+std::span<const char* const> chinese_gate_sentences();
+
 // alpha of consecutive tokens: values[(layer * branches + branch) * length + t], each in (0, 1).
 struct GateTrace {
   int layers = 0, branches = 0;

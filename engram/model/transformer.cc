@@ -24,7 +24,7 @@ struct Pass {
 
 class BlockImpl : public torch::nn::Module {
  public:
-  BlockImpl(const ModelConfig& c, int block) : streams_(c.hc_mult), hidden_size_(c.hidden_size) {
+  BlockImpl(const ModelConfig& c, int block) : index_(block), streams_(c.hc_mult), hidden_size_(c.hidden_size) {
     const auto& ids = c.engram.layer_ids;
     const auto found = std::find(ids.begin(), ids.end(), block);
     if (c.memory == MemoryKind::kEngram && found != ids.end()) {
@@ -72,6 +72,7 @@ class BlockImpl : public torch::nn::Module {
     });
   }
 
+  int index() const { return index_; }
   int memory_layer() const { return memory_layer_; }  // -1: none
   EngramImpl* engram() const { return engram_ ? engram_.ptr().get() : nullptr; }
   MoeImpl* moe() const { return dynamic_cast<MoeImpl*>(mlp_.get()); }
@@ -86,6 +87,7 @@ class BlockImpl : public torch::nn::Module {
     return HyperConnectionImpl::merge(mix, x, sub_layer(mix.input_Nd));
   }
 
+  int index_;
   int64_t streams_, hidden_size_;
   int memory_layer_ = -1;
   Engram engram_{nullptr};
@@ -235,6 +237,9 @@ torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* 
     x = block->forward(x, pass, reads ? &input.memory[static_cast<size_t>(layer)] : nullptr,
                        trace != nullptr ? &gates : nullptr);
     if (trace != nullptr && reads) trace->gates.push_back(gates.detach().to(torch::kFloat));
+    if (trace != nullptr && trace->after_block) {
+      trace->after_block(block->index(), x.view({batch, length, hyper ? config_.hc_mult : 1, d}));
+    }
     if (trace != nullptr && trace->want_block_outputs) {
       torch::NoGradGuard no_grad;
       trace->block_outputs.push_back(collapsed(x).view({batch, length, d}).detach());
@@ -245,6 +250,11 @@ torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* 
 
 torch::Tensor TransformerImpl::logits(const torch::Tensor& hidden_BTd) {
   return at_least_float(at::linear(hidden_BTd, parts_->head_weight()));
+}
+
+torch::Tensor TransformerImpl::block_logits(const torch::Tensor& block_output_BTd) {
+  const int64_t d = config_.hidden_size;
+  return logits(parts_->decoder->norm(block_output_BTd.reshape({-1, d})).view(block_output_BTd.sizes()));
 }
 
 torch::Tensor TransformerImpl::loss(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT) {

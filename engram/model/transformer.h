@@ -7,6 +7,7 @@
 #pragma once
 #include <torch/torch.h>
 
+#include <functional>
 #include <vector>
 
 #include "engram/model/engram_table.h"
@@ -27,6 +28,9 @@ struct ForwardTrace {
   std::vector<torch::Tensor> gates;          // per Engram layer: alpha [B, T, M], detached fp32
   std::vector<torch::Tensor> block_outputs;  // per block: [B, T, d] after the block (streams collapsed), detached
   bool want_block_outputs = false;
+  // Called after each block with its residual streams [B, T, M, d] (M = 1 in a plain model), which it may change in
+  // place: what the later blocks then read.
+  std::function<void(int block, torch::Tensor streams)> after_block;
 };
 
 class TransformerImpl : public torch::nn::Module {
@@ -38,6 +42,9 @@ class TransformerImpl : public torch::nn::Module {
   // Hidden states after the final norm: [B, T, d].
   torch::Tensor forward(const ForwardInput& input, ForwardTrace* trace = nullptr);
   torch::Tensor logits(const torch::Tensor& hidden_BTd);  // [B, T, V] fp32
+  // What the model would predict if it ended after a block: the final norm and the LM head over one of the trace's
+  // block_outputs. The last block's are the model's own logits.
+  torch::Tensor block_logits(const torch::Tensor& block_output_BTd);
   // Mean cross-entropy over targets [B, T] int64 that are >= 0, in nats; never holds all logits at once.
   torch::Tensor loss(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT);
   // Sum and count instead of the mean, without gradients: for validation.

@@ -1,0 +1,44 @@
+// Collisions: which n-grams share rows, and does sharing hurt?
+//
+// Training text gives every n-gram a count and every row its traffic. An n-gram's dilution is log2(traffic of its row /
+// its own count), averaged over heads and layers: 0 where it has its rows to itself, 1 more for every doubling of what
+// others write there. Which n-grams share is decided by a hash, so among n-grams of equal counts the dilution is as
+// good as random, and its slope on held-out loss is what sharing costs. Positions are compared within bins of equal
+// counts of all orders; the interval is a bootstrap over windows. N-grams that training never saw have no own count:
+// they take no part.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "engram/lab/ngram_rows.h"
+#include "engram/lab/probe.h"
+#include "engram/lab/statistics.h"
+
+namespace engram {
+
+// Bins of a count: 0, 1, ..., 32, then eight to an octave.
+int64_t count_bin(int64_t count);
+
+// Ordinary least squares of y on the columns of x [n][k] within bins: every column and y have their bin's mean taken
+// off. `cluster` [n] groups rows that are drawn together. Returns the slopes and their 95 % intervals.
+struct Slopes {
+  std::vector<double> values;
+  std::vector<Interval> intervals;
+  std::vector<double> variation;  // standard deviation of each column within bins: 0 says nothing can be learned
+};
+Slopes slopes_within_bins(const std::vector<std::vector<double>>& x, const std::vector<double>& y,
+                          const std::vector<int64_t>& bins, const std::vector<int64_t>& cluster, int64_t seed);
+
+// What one order of one layer's n-grams share.
+struct OrderSharing {
+  int order = 0, layer = 0;
+  int64_t ngrams = 0;               // distinct, in the training text
+  int64_t rows = 0, used_rows = 0;  // of all heads of the order
+  double ngrams_per_row = 0;        // distinct n-grams per used row
+  double minority = 0;  // share of tokens whose n-gram has less than half of its row's traffic, mean of heads
+  int64_t twins = 0;    // n-grams that share the rows of every head with another one
+};
+
+Result<ProbeResult> probe_collisions(const ProbeContext& context);
+
+}  // namespace engram

@@ -1,0 +1,82 @@
+#include "engram/lab/statistics.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engram/core/numpy_random.h"
+
+namespace engram {
+
+Estimate estimate(std::span<const double> values) {
+  Estimate out;
+  out.count = static_cast<int64_t>(values.size());
+  if (values.empty()) return out;
+  const auto n = static_cast<double>(values.size());
+  for (double value : values) out.mean += value / n;
+  if (values.size() < 2) return out;
+  double squares = 0;
+  for (double value : values) squares += (value - out.mean) * (value - out.mean);
+  out.error = std::sqrt(squares / (n - 1) / n);
+  return out;
+}
+
+Interval wilson_interval(int64_t successes, int64_t trials) {
+  const double z = 1.959963984540054, n = static_cast<double>(trials), p = static_cast<double>(successes) / n;
+  const double centre = (p + z * z / (2 * n)) / (1 + z * z / n);
+  const double half = z * std::sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n);
+  return {std::max(0.0, centre - half), std::min(1.0, centre + half)};
+}
+
+std::vector<Interval> bootstrap_intervals(
+    int64_t units, int64_t draws, uint64_t seed,
+    const std::function<std::vector<double>(std::span<const int64_t>)>& statistic) {
+  NumpyRandom random(seed);
+  std::vector<int64_t> chosen(static_cast<size_t>(units));
+  std::vector<std::vector<double>> samples;
+  for (int64_t draw = 0; draw < draws; ++draw) {
+    for (int64_t& unit : chosen) unit = random.integers(0, units);
+    const std::vector<double> values = statistic(chosen);
+    samples.resize(values.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (std::isfinite(values[i])) samples[i].push_back(values[i]);
+    }
+  }
+  std::vector<Interval> intervals;
+  for (auto& values : samples) {
+    const double nan = std::nan("");
+    if (values.empty()) {
+      intervals.push_back({nan, nan});
+      continue;
+    }
+    std::sort(values.begin(), values.end());
+    const double last = static_cast<double>(values.size() - 1);
+    intervals.push_back({values[static_cast<size_t>(std::lround(0.025 * last))],
+                         values[static_cast<size_t>(std::lround(0.975 * last))]});
+  }
+  return intervals;
+}
+
+double area_under_roc(std::span<const double> positives, std::span<const double> negatives) {
+  if (positives.empty() || negatives.empty()) return 0.5;
+  std::vector<double> sorted(negatives.begin(), negatives.end());
+  std::sort(sorted.begin(), sorted.end());
+  double wins = 0;
+  for (double value : positives) {
+    const auto low = std::lower_bound(sorted.begin(), sorted.end(), value);
+    const auto high = std::upper_bound(low, sorted.end(), value);
+    wins += static_cast<double>(low - sorted.begin()) + 0.5 * static_cast<double>(high - low);
+  }
+  return wins / (static_cast<double>(positives.size()) * static_cast<double>(negatives.size()));
+}
+
+nlohmann::ordered_json to_json(const Estimate& value) {
+  return {{"mean", value.mean}, {"error", value.error}, {"count", value.count}};
+}
+
+nlohmann::ordered_json to_json(const Interval& value) {
+  nlohmann::ordered_json out = {{"low", nullptr}, {"high", nullptr}};
+  if (std::isfinite(value.low)) out = {{"low", value.low}, {"high", value.high}};
+  return out;
+}
+
+}  // namespace engram

@@ -1,0 +1,39 @@
+// Statistics for probes: means with errors, intervals, and areas under ROC curves. Plain doubles, no torch.
+//
+// Tokens of one window depend on each other, so probes average inside a window first and treat windows as the sample.
+// Everything is deterministic: a bootstrap draws from numpy's generator with the seed it is given.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <vector>
+
+namespace engram {
+
+struct Estimate {
+  double mean = 0, error = 0;  // error: standard error of the mean; 0 for fewer than two values
+  int64_t count = 0;
+};
+Estimate estimate(std::span<const double> values);
+
+struct Interval {
+  double low = 0, high = 0;
+};
+// Wilson's 95 % interval of a share. REQUIRES: 0 <= successes <= trials, trials > 0.
+Interval wilson_interval(int64_t successes, int64_t trials);
+
+// The 95 % percentile interval of a statistic over units drawn with replacement; the statistic receives `units`
+// indices in [0, units) and returns one or more numbers, always as many. A number that is not finite is left out.
+std::vector<Interval> bootstrap_intervals(
+    int64_t units, int64_t draws, uint64_t seed,
+    const std::function<std::vector<double>(std::span<const int64_t>)>& statistic);
+
+// Probability that a positive value exceeds a negative one, ties half (Mann-Whitney). 0.5 when either is empty.
+double area_under_roc(std::span<const double> positives, std::span<const double> negatives);
+
+// {"mean", "error", "count"} and {"low", "high"}.
+nlohmann::ordered_json to_json(const Estimate& value);
+nlohmann::ordered_json to_json(const Interval& value);
+
+}  // namespace engram

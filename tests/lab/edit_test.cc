@@ -1,0 +1,100 @@
+#include "engram/lab/edit.h"
+
+#include "engram/lab/patchscope.h"
+#include "engram/lab/score.h"
+#include "tests/lab/probe_test.h"
+
+namespace engram {
+namespace {
+
+class Edit : public ProbeTest {
+ protected:
+  std::vector<int32_t> encode(const LoadedModel& model, const std::string& text) {
+    return value_or_throw(model.tokenizer->encode(text));
+  }
+  double score(const LoadedModel& model, const std::string& prompt, const std::string& answer) {
+    const auto one = value_or_throw(split_continuation(model, prompt, answer));
+    return value_or_throw(score_continuations(model, std::vector{one}))[0].log_likelihood;
+  }
+};
+
+TEST_F(Edit, RowsAreThoseOfTheLastToken) {
+  const LoadedModel model = load("model", MemoryKind::kEngram);
+  const auto tokens = encode(model, "xyabc");
+  const NgramRowIds found = value_or_throw(rows_of_ngram(model, tokens));
+  EXPECT_EQ(found.order, 3);
+  std::vector<int64_t> ids(tokens.size() * 4);
+  throw_if_error(model.hashing.hashers[0].hash(tokens, {}, {}, ids));
+  EXPECT_EQ(found.row_ids[0], std::vector<int64_t>(ids.end() - 2, ids.end()));  // order 3: the last two slots
+  const NgramRowIds two = value_or_throw(rows_of_ngram(model, encode(model, "bc")));
+  EXPECT_EQ(two.row_ids[0], std::vector<int64_t>(ids.end() - 4, ids.end() - 2));
+  EXPECT_FALSE(rows_of_ngram(model, encode(model, "c")).ok());
+}
+
+TEST_F(Edit, GradientStepsRaiseTheTargetAndLeaveTheModelAlone) {
+  const LoadedModel model = load("model", MemoryKind::kEngram);
+  const NgramRowIds rows = value_or_throw(rows_of_ngram(model, encode(model, "Milky Way")));
+  const double before = score(model, "Milky Way", "z");
+  const auto values = train_rows(model, rows, encode(model, "Milky Way"), encode(model, "z"), 30);
+  EXPECT_EQ(score(model, "Milky Way", "z"), before);
+  for (const auto& parameter : model.model->parameters()) EXPECT_FALSE(parameter.grad().defined());
+  const LoadedModel after = value_or_throw(with_rows(Env::posix(), model, rows, values));
+  EXPECT_GT(score(after, "Milky Way", "z"), before + 0.1);
+  const auto none = train_rows(model, rows, encode(model, "Milky Way"), encode(model, "z"), 0);
+  EXPECT_EQ(score(value_or_throw(with_rows(Env::posix(), model, rows, none)), "Milky Way", "z"), before);
+}
+
+TEST_F(Edit, ChangesOnlyTextsThatReadTheRows) {
+  const LoadedModel model = load("model", MemoryKind::kEngram);
+  const ProbeText text = value_or_throw(read_probe_text(Env::posix(), options_.text, *model.tokenizer));
+  const NgramRowIds rows = value_or_throw(rows_of_ngram(model, encode(model, " Way")));
+  std::vector<torch::Tensor> values(2, torch::full({2, 8}, 3.0));
+  const LoadedModel after = value_or_throw(with_rows(Env::posix(), model, rows, values));
+  const EditedPositions found = compare_edit(model, after, rows, text);
+  std::array<int64_t, 4> counts = {};
+  double touched = 0;
+  for (size_t t = 0; t < found.tie.size(); ++t) {
+    ++counts[static_cast<size_t>(found.tie[t])];
+    if (found.tie[t] == Tie::kUntouched) {
+      EXPECT_LT(std::abs(found.divergence[t]), 1e-6) << t;
+    } else {
+      touched = std::max<double>(touched, found.divergence[t]);
+    }
+  }
+  for (int64_t count : counts) EXPECT_GT(count, 0);  // " Way" occurs 30 times, 60 rows are shared by far more n-grams
+  EXPECT_GT(touched, 1e-3);
+}
+
+TEST_F(Edit, TowardItselfChangesNothing) {
+  options_.ngram = options_.toward = "Way";
+  options_.target = " in";
+  const auto data = value_or_throw(run("edit", {save("model", MemoryKind::kEngram)}));
+  for (const auto& row : data.at("effect")) EXPECT_EQ(row.at("change").at("mean"), 0.0);
+  for (const auto& row : data.at("locality")) EXPECT_LT(row.at("largest").get<double>(), 1e-6);
+  options_.output = folder_ / "out2";
+  options_.toward = "ay";
+  EXPECT_NE(run("edit", {save("model", MemoryKind::kEngram)}).status().message().find("wanted 3 like --ngram's"),
+            std::string::npos);
+}
+
+TEST_F(Edit, APatchOfTheOwnStateChangesNothingAndAnotherDoes) {
+  window_ = 64;
+  const LoadedModel model = load("model", MemoryKind::kEngram);
+  const std::string prompt = "France: a country\nx";
+  const auto own = value_or_throw(last_token_states(model, prompt));
+  const auto other = value_or_throw(last_token_states(model, "New York"));
+  ASSERT_EQ(own.size(), 3u);
+  EXPECT_EQ(own[0].sizes(), (std::vector<int64_t>{2, 32}));
+  const std::string plain = value_or_throw(describe_with(model, prompt, -1, {}, 12));
+  bool differs = false;
+  for (int block = 0; block < 3; ++block) {
+    const auto at = static_cast<size_t>(block);
+    EXPECT_EQ(value_or_throw(describe_with(model, prompt, block, own[at], 12)), plain);
+    differs = differs || value_or_throw(describe_with(model, prompt, block, other[at], 12)) != plain;
+  }
+  EXPECT_TRUE(differs);
+  EXPECT_FALSE(describe_with(model, std::string(60, 'a'), -1, {}, 12).ok());
+}
+
+}  // namespace
+}  // namespace engram

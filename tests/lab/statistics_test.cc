@@ -1,0 +1,48 @@
+#include "engram/lab/statistics.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+namespace engram {
+namespace {
+
+TEST(Statistics, EstimateOfKnownValues) {
+  const Estimate found = estimate(std::vector<double>{1, 2, 3, 6});
+  EXPECT_DOUBLE_EQ(found.mean, 3);
+  EXPECT_NEAR(found.error, std::sqrt(14.0 / 3 / 4), 1e-12);
+  EXPECT_EQ(estimate(std::vector<double>{5}).error, 0);
+}
+
+TEST(Statistics, WilsonOfPublishedValues) {
+  const Interval found = wilson_interval(81, 263);  // Newcombe 1998, table I
+  EXPECT_NEAR(found.low, 0.2553, 5e-5);
+  EXPECT_NEAR(found.high, 0.3662, 5e-5);
+  EXPECT_EQ(wilson_interval(0, 20).low, 0);
+  EXPECT_NEAR(wilson_interval(0, 20).high, 0.1611, 5e-5);
+}
+
+TEST(Statistics, AreaCountsPairs) {
+  EXPECT_DOUBLE_EQ(area_under_roc(std::vector<double>{3, 2}, std::vector<double>{1, 2}), 0.875);
+  EXPECT_DOUBLE_EQ(area_under_roc(std::vector<double>{1, 1}, std::vector<double>{1, 1}), 0.5);
+}
+
+TEST(Statistics, BootstrapCoversAndRepeats) {
+  std::vector<double> values(200);
+  std::iota(values.begin(), values.end(), 0.0);
+  const auto mean = [&](std::span<const int64_t> chosen) {
+    double sum = 0;
+    for (int64_t i : chosen) sum += values[static_cast<size_t>(i)];
+    return std::vector<double>{sum / static_cast<double>(chosen.size()), std::nan("")};
+  };
+  const auto found = bootstrap_intervals(200, 2000, 3, mean);
+  const double error = estimate(values).error;
+  EXPECT_NEAR(found[0].low, 99.5 - 1.96 * error, 0.2 * error);
+  EXPECT_NEAR(found[0].high, 99.5 + 1.96 * error, 0.2 * error);
+  EXPECT_TRUE(std::isnan(found[1].low));
+  EXPECT_EQ(bootstrap_intervals(200, 2000, 3, mean)[0].low, found[0].low);
+}
+
+}  // namespace
+}  // namespace engram
