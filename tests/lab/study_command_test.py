@@ -136,9 +136,15 @@ class StudyTest(unittest.TestCase):
         self.check_folder("ablation", 7)
 
     def test_training_curve(self):
-        self.run_lab("training-curve", "--jobs", "2")
-        for run in self.check_folder("training-curve", 4)["runs"]:
+        self.run_lab("training-curve", "--jobs", "2", "--set", "train.validation_batches=0")
+        runs = {run["group"]: run for run in self.check_folder("training-curve", 4)["runs"]}
+        for run in runs.values():
             self.assertEqual(len(run["validation_curve"]), 4)
+        # The bf16 weights that stay are the model that was measured.
+        work = self.folder / "work" / "training-curve-cpu-smoke"
+        done = subprocess.run([ENGRAM, "eval", str(work / "weights" / runs["engram"]["run"]), "--json", "--tokens",
+                               str(work / "data" / "validation.tokens")], stdout=subprocess.PIPE, check=True, timeout=120)
+        self.assertAlmostEqual(json.loads(done.stdout)["loss"], runs["engram"]["val_loss"], delta=0.01)
 
     def test_dry_run_trains_nothing(self):
         self.run_lab("allocation", "--dry-run")
