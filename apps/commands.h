@@ -15,6 +15,7 @@ struct Invocation {
 
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_data(CLI::App& app, Invocation& invocation);
+void add_data_ruler(CLI::App& data, Invocation& invocation);  // below `data`
 void add_hash(CLI::App& app, Invocation& invocation);
 void add_tokenizer(CLI::App& app, Invocation& invocation);
 // Only with ENGRAM_WITH_TORCH:
