@@ -16,6 +16,7 @@ struct Invocation {
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_bench_store(CLI::App& bench, Invocation& invocation);  // below `bench`
 void add_data(CLI::App& app, Invocation& invocation);
+void add_data_ruler(CLI::App& data, Invocation& invocation);  // below `data`
 void add_hash(CLI::App& app, Invocation& invocation);
 void add_plan(CLI::App& app, Invocation& invocation);
 void add_table(CLI::App& app, Invocation& invocation);

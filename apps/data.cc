@@ -136,6 +136,7 @@ void add_data(CLI::App& app, Invocation& invocation) {
   data->require_subcommand(1);
   add_prepare(*data, invocation);
   add_inspect(*data, invocation);
+  add_data_ruler(*data, invocation);
 }
 
 }  // namespace engram::apps

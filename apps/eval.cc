@@ -63,7 +63,7 @@ Status run_eval(const EvalFlags& flags) {
 Status run_suite_command(const EvalFlags& flags) {
   SuiteOptions options = flags.suite;
   options.checkpoint = flags.checkpoint;
-  options.batch_size = flags.batch_size;
+  options.batch_size = 4 * flags.batch_size;  // questions are shorter than windows
   options.memory_off = flags.memory == "off";
   options.command =
       fmt::format("engram eval {} --suite {} --shots {} --limit {} --seed {} --memory {}", flags.checkpoint,
@@ -114,7 +114,7 @@ void add_eval(CLI::App& app, Invocation& invocation) {
   command->add_option("--memory", flags->memory, "off: knock the rows out, Engram blocks add nothing")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
-  command->add_option("--batch-size", flags->batch_size, "windows per forward pass")
+  command->add_option("--batch-size", flags->batch_size, "windows per forward pass (suite: a quarter of the questions)")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_flag("--json", flags->json,

@@ -22,8 +22,8 @@ std::string command_line(const CLI::App& command) {
   for (const CLI::Option* option : command.get_options()) {
     if (option->count() == 0 || option->check_lname("json")) continue;
     for (const std::string& value : option->results()) {
-      if (!option->get_positional()) line += " " + option->get_name();
-      line += value.find(' ') == std::string::npos ? " " + value : " " + quote_text(value, 400);
+      if (!option->get_positional()) line += fmt::format(" {}", option->get_name());
+      line += fmt::format(" {}", value.find(' ') == std::string::npos ? value : quote_text(value, 400));
     }
   }
   return line;
@@ -65,6 +65,17 @@ void add_reading_flags(CLI::App& command, ProbeOptions& options, const ProbeEntr
   }
   add("--toward", options.toward, "take the rows of this text's n-gram instead of gradient steps");
   if (auto* option = add("--target", options.target, "what should follow")) option->capture_default_str();
+  if (auto* option =
+          add("--lengths", options.lengths, "tokens of prompt and answer (default: the context and its half)")) {
+    option->delimiter(',');
+  }
+  if (auto* option = add("--samples", options.samples, "of each task and length")) {
+    option->check(CLI::Range(1, 10000))->capture_default_str();
+  }
+  if (auto* option = add("--digits", options.digits, "of a needle's value")) option->capture_default_str();
+  if (auto* option = add("--needles", options.needles, "of the tasks with several")) option->capture_default_str();
+  add("--haystack", options.haystack, "text around the needles (default: RULER's noise sentences)");
+  add("--facts", options.facts, "the factbook's text, for questions (default: none)");
   if (auto* option = add("--steps", options.steps, "gradient steps")) {
     option->check(CLI::Range(0, 100000))->capture_default_str();
   }

@@ -1,13 +1,14 @@
 #include "engram/lab/collisions.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <unordered_map>
-#include <utility>
 
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
+#include "engram/lab/ngram_rows.h"
 
 namespace engram {
 namespace {
@@ -53,6 +54,16 @@ OrderRows rows_of_order(const LoadedModel& model, const Training& training, int 
       });
   return out;
 }
+
+// What one order of one layer's n-grams share.
+struct OrderSharing {
+  int order = 0, layer = 0;
+  int64_t ngrams = 0;               // distinct, in the training text
+  int64_t rows = 0, used_rows = 0;  // of all heads of the order
+  double ngrams_per_row = 0;        // distinct n-grams per used row
+  double minority = 0;  // share of tokens whose n-gram has less than half of its row's traffic, mean of heads
+  int64_t twins = 0;    // n-grams that share the rows of every head with another one
+};
 
 OrderSharing sharing_of(const OrderRows& order, const std::vector<int64_t>& traffic, int64_t rows) {
   const auto heads = static_cast<size_t>(order.heads);
@@ -211,23 +222,26 @@ Positions describe_positions(const LoadedModel& model, const Training& training,
   return out;
 }
 
-// Mean loss of positions below and above their octave's median dilution, by the count of the longest n-gram.
+// Mean loss of positions below and above their bin's median dilution, by the count of the longest n-gram.
 void show_bins(const Positions& positions, const std::vector<double>& loss, size_t order, Page& page) {
-  std::map<int64_t, std::vector<size_t>> octaves;
+  std::map<int64_t, std::vector<size_t>> bins;
   for (size_t t = 0; t < loss.size(); ++t) {
-    const int64_t count = positions.counts[order][t];
-    if (count > 0) octaves[static_cast<int64_t>(std::log2(static_cast<double>(count)))].push_back(t);
+    if (positions.counts[order][t] > 0) bins[count_bin(positions.counts[order][t])].push_back(t);
   }
-  std::vector<Series> series = {{"less shared half", {}, {}, {}, {}}, {"more shared half", {}, {}, {}, {}}};
-  for (auto& [octave, members] : octaves) {
-    if (members.size() < 200) continue;
+  std::map<int64_t, std::array<std::vector<double>, 2>> octaves;
+  for (auto& [bin, members] : bins) {
     std::stable_sort(members.begin(), members.end(),
                      [&](size_t a, size_t b) { return positions.x[a][order] < positions.x[b][order]; });
+    for (size_t i = 0; i < members.size(); ++i) {
+      const auto octave = static_cast<int64_t>(std::log2(static_cast<double>(positions.counts[order][members[i]])));
+      octaves[octave][2 * i < members.size() ? 0 : 1].push_back(loss[members[i]]);
+    }
+  }
+  std::vector<Series> series = {{"less shared half", {}, {}, {}, {}}, {"more shared half", {}, {}, {}, {}}};
+  for (const auto& [octave, halves] : octaves) {
+    if (halves[0].size() < 100) continue;
     for (size_t half = 0; half < 2; ++half) {
-      std::vector<double> values;
-      const size_t begin = half * members.size() / 2, end = (half + 1) * members.size() / 2;
-      for (size_t i = begin; i < end; ++i) values.push_back(loss[members[i]]);
-      const Estimate mean = estimate(values);
+      const Estimate mean = estimate(halves[half]);
       series[half].x.push_back(static_cast<double>(octave));
       series[half].y.push_back(mean.mean);
       series[half].low.push_back(mean.mean - 1.96 * mean.error);
@@ -235,9 +249,68 @@ void show_bins(const Positions& positions, const std::vector<double>& loss, size
     }
   }
   page.lines("Loss by frequency, shared rows against own rows",
-             "Held-out positions by the training count of their longest n-gram. Within an octave the less frequent "
-             "n-grams are also the more shared ones, so the table below, not this picture, holds the answer.",
+             "Held-out positions by the training count of their longest n-gram, halved by dilution within each bin of "
+             "equal counts. Frequent n-grams are few, and a bin's halves are then different phrases: the regression "
+             "below resamples windows and is the answer.",
              "log2 of the n-gram's count", "nats per token", series);
+}
+
+void show_sharing(const LoadedModel& model, const Training& training, Page& page, Json& numbers) {
+  std::vector<std::vector<std::string>> rows;
+  for (const OrderRows& order : training.orders) {
+    const auto heads = static_cast<size_t>(order.heads);
+    // Heads lie one after another, so an order's rows end where the next order's begin.
+    const EngramLayout layout = value_or_throw(EngramLayout::create(
+        model.config.engram, model.hashing.map.ids()[static_cast<size_t>(model.config.engram.pad_token_id)]));
+    int64_t table = 0;
+    for (size_t k = 0; k < heads; ++k)
+      table += layout.primes(order.layer)[static_cast<size_t>(order.order - 2) * heads + k];
+    const OrderSharing sharing = sharing_of(order, training.traffic[static_cast<size_t>(order.layer)], table);
+    rows.push_back({fmt::format("layer {}, order {}", order.layer + 1, order.order), fmt::format("{}", sharing.ngrams),
+                    fmt::format("{}", sharing.rows), fmt::format("{}", sharing.used_rows),
+                    fixed_text(sharing.ngrams_per_row, 2), fixed_text(100 * sharing.minority, 1) + " %",
+                    fmt::format("{}", sharing.twins)});
+    numbers["sharing"].push_back({{"layer", order.layer},
+                                  {"order", order.order},
+                                  {"ngrams", sharing.ngrams},
+                                  {"rows", sharing.rows},
+                                  {"used_rows", sharing.used_rows},
+                                  {"ngrams_per_row", sharing.ngrams_per_row},
+                                  {"minority", sharing.minority},
+                                  {"twins", sharing.twins}});
+  }
+  page.table("What is shared",
+             "In the minority: tokens whose n-gram has less than half of its row's traffic. Twins: "
+             "n-grams that share all heads' rows with another one, so that no head tells them apart.",
+             {"", "n-grams", "rows", "rows used", "n-grams per row", "tokens in the minority", "twins"}, rows);
+}
+
+void show_slopes(const Positions& positions, const std::vector<double>& on, const std::vector<double>& off,
+                 int64_t seed, Page& page, Json& numbers) {
+  std::vector<double> difference(on.size());
+  for (size_t t = 0; t < on.size(); ++t) difference[t] = off[t] - on[t];
+  const std::vector<double>& gain = difference;
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& [name, y] : {std::pair{"loss", &on}, std::pair{"loss without memory (control)", &off},
+                                std::pair{"gain from the memory", &gain}}) {
+    const Slopes slopes = slopes_within_bins(positions.x, *y, positions.bins, positions.cluster, seed);
+    for (size_t o = 0; o < positions.counts.size(); ++o) {
+      const Interval interval = slopes.intervals[o];
+      const char* verdict = interval.low > 0 ? "rises" : interval.high < 0 ? "falls" : "no effect seen";
+      rows.push_back({fmt::format("{}, order {}", name, o + 2), fixed_text(slopes.values[o]),
+                      interval_text(interval.low, interval.high), fixed_text(slopes.variation[o]), verdict});
+      numbers["slopes"].push_back({{"outcome", name},
+                                   {"order", o + 2},
+                                   {"slope", slopes.values[o]},
+                                   {"interval", to_json(interval)},
+                                   {"variation", slopes.variation[o]}});
+    }
+  }
+  page.table("Does it hurt?",
+             "Change in nats per token for every doubling of the traffic in a position's rows (dilution), at equal "
+             "counts of the n-grams of all orders. The loss without memory should not move: where it does, the bins "
+             "are too coarse. 95 % bootstrap intervals over windows.",
+             {"outcome", "slope", "95 % interval", "spread of the dilution within bins", ""}, rows);
 }
 
 std::vector<double> doubles(const std::vector<float>& values) { return {values.begin(), values.end()}; }
@@ -311,63 +384,14 @@ Result<ProbeResult> probe_collisions(const ProbeContext& context) {
   Json numbers = {
       {"text", text.path},        {"train_text", training.text.path}, {"train_tokens", training.text.tokens.size()},
       {"sharing", Json::array()}, {"examples", Json::array()},        {"slopes", Json::array()}};
-  std::vector<std::vector<std::string>> rows;
-  for (const OrderRows& order : training.orders) {
-    const auto heads = static_cast<size_t>(order.heads);
-    // Heads lie one after another, so an order's rows end where the next order's begin.
-    const EngramLayout layout = value_or_throw(EngramLayout::create(
-        model.config.engram, model.hashing.map.ids()[static_cast<size_t>(model.config.engram.pad_token_id)]));
-    int64_t table = 0;
-    for (size_t k = 0; k < heads; ++k)
-      table += layout.primes(order.layer)[static_cast<size_t>(order.order - 2) * heads + k];
-    const OrderSharing sharing = sharing_of(order, training.traffic[static_cast<size_t>(order.layer)], table);
-    rows.push_back({fmt::format("layer {}, order {}", order.layer + 1, order.order), fmt::format("{}", sharing.ngrams),
-                    fmt::format("{}", sharing.rows), fmt::format("{}", sharing.used_rows),
-                    fixed_text(sharing.ngrams_per_row, 2), fixed_text(100 * sharing.minority, 1) + " %",
-                    fmt::format("{}", sharing.twins)});
-    numbers["sharing"].push_back({{"layer", order.layer},
-                                  {"order", order.order},
-                                  {"ngrams", sharing.ngrams},
-                                  {"rows", sharing.rows},
-                                  {"used_rows", sharing.used_rows},
-                                  {"ngrams_per_row", sharing.ngrams_per_row},
-                                  {"minority", sharing.minority},
-                                  {"twins", sharing.twins}});
-  }
-  page.table("What is shared",
-             "In the minority: tokens whose n-gram has less than half of its row's traffic. Twins: "
-             "n-grams that share all heads' rows with another one, so that no head tells them apart.",
-             {"", "n-grams", "rows", "rows used", "n-grams per row", "tokens in the minority", "twins"}, rows);
+  show_sharing(model, training, page, numbers);
   show_examples(model, training, training.orders[static_cast<size_t>(orders - 1)], page, numbers);
 
   const Positions positions = describe_positions(model, training, text);
   const std::vector<double> on = doubles(token_losses(model, text, false));
   const std::vector<double> off = doubles(token_losses(model, text, true));
-  std::vector<double> gain(on.size());
-  for (size_t t = 0; t < on.size(); ++t) gain[t] = off[t] - on[t];
   show_bins(positions, on, static_cast<size_t>(orders - 1), page);
-  rows.clear();
-  for (const auto& [name, y] : {std::pair{"loss", &on}, std::pair{"loss without memory (control)", &off},
-                                std::pair{"gain from the memory", &std::as_const(gain)}}) {
-    const Slopes slopes = slopes_within_bins(positions.x, *y, positions.bins, positions.cluster, context.options.seed);
-    for (int order = 2; order <= orders + 1; ++order) {
-      const auto o = static_cast<size_t>(order - 2);
-      const Interval interval = slopes.intervals[o];
-      const char* verdict = interval.low > 0 ? "rises" : interval.high < 0 ? "falls" : "no effect seen";
-      rows.push_back({fmt::format("{}, order {}", name, order), fixed_text(slopes.values[o]),
-                      interval_text(interval.low, interval.high), fixed_text(slopes.variation[o]), verdict});
-      numbers["slopes"].push_back({{"outcome", name},
-                                   {"order", order},
-                                   {"slope", slopes.values[o]},
-                                   {"interval", to_json(interval)},
-                                   {"variation", slopes.variation[o]}});
-    }
-  }
-  page.table("Does it hurt?",
-             "Change in nats per token for every doubling of the traffic in a position's rows (dilution), at equal "
-             "counts of the n-grams of all orders. The loss without memory should not move: where it does, the bins "
-             "are too coarse. 95 % bootstrap intervals over windows.",
-             {"outcome", "slope", "95 % interval", "spread of the dilution within bins", ""}, rows);
+  show_slopes(positions, on, off, context.options.seed, page, numbers);
   return ProbeResult{std::move(numbers), std::move(page)};
 }
 

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "engram/lab/ngram_rows.h"
 #include "engram/lab/probe.h"
 #include "engram/lab/statistics.h"
 
@@ -28,16 +27,6 @@ struct Slopes {
 };
 Slopes slopes_within_bins(const std::vector<std::vector<double>>& x, const std::vector<double>& y,
                           const std::vector<int64_t>& bins, const std::vector<int64_t>& cluster, int64_t seed);
-
-// What one order of one layer's n-grams share.
-struct OrderSharing {
-  int order = 0, layer = 0;
-  int64_t ngrams = 0;               // distinct, in the training text
-  int64_t rows = 0, used_rows = 0;  // of all heads of the order
-  double ngrams_per_row = 0;        // distinct n-grams per used row
-  double minority = 0;  // share of tokens whose n-gram has less than half of its row's traffic, mean of heads
-  int64_t twins = 0;    // n-grams that share the rows of every head with another one
-};
 
 Result<ProbeResult> probe_collisions(const ProbeContext& context);
 

@@ -24,11 +24,18 @@ void trace_batch(const LoadedModel& model, const WindowBatch& batch, LensTrace& 
   const torch::Tensor last = transformer->logits(hidden).log_softmax(2);
   const torch::Tensor probability = last.exp(), choice = last.argmax(2);
   const torch::Tensor targets = batch.targets.to(last.device()).unsqueeze(2);
+  // Expectations under the final prediction as products of a row with a column: no copy of [B, T, V] is made.
+  const int64_t rows = batch.count * batch.length, V = last.size(2);
+  const auto expected = [&](const torch::Tensor& values) {
+    return torch::bmm(probability.view({rows, 1, V}), values.reshape({rows, V, 1})).view({batch.count, batch.length});
+  };
+  const torch::Tensor negative_entropy = expected(last);
   for (size_t block = 0; block < trace.block_outputs.size(); ++block) {
-    const torch::Tensor here = transformer->block_logits(trace.block_outputs[block]).log_softmax(2);
-    append_window_means(out.divergence[block], (probability * (last - here)).sum(2));
-    append_window_means(out.loss[block], -here.gather(2, targets).squeeze(2));
-    append_window_means(out.agreement[block], here.argmax(2).eq(choice));
+    const torch::Tensor logits = transformer->block_logits(trace.block_outputs[block]);
+    const torch::Tensor scale = logits.logsumexp(2);
+    append_window_means(out.divergence[block], negative_entropy - (expected(logits) - scale));
+    append_window_means(out.loss[block], scale - logits.gather(2, targets).squeeze(2));
+    append_window_means(out.agreement[block], logits.argmax(2).eq(choice));
   }
 }
 

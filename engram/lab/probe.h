@@ -34,6 +34,13 @@ struct ProbeOptions {
   std::string toward;                    // another text whose rows they become; empty: gradient steps on `target`
   std::string target = " of America";    // what should follow
   int64_t steps = 20;
+  // ruler
+  std::vector<int64_t> lengths;  // tokens; empty: the shorter model's context and its half
+  int64_t samples = 50;          // of each task and length
+  int64_t digits = 4;            // of a needle's value
+  int64_t needles = 4;
+  std::string haystack;  // text file; empty: RULER's noise sentences
+  std::string facts;     // factbook text; empty: no questions
 };
 
 struct ProbeContext {

@@ -12,6 +12,7 @@
 #include "engram/lab/knock_out.h"
 #include "engram/lab/logit_lens.h"
 #include "engram/lab/patchscope.h"
+#include "engram/lab/ruler_probe.h"
 #include "engram/model/parameters.h"
 
 namespace engram {
@@ -30,6 +31,8 @@ constexpr std::array kProbes = {
     ProbeEntry{"collisions", "Which n-grams share rows, and does it hurt?", probe_collisions, "--text --train-text"},
     ProbeEntry{"edit", "Change the rows of one n-gram: what else changes?", probe_edit,
                "--text --ngram --toward --target --steps"},
+    ProbeEntry{"ruler", "Does the model find what stands far back in its context?", probe_ruler,
+               "--lengths --samples --digits --needles --haystack --facts"},
 };
 
 const char* memory_name(MemoryKind memory) {

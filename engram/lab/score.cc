@@ -57,6 +57,45 @@ void score_batch(const LoadedModel& model, std::span<const Continuation> all, st
   }
 }
 
+// One token for every open prompt and pass, until none is open. Prompts are filled up behind their end.
+void generate_batch(const LoadedModel& model, std::span<const GreedyPrompt> prompts, std::vector<size_t> open,
+                    bool memory_off, std::vector<std::string>& texts) {
+  Transformer transformer = model.model;
+  std::vector<std::vector<int32_t>> sequences;
+  for (size_t index : open) sequences.push_back(prompts[index].tokens);
+  std::vector<int64_t> left;
+  for (size_t index : open) left.push_back(prompts[index].max_tokens);
+  while (std::any_of(left.begin(), left.end(), [](int64_t n) { return n > 0; })) {
+    size_t length = 0;
+    for (const auto& sequence : sequences) length = std::max(length, sequence.size());
+    std::vector<int32_t> tokens;
+    std::vector<int64_t> last;
+    for (const auto& sequence : sequences) {
+      tokens.insert(tokens.end(), sequence.begin(), sequence.end());
+      tokens.resize(tokens.size() + length - sequence.size(), -1);
+      last.push_back(static_cast<int64_t>(sequence.size()) - 1);
+    }
+    const auto count = static_cast<int64_t>(sequences.size());
+    const torch::Tensor hidden =
+        transformer->forward(model.prepare_input(tokens, count, static_cast<int64_t>(length), {}, memory_off));
+    const torch::Tensor rows = torch::arange(count, hidden.device());
+    const torch::Tensor at = torch::tensor(last, torch::kLong).to(hidden.device());
+    const torch::Tensor choice =
+        transformer->logits(hidden.index({rows, at}).unsqueeze(0))[0].argmax(1).to(torch::kCPU);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      if (left[i] <= 0) continue;
+      const auto token = static_cast<int32_t>(choice[static_cast<int64_t>(i)].item<int64_t>());
+      if (model.tokenizer->is_special(token)) {
+        left[i] = 0;
+        continue;
+      }
+      sequences[i].push_back(token);
+      texts[open[i]] += model.tokenizer->token_bytes(token);
+      --left[i];
+    }
+  }
+}
+
 }  // namespace
 
 Result<Continuation> split_continuation(const LoadedModel& model, const std::string& prompt,
@@ -103,6 +142,35 @@ Result<std::vector<Score>> score_continuations(const LoadedModel& model, std::sp
     }
   }
   return scores;
+}
+
+Result<std::vector<std::string>> greedy_texts(const LoadedModel& model, std::span<const GreedyPrompt> prompts,
+                                              const ScoreOptions& options) {
+  torch::InferenceMode inference;
+  const int64_t window = model.config.max_position_embeddings;
+  std::vector<size_t> order(prompts.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const auto length = static_cast<int64_t>(prompts[i].tokens.size());
+    if (length < 1 || length + prompts[i].max_tokens > window) {
+      return invalid_argument("prompt {}: got {} tokens and {} to follow, wanted at least 1 and at most {} in all", i,
+                              length, prompts[i].max_tokens, window);
+    }
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return prompts[a].tokens.size() < prompts[b].tokens.size(); });
+  std::vector<std::string> texts(prompts.size());
+  const auto batch = static_cast<size_t>(options.batch_size);
+  for (size_t begin = 0; begin < order.size(); begin += batch) {
+    std::vector<size_t> open(order.begin() + static_cast<std::ptrdiff_t>(begin),
+                             order.begin() + static_cast<std::ptrdiff_t>(std::min(begin + batch, order.size())));
+    generate_batch(model, prompts, std::move(open), options.memory_off, texts);
+    const auto done = static_cast<int64_t>(std::min(begin + batch, order.size()));
+    if (options.on_progress && !options.on_progress(done, static_cast<int64_t>(order.size()))) {
+      return Status(StatusCode::kCancelled, "generation interrupted");
+    }
+  }
+  return texts;
 }
 
 }  // namespace engram

@@ -34,4 +34,13 @@ struct ScoreOptions {
 Result<std::vector<Score>> score_continuations(const LoadedModel& model, std::span<const Continuation> continuations,
                                                const ScoreOptions& options = {});
 
+// The model's first choices behind each prompt, as text, in the order given; a text ends before a special token or
+// after its own number of tokens. kInvalidArgument: an empty prompt, or one that leaves no room for its tokens.
+struct GreedyPrompt {
+  std::vector<int32_t> tokens;
+  int64_t max_tokens = 0;
+};
+Result<std::vector<std::string>> greedy_texts(const LoadedModel& model, std::span<const GreedyPrompt> prompts,
+                                              const ScoreOptions& options = {});
+
 }  // namespace engram

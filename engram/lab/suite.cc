@@ -124,7 +124,8 @@ Status append_answers(WritableFile& file, const std::vector<EvalItem>& items, co
 
 struct Tally {
   int64_t items = 0, right = 0, clean = 0, clean_right = 0, shortened = 0;
-  double chance = 0;  // sum
+  double chance = 0;                       // sum
+  std::map<std::string, int64_t> answers;  // right answers and how often each is right
   void add(const EvalItem& item, const ItemResult& result) {
     ++items;
     right += result.right;
@@ -132,8 +133,16 @@ struct Tally {
     clean_right += !result.contaminated && result.right;
     shortened += result.shortened;
     chance += chance_of(item);
+    ++answers[right_answer(item)];
   }
 };
+
+// Share of items that the best constant answer gets right: "Yes" to a task where most answers are yes.
+double best_constant(const Tally& tally) {
+  int64_t most = 0;
+  for (const auto& [answer, count] : tally.answers) most = std::max(most, count);
+  return static_cast<double>(most) / static_cast<double>(tally.items);
+}
 
 void show_tallies(const std::map<std::string, Tally>& tallies, bool checked, Page& page, Json& numbers) {
   std::vector<std::vector<std::string>> rows;
@@ -141,14 +150,21 @@ void show_tallies(const std::map<std::string, Tally>& tallies, bool checked, Pag
     const Interval interval = wilson_interval(tally.right, tally.items);
     const double accuracy = static_cast<double>(tally.right) / static_cast<double>(tally.items);
     const double chance = tally.chance / static_cast<double>(tally.items);
-    const char* verdict = interval.low > chance    ? "above chance"
-                          : interval.high < chance ? "below chance"
-                                                   : "near chance";
-    if (chance == 0) verdict = tally.right == 0 ? "none right" : "";
+    const double constant = best_constant(tally), baseline = std::max(chance, constant);
+    const char* verdict = tally.right == 0           ? "none right"
+                          : interval.low > baseline  ? "above chance"
+                          : interval.high < baseline ? "below chance"
+                                                     : "near chance";
     std::string clean = "not checked";
-    Json one = {{"task", name},         {"items", tally.items},          {"right", tally.right},
-                {"accuracy", accuracy}, {"interval", to_json(interval)}, {"chance", chance},
-                {"verdict", verdict},   {"shortened", tally.shortened}};
+    Json one = {{"task", name},
+                {"items", tally.items},
+                {"right", tally.right},
+                {"accuracy", accuracy},
+                {"interval", to_json(interval)},
+                {"chance", chance},
+                {"best_constant", constant},
+                {"verdict", verdict},
+                {"shortened", tally.shortened}};
     if (checked) {
       one["clean"] = tally.clean;
       one["clean_right"] = tally.clean_right;
@@ -161,14 +177,19 @@ void show_tallies(const std::map<std::string, Tally>& tallies, bool checked, Pag
       }
     }
     rows.push_back({name, fmt::format("{}", tally.items), fixed_text(accuracy),
-                    interval_text(interval.low, interval.high), fixed_text(chance), verdict, clean,
-                    fmt::format("{}", tally.shortened)});
+                    interval_text(interval.low, interval.high), fixed_text(chance), fixed_text(constant), verdict,
+                    clean, fmt::format("{}", tally.shortened)});
     numbers.push_back(std::move(one));
   }
-  page.table("Tasks",
-             "95 % Wilson intervals. Clean: items that share no eight words in a row with the training text. Cut: "
-             "prompts that lost their beginning because the model reads fewer tokens.",
-             {"task", "items", "right", "95 % interval", "chance", "", "right among clean items", "cut"}, rows);
+  page.table(
+      "Tasks",
+      "95 % Wilson intervals. Chance in the verdict is the larger of guessing and the best constant answer; with many "
+      "tasks, one in forty exceeds it by luck. Clean: items that share no eight words in a row with the training text. "
+      "Cut: "
+      "prompts that lost their beginning because the model reads fewer tokens.",
+      {"task", "items", "right", "95 % interval", "chance", "best constant answer", "", "right among clean items",
+       "cut"},
+      rows);
 }
 
 Result<std::string> training_text_of(Env& env, const SuiteOptions& options, const LoadedModel& model) {

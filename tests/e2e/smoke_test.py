@@ -73,6 +73,28 @@ class Smoke(unittest.TestCase):
         result = json.loads(run("eval", self.output, "--file", text, "--json").stdout)
         self.assertTrue(any(isinstance(value, float) and value > 0 for value in result.values()), result)
 
+    def test_every_probe_answers(self):
+        """Its text is the validation text of the checkpoint's own recipe."""
+        folder = Path(self.folder.name) / "probes"
+        help_text = run("lab", "--help").stdout
+        for probe in ("logit-lens", "cka", "patchscope", "knock-out", "gates", "collisions", "edit"):
+            self.assertIn(probe, help_text)
+            extra = ("--ngram", " was born", "--target", " in") if probe == "edit" else ()
+            extra += () if probe in ("knock-out", "patchscope") else ("--max-tokens", "8000")
+            result = json.loads(run("lab", probe, self.output, "--output", folder / probe, "--json", *extra).stdout)
+            self.assertEqual(probe, result["probe"])
+            for name in ("data.json", "report.html", "summary.md"):
+                self.assertGreater((folder / probe / name).stat().st_size, 200)
+
+    def test_the_suite_answers(self):
+        items = Path(self.folder.name) / "items.jsonl"
+        items.write_text("".join(json.dumps({"task": "t", "id": str(i), "prompt": f"{i} and", "targets": [" the"]}) + "\n"
+                                 for i in range(20)))
+        output = Path(self.folder.name) / "suite"
+        result = json.loads(run("eval", self.output, "--suite", items, "--output", output, "--json").stdout)
+        self.assertEqual(20, result["tasks"][0]["items"])
+        self.assertEqual(20, len((output / "items.jsonl").read_text().splitlines()))
+
     def test_an_unknown_key_is_one_error_line(self):
         done = run("train", RECIPE, "--set", "train.stepz=5", "--set", f"train.output={self.folder.name}/none", code=1)
         self.assertRegex(done.stderr.splitlines()[-1], r"^error: .*stepz")

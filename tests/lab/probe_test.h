@@ -27,6 +27,7 @@ class ProbeTest : public testing::Test {
     options_.text = options_.train_text = folder_ / "text.txt";
     options_.output = folder_ / "out";
     options_.command = "test";
+    options_.samples = 4;
   }
   // Saves a checkpoint and returns its path. zero_rows: every table row is 0.
   std::string save(const std::string& name, MemoryKind memory, uint64_t seed = 1, bool zero_rows = false) {

@@ -83,9 +83,9 @@ TEST_F(Probes, LensOfTheLastBlockIsZero) {
     const LensTrace trace = trace_lens(model, text, 16);
     ASSERT_EQ(trace.divergence.size(), 3u);
     EXPECT_GT(trace.divergence[0].size(), 100u);
-    for (double value : trace.divergence[2]) EXPECT_NEAR(value, 0.0, 1e-9);
+    for (double value : trace.divergence[2]) EXPECT_NEAR(value, 0.0, 1e-5);
     for (double value : trace.agreement[2]) EXPECT_EQ(value, 1.0);
-    for (double value : trace.divergence[0]) EXPECT_GT(value, 1e-4);
+    for (double value : trace.divergence[0]) EXPECT_GT(value, 1e-3);
   }
 }
 

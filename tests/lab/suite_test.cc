@@ -68,6 +68,7 @@ TEST_F(Suite, AModelOfRandomWeightsIsNearChance) {
   const auto& choice = data.at("tasks").at(0);
   EXPECT_EQ(choice.at("verdict"), "near chance");
   EXPECT_EQ(choice.at("chance"), 0.5);
+  EXPECT_EQ(choice.at("best_constant"), 0.5);  // " b" is right for every second item
   EXPECT_EQ(data.at("tasks").at(1).at("chance"), 0.0);
 }
 
