@@ -164,7 +164,8 @@ torch::Tensor segment_reach(const ForwardInput& input, int64_t batch, int64_t le
 }  // namespace
 
 struct TransformerImpl::Parts {
-  explicit Parts(const ModelConfig& c) : decoder(c), rotary(rotary_columns(c), c.rope_theta, c.rope_scaling, c.max_position_embeddings) {
+  explicit Parts(const ModelConfig& c)
+      : decoder(c), rotary(rotary_columns(c), c.rope_theta, c.rope_scaling, c.max_position_embeddings) {
     if (!c.tie_word_embeddings) lm_head = Linear(c.hidden_size, c.vocab_size, c.initializer_range);
   }
   const torch::Tensor& head_weight() const { return lm_head ? lm_head->weight : decoder->embed_tokens->weight; }

@@ -35,9 +35,11 @@ struct RowFileWriter::Impl {
   std::string path, partial_path;
   RowFileInfo info;
   std::unique_ptr<WritableFile> file;
-  std::vector<std::byte> buffer;  // sealed pages that are not in the file yet
-  std::vector<std::byte> page;    // payload of the page being filled
-  int64_t page_number = 0;        // of that page
+  // Pages that are not in the file yet: whole ones, then the one being filled.
+  std::vector<std::byte> buffer = std::vector<std::byte>(kBufferPages * kPage);
+  size_t whole_pages = 0;
+  size_t used = 0;          // payload of the page being filled
+  int64_t page_number = 0;  // of that page
   int64_t synced_pages = 0;
   size_t table = 0;
   int64_t row = 0;
@@ -45,34 +47,33 @@ struct RowFileWriter::Impl {
 
   const RowTable& current() const { return info.tables[table]; }
 
+  std::byte* page() { return buffer.data() + whole_pages * kPage; }
+
   Status flush() {
-    if (buffer.empty()) return {};
-    ENGRAM_RETURN_IF_ERROR(file->append(buffer));
-    buffer.clear();
+    if (whole_pages == 0) return {};
+    ENGRAM_RETURN_IF_ERROR(file->append(std::span(buffer).first(whole_pages * kPage)));
+    whole_pages = 0;
     if (page_number - synced_pages < kSyncPages) return {};
     synced_pages = page_number;
     return file->sync();
   }
 
   Status end_page() {
-    page.resize(kPage);  // zeros up to the trailer
-    seal_row_page(page, page_number);
-    buffer.insert(buffer.end(), page.begin(), page.end());
-    page.clear();
+    std::memset(page() + used, 0, kPayload - used);
+    seal_row_page({page(), kPage}, page_number);
+    used = 0;
     ++page_number;
-    return buffer.size() < kBufferPages * kPage ? Status() : flush();
+    return ++whole_pages < kBufferPages ? Status() : flush();
   }
 
   Status append_row(std::span<const std::byte> bytes) {
     const RowTable& to = current();
-    if (to.rows_per_page == 0) {
-      for (size_t done = 0; done < bytes.size(); done += kPayload) {
-        const auto part = bytes.subspan(done, std::min(kPayload, bytes.size() - done));
-        page.assign(part.begin(), part.end());
-        ENGRAM_RETURN_IF_ERROR(end_page());
-      }
-    } else {
-      page.insert(page.end(), bytes.begin(), bytes.end());
+    for (size_t done = 0; done < bytes.size();) {
+      const size_t part = std::min(kPayload - used, bytes.size() - done);
+      std::memcpy(page() + used, bytes.data() + done, part);
+      used += part;
+      done += part;
+      if (to.rows_per_page == 0) ENGRAM_RETURN_IF_ERROR(end_page());
     }
     ++row;
     const bool table_ends = row == to.num_rows;

@@ -16,6 +16,7 @@
 #include "engram/store/ggml_rows.h"
 #include "engram/store/import.h"
 #include "engram/store/table_tools.h"
+#include "tests/fault_env.h"
 
 namespace engram {
 namespace {
@@ -352,6 +353,29 @@ TEST_F(TableSources, SyntheticTablesFitTheirSize) {
     EXPECT_FALSE(std::equal(values.begin(), values.begin() + 256, values.begin() + 256)) << "two rows are alike";
   }
   EXPECT_FALSE(plan_synthetic({}, 1000, TokenMap::identity(1000)).ok());
+}
+
+// A disk that fills up in the middle leaves no file under its name; with `resume` the work goes on where it stopped.
+TEST_F(TableSources, InterruptedWorkResumes) {
+  const std::string whole = (folder_ / "whole.rows").string(), resumed = (folder_ / "resumed.rows").string();
+  const RowFileInfo info = value_or_throw(plan_synthetic({}, 6 << 20, TokenMap::identity(1000)));
+  ASSERT_TRUE(write_synthetic(Env::posix(), whole, info, 3, false, nullptr).ok());
+  const auto source = value_or_throw(open_table_source(Env::posix(), whole));
+  const auto same = [&] {
+    return value_or_throw(Env::posix().read_file(whole)) == value_or_throw(Env::posix().read_file(resumed));
+  };
+  const auto create = [&](Env& env, bool resume) { return write_synthetic(env, resumed, info, 3, resume, nullptr); };
+  const auto convert = [&](Env& env, bool resume) {
+    return convert_table(env, *source, resumed, info, resume, nullptr);
+  };
+  for (const std::function<Status(Env&, bool)>& work : {std::function<Status(Env&, bool)>(create), {convert}}) {
+    FaultyEnv full(Env::posix(), {.disk_bytes = 4 << 20});
+    EXPECT_EQ(StatusCode::kResourceExhausted, work(full, false).code());
+    EXPECT_FALSE(fs::exists(resumed));
+    ASSERT_TRUE(work(Env::posix(), true).ok());
+    EXPECT_TRUE(same());
+    fs::remove(resumed);
+  }
 }
 
 TEST_F(TableSources, VerifyCountsDamagedPages) {

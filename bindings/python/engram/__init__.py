@@ -1,0 +1,134 @@
+"""Table runtime of Engram models: token ids to row ids, rows from memory or drive, rows to numbers.
+
+    table = engram.Table("nvme:table.rows?cache=2GiB")
+    hasher = table.hasher("tokenizer.json")
+    row_ids = hasher.hash(token_ids, layer=0)              # int64 [tokens, rows a token]
+    rows = table.lookup(row_ids, layer=0)                  # float32 [tokens, rows a token, columns]
+
+The calls are those of the C ABI (engram.h); `layer` is a position in the table's list of layers. Arrays are numpy's,
+ids of any integer type and shape. Reads release the GIL; `Table.read` starts one and gives a Pending.
+"""
+
+import json
+from typing import NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from . import _engram
+
+__version__ = "0.1.0"
+__all__ = ["Hasher", "Layer", "Pending", "Table"]
+
+
+def _flat(ids, dtype):
+    """A contiguous array of ids [n] and the shape it had; TypeError for anything but integers."""
+    array = np.asarray(ids)
+    if array.size == 0 and array.dtype == np.float64:  # what numpy makes of an empty list
+        array = array.astype(dtype)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"ids are {array.dtype}, wanted integers")
+    if array.size and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
+        raise ValueError(f"ids from {array.min()} to {array.max()} do not fit {np.dtype(dtype)}")
+    return np.ascontiguousarray(array.reshape(-1), dtype=dtype), array.shape
+
+
+class Hasher:
+    """Token ids to row ids, exactly as the model was trained. From `Table.hasher`, or from a configuration."""
+
+    def __init__(self, layer_ids: Sequence[int], max_ngram_size: int, n_heads: int, vocab_size: Sequence[int], *,
+                 seed: int = 0, pad_token_id: int = 2, tokenizer: Optional[str] = None, token_map=None,
+                 compressed_vocab_size: int = 0):
+        if token_map is not None:
+            token_map = _flat(token_map, np.int32)[0]
+        self._handle = _engram.create_hasher(list(layer_ids), max_ngram_size, n_heads, list(vocab_size), seed,
+                                             pad_token_id, tokenizer, token_map, compressed_vocab_size)
+
+    @classmethod
+    def _of(cls, handle):
+        hasher = cls.__new__(cls)
+        hasher._handle = handle
+        return hasher
+
+    @property
+    def num_layers(self) -> int:
+        return self._handle.num_layers()
+
+    @property
+    def rows_per_token(self) -> int:
+        return self._handle.rows_per_token()
+
+    def num_rows(self, layer: int = 0) -> int:
+        return self._handle.num_rows(layer)
+
+    def hash(self, token_ids, layer: int = 0, starts=(), lookback=()) -> np.ndarray:
+        """One chunk of one sequence: int64 [tokens, rows_per_token]. -1 is a masked position; `starts`: index of each
+        document's first token; `lookback`: canonical ids of the tokens before the chunk, oldest first."""
+        return self._handle.hash(layer, _flat(token_ids, np.int32)[0], _flat(starts, np.int32)[0],
+                                 _flat(lookback, np.int32)[0])
+
+    def canonical_ids(self, token_ids) -> np.ndarray:
+        """Raw ids to canonical ids, what look-back is made of. Keeps the shape."""
+        ids, shape = _flat(token_ids, np.int32)
+        return self._handle.canonical_ids(ids).reshape(shape)
+
+
+class Layer(NamedTuple):
+    layer_id: int  # block id
+    is_hashed: bool
+    num_rows: int
+    row_dim: int
+    row_bytes: int
+    dtype: str
+
+
+class Pending:
+    """A read under way; wait() gives its rows, uint8 [..., row_bytes], once."""
+
+    def __init__(self, handle, shape):
+        self._handle, self._shape = handle, shape
+
+    def done(self) -> bool:
+        return self._handle.done()
+
+    def wait(self) -> np.ndarray:
+        rows = self._handle.wait()
+        return rows.reshape(*self._shape, rows.shape[1])
+
+
+class Table:
+    """Rows by id. uri: "dram:FILE", "pagecache:FILE", "nvme:FILE?cache=2GiB&hot=PROFILE", ..."""
+
+    def __init__(self, uri: str):
+        self._handle = _engram.open_table(uri)
+
+    @property
+    def layers(self) -> "list[Layer]":
+        return [Layer(*self._handle.layer(i)) for i in range(self._handle.num_layers())]
+
+    def hasher(self, tokenizer: Optional[str] = None) -> Hasher:
+        """The hasher of this table; refused where it was made for another tokenizer."""
+        return Hasher._of(self._handle.hasher(tokenizer))
+
+    def read(self, row_ids, layer: int = 0) -> Pending:
+        ids, shape = _flat(row_ids, np.int64)
+        return Pending(self._handle.read(layer, ids), shape)
+
+    def prefetch(self, row_ids, layer: int = 0) -> None:
+        """A hint for rows that may be read soon."""
+        self._handle.prefetch(layer, _flat(row_ids, np.int64)[0])
+
+    def decode(self, rows: np.ndarray, layer: int = 0, dtype: str = "float32") -> np.ndarray:
+        """Rows as read to float32 [..., row_dim], or "bfloat16" as its 16 bits in uint16."""
+        decoders = {"float32": self._handle.decode_float, "bfloat16": self._handle.decode_bfloat16}
+        if dtype not in decoders:
+            raise ValueError(f"dtype is {dtype!r}, wanted float32 or bfloat16")
+        rows = np.ascontiguousarray(rows, dtype=np.uint8)
+        values = decoders[dtype](layer, rows.reshape(-1, rows.shape[-1]))
+        return values.reshape(*rows.shape[:-1], values.shape[1])
+
+    def lookup(self, row_ids, layer: int = 0, dtype: str = "float32") -> np.ndarray:
+        """Reads and decodes: [*row_ids.shape, row_dim]."""
+        return self.decode(self.read(row_ids, layer).wait(), layer, dtype)
+
+    def stats(self, layer: int = 0) -> dict:
+        return json.loads(self._handle.stats_text(layer, "json"))

@@ -1,0 +1,116 @@
+"""The Python module (an installed wheel) over tables in tests/parity, against numbers that others computed.
+
+    python python_test.py     with an interpreter that has the wheel; scripts/wheel.sh does that
+"""
+
+import hashlib
+import json
+import tempfile
+import threading
+import unittest
+from pathlib import Path
+
+import engram
+import numpy as np
+
+TABLES = Path(__file__).resolve().parents[1] / "parity/tables"
+EXPECTED = json.loads((TABLES / "expected.json").read_text())
+ROWS = TABLES.parent / "table.rows"  # deepseek_v41, converted by `engram table convert`
+TOKENIZER = str(TABLES / "deepseek_v41/tokenizer.json")
+
+
+class HasherTest(unittest.TestCase):
+    def test_published_vectors(self):
+        hasher = engram.Hasher([1, 14], 4, 8, [16000000] * 3, compressed_vocab_size=99092)
+        self.assertEqual((2, 24, 384006168), (hasher.num_layers, hasher.rows_per_token, hasher.num_rows(0)))
+        ids = [0, 3, 99091, 1234, 50000, 7, 42, 65535]
+        rows = hasher.hash(ids)
+        self.assertEqual((8, 24), rows.shape)
+        self.assertEqual(np.int64, rows.dtype)
+        self.assertEqual([5702652, 380066193, 3007800, 368603595], [rows[0, 0], rows[0, 23], rows[7, 0], rows[7, 23]])
+        np.testing.assert_array_equal(rows[7:], hasher.hash(ids[7:], lookback=hasher.canonical_ids(ids[4:7])))
+        np.testing.assert_array_equal(hasher.hash(ids[5:]), hasher.hash(ids, starts=[0, 5])[5:])
+        self.assertEqual((0, 24), hasher.hash([]).shape)
+
+    def test_errors(self):
+        hasher = engram.Hasher([1], 2, 1, [11], compressed_vocab_size=10)
+        with self.assertRaisesRegex(ValueError, "10"):
+            hasher.hash([10])
+        with self.assertRaises(TypeError):
+            hasher.hash([0.5])
+        with self.assertRaises(ValueError):
+            hasher.hash([2**40])
+        with self.assertRaises(ValueError):
+            engram.Hasher([1], 3, 1, [11], compressed_vocab_size=10)
+        with self.assertRaises(FileNotFoundError):
+            engram.Hasher([1], 2, 1, [11], tokenizer="/nonexistent")
+
+
+class TableTest(unittest.TestCase):
+    def test_every_row_equals_the_oracles(self):
+        for tier in ("dram", "mapped", "pagecache", "nvme"):
+            table = engram.Table(f"{tier}:{ROWS}")
+            for index, layer in enumerate(table.layers):
+                facts = EXPECTED["sources"]["deepseek_v41"][str(layer.layer_id)]
+                self.assertEqual((facts["rows"], 256, 264, "fp8", True),
+                                 (layer.num_rows, layer.row_dim, layer.row_bytes, layer.dtype, layer.is_hashed))
+                values = table.lookup(np.arange(layer.num_rows), layer=index)
+                self.assertEqual(facts["sha256"], hashlib.sha256(values.tobytes()).hexdigest())
+                bits = table.lookup(np.arange(layer.num_rows), layer=index, dtype="bfloat16").astype(np.uint32) << 16
+                np.testing.assert_array_equal(values, bits.view(np.float32))
+
+    def test_shapes_and_hash(self):
+        table = engram.Table(f"nvme:{ROWS}?cache=1MiB")
+        hasher = table.hasher(TOKENIZER)
+        row_ids = hasher.hash([70, 71, 5, 100], layer=1)
+        self.assertEqual((4, 4, 256), table.lookup(row_ids, layer=1).shape)
+        table.prefetch(row_ids, layer=1)
+        pending = table.read(row_ids[0], layer=1)
+        self.assertEqual((4, 264), pending.wait().shape)
+        self.assertTrue(pending.done())
+        with self.assertRaises(ValueError):
+            pending.wait()
+        self.assertEqual((0, 256), table.lookup([]).shape)
+        self.assertGreaterEqual(table.stats(1)["reads"], 2)
+
+    def test_errors(self):
+        table = engram.Table(f"dram:{ROWS}")
+        with self.assertRaises(IndexError):
+            table.lookup([60])
+        with self.assertRaises(ValueError):
+            table.lookup([0], layer=2)
+        with self.assertRaises(ValueError):
+            table.lookup([0], dtype="float64")
+        with self.assertRaises(ValueError):
+            table.hasher()
+        with self.assertRaises(FileNotFoundError):
+            engram.Table("dram:/nonexistent")
+        with self.assertRaises(ValueError):
+            engram.Table("tape:x")
+
+    def test_many_threads(self):
+        table = engram.Table(f"nvme:{ROWS}?cache=1MiB")
+        wanted = table.lookup(np.arange(60))
+        failures = []
+
+        def work(seed):
+            random = np.random.default_rng(seed)
+            for _ in range(50):
+                ids = random.integers(0, 60, size=(3, 5))
+                if not np.array_equal(wanted[ids], table.lookup(ids)):
+                    failures.append(ids)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual([], failures)
+
+    def test_a_pending_outlives_its_table(self):
+        pending = engram.Table(f"nvme:{ROWS}").read(np.arange(60))
+        self.assertEqual((60, 264), pending.wait().shape)
+
+
+if __name__ == "__main__":
+    unittest.main()
