@@ -32,7 +32,7 @@ Result<std::vector<int64_t>> read_row_profile(Env& env, const std::string& path,
     return data_loss("{}: tensor {} is {} of {} dimensions, wanted I64 of 1", path, name, dtype_name(tensor.dtype),
                      tensor.shape.size());
   std::vector<int64_t> ids(static_cast<size_t>(tensor.shape[0]));
-  std::memcpy(ids.data(), tensor.bytes.data(), tensor.bytes.size());
+  if (!ids.empty()) std::memcpy(ids.data(), tensor.bytes.data(), tensor.bytes.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= num_rows)
       return data_loss("{}: {}[{}] is {}, wanted 0 .. {} (a profile of another table?)", path, name, i, ids[i],

@@ -300,7 +300,8 @@ TEST(GgmlRows, HalfPrecision) {
 }
 
 TEST_F(TableSources, ConvertedTablesHoldTheSameRows) {
-  for (const auto& [name, layers] : expected()["sources"].items()) {
+  const auto sources = expected()["sources"];
+  for (const auto& [name, layers] : sources.items()) {
     SCOPED_TRACE(name);
     const auto source = value_or_throw(open_table_source(Env::posix(), kTables + "/" + name));
     const std::string path = (folder_ / "table.rows").string();
