@@ -1,6 +1,4 @@
 // engram hash: multipliers, primes and row ids of a configuration, for the ids on the command line.
-#include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -8,7 +6,7 @@
 #include <vector>
 
 #include "apps/commands.h"
-#include "engram/core/json.h"
+#include "apps/integers.h"
 #include "engram/core/ngram_hasher.h"
 #include "engram/core/tokenizer.h"
 
@@ -20,27 +18,6 @@ struct HashFlags {
   std::string tokenizer, ids, starts;
   bool canonical = false, json = false;
 };
-
-// Integers between blanks or commas.
-Result<std::vector<int32_t>> parse_integers(const std::string& flag, const std::string& text) {
-  std::vector<int32_t> values;
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  auto separates = [](char c) { return c == ' ' || c == ',' || c == '\t' || c == '\n' || c == '\r'; };
-  while (true) {
-    at = std::find_if_not(at, end, separates);
-    if (at == end) return values;
-    const char* word_end = std::find_if(at, end, separates);
-    int32_t value = 0;
-    auto [parsed, error] = std::from_chars(at, word_end, value);
-    if (error != std::errc() || parsed != word_end) {
-      return invalid_argument("{}: got {}, wanted integers of 32 bits between blanks", flag,
-                              quote_text(std::string_view(at, static_cast<size_t>(word_end - at))));
-    }
-    values.push_back(value);
-    at = word_end;
-  }
-}
 
 Result<TokenMap> load_map(const HashFlags& flags) {
   if (flags.canonical) {
@@ -93,8 +70,8 @@ void print_text(const EngramLayout& layout, std::span<const int32_t> ids,
 }
 
 Status run_hash(HashFlags flags) {
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> ids, parse_integers("--ids", flags.ids));
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> starts, parse_integers("--starts", flags.starts));
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> ids, parse_integers<int32_t>("--ids", flags.ids));
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> starts, parse_integers<int32_t>("--starts", flags.starts));
   ENGRAM_ASSIGN_OR_RETURN(TokenMap map, load_map(flags));
   const int pad = flags.config.pad_token_id;
   if (pad < 0 || pad >= map.vocab_size()) {

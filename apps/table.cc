@@ -1,6 +1,5 @@
 // engram table create | convert | inspect | verify | lookup: tables on disk, ours and other people's.
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -9,7 +8,7 @@
 #include <vector>
 
 #include "apps/commands.h"
-#include "engram/core/json.h"
+#include "apps/integers.h"
 #include "engram/core/progress.h"
 #include "engram/core/tokenizer.h"
 #include "engram/store/table_source.h"
@@ -171,27 +170,8 @@ Status run_verify(const ReadFlags& flags) {
   return {};
 }
 
-// Integers between blanks or commas.
-Result<std::vector<int64_t>> parse_ids(const std::string& text) {
-  std::vector<int64_t> ids;
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  const auto separates = [](char c) { return c == ' ' || c == ',' || c == '\t' || c == '\n' || c == '\r'; };
-  while ((at = std::find_if_not(at, end, separates)) != end) {
-    const char* const word_end = std::find_if(at, end, separates);
-    int64_t id = 0;
-    const auto [parsed, error] = std::from_chars(at, word_end, id);
-    if (error != std::errc() || parsed != word_end)
-      return invalid_argument("--ids: got {}, wanted row ids between blanks",
-                              quote_text(std::string_view(at, static_cast<size_t>(word_end - at))));
-    ids.push_back(id);
-    at = word_end;
-  }
-  return ids;
-}
-
 Status run_lookup(const ReadFlags& flags) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, parse_ids(flags.ids));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, parse_integers<int64_t>("--ids", flags.ids));
   ENGRAM_ASSIGN_OR_RETURN(const auto source, open_table_source(Env::posix(), flags.path, flags.tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(const int table, source->find_layer(flags.layer));
   const auto width = static_cast<size_t>(source->tables()[static_cast<size_t>(table)].format.width);

@@ -2,26 +2,16 @@
 
 #include <bit>
 
+#include "engram/core/mix.h"
 #include "engram/core/status.h"
 
 namespace engram {
-namespace {
-
-// The finaliser of SplitMix64: every input bit reaches every output bit.
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
-
 Permutation::Permutation(uint64_t size, uint64_t seed, uint64_t epoch) : size_(size) {
   ENGRAM_CHECK(size > 0 && size <= uint64_t{1} << 62, "size={}", size);
   half_bits_ = size == 1 ? 1 : (std::bit_width(size - 1) + 1) / 2;
   constexpr uint64_t kGolden = 0x9E3779B97F4A7C15u;
-  uint64_t state = mix(mix(seed + kGolden) ^ epoch);
-  for (uint64_t& key : keys_) key = mix(state += kGolden);
+  uint64_t state = mix_bits(mix_bits(seed + kGolden) ^ epoch);
+  for (uint64_t& key : keys_) key = mix_bits(state += kGolden);
 }
 
 uint64_t Permutation::operator()(uint64_t index) const {
@@ -30,7 +20,7 @@ uint64_t Permutation::operator()(uint64_t index) const {
   do {
     uint64_t left = index >> half_bits_, right = index & mask;
     for (uint64_t key : keys_) {
-      const uint64_t next = left ^ (mix(right + key) & mask);
+      const uint64_t next = left ^ (mix_bits(right + key) & mask);
       left = right;
       right = next;
     }

@@ -7,6 +7,7 @@
 
 #include "engram/core/json.h"
 #include "engram/core/layout.h"
+#include "engram/core/mix.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/store/import.h"
 
@@ -167,12 +168,7 @@ class PleSource final : public TableSource {
   std::vector<Layer> layers_;
 };
 
-uint64_t splitmix64(uint64_t x) {
-  x += 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
+uint64_t splitmix64(uint64_t x) { return mix_bits(x + 0x9E3779B97F4A7C15u); }
 
 }  // namespace
 

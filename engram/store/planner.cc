@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engram/core/mix.h"
 #include "engram/core/ngram_hasher.h"
 #include "engram/store/cache_simulation.h"
 
@@ -17,12 +18,6 @@ constexpr int64_t kCacheRowOverhead = 24;    // id and index beside a cached row
 // An access: position of the table and row.
 uint64_t key_of(size_t table, int64_t row) {
   return static_cast<uint64_t>(table) << kRowBits | static_cast<uint64_t>(row);
-}
-
-uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
 }
 
 // Every access of the tokens, in the order of a decoder: token by token, and for each its rows layer by layer.
@@ -99,7 +94,7 @@ Trace sample_trace(std::span<const uint64_t> keys, size_t half) {
   std::vector<uint64_t> sampled;
   for (size_t i = 0; i < keys.size(); ++i) {
     if (i == half) trace.warm = sampled.size();
-    if (trace.share == 1.0 || static_cast<double>(mix(keys[i] + 1)) < bound) sampled.push_back(keys[i]);
+    if (trace.share == 1.0 || static_cast<double>(mix_bits(keys[i] + 1)) < bound) sampled.push_back(keys[i]);
   }
   std::vector<uint64_t> names = sampled;
   std::sort(names.begin(), names.end());

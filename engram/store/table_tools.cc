@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "engram/core/mix.h"
 #include "engram/kernels/row_codec.h"
 
 namespace engram {
@@ -18,18 +19,13 @@ void advance(Progress* progress, int64_t bytes) {
   if (progress != nullptr) progress->advance(bytes);
 }
 
-uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
-// Row bytes from a counter: word i of a row is mix(key + i * step).
+// Row bytes from a counter: word i of a row is mix_bits(key + i * step).
 class RandomRow {
  public:
   RandomRow(uint64_t seed, int layer_id, int64_t row)
-      : key_(mix(mix(seed + 1) + static_cast<uint64_t>(layer_id)) + static_cast<uint64_t>(row) * 0x632BE59BD9B4E019u) {}
-  uint64_t next() { return mix(key_ += 0x9E3779B97F4A7C15u); }
+      : key_(mix_bits(mix_bits(seed + 1) + static_cast<uint64_t>(layer_id)) +
+             static_cast<uint64_t>(row) * 0x632BE59BD9B4E019u) {}
+  uint64_t next() { return mix_bits(key_ += 0x9E3779B97F4A7C15u); }
 
  private:
   uint64_t key_;
