@@ -10,4 +10,7 @@ inline uint64_t mix_bits(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+// One step of SplitMix64 from state x: as mix_bits, but 0 does not stay 0.
+inline uint64_t splitmix64(uint64_t x) { return mix_bits(x + 0x9E3779B97F4A7C15u); }
+
 }  // namespace engram

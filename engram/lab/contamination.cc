@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "engram/core/mix.h"
 #include "engram/lab/entities.h"
-#include "engram/lab/ngram_rows.h"
 
 namespace engram {
 namespace {
@@ -12,7 +12,7 @@ std::vector<uint64_t> hash_sequences(const std::vector<uint64_t>& words, size_t 
   std::vector<uint64_t> out;
   for (size_t begin = 0; begin + length <= words.size(); ++begin) {
     uint64_t hash = length;
-    for (size_t i = 0; i < length; ++i) hash = mix_bits(hash ^ words[begin + i]);
+    for (size_t i = 0; i < length; ++i) hash = splitmix64(hash ^ words[begin + i]);
     out.push_back(hash);
   }
   return out;
@@ -30,7 +30,7 @@ std::vector<uint64_t> word_hashes(std::string_view text) {
     uint64_t hash = 0;
     for (; at < text.size() && is_word_byte(text[at]); ++at) {
       const char c = text[at] >= 'A' && text[at] <= 'Z' ? static_cast<char>(text[at] - 'A' + 'a') : text[at];
-      hash = mix_bits(hash ^ static_cast<unsigned char>(c));
+      hash = splitmix64(hash ^ static_cast<unsigned char>(c));
     }
     out.push_back(hash);
   }

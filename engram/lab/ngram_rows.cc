@@ -2,19 +2,14 @@
 
 #include <algorithm>
 
+#include "engram/core/mix.h"
+
 namespace engram {
 namespace {
 
 constexpr int64_t kChunk = 65536;
 
 }  // namespace
-
-uint64_t mix_bits(uint64_t x) {
-  x += 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
 
 std::vector<uint64_t> ngram_keys(const TokenMap& map, std::span<const int32_t> tokens,
                                  std::span<const int64_t> document_starts, int order, int pad_token_id) {
@@ -30,7 +25,7 @@ std::vector<uint64_t> ngram_keys(const TokenMap& map, std::span<const int32_t> t
     uint64_t key = 0;
     for (size_t k = 0; k < static_cast<size_t>(order); ++k) {
       const bool inside = t >= start + k;
-      key = mix_bits(key ^ (inside ? static_cast<uint64_t>(canonical[static_cast<size_t>(tokens[t - k])]) : pad));
+      key = splitmix64(key ^ (inside ? static_cast<uint64_t>(canonical[static_cast<size_t>(tokens[t - k])]) : pad));
     }
     keys[t] = key;
   }

@@ -14,9 +14,6 @@
 
 namespace engram {
 
-// The finaliser of splitmix64: a bijection of 64 bits whose outputs all depend on all inputs.
-uint64_t mix_bits(uint64_t x);
-
 // Keys of the n-grams of `order` tokens that end at each token: [tokens].
 std::vector<uint64_t> ngram_keys(const TokenMap& map, std::span<const int32_t> tokens,
                                  std::span<const int64_t> document_starts, int order, int pad_token_id);

@@ -168,8 +168,6 @@ class PleSource final : public TableSource {
   std::vector<Layer> layers_;
 };
 
-uint64_t splitmix64(uint64_t x) { return mix_bits(x + 0x9E3779B97F4A7C15u); }
-
 }  // namespace
 
 std::vector<int64_t> ple_multipliers(int64_t seed, int64_t ordinal, int64_t vocab_size, int ngram_size) {
