@@ -1,5 +1,7 @@
 #include "engram/lab/report.h"
 
+#include <fmt/format.h>
+
 #include "engram/core/status.h"
 #include "engram/lab/assets.h"
 
@@ -20,7 +22,7 @@ std::string render_report(std::string_view page_template, const nlohmann::ordere
   for (size_t at = 0; (at = json.find("<!--", at)) != std::string::npos; at += 9) json.replace(at, 1, "\\u003c");
   std::string page(page_template);
   replace_mark(page, "/*DATA*/", json);  // before the library: its text is trusted, the data is not
-  replace_mark(page, "/*CHART_JS*/", assets::chart_js);
+  replace_mark(page, "/*CHART_JS*/", fmt::format("{}\n</script><script>\n{}", assets::chart_js, assets::page_js));
   return page;
 }
 

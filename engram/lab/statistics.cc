@@ -2,21 +2,30 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "engram/core/numpy_random.h"
 
 namespace engram {
 
+double mean_of(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+double deviation_of(std::span<const double> values) {
+  if (values.size() < 2) return 0;
+  const double mean = mean_of(values);
+  double sum = 0;
+  for (const double value : values) sum += (value - mean) * (value - mean);
+  return std::sqrt(sum / static_cast<double>(values.size() - 1));
+}
+
 Estimate estimate(std::span<const double> values) {
   Estimate out;
   out.count = static_cast<int64_t>(values.size());
   if (values.empty()) return out;
-  const auto n = static_cast<double>(values.size());
-  for (double value : values) out.mean += value / n;
-  if (values.size() < 2) return out;
-  double squares = 0;
-  for (double value : values) squares += (value - out.mean) * (value - out.mean);
-  out.error = std::sqrt(squares / (n - 1) / n);
+  out.mean = mean_of(values);
+  out.error = deviation_of(values) / std::sqrt(static_cast<double>(values.size()));
   return out;
 }
 

@@ -11,6 +11,11 @@
 
 namespace engram {
 
+// REQUIRES: not empty.
+double mean_of(std::span<const double> values);
+// Of a sample; 0 for fewer than two values.
+double deviation_of(std::span<const double> values);
+
 struct Estimate {
   double mean = 0, error = 0;  // error: standard error of the mean; 0 for fewer than two values
   int64_t count = 0;

@@ -10,24 +10,12 @@
 
 #include "engram/core/json.h"
 #include "engram/core/numpy_random.h"
+#include "engram/lab/statistics.h"
 
 namespace engram {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-double mean_of(std::span<const double> values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
-
-// Of a sample; 0 for one value.
-double deviation_of(std::span<const double> values) {
-  if (values.size() < 2) return 0;
-  const double mean = mean_of(values);
-  double sum = 0;
-  for (const double value : values) sum += (value - mean) * (value - mean);
-  return std::sqrt(sum / static_cast<double>(values.size() - 1));
-}
 
 // Gaussian elimination with pivoting; `a` is n x (n + 1), the last column the right-hand side.
 std::vector<double> solve(std::vector<std::vector<double>> a) {
