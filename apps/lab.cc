@@ -1,26 +1,12 @@
 // engram lab: a study from its file, the page of one that has run, or a probe of checkpoints (probe.cc).
-#include <atomic>
-#include <csignal>
 #include <memory>
 
 #include "apps/commands.h"
+#include "apps/stop_signal.h"
 #include "engram/lab/study_report.h"
 #include "engram/lab/study_runner.h"
 
 namespace engram::apps {
-namespace {
-
-std::atomic<bool> stop_requested = false;
-static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may write it");
-
-// The first signal leaves checkpoints; the second ends the process at once (and its children, with checkpoints).
-void on_signal(int signal) {
-  stop_requested = true;
-  std::signal(signal, SIG_DFL);
-}
-
-}  // namespace
-
 void add_lab(CLI::App& app, Invocation& invocation) {
   auto options = std::make_shared<StudyOptions>();
   CLI::App* command =
@@ -50,9 +36,7 @@ void add_lab(CLI::App& app, Invocation& invocation) {
       if (options->seeds > 0) options->command += fmt::format(" --seeds {}", options->seeds);
       if (options->jobs > 1) options->command += fmt::format(" --jobs {}", options->jobs);
       for (const std::string& text : options->overrides) options->command += " --set " + text;
-      options->stop = &stop_requested;
-      std::signal(SIGINT, on_signal);
-      std::signal(SIGTERM, on_signal);
+      options->stop = &stop_on_signals();  // children leave checkpoints
       return run_study(Env::posix(), *options);
     };
   });

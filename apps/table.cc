@@ -94,19 +94,6 @@ Status run_convert(const ConvertFlags& flags) {
   return {};
 }
 
-nlohmann::ordered_json hash_json(const RowFileHash& hash) {
-  const EngramConfig& config = hash.config;
-  return {{"layer_ids", config.layer_ids},
-          {"max_ngram_size", config.max_ngram_size},
-          {"n_heads", config.n_heads},
-          {"head_dim", config.head_dim},
-          {"vocab_size", config.vocab_size},
-          {"seed", config.seed},
-          {"pad_token_id", config.pad_token_id},
-          {"compressed_vocab_size", config.compressed_vocab_size},
-          {"token_map_sha256", hash.token_map_sha256}};
-}
-
 Status run_inspect(const ReadFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const auto source, open_table_source(Env::posix(), flags.path, flags.tokenizer));
   nlohmann::ordered_json json = {{"kind", source->kind()},
@@ -121,7 +108,10 @@ Status run_inspect(const ReadFlags& flags) {
                               {"block", table.format.block},
                               {"row_bytes", table.format.row_bytes()},
                               {"encoding", table.encoding}});
-  if (source->hash()) json["hash"] = hash_json(*source->hash());
+  if (source->hash()) {
+    json["hash"] = source->hash()->to_json();
+    json["hash"].erase("compressed_pad_id");  // follows from the tokenizer
+  }
   if (flags.json) {
     fmt::print("{}\n", json.dump());
     return {};

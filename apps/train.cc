@@ -1,27 +1,17 @@
 // engram train: one run from a recipe.
 #include <algorithm>
-#include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
+#include "apps/stop_signal.h"
 #include "engram/core/progress.h"
 #include "engram/train/recipe.h"
 #include "engram/train/trainer.h"
 
 namespace engram::apps {
 namespace {
-
-std::atomic<bool> stop_requested = false;
-static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may write it");
-
-// The first signal lets the step finish and leaves a checkpoint; the second ends the process at once.
-void on_signal(int signal) {
-  stop_requested = true;
-  std::signal(signal, SIG_DFL);
-}
 
 struct TrainFlags {
   std::string recipe;
@@ -77,9 +67,7 @@ Status run_train(const TrainFlags& flags) {
   TrainOptions options;
   options.resume = flags.resume;
   options.profile = flags.profile;
-  options.stop = &stop_requested;
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
+  options.stop = &stop_on_signals();  // the first one lets the step finish and leaves a checkpoint
   ENGRAM_ASSIGN_OR_RETURN(const TrainSummary summary, train(env, recipe, options));
   if (summary.interrupted)
     return make_status(StatusCode::kCancelled, "interrupted after step {} of {}; {}; continue with --resume",

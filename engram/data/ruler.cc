@@ -174,6 +174,15 @@ struct RulerGenerator::Draft {
   int64_t fewest = 1, most = 0;  // units
   std::function<std::string(int64_t units, RulerSample& sample)> body;
   RulerSample sample;
+
+  // Words whose most frequent ones, the targets, are the answer.
+  static auto answered_by_targets(std::string (*words)(int64_t units, uint64_t seed, Strings& targets), uint64_t seed) {
+    return [words, seed](int64_t units, RulerSample& out) {
+      std::string body = words(units, seed, out.targets);
+      out.answer = joined(out.targets);
+      return body;
+    };
+  }
 };
 
 const char* ruler_task_name(RulerTask task) {
@@ -274,21 +283,13 @@ Result<RulerSample> RulerGenerator::sample(RulerTask task, int64_t index) const 
       draft.before = "Below is a numbered list of words. Some of them appear more often than others.\n";
       draft.after = "\nThe words that appear most often in the list are:";
       draft.fewest = 12;
-      draft.body = [seed](int64_t units, RulerSample& out) {
-        std::string body = word_list(units, seed, out.targets);
-        out.answer = joined(out.targets);
-        return body;
-      };
+      draft.body = Draft::answered_by_targets(word_list, seed);
       break;
     case RulerTask::kFrequentWords:
       draft.before = "Read the following coded text and track the frequency of each coded word. Ignore the dots.\n";
       draft.after = "\nThe three most frequent coded words are:";
       draft.fewest = 20;
-      draft.body = [seed](int64_t units, RulerSample& out) {
-        std::string body = coded_text(units, seed, out.targets);
-        out.answer = joined(out.targets);
-        return body;
-      };
+      draft.body = Draft::answered_by_targets(coded_text, seed);
       break;
     case RulerTask::kQuestions:
       if (capitals_.empty()) return invalid_argument("ruler: questions need the factbook's text, and none was given");

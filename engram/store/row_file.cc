@@ -70,25 +70,11 @@ nlohmann::ordered_json table_json(const RowTable& table) {
           {"first_page", table.first_page}};
 }
 
-nlohmann::ordered_json hash_json(const RowFileHash& hash) {
-  const EngramConfig& config = hash.config;
-  return {{"layer_ids", config.layer_ids},
-          {"max_ngram_size", config.max_ngram_size},
-          {"n_heads", config.n_heads},
-          {"head_dim", config.head_dim},
-          {"vocab_size", config.vocab_size},
-          {"seed", config.seed},
-          {"pad_token_id", config.pad_token_id},
-          {"compressed_vocab_size", config.compressed_vocab_size},
-          {"compressed_pad_id", hash.compressed_pad_id},
-          {"token_map_sha256", hash.token_map_sha256}};
-}
-
 std::string header_json(const RowFileInfo& info) {
   nlohmann::ordered_json header;
   header["layers"] = nlohmann::ordered_json::array();
   for (const RowTable& table : info.tables) header["layers"].push_back(table_json(table));
-  if (info.hash) header["hash"] = hash_json(*info.hash);
+  if (info.hash) header["hash"] = info.hash->to_json();
   return header.dump();
 }
 
@@ -252,6 +238,19 @@ int64_t pages_for_json(size_t json_bytes) {
 }
 
 }  // namespace
+
+nlohmann::ordered_json RowFileHash::to_json() const {
+  return {{"layer_ids", config.layer_ids},
+          {"max_ngram_size", config.max_ngram_size},
+          {"n_heads", config.n_heads},
+          {"head_dim", config.head_dim},
+          {"vocab_size", config.vocab_size},
+          {"seed", config.seed},
+          {"pad_token_id", config.pad_token_id},
+          {"compressed_vocab_size", config.compressed_vocab_size},
+          {"compressed_pad_id", compressed_pad_id},
+          {"token_map_sha256", token_map_sha256}};
+}
 
 Result<RowFileInfo> RowFileInfo::create(std::vector<RowTable> tables, std::optional<RowFileHash> hash) {
   if (tables.empty() || tables.size() > static_cast<size_t>(kMaxRowTables))

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -52,6 +53,9 @@ struct RowFileHash {
   EngramConfig config;           // of the whole model; the file may hold only some of config.layer_ids
   int compressed_pad_id = 0;     // EngramLayout::compressed_pad_id()
   std::string token_map_sha256;  // TokenMap::sha256(), 64 lower-case hex digits
+
+  // As the header has it (docs/formats/row_file.md).
+  nlohmann::ordered_json to_json() const;
 };
 
 // What a header says. Plain value.
