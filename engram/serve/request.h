@@ -1,0 +1,67 @@
+// What a client of the engine asks for, and what it gets back while it runs. Plain values, without torch or JSON.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engram/core/status.h"
+
+namespace engram {
+
+struct SamplingParams {
+  int max_tokens = 128;             // generated at most, >= 1
+  double temperature = 1.0;         // 0: greedy
+  int top_k = 0;                    // 0: off
+  double top_p = 1.0;               // 1: off
+  double min_p = 0.0;               // tokens below min_p * (the likeliest one's probability) are left out; 0: off
+  double repetition_penalty = 1.0;  // divides positive and multiplies negative logits of tokens seen; 1: off
+  double presence_penalty = 0.0;    // taken off the logits of tokens generated before
+  double frequency_penalty = 0.0;   // the same, times how often
+  int64_t seed = 0;
+  std::vector<std::string> stop;  // the text ends before the first of them, UTF-8
+  int logprobs = -1;              // the chosen token's and those of the n likeliest; -1: none
+  bool ignore_eos = false;
+  Status validate() const;  // kInvalidArgument: names the field, got, wanted
+};
+
+struct GenerationRequest {
+  std::vector<int32_t> prompt;  // token ids, at least one
+  SamplingParams sampling;
+  bool memory_off = false;  // knock-out: Engram blocks add nothing
+  bool trace = false;       // events carry what the memory did
+};
+
+struct TokenLogprob {
+  int32_t token = -1;
+  float logprob = 0;
+};
+
+// What one Engram layer did at one token.
+struct LayerTrace {
+  int layer_id = 0;
+  std::vector<float> gates;        // [M] alpha per residual stream
+  std::vector<int64_t> row_ids;    // [R], order-major
+  std::vector<std::string> tiers;  // [R] which tier served the row: hot, cache, dram, page_cache, drive, resident
+};
+struct TokenTrace {
+  int32_t token = -1;
+  std::vector<LayerTrace> layers;
+};
+
+enum class FinishReason { kNone, kStop, kLength, kCancelled, kError };
+
+// One generated token, or the end without one (cancelled, failed).
+struct GenerationEvent {
+  int32_t token = -1;  // -1: none
+  std::string text;    // UTF-8 that is complete and cannot belong to a stop string; special tokens have none
+  std::optional<TokenLogprob> logprob;
+  std::vector<TokenLogprob> top_logprobs;  // likeliest first
+  std::vector<TokenTrace> trace;  // with the first token: all prompt tokens; then the tokens run since the last event
+  FinishReason finish = FinishReason::kNone;                            // any other: the last event
+  Status error;                                                         // with kError
+  int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;  // so far; cached: prefix found in the cache
+};
+
+}  // namespace engram
