@@ -3,11 +3,27 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engram/model/ops.h"
+#include "engram/model/paged_ops.h"
+
 namespace engram {
 namespace {
 
 // The two latent norms keep their own eps in DeepSeek's code, whatever rms_norm_eps is.
 constexpr double kLatentNormEps = 1e-6;
+
+// x [N, h, r] turned to each token's position.
+torch::Tensor rotate(const torch::Tensor& x_Nhr, const StepContext& context, bool interleaved) {
+  return apply_rope(x_Nhr.unsqueeze(0), context.cos, context.sin, interleaved).squeeze(0);
+}
+
+double score_scale(const StepContext& context, const AttentionHeads& heads) {
+  return context.score_factor / std::sqrt(static_cast<double>(heads.nope + heads.rope));
+}
+
+void write_rows(torch::Tensor& cache, const PagedStep& step, const torch::Tensor& rows) {
+  cache.index_copy_(0, step.slots().to(cache.device()), rows.to(cache.scalar_type()));
+}
 
 }  // namespace
 
@@ -43,6 +59,29 @@ torch::Tensor MlaAttentionImpl::forward(const torch::Tensor& x_Nd, const Attenti
   return o_proj_(attend(query, key_value, down[2], context, heads_));
 }
 
+torch::Tensor MlaAttentionImpl::step(const torch::Tensor& x_Nd, const StepContext& context, torch::Tensor& cache) {
+  const int64_t n = x_Nd.size(0), first = q_lora_rank_ > 0 ? q_lora_rank_ : query_columns_;
+  auto down = q_kv_a_proj_(x_Nd).split_with_sizes({first, kv_lora_rank_, heads_.rope}, -1);
+  torch::Tensor query = q_lora_rank_ > 0 ? q_b_proj_(q_a_layernorm_(down[0])) : down[0];
+  auto q = query.view({n, heads_.heads, -1}).split_with_sizes({heads_.nope, heads_.rope}, -1);
+  torch::Tensor key_rope = rotate(down[2].view({n, 1, heads_.rope}), context, heads_.interleaved);
+  write_rows(cache, context.step, at::cat({kv_a_layernorm_(down[1]), key_rope.view({n, heads_.rope})}, 1));
+
+  // <q, W_UK c> = <W_UK^T q, c> and W_UV sum(p c) = sum(p W_UV c): per head, the latent is key and value.
+  auto up = kv_b_proj_->weight.view({heads_.heads, heads_.nope + heads_.value, kv_lora_rank_})
+                .split_with_sizes({heads_.nope, heads_.value}, 1);
+  torch::Tensor absorbed = at::bmm(q[0].transpose(0, 1), up[0]).transpose(0, 1);
+  torch::Tensor rotated = rotate(q[1].contiguous(), context, heads_.interleaved);
+  PagedHeads paged;
+  paged.heads = heads_.heads;
+  paged.key_width = kv_lora_rank_ + heads_.rope;
+  paged.value_width = kv_lora_rank_;
+  paged.scale = score_scale(context, heads_);
+  torch::Tensor mixed = attend_paged(at::cat({absorbed, rotated}, 2).view({n, -1}), cache, context.step, paged);
+  torch::Tensor value = at::bmm(mixed.view({n, heads_.heads, -1}).transpose(0, 1), up[1].transpose(1, 2));
+  return o_proj_(value.transpose(0, 1).reshape({n, -1}));
+}
+
 GqaAttentionImpl::GqaAttentionImpl(const ModelConfig& c)
     : heads_{.heads = c.num_attention_heads,
              .kv_heads = c.num_key_value_heads,
@@ -60,6 +99,22 @@ torch::Tensor GqaAttentionImpl::forward(const torch::Tensor& x_Nd, const Attenti
   const int64_t query = heads_.heads * heads_.rope, key = heads_.kv_heads * heads_.rope;
   auto parts = qkv_proj_(x_Nd).split_with_sizes({query, key, key}, -1);
   return o_proj_(attend(parts[0], /*key_value=*/parts[2], /*key_rope=*/parts[1], context, heads_));
+}
+
+torch::Tensor GqaAttentionImpl::step(const torch::Tensor& x_Nd, const StepContext& context, torch::Tensor& cache) {
+  const int64_t n = x_Nd.size(0), width = heads_.rope, key = heads_.kv_heads * width;
+  auto parts = qkv_proj_(x_Nd).split_with_sizes({heads_.heads * width, key, key}, -1);
+  const auto turned = [&](const torch::Tensor& x) {
+    return rotate(x.reshape({n, -1, width}), context, heads_.interleaved).view({n, -1});
+  };
+  write_rows(cache, context.step, at::cat({turned(parts[1]), parts[2]}, 1));
+  PagedHeads paged;
+  paged.heads = heads_.heads;
+  paged.kv_heads = heads_.kv_heads;
+  paged.key_width = paged.value_width = width;
+  paged.value_at = key;
+  paged.scale = score_scale(context, heads_);
+  return o_proj_(attend_paged(turned(parts[0]), cache, context.step, paged));
 }
 
 std::shared_ptr<AttentionImpl> make_attention(const ModelConfig& config) {
@@ -95,14 +150,23 @@ RotaryCache::RotaryCache(int64_t columns, double theta, const RopeScaling& scali
   score_factor_ = sharpness(scaling.mscale_all_dim) * sharpness(scaling.mscale_all_dim);
 }
 
+void RotaryCache::grow(int64_t length, torch::Device device, torch::Dtype dtype) {
+  if (cos_.defined() && cos_.size(0) >= length && cos_.device() == device && cos_.scalar_type() == dtype) return;
+  // Kept for later passes: a tensor made in inference mode could not serve a backward pass.
+  const c10::InferenceMode ordinary(false);
+  torch::Tensor angle = torch::arange(length, frequency_.options()).unsqueeze(1) * frequency_;
+  cos_ = (angle.cos() * amplitude_).to(device, dtype);
+  sin_ = (angle.sin() * amplitude_).to(device, dtype);
+}
+
+StepContext RotaryCache::at(const PagedStep& step, int64_t length, torch::Device device, torch::Dtype dtype) {
+  grow(length, device, dtype);
+  const torch::Tensor positions = step.positions().to(device);
+  return {step, cos_.index_select(0, positions), sin_.index_select(0, positions), score_factor_};
+}
+
 void RotaryCache::fill(AttentionContext& context, torch::Device device, torch::Dtype dtype) {
-  if (!cos_.defined() || cos_.size(0) < context.length || cos_.device() != device || cos_.scalar_type() != dtype) {
-    // Kept for later passes: a tensor made in inference mode could not serve a backward pass.
-    const c10::InferenceMode ordinary(false);
-    torch::Tensor angle = torch::arange(context.length, frequency_.options()).unsqueeze(1) * frequency_;
-    cos_ = (angle.cos() * amplitude_).to(device, dtype);
-    sin_ = (angle.sin() * amplitude_).to(device, dtype);
-  }
+  grow(context.length, device, dtype);
   context.cos = cos_.narrow(0, 0, context.length);
   context.sin = sin_.narrow(0, 0, context.length);
   context.score_factor = score_factor_;

@@ -1,6 +1,8 @@
 // Causal self-attention: multi-head latent attention (MLA, DeepSeek-V2/V3) and grouped-query attention (GQA).
 //
-// Both map rows to rows, [N, d] -> [N, d] with N = B*T, and keep no state: decoding recomputes the prefix.
+// Both map rows to rows, [N, d] -> [N, d], in two ways: forward() over whole sequences, N = B*T, without any state; and
+// step() over the new tokens of a batch of sequences whose older ones lie in a paged cache. There MLA absorbs the
+// up-projections of keys and values into query and output, so that only the latent is cached.
 //   MLA  c_kv = norm(W_DKV x) of kv_lora_rank columns gives keys and values of all heads through one up-projection;
 //        position lives in qk_rope_head_dim extra columns, rotated, whose key part is shared by the heads.
 //   GQA  plain heads of head_dim columns, rotated whole; num_key_value_heads keys and values serve them in groups.
@@ -17,6 +19,7 @@
 
 #include "engram/model/model_config.h"
 #include "engram/model/norm.h"
+#include "engram/model/paged_cache.h"
 
 namespace engram {
 
@@ -26,6 +29,13 @@ struct AttentionContext {
   torch::Tensor cos, sin;     // [T, r/2], the dtype of the norms
   torch::Tensor first_key;    // [B, T] int32: the oldest token each one sees; undefined: all before it
   double score_factor = 1.0;  // of the scores, beyond 1/sqrt(nope + rope): YaRN's
+};
+
+// The same for the new tokens of a step.
+struct StepContext {
+  const PagedStep& step;
+  torch::Tensor cos, sin;  // [N, r/2], each token's
+  double score_factor = 1.0;
 };
 
 // The heads of one attention layer. GQA is the case nope = 0 with a rotary key per key-value head.
@@ -39,12 +49,15 @@ struct AttentionHeads {
 class AttentionImpl : public torch::nn::Module {
  public:
   virtual torch::Tensor forward(const torch::Tensor& x_Nd, const AttentionContext& context) = 0;
+  // Writes the new tokens into `cache` (PagedCache::attention()) and attends to all of their sequences.
+  virtual torch::Tensor step(const torch::Tensor& x_Nd, const StepContext& context, torch::Tensor& cache) = 0;
 };
 
 class MlaAttentionImpl : public AttentionImpl {
  public:
   explicit MlaAttentionImpl(const ModelConfig& config);
   torch::Tensor forward(const torch::Tensor& x_Nd, const AttentionContext& context) override;
+  torch::Tensor step(const torch::Tensor& x_Nd, const StepContext& context, torch::Tensor& cache) override;
 
  private:
   AttentionHeads heads_;
@@ -57,6 +70,7 @@ class GqaAttentionImpl : public AttentionImpl {
  public:
   explicit GqaAttentionImpl(const ModelConfig& config);
   torch::Tensor forward(const torch::Tensor& x_Nd, const AttentionContext& context) override;
+  torch::Tensor step(const torch::Tensor& x_Nd, const StepContext& context, torch::Tensor& cache) override;
 
  private:
   AttentionHeads heads_;
@@ -85,8 +99,11 @@ class RotaryCache {
   RotaryCache(int64_t columns, double theta, const RopeScaling& scaling, int64_t max_position_embeddings);
   // Fills context.cos, context.sin for context.length tokens, and context.score_factor.
   void fill(AttentionContext& context, torch::Device device, torch::Dtype dtype);
+  // The rows of these positions, all below `length`.
+  StepContext at(const PagedStep& step, int64_t length, torch::Device device, torch::Dtype dtype);
 
  private:
+  void grow(int64_t length, torch::Device device, torch::Dtype dtype);
   torch::Tensor frequency_;                  // [columns / 2] fp32, radians a token
   double amplitude_ = 1, score_factor_ = 1;  // of cos and sin; of the scores
   torch::Tensor cos_, sin_;

@@ -1,6 +1,6 @@
 #include "engram/model/engram.h"
 
-#include "engram/model/ops.h"
+#include "engram/model/paged_ops.h"
 
 namespace engram {
 
@@ -27,6 +27,13 @@ EngramImpl::EngramImpl(const ModelConfig& config, int layer)
   }
 }
 
+EngramFuseOptions EngramImpl::fuse_options() const {
+  EngramFuseOptions options;
+  options.dilation = dilation_;
+  options.gate = gate_;
+  return options;
+}
+
 torch::Tensor EngramImpl::forward(const torch::Tensor& hidden_BTGd, const MemoryRows& rows,
                                   const torch::Tensor& reach_BT, torch::Tensor* gates) {
   TORCH_CHECK(hidden_BTGd.dim() == 4 && hidden_BTGd.size(2) == gated_streams_ && hidden_BTGd.size(3) == hidden_size_,
@@ -40,13 +47,22 @@ torch::Tensor EngramImpl::forward(const torch::Tensor& hidden_BTGd, const Memory
   torch::Tensor memory = gather_rows(rows.unique_rows, rows.index);
   torch::Tensor projected = torch::linear(memory, wkv_->weight, wkv_->bias);
 
-  EngramFuseOptions options;
-  options.dilation = dilation_;
-  options.gate = gate_;
   auto [y, alpha] = engram_fuse(hidden_BTGd, projected, query_norm_->weight, key_norm_->weight,
                                 conv_ ? conv_norm_->weight : torch::Tensor(), conv_ ? conv_->weight : torch::Tensor(),
-                                reach_BT, options);
+                                reach_BT, fuse_options());
   if (is_training()) gate_mean_ = alpha.mean();
+  if (gates != nullptr) *gates = alpha;
+  return y;
+}
+
+torch::Tensor EngramImpl::step(const torch::Tensor& hidden_NGd, const torch::Tensor& memory_Nm, const PagedStep& step,
+                               torch::Tensor& cache, torch::Tensor* gates) {
+  TORCH_CHECK(memory_Nm.sizes() == torch::IntArrayRef({step.num_tokens(), memory_dim_}), "engram of block ", block_,
+              ": got rows ", memory_Nm.sizes(), ", wanted [", step.num_tokens(), ", ", memory_dim_, "]");
+  torch::Tensor projected = torch::linear(memory_Nm, wkv_->weight, wkv_->bias);
+  auto [y, alpha] = engram_fuse_paged(hidden_NGd, projected, query_norm_->weight, key_norm_->weight,
+                                      conv_ ? conv_norm_->weight : torch::Tensor(),
+                                      conv_ ? conv_->weight : torch::Tensor(), step, cache, fuse_options());
   if (gates != nullptr) *gates = alpha;
   return y;
 }

@@ -18,6 +18,8 @@
 
 #include "engram/model/engram_table.h"
 #include "engram/model/model_config.h"
+#include "engram/model/ops.h"
+#include "engram/model/paged_cache.h"
 
 namespace engram {
 
@@ -41,12 +43,20 @@ class EngramImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& hidden_BTGd, const MemoryRows& rows, const torch::Tensor& reach_BT,
                         torch::Tensor* gates = nullptr);
 
+  // The same for the new tokens of a step: Y [N, G, d].
+  //   memory_Nm  each token's rows side by side, [N, R*r]
+  //   cache      PagedCache::memory() of this layer: what the convolution reads of older tokens
+  torch::Tensor step(const torch::Tensor& hidden_NGd, const torch::Tensor& memory_Nm, const PagedStep& step,
+                     torch::Tensor& cache, torch::Tensor* gates = nullptr);
+
   int64_t gated_streams() const { return gated_streams_; }  // G
 
   // Mean of alpha over the last forward in training mode; 0 before the first.
   double gate_mean() const { return gate_mean_.defined() ? gate_mean_.item<double>() : 0.0; }
 
  private:
+  EngramFuseOptions fuse_options() const;
+
   int block_;
   int64_t hidden_size_, gated_streams_, memory_dim_, dilation_;
   bool gate_;

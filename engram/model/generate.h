@@ -27,16 +27,4 @@ Result<std::vector<int32_t>> generate(const LoadedModel& model, const std::strin
                                       const GenerateOptions& options,
                                       const std::function<bool(std::string_view)>& on_text);
 
-// Bytes in, complete UTF-8 out: holds back the bytes of a character that is not complete yet.
-class Utf8Stream {
- public:
-  // The longest prefix of all bytes so far that is complete; what can never become a character is U+FFFD.
-  std::string push(std::string_view bytes);
-  // What is left at the end, as U+FFFD.
-  std::string finish();
-
- private:
-  std::string pending_;
-};
-
 }  // namespace engram

@@ -20,4 +20,17 @@ torch::Tensor OverEncodingImpl::forward(const torch::Tensor& embedding_BTd, cons
   return (embedding_BTd + torch::linear(memory, proj_->weight)) * scale;
 }
 
+torch::Tensor OverEncodingImpl::step(const torch::Tensor& embedding_Nd, const torch::Tensor& memory_Nm,
+                                     const PagedStep& step) {
+  const double scale = 1.0 / (1.0 + static_cast<double>(rows_per_token_));
+  if (!memory_Nm.defined()) return embedding_Nd * scale;
+  TORCH_CHECK(memory_Nm.sizes() == torch::IntArrayRef({step.num_tokens(), memory_dim_}), "over_encoding: got rows ",
+              memory_Nm.sizes(), ", wanted [", step.num_tokens(), ", ", memory_dim_, "]");
+  torch::Tensor memory = memory_Nm;
+  if (step.memory_off().defined()) {
+    memory = memory.masked_fill(step.memory_off().to(memory.device()).unsqueeze(1), 0.0);
+  }
+  return (embedding_Nd + torch::linear(memory, proj_->weight)) * scale;
+}
+
 }  // namespace engram

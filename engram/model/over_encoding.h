@@ -12,6 +12,7 @@
 #include "engram/model/engram.h"
 #include "engram/model/engram_table.h"
 #include "engram/model/model_config.h"
+#include "engram/model/paged_cache.h"
 
 namespace engram {
 
@@ -20,6 +21,9 @@ class OverEncodingImpl : public torch::nn::Module {
   explicit OverEncodingImpl(const ModelConfig& config);
   // [B, T, d]. Undefined rows.unique_rows is the knock-out: every row reads as zero, E(x_t) / (1 + R).
   torch::Tensor forward(const torch::Tensor& embedding_BTd, const MemoryRows& rows);
+  // The same for the new tokens of a step: [N, d]. memory_Nm: their rows side by side, [N, R*r]; undefined: no token
+  // has memory.
+  torch::Tensor step(const torch::Tensor& embedding_Nd, const torch::Tensor& memory_Nm, const PagedStep& step);
 
  private:
   int64_t memory_dim_, rows_per_token_;

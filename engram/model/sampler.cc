@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,7 @@ Status SamplerOptions::validate() const {
   }
   if (top_k < 0) return invalid_argument("--top-k: got {}, wanted >= 0 (0 is off)", top_k);
   if (!(top_p > 0.0 && top_p <= 1.0)) return invalid_argument("--top-p: got {}, wanted 0 < top-p <= 1", top_p);
+  if (!(min_p >= 0.0 && min_p <= 1.0)) return invalid_argument("--min-p: got {}, wanted 0 <= min-p <= 1", min_p);
   if (seed < 0) return invalid_argument("--seed: got {}, wanted >= 0", seed);
   return Status();
 }
@@ -45,6 +47,9 @@ int32_t Sampler::sample(std::span<const float> logits) {
     weight[i] = std::exp((static_cast<double>(logits[static_cast<size_t>(ids[i])]) - best) / options_.temperature);
     total += weight[i];
   }
+  if (options_.min_p > 0.0) {
+    while (kept > 1 && weight[kept - 1] < options_.min_p) total -= weight[--kept];
+  }
   // Top-p keeps the shortest prefix whose share reaches p.
   double mass = 0.0;
   size_t nucleus = 0;
@@ -56,6 +61,49 @@ int32_t Sampler::sample(std::span<const float> logits) {
     if (left < 0.0) return ids[i];
   }
   return ids[nucleus - 1];
+}
+
+void apply_penalties(const Penalties& penalties, std::span<const int32_t> tokens, size_t num_prompt,
+                     std::span<float> logits) {
+  std::unordered_map<int32_t, int> generated;  // 0: in the prompt only
+  for (size_t i = 0; i < tokens.size(); ++i) generated[tokens[i]] += i < num_prompt ? 0 : 1;
+  for (const auto& [token, count] : generated) {
+    float& logit = logits[static_cast<size_t>(token)];
+    const auto repetition = static_cast<float>(penalties.repetition);
+    logit = logit > 0 ? logit / repetition : logit * repetition;
+    if (count > 0) logit -= static_cast<float>(penalties.presence + penalties.frequency * count);
+  }
+}
+
+namespace {
+
+double log_sum(std::span<const float> logits) {
+  const double most = *std::max_element(logits.begin(), logits.end());
+  double total = 0;
+  for (float logit : logits) total += std::exp(logit - most);
+  return most + std::log(total);
+}
+
+}  // namespace
+
+float log_probability(std::span<const float> logits, int32_t token) {
+  return static_cast<float>(logits[static_cast<size_t>(token)] - log_sum(logits));
+}
+
+std::vector<std::pair<int32_t, float>> top_log_probabilities(std::span<const float> logits, int count) {
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const size_t kept = std::min(ids.size(), static_cast<size_t>(std::max(0, count)));
+  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(kept), ids.end(), [&](int32_t a, int32_t b) {
+    const float la = logits[static_cast<size_t>(a)], lb = logits[static_cast<size_t>(b)];
+    return la != lb ? la > lb : a < b;
+  });
+  std::vector<std::pair<int32_t, float>> out;
+  const double sum = log_sum(logits);
+  for (size_t i = 0; i < kept; ++i) {
+    out.emplace_back(ids[i], static_cast<float>(logits[static_cast<size_t>(ids[i])] - sum));
+  }
+  return out;
 }
 
 }  // namespace engram

@@ -43,18 +43,48 @@ class BlockImpl : public torch::nn::Module {
 
   // rows: null where the memory is off or another block's. gates: null, or receives alpha.
   torch::Tensor forward(torch::Tensor x, const Pass& pass, const MemoryRows* rows, torch::Tensor* gates) {
-    // The phases are what a training profile is split by; a scope costs nothing while no profiler runs.
     auto memory = [&](const torch::Tensor& input) {
-      RECORD_USER_SCOPE("phase:engram");
       torch::Tensor streams =
           input.view({pass.attention.batch, pass.attention.length, engram_->gated_streams(), hidden_size_});
       return engram_->forward(streams, *rows, pass.reach, gates).reshape(input.sizes());
     };
+    auto attention = [&](const torch::Tensor& input) { return self_attn_->forward(input, pass.attention); };
+    return run(std::move(x), rows != nullptr, memory, attention);
+  }
+
+  // memory_Nm: undefined where no token has memory. Caches: this block's, and its memory layer's.
+  torch::Tensor step(torch::Tensor x, const StepContext& context, PagedCache& cache, const torch::Tensor& memory_Nm,
+                     torch::Tensor* gates) {
+    auto memory = [&](const torch::Tensor& input) {
+      torch::Tensor streams = input.view({input.size(0), engram_->gated_streams(), hidden_size_});
+      return engram_->step(streams, memory_Nm, context.step, cache.memory(memory_layer_), gates).reshape(input.sizes());
+    };
+    auto attention = [&](const torch::Tensor& input) {
+      return self_attn_->step(input, context, cache.attention(index_));
+    };
+    return run(std::move(x), memory_Nm.defined(), memory, attention);
+  }
+
+  int index() const { return index_; }
+  int memory_layer() const { return memory_layer_; }  // -1: none
+  EngramImpl* engram() const { return engram_ ? engram_.ptr().get() : nullptr; }
+  MoeImpl* moe() const { return dynamic_cast<MoeImpl*>(mlp_.get()); }
+
+ private:
+  // The block's order of things, whatever memory and attention read from. Both map rows to rows; attention's input is
+  // normalised here.
+  template <typename MemoryFn, typename AttentionFn>
+  torch::Tensor run(torch::Tensor x, bool has_rows, const MemoryFn& memory_fn, const AttentionFn& attention_fn) {
+    // The phases are what a training profile is split by; a scope costs nothing while no profiler runs.
+    auto memory = [&](const torch::Tensor& input) {
+      RECORD_USER_SCOPE("phase:engram");
+      return memory_fn(input);
+    };
     auto attention = [&](const torch::Tensor& input) {
       RECORD_USER_SCOPE("phase:attention");
-      return self_attn_->forward(input_layernorm_(input), pass.attention);
+      return attention_fn(input_layernorm_(input));
     };
-    const bool remembers = engram_ && rows != nullptr;
+    const bool remembers = engram_ && has_rows;
     if (remembers && engram_->gated_streams() != streams_) {
       // Without branch gates the memory joins the one stream that attention's pre-mapping makes, and reaches the
       // residual streams through the same post-mapping.
@@ -72,12 +102,6 @@ class BlockImpl : public torch::nn::Module {
     });
   }
 
-  int index() const { return index_; }
-  int memory_layer() const { return memory_layer_; }  // -1: none
-  EngramImpl* engram() const { return engram_ ? engram_.ptr().get() : nullptr; }
-  MoeImpl* moe() const { return dynamic_cast<MoeImpl*>(mlp_.get()); }
-
- private:
   // The residual around one sub-layer: x + F(x), or the hyper-connection's mix.
   template <typename SubLayer>
   static torch::Tensor connect(const HyperConnection& hyper, const torch::Tensor& x, SubLayer&& sub_layer) {
@@ -247,6 +271,32 @@ torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* 
     }
   }
   return decoder.norm(collapsed(x)).view({batch, length, d});
+}
+
+torch::Tensor TransformerImpl::step(const StepInput& input) {
+  TORCH_CHECK(input.step != nullptr && input.cache != nullptr && input.tokens.defined() && input.tokens.dim() == 1 &&
+                  input.tokens.size(0) == input.step->num_tokens() && input.tokens.scalar_type() == torch::kLong,
+              "step: wanted tokens [N] int64 of a step, and a cache");
+  const c10::InferenceMode inference;
+  DecoderImpl& decoder = *parts_->decoder;
+  const bool hyper = config_.has_hyper_connections(), has_memory = !input.step->all_memory_off();
+  const torch::Tensor& weight = decoder.embed_tokens->weight;
+  const StepContext context =
+      parts_->rotary.at(*input.step, config_.max_position_embeddings, weight.device(),
+                        weight.scalar_type() == torch::kDouble ? torch::kDouble : torch::kFloat);
+  torch::Tensor x = at::embedding(weight, input.tokens);
+  if (decoder.over_encoding) {
+    x = decoder.over_encoding->step(x, has_memory ? input.memory(0) : torch::Tensor(), *input.step);
+  }
+  if (hyper) x = x.unsqueeze(1).expand({-1, config_.hc_mult, -1}).contiguous();
+  if (input.gates != nullptr) input.gates->clear();
+  for (Block& block : decoder.blocks) {
+    const bool reads = has_memory && block->memory_layer() >= 0;
+    torch::Tensor gates, rows = reads ? input.memory(block->memory_layer()) : torch::Tensor();
+    x = block->step(x, context, *input.cache, rows, input.gates != nullptr ? &gates : nullptr);
+    if (input.gates != nullptr && reads) input.gates->push_back(gates);
+  }
+  return decoder.norm(hyper ? decoder.hc_head(x) : x);
 }
 
 torch::Tensor TransformerImpl::logits(const torch::Tensor& hidden_BTd) {

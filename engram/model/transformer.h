@@ -3,6 +3,8 @@
 // Shapes: B batch, T tokens, d hidden_size, M hc_mult streams, V vocab_size, R rows per token.
 // Rows are fetched by the caller (row ids depend on tokens alone): nothing here hashes or reads a table.
 // Block order at an Engram layer: H <- H + Y(H, rows), then attention, then FFN (docs/engram.md section 4).
+// Two ways through the same blocks: forward() over whole sequences, step() over the new tokens of a batch of sequences
+// whose older ones lie in a paged cache.
 // Not thread-safe; one forward at a time. Bad shapes throw c10::Error.
 #pragma once
 #include <torch/torch.h>
@@ -12,6 +14,7 @@
 
 #include "engram/model/engram_table.h"
 #include "engram/model/model_config.h"
+#include "engram/model/paged_cache.h"
 
 namespace engram {
 
@@ -33,6 +36,17 @@ struct ForwardTrace {
   std::function<void(int block, torch::Tensor streams)> after_block;
 };
 
+// One step of decoding (or of reading prompts): new tokens of several sequences, back to back.
+struct StepInput {
+  torch::Tensor tokens;             // [N] int64
+  const PagedStep* step = nullptr;  // where they lie
+  PagedCache* cache = nullptr;
+  // Called once per memory layer, where its rows are needed and not before: [N, R*d_row]. Not called when no token has
+  // memory. It may throw.
+  std::function<torch::Tensor(int memory_layer)> memory;
+  std::vector<torch::Tensor>* gates = nullptr;  // out, when given: per Engram layer alpha [N, G]
+};
+
 class TransformerImpl : public torch::nn::Module {
  public:
   // Registers parameters under DeepSeek's names (docs/formats/checkpoint.md); initialised from torch's global RNG.
@@ -41,7 +55,10 @@ class TransformerImpl : public torch::nn::Module {
 
   // Hidden states after the final norm: [B, T, d].
   torch::Tensor forward(const ForwardInput& input, ForwardTrace* trace = nullptr);
-  torch::Tensor logits(const torch::Tensor& hidden_BTd);  // [B, T, V] fp32
+  // Hidden states of the new tokens after the final norm, [N, d]; their pages are written. Without gradients. Equal to
+  // forward() over the whole sequences, whatever the steps they are cut into, but for rounding.
+  torch::Tensor step(const StepInput& input);
+  torch::Tensor logits(const torch::Tensor& hidden_BTd);  // [B, T, V] (or [N, V]) fp32
   // What the model would predict if it ended after a block: the final norm and the LM head over one of the trace's
   // block_outputs. The last block's are the model's own logits.
   torch::Tensor block_logits(const torch::Tensor& block_output_BTd);

@@ -77,7 +77,7 @@ class MemoryPipeline {
   int num_layers() const { return static_cast<int>(stores_.size()); }
   const std::vector<int>& layer_ids() const { return layer_ids_; }
   int rows_per_token() const { return hashers_[0].rows_per_token(); }
-  const RowStore& store(int layer) const { return *stores_[static_cast<size_t>(layer)]; }
+  RowStore& store(int layer) const { return *stores_[static_cast<size_t>(layer)]; }
 
   // Starts reading. The histories must be different ones; each has its chunk appended when this returns.
   //   out[layer]  [T, R, row_bytes of the layer], T tokens of all chunks back to back; the caller's until wait(layer)

@@ -1,0 +1,197 @@
+#include "engram/model/paged_ops.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engram/kernels/engram_fuse.h"
+#include "engram/kernels/paged_attention.h"
+#include "engram/kernels/paged_engram.h"
+#include "engram/model/op_support.h"
+
+namespace engram {
+namespace {
+
+using internal::floats;
+using internal::mutable_floats;
+
+// One piece of parallel work: columns of one key-value head of one sequence.
+struct AttendTask {
+  size_t sequence;
+  int64_t kv_head, begin, end;
+};
+
+std::vector<AttendTask> attend_tasks(const PagedStep& step, const PagedHeads& heads) {
+  std::vector<AttendTask> tasks;
+  for (size_t i = 0; i < step.sequences().size(); ++i) {
+    const int64_t columns = step.sequences()[i].count * (heads.heads / heads.kv_heads);
+    for (int64_t head = 0; head < heads.kv_heads; ++head) {
+      for (int64_t begin = 0; begin < columns; begin += kPagedColumns) {
+        tasks.push_back({i, head, begin, std::min(columns, begin + kPagedColumns)});
+      }
+    }
+  }
+  return tasks;
+}
+
+void check_attend(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
+                  const PagedHeads& heads) {
+  TORCH_CHECK(query.sizes() == torch::IntArrayRef({step.num_tokens(), heads.heads * heads.key_width}),
+              "attend_paged: got query ", query.sizes(), ", wanted [", step.num_tokens(), ", ",
+              heads.heads * heads.key_width, "]");
+  TORCH_CHECK(cache.dim() == 2 && heads.key_at + heads.kv_heads * heads.key_width <= cache.size(1) &&
+                  heads.value_at + heads.kv_heads * heads.value_width <= cache.size(1),
+              "attend_paged: the heads do not fit cached rows of ", cache.sizes());
+}
+
+// The gates and what the pages keep of each new token, [N, G] and [N, d + 2 G]; gates are 0 without memory.
+struct PagedRow {
+  torch::Tensor gates, row;
+};
+
+PagedRow page_rows(const torch::Tensor& projected, torch::Tensor gates, torch::Tensor inv_value,
+                   const torch::Tensor& memory_off, int64_t dim) {
+  if (memory_off.defined()) gates = gates.masked_fill(memory_off.to(gates.device()).unsqueeze(1), 0.0);
+  torch::Tensor value = projected.narrow(1, projected.size(1) - dim, dim);
+  return {gates, at::cat({value, gates, gates * inv_value}, 1)};
+}
+
+}  // namespace
+
+torch::Tensor attend_paged(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
+                           const PagedHeads& heads) {
+  check_attend(query, cache, step, heads);
+  if (!internal::has_kernel(query)) return attend_paged_composed(query, cache, step, heads);
+  const torch::Tensor q = internal::to_fp32(query);
+  const int64_t group = heads.heads / heads.kv_heads, out_row = heads.heads * heads.value_width;
+  torch::Tensor out = torch::empty({step.num_tokens(), out_row}, q.options());
+  const PagedAttentionShape shape{group, heads.key_width, heads.value_width, static_cast<float>(heads.scale)};
+  const std::vector<AttendTask> tasks = attend_tasks(step, heads);
+  parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    const AttendTask& task = tasks[static_cast<size_t>(i)];
+    const StepSequence& s = step.sequences()[task.sequence];
+    const PagedSequence sequence{s.blocks.data(), step.block_size(), s.position, s.count};
+    const int64_t token = step.first_token(task.sequence), first = task.kv_head * group;
+    const QueryRows rows{floats(q) + token * q.size(1) + first * heads.key_width, q.size(1), heads.key_width};
+    paged_attention(shape, sequence, rows,
+                    {floats(cache) + heads.key_at + task.kv_head * heads.key_width, cache.size(1)},
+                    {floats(cache) + heads.value_at + task.kv_head * heads.value_width, cache.size(1)}, task.begin,
+                    task.end, mutable_floats(out) + token * out_row + first * heads.value_width, out_row);
+  });
+  return out.to(query.scalar_type());
+}
+
+torch::Tensor attend_paged_composed(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
+                                    const PagedHeads& heads) {
+  check_attend(query, cache, step, heads);
+  const int64_t group = heads.heads / heads.kv_heads;
+  std::vector<torch::Tensor> out;
+  for (size_t i = 0; i < step.sequences().size(); ++i) {
+    const StepSequence& s = step.sequences()[i];
+    const int64_t length = s.position + s.count;
+    torch::Tensor slots = torch::empty({length}, torch::kLong);
+    for (int64_t t = 0; t < length; ++t) slots.mutable_data_ptr<int64_t>()[t] = step.slot_of(i, t);
+    const torch::Tensor rows = cache.index_select(0, slots.to(cache.device())).to(query.scalar_type());
+    const auto head_rows = [&](int64_t at, int64_t width) {  // [heads, L, width]
+      return rows.narrow(1, at, heads.kv_heads * width)
+          .view({length, heads.kv_heads, width})
+          .repeat_interleave(group, 1)
+          .transpose(0, 1);
+    };
+    torch::Tensor q = query.narrow(0, step.first_token(i), s.count).view({s.count, heads.heads, heads.key_width});
+    torch::Tensor scores = at::matmul(q.transpose(0, 1), head_rows(heads.key_at, heads.key_width).transpose(1, 2));
+    const torch::Tensor key = torch::arange(length, slots.options());
+    const torch::Tensor own = torch::arange(s.position, length, slots.options());
+    const torch::Tensor hidden = (key.unsqueeze(0) > own.unsqueeze(1)).to(query.device());
+    scores = (scores * heads.scale).masked_fill(hidden, -INFINITY).softmax(-1);
+    out.push_back(
+        at::matmul(scores, head_rows(heads.value_at, heads.value_width)).transpose(0, 1).reshape({s.count, -1}));
+  }
+  return at::cat(out, 0);
+}
+
+std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged(const torch::Tensor& hidden_any,
+                                                          const torch::Tensor& projected_any,
+                                                          const torch::Tensor& query_norm,
+                                                          const torch::Tensor& key_norm, const torch::Tensor& conv_norm,
+                                                          const torch::Tensor& conv_weight, const PagedStep& step,
+                                                          torch::Tensor& cache, const EngramFuseOptions& options) {
+  if (!internal::has_kernel(hidden_any)) {
+    return engram_fuse_paged_composed(hidden_any, projected_any, query_norm, key_norm, conv_norm, conv_weight, step,
+                                      cache, options);
+  }
+  const torch::Tensor hidden = internal::to_fp32(hidden_any), projected = internal::to_fp32(projected_any);
+  EngramShape shape;
+  shape.batch = 1;
+  shape.length = hidden.size(0);
+  shape.streams = hidden.size(1);
+  shape.dim = hidden.size(2);
+  shape.taps = conv_weight.defined() ? conv_weight.size(1) : 0;
+  shape.gate_norm_eps = static_cast<float>(options.gate_norm_eps);
+  shape.conv_norm_eps = static_cast<float>(options.conv_norm_eps);
+  shape.gate = options.gate;
+  const torch::Tensor weights[] = {internal::to_fp32(query_norm), internal::to_fp32(key_norm),
+                                   conv_weight.defined() ? internal::to_fp32(conv_norm) : torch::Tensor(),
+                                   conv_weight.defined() ? internal::to_fp32(conv_weight) : torch::Tensor()};
+  const EngramInput input{
+      floats(hidden), floats(projected), floats(weights[0]), floats(weights[1]), floats(weights[2]), floats(weights[3]),
+      nullptr};
+  const int64_t n = shape.length;
+  torch::Tensor gates = torch::empty({n, shape.streams}, torch::kFloat), y = torch::empty_like(hidden);
+  std::vector<EngramTokenState> state(static_cast<size_t>(n * shape.streams));
+  const int64_t grain = internal::row_grain(4 * shape.channels());
+  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
+    engram_gate_forward(shape, input, begin, end, mutable_floats(gates), state.data());
+  });
+  torch::Tensor inv_value = torch::empty_like(gates);
+  for (size_t i = 0; i < state.size(); ++i) mutable_floats(inv_value)[i] = state[i].inv_value;
+  const PagedRow paged = page_rows(projected, gates, inv_value, step.memory_off(), shape.dim);
+  cache.index_copy_(0, step.slots(), paged.row);
+
+  torch::Tensor taps = torch::empty({shape.taps, shape.channels()}, torch::kFloat), tap_slots;
+  if (shape.taps > 0) {
+    engram_fold_taps(shape, input, mutable_floats(taps));
+    tap_slots = step.tap_slots(shape.taps, options.dilation);
+  }
+  const PagedEngramShape page_shape{shape.streams, shape.dim, shape.taps};
+  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
+    paged_engram_mix(page_shape, floats(taps), floats(cache), step.slots().const_data_ptr<int64_t>(),
+                     tap_slots.defined() ? tap_slots.const_data_ptr<int64_t>() : nullptr, begin, end,
+                     mutable_floats(y));
+  });
+  return {y.to(hidden_any.scalar_type()), paged.gates};
+}
+
+std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_composed(
+    const torch::Tensor& hidden, const torch::Tensor& projected, const torch::Tensor& query_norm,
+    const torch::Tensor& key_norm, const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
+    const PagedStep& step, torch::Tensor& cache, const EngramFuseOptions& options) {
+  const int64_t n = hidden.size(0), streams = hidden.size(1), dim = hidden.size(2);
+  const torch::Tensor wide = projected.to(cache.scalar_type());
+  torch::Tensor value = wide.narrow(1, streams * dim, dim);  // [N, d]
+  torch::Tensor gates = torch::ones({n, streams}, wide.options());
+  if (options.gate) {
+    torch::Tensor key =
+        rms_norm_composed(wide.narrow(1, 0, streams * dim).view({n, streams, dim}), key_norm, options.gate_norm_eps);
+    torch::Tensor query = rms_norm_composed(hidden.to(cache.scalar_type()), query_norm, options.gate_norm_eps);
+    torch::Tensor score = (key * query).sum(-1) / std::sqrt(static_cast<double>(dim));
+    gates = (score.sign() * score.abs().clamp_min(1e-6).sqrt()).sigmoid();
+  }
+  torch::Tensor square = value.square().mean(-1, /*keepdim=*/true);
+  torch::Tensor inv_value = (gates.square() * square + options.conv_norm_eps).rsqrt();
+  const PagedRow paged = page_rows(wide, gates, inv_value, step.memory_off(), dim);
+  cache.index_copy_(0, step.slots().to(cache.device()), paged.row);
+  torch::Tensor y = paged.gates.unsqueeze(-1) * value.unsqueeze(1);
+  if (conv_weight.defined()) {
+    const int64_t taps = conv_weight.size(1);
+    const torch::Tensor slots = step.tap_slots(taps, options.dilation).to(cache.device());
+    torch::Tensor rows = cache.index_select(0, slots.clamp_min(0).flatten()).view({n, taps, -1});
+    torch::Tensor weight = rows.narrow(2, dim + streams, streams).masked_fill((slots < 0).unsqueeze(-1), 0.0);
+    torch::Tensor normal = rows.narrow(2, 0, dim).unsqueeze(2) * weight.unsqueeze(-1);      // [N, taps, G, d]
+    torch::Tensor tap = conv_weight.flip(1).t().reshape({taps, streams, dim}) * conv_norm;  // newest first
+    torch::Tensor z = (normal * tap).sum(1);
+    y = y + z * z.sigmoid();
+  }
+  return {y.to(hidden.scalar_type()), paged.gates};
+}
+
+}  // namespace engram
