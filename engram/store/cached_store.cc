@@ -247,6 +247,19 @@ void CachedStore::prefetch(std::span<const int64_t> row_ids) {
   }
 }
 
+void CachedStore::locate(std::span<const int64_t> row_ids, std::span<uint8_t> tiers) const {
+  base_->locate(row_ids, tiers);
+  const uint8_t cache_tier = hot_ ? 1 : 0, base_tier = cache_tier + (cache_ ? 1 : 0);  // as in stats()
+  for (size_t i = 0; i < row_ids.size(); ++i) {
+    if (hot_ && hot_->find(row_ids[i]) != nullptr)
+      tiers[i] = 0;
+    else if (cache_ && cache_->contains(row_ids[i]))
+      tiers[i] = cache_tier;
+    else
+      tiers[i] += base_tier;
+  }
+}
+
 StoreStats CachedStore::stats() const {
   StoreStats stats = counters_->snapshot();
   StoreStats below = base_->stats();

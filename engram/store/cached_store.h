@@ -52,6 +52,7 @@ class CachedStore final : public RowStore {
 
   void prefetch(std::span<const int64_t> row_ids) override;
   Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) override;
+  void locate(std::span<const int64_t> row_ids, std::span<uint8_t> tiers) const override;
   int64_t num_rows() const override { return base_->num_rows(); }
   size_t row_bytes() const override { return base_->row_bytes(); }
   StoreStats stats() const override;

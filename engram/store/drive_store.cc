@@ -153,6 +153,23 @@ void PageCacheStore::prefetch(std::span<const int64_t> row_ids) {
   in_flight_.remove();
 }
 
+bool PageCacheStore::is_resident(int64_t row) const {
+  const int64_t first_page = table_.page_of(row);
+  std::byte byte[1];
+  for (int64_t segment = 0; segment < table_.pages_per_row; ++segment) {
+    if (file_->queue().reader().read_resident(first_page + segment, byte) != 1) return false;
+  }
+  return true;
+}
+
+void PageCacheStore::locate(std::span<const int64_t> row_ids, std::span<uint8_t> tiers) const {
+  ENGRAM_CHECK(tiers.size() == row_ids.size(), "{} tiers for {} rows", tiers.size(), row_ids.size());
+  for (size_t i = 0; i < row_ids.size(); ++i) {
+    const bool in_range = row_ids[i] >= 0 && row_ids[i] < table_.num_rows;
+    tiers[i] = in_range && is_resident(row_ids[i]) ? 0 : 1;  // as in stats()
+  }
+}
+
 StoreStats PageCacheStore::stats() const {
   StoreStats stats = counters_->snapshot();
   TierStats memory;

@@ -94,10 +94,13 @@ class PageCacheStore final : public DriveStore {
   // kInvalidArgument: the file was opened past the page cache.
   static Result<std::unique_ptr<PageCacheStore>> open(std::shared_ptr<DriveFile> file, int layer_id);
   void prefetch(std::span<const int64_t> row_ids) override;
+  // Asks the system for a byte of each page, which it may take for a use of the page.
+  void locate(std::span<const int64_t> row_ids, std::span<uint8_t> tiers) const override;
   StoreStats stats() const override;
 
  private:
   using DriveStore::DriveStore;
+  bool is_resident(int64_t row) const;
   void read_resident(std::vector<RowTarget>& targets, std::byte* out) override;
   std::atomic<uint64_t> resident_pages_{0}, prefetch_requested_{0}, prefetch_dropped_{0};
 };

@@ -1,5 +1,6 @@
 #include "engram/store/pending.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
@@ -85,6 +86,11 @@ void Completion::finish(Status status) const {
     state_->changed.notify_all();
   }
   if (fn) fn(state_->status);
+}
+
+void RowStore::locate(std::span<const int64_t> row_ids, std::span<uint8_t> tiers) const {
+  ENGRAM_CHECK(tiers.size() == row_ids.size(), "{} tiers for {} rows", tiers.size(), row_ids.size());
+  std::fill(tiers.begin(), tiers.end(), uint8_t{0});
 }
 
 Status check_read(const RowStore& store, std::span<const int64_t> row_ids, std::span<std::byte> out) {

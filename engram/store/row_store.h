@@ -39,6 +39,12 @@ class RowStore {
   // The same, but kUnavailable at once where read() would block: for hints.
   virtual Pending try_read(std::span<const int64_t> row_ids, std::span<std::byte> out) { return read(row_ids, out); }
 
+  // Where a read would find each row now, as an index into stats().tiers: for traces. A look, not a read: it admits
+  // nothing, counts nothing and waits for no drive. A moment later the answer may be another; rows on their way into a
+  // cache are not in it yet. Stores of one tier answer 0, and ids out of range get the last tier.
+  //   tiers [n]   REQUIRES: as many as row_ids
+  virtual void locate(std::span<const int64_t> row_ids, std::span<uint8_t> tiers) const;
+
   virtual int64_t num_rows() const = 0;
   virtual size_t row_bytes() const = 0;  // payload per row; padding excluded
   virtual StoreStats stats() const = 0;
