@@ -158,6 +158,21 @@ TEST_F(DriveFaultTest, HintsAreUsed) {
   EXPECT_EQ(stats.find_tier("cache")->resident_rows, 3u);
 }
 
+TEST_F(DriveFaultTest, LocateTellsHotCacheAndBelow) {
+  auto base = open_page_cache();
+  auto hot = value_or_throw(HotSet::load(*base, {3, 700}));
+  CachedStore store(std::move(base), std::move(hot), value_or_throw(RowCache::create(1 << 20, 264)));
+  throw_if_error(read(store, std::vector<int64_t>{5, 700}));
+  const std::vector<int64_t> ids = {5, 700, 6, 3, table_.num_rows, -1};
+  std::vector<uint8_t> tiers(ids.size());
+  for (int look = 0; look < 2; ++look) {  // row 6 is in the page cache and is not taken from there
+    store.locate(ids, tiers);
+    EXPECT_EQ(tiers, (std::vector<uint8_t>{1, 0, 2, 0, 3, 3}));
+  }
+  EXPECT_EQ(store.stats().tiers[2].name, "page_cache");
+  EXPECT_EQ(store.stats().find_tier("cache")->resident_rows, 1u);
+}
+
 // Reads of one row by many callers go to the drive once.
 TEST_F(DriveFaultTest, CallersShareWhatIsUnderWay) {
   CachedStore store(open_nvme({.reorder = true}), nullptr, value_or_throw(RowCache::create(1 << 20, 264)));

@@ -113,6 +113,8 @@ TEST_P(RowStoreContract, ManyThreads) {
           if (random() % 2 == 0) store->prefetch(ids);
           expect_rows(*store, table, ids);
           if (i % 8 == 0) (void)store->stats();
+          std::vector<uint8_t> tiers(ids.size());
+          store->locate(ids, tiers);
         }
       });
     }
@@ -203,6 +205,31 @@ TEST_P(RowStoreContract, StatsAddUp) {
     const std::string text = stats.to_prometheus("layer=\"1\"");
     EXPECT_NE(text.find("engram_store_rows_total{layer=\"1\"} 640\n"), std::string::npos) << text;
     EXPECT_NE(text.find("tier=\"" + stats.tiers[0].name + "\""), std::string::npos) << text;
+  }
+}
+
+// The tier that locate() names is the one whose hits the next read adds to; looking changes nothing.
+TEST_P(RowStoreContract, LocateForetellsTheTier) {
+  for (const RowTable& table : info_.tables) {
+    const auto store = open(table);
+    for (int64_t id : {int64_t{0}, int64_t{1}, int64_t{2}, table.num_rows - 1}) {
+      expect_rows(*store, table, std::vector<int64_t>{id});
+      std::vector<uint8_t> tiers(1, 255);
+      store->locate(std::vector<int64_t>{id}, tiers);
+      const StoreStats before = store->stats();
+      store->locate(std::vector<int64_t>{id}, tiers);
+      EXPECT_EQ(store->stats().to_json(), before.to_json());
+      expect_rows(*store, table, std::vector<int64_t>{id});
+      const StoreStats after = store->stats();
+      for (size_t tier = 0; tier < after.tiers.size(); ++tier)
+        EXPECT_EQ(after.tiers[tier].hits - before.tiers[tier].hits, tier == tiers[0] ? 1u : 0u)
+            << after.tiers[tier].name << ", row " << id << " located in tier " << int{tiers[0]};
+    }
+    const std::vector<int64_t> outside = {-1, table.num_rows, INT64_MAX, INT64_MIN};
+    std::vector<uint8_t> tiers(outside.size(), 255);
+    store->locate(outside, tiers);
+    EXPECT_EQ(tiers, std::vector<uint8_t>(4, static_cast<uint8_t>(store->stats().tiers.size() - 1)));
+    store->locate({}, {});
   }
 }
 
