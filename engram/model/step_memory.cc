@@ -175,6 +175,7 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
     out.num_tokens_ += static_cast<int64_t>(s.tokens.size());
     if (s.memory_off) continue;
     out.num_read_ += static_cast<int64_t>(s.tokens.size());
+    if (!stores_) continue;
     chunks.histories.emplace_back(model_->config.engram.max_ngram_size).append(canonical_before(s), {});
     chunks.chunks.push_back({&chunks.histories.back(), s.tokens, {}});
   }

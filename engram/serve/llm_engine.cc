@@ -1,0 +1,344 @@
+#include "engram/serve/llm_engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "engram/model/sampler.h"
+
+namespace engram {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kRateWindowSeconds = 5;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+SamplerOptions sampler_options(const SamplingParams& p) {
+  SamplerOptions out;
+  out.temperature = p.temperature;
+  out.top_k = p.top_k;
+  out.top_p = p.top_p;
+  out.min_p = p.min_p;
+  out.seed = p.seed;
+  return out;
+}
+
+EngineInfo make_info(const LoadedModel& model, const EngineOptions& options, const ServedTables& tables) {
+  const ModelConfig& c = model.config;
+  EngineInfo info;
+  info.model = options.model_name;
+  info.created = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  info.vocab_size = c.vocab_size;
+  info.max_context = c.max_position_embeddings;
+  info.bos = model.special.bos;
+  info.eos = model.special.eos;
+  if (c.memory != MemoryKind::kNone) {
+    info.layer_ids = c.engram.layer_ids;
+    info.max_ngram_size = c.engram.max_ngram_size;
+    info.n_heads = c.engram.n_heads;
+    std::set<std::string> placements;
+    for (int layer = 0; layer < c.num_memory_layers(); ++layer) placements.insert(tables.placement(layer));
+    info.placement = fmt::format("{}", fmt::join(placements, ", "));
+  }
+  info.streams = c.engram_branch_gates ? c.hc_mult : 1;
+  return info;
+}
+
+// Pages for the bytes given, but not more than all sequences at their longest need.
+Result<int64_t> count_blocks(const ModelConfig& config, const EngineOptions& options) {
+  const int64_t block_bytes = PagedCache::bytes_per_token(config) * options.block_size;
+  const int64_t longest = (config.max_position_embeddings + options.block_size - 1) / options.block_size;
+  const int64_t blocks = std::min(options.kv_cache_bytes / block_bytes, longest * options.scheduler.max_sequences);
+  if (blocks < longest) {
+    return Status(StatusCode::kResourceExhausted,
+                  fmt::format("kv_cache_bytes: got {}, wanted at least {}: one sequence of {} tokens",
+                              options.kv_cache_bytes, longest * block_bytes, config.max_position_embeddings));
+  }
+  return blocks;
+}
+
+}  // namespace
+
+struct LLMEngine::Running {
+  Running(Sequence& s, std::shared_ptr<const Tokenizer> tokenizer, Engine::OnEvent callback)
+      : sequence(s),
+        on_event(std::move(callback)),
+        text(std::move(tokenizer), s.request.sampling.stop),
+        sampler(sampler_options(s.request.sampling)),
+        penalties{s.request.sampling.repetition_penalty, s.request.sampling.presence_penalty,
+                  s.request.sampling.frequency_penalty} {}
+  Sequence& sequence;
+  Engine::OnEvent on_event;
+  OutputText text;
+  Sampler sampler;
+  Penalties penalties;
+  std::vector<TokenTrace> trace;  // not told yet
+  Clock::time_point submitted = Clock::now(), last_token;
+};
+
+Status EngineOptions::validate() const {
+  if (block_size < 1) return invalid_argument("block_size: got {}, wanted at least 1", block_size);
+  if (max_waiting < 1) return invalid_argument("max_waiting: got {}, wanted at least 1", max_waiting);
+  if (scheduler.max_sequences < 1) {
+    return invalid_argument("max_sequences: got {}, wanted at least 1", scheduler.max_sequences);
+  }
+  if (scheduler.max_batched_tokens < scheduler.max_sequences) {
+    return invalid_argument("max_batched_tokens: got {}, wanted at least max_sequences, {}",
+                            scheduler.max_batched_tokens, scheduler.max_sequences);
+  }
+  return {};
+}
+
+Result<std::unique_ptr<LLMEngine>> LLMEngine::create(Env& env, const LoadedModel& model, const EngineOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(options.validate());
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t blocks, count_blocks(model.config, options));
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ServedTables> tables, ServedTables::open(env, model, options.tables));
+  return std::unique_ptr<LLMEngine>(new LLMEngine(model, options, std::move(tables), blocks));
+}
+
+LLMEngine::LLMEngine(const LoadedModel& model, const EngineOptions& options, std::unique_ptr<ServedTables> tables,
+                     int64_t num_blocks)
+    : model_(model),
+      options_(options),
+      info_(make_info(model, options, *tables)),
+      tables_(std::move(tables)),
+      blocks_(num_blocks, options.block_size, options.prefix_cache),
+      scheduler_(options.scheduler, blocks_),
+      runner_(model, *tables_, num_blocks, options.block_size, options.overlap_reads) {}
+
+LLMEngine::~LLMEngine() = default;
+
+Status LLMEngine::check(const GenerationRequest& request) const {
+  ENGRAM_RETURN_IF_ERROR(request.sampling.validate());
+  if (request.prompt.empty()) return invalid_argument("prompt: got no tokens, wanted at least one");
+  for (size_t i = 0; i < request.prompt.size(); ++i) {
+    if (const int32_t id = request.prompt[i]; id < 0 || id >= info_.vocab_size) {
+      return invalid_argument("prompt: token {} is {}, wanted 0 .. {}", i, id, info_.vocab_size - 1);
+    }
+  }
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt + request.sampling.max_tokens > info_.max_context) {
+    return invalid_argument("prompt of {} tokens and max_tokens {}: together wanted at most the context of {}", prompt,
+                            request.sampling.max_tokens, info_.max_context);
+  }
+  return {};
+}
+
+void LLMEngine::add(uint64_t id, GenerationRequest request, Engine::OnEvent on_event) {
+  auto sequence = std::make_unique<Sequence>(id, std::move(request));
+  requests_.emplace(id, std::make_unique<Running>(*sequence, model_.tokenizer, std::move(on_event)));
+  scheduler_.add(std::move(sequence));
+}
+
+void LLMEngine::cancel(uint64_t id) { end(id, FinishReason::kCancelled, Status()); }
+
+void LLMEngine::cancel_all() {
+  while (!requests_.empty()) cancel(requests_.begin()->first);
+}
+
+bool LLMEngine::has_work() const { return !requests_.empty(); }
+
+void LLMEngine::step() {
+  const Clock::time_point start = Clock::now();
+  const std::vector<ScheduledChunk> chunks = scheduler_.schedule();
+  if (chunks.empty()) return;
+  StepOutput output;
+  try {
+    output = runner_.run(chunks);
+  } catch (const std::exception& error) {
+    for (const ScheduledChunk& chunk : chunks) {
+      end(chunk.sequence->id, FinishReason::kError, Status(StatusCode::kInternal, error.what()));
+    }
+    return;
+  }
+  int64_t sampled = 0;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    Sequence& sequence = *chunks[i].sequence;
+    if (!output.failures[i].ok()) {
+      end(sequence.id, FinishReason::kError, output.failures[i]);
+      continue;
+    }
+    Running& running = *requests_.at(sequence.id);
+    std::move(output.traces[i].begin(), output.traces[i].end(), std::back_inserter(running.trace));
+    const bool samples = chunks[i].samples();
+    metrics_.prompt_tokens +=
+        static_cast<uint64_t>(std::clamp<int64_t>(sequence.num_prompt() - sequence.num_computed, 0, chunks[i].count));
+    scheduler_.advance(chunks[i]);
+    if (!samples) continue;
+    ++sampled;
+    accept(sequence, output.logits[i]);
+  }
+  metrics_.last_batch = static_cast<int64_t>(chunks.size());
+  count_step(output, seconds_since(start), sampled);
+}
+
+void LLMEngine::accept(Sequence& sequence, std::span<float> logits) {
+  Running& running = *requests_.at(sequence.id);
+  const SamplingParams& sampling = sequence.request.sampling;
+  if (!std::ranges::all_of(logits, [](float x) { return std::isfinite(x); })) {
+    return end(sequence.id, FinishReason::kError, Status(StatusCode::kInternal, "the model's logits are not finite"));
+  }
+  GenerationEvent event;
+  // Log probabilities are the model's own, before penalties and temperature.
+  std::vector<float> own;
+  if (sampling.logprobs >= 0) own.assign(logits.begin(), logits.end());
+  if (running.penalties.any()) {
+    apply_penalties(running.penalties, sequence.tokens, static_cast<size_t>(sequence.num_prompt()), logits);
+  }
+  event.token = running.sampler.sample(logits);
+  if (sampling.logprobs >= 0) {
+    event.logprob = TokenLogprob{event.token, log_probability(own, event.token)};
+    for (const auto& [token, logprob] : top_log_probabilities(own, sampling.logprobs)) {
+      event.top_logprobs.push_back({token, logprob});
+    }
+  }
+  sequence.tokens.push_back(event.token);
+  const bool at_eos = event.token == model_.special.eos && !sampling.ignore_eos;
+  event.text = running.text.push(event.token);
+  if (at_eos || running.text.stopped()) {
+    event.finish = FinishReason::kStop;
+  } else if (sequence.num_generated() >= sampling.max_tokens) {
+    event.finish = FinishReason::kLength;
+  }
+  if (event.finish != FinishReason::kNone) event.text += running.text.finish();
+
+  DurationHistogram& waited = sequence.num_generated() == 1 ? metrics_.time_to_first_token : metrics_.inter_token;
+  waited.record(seconds_since(sequence.num_generated() == 1 ? running.submitted : running.last_token));
+  running.last_token = Clock::now();
+  event.trace = std::move(running.trace);
+  running.trace.clear();
+  emit(running, std::move(event));
+}
+
+void LLMEngine::emit(Running& running, GenerationEvent event) {
+  Sequence& sequence = running.sequence;
+  event.prompt_tokens = sequence.num_prompt();
+  event.cached_tokens = sequence.num_cached;
+  event.completion_tokens = sequence.num_generated();
+  const FinishReason reason = event.finish;
+  if (running.on_event) running.on_event(event);
+  if (reason == FinishReason::kNone) return;
+  const bool failed = reason == FinishReason::kError, cancelled = reason == FinishReason::kCancelled;
+  ++(failed ? metrics_.failed : cancelled ? metrics_.cancelled : metrics_.finished);
+  metrics_.cached_prompt_tokens += static_cast<uint64_t>(sequence.num_cached);
+  metrics_.request.record(seconds_since(running.submitted));
+  const uint64_t id = sequence.id;
+  const std::unique_ptr<Sequence> removed = scheduler_.remove(id);  // `sequence` and `running` end here
+  requests_.erase(id);
+}
+
+void LLMEngine::end(uint64_t id, FinishReason reason, const Status& error) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return;
+  GenerationEvent event;
+  event.finish = reason;
+  event.error = error;
+  event.text = found->second->text.finish();
+  emit(*found->second, std::move(event));
+}
+
+void LLMEngine::count_step(const StepOutput& output, double seconds, int64_t sampled) {
+  ++metrics_.steps;
+  metrics_.step_seconds += seconds;
+  metrics_.stall_seconds += output.stall_seconds;
+  metrics_.generated_tokens += static_cast<uint64_t>(sampled);
+  recent_.emplace_back(Clock::now(), sampled);
+  while (seconds_since(recent_.front().first) > kRateWindowSeconds) recent_.pop_front();
+}
+
+EngineMetrics LLMEngine::metrics() const {
+  EngineMetrics out = metrics_;
+  out.running = scheduler_.num_running();
+  out.waiting = scheduler_.num_waiting();
+  out.preemptions = static_cast<uint64_t>(scheduler_.num_preemptions());
+  out.kv_blocks_total = blocks_.num_blocks();
+  out.kv_blocks_used = blocks_.num_blocks() - blocks_.num_free();
+  int64_t tokens = 0;
+  for (const auto& [when, count] : recent_) {
+    if (seconds_since(when) <= kRateWindowSeconds) tokens += count;
+  }
+  out.tokens_per_second = static_cast<double>(tokens) / kRateWindowSeconds;
+  return out;
+}
+
+EngineThread::EngineThread(std::unique_ptr<LLMEngine> engine)
+    : engine_(std::move(engine)), info_(engine_->info()), metrics_(engine_->metrics()), thread_([this] { run(); }) {}
+
+EngineThread::~EngineThread() {
+  {
+    const std::lock_guard lock(mutex_);
+    draining_ = stopping_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+Result<uint64_t> EngineThread::submit(GenerationRequest request, OnEvent on_event) {
+  ENGRAM_RETURN_IF_ERROR(engine_->check(request));
+  uint64_t id = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (draining_) return Status(StatusCode::kUnavailable, "the server is shutting down");
+    const int64_t waiting = metrics_.waiting + static_cast<int64_t>(submitted_.size());
+    if (waiting >= engine_->options().max_waiting) {
+      return Status(StatusCode::kResourceExhausted, fmt::format("{} requests are waiting already; try later", waiting));
+    }
+    id = next_id_++;
+    submitted_.push_back({id, std::move(request), std::move(on_event)});
+  }
+  wake_.notify_one();
+  return id;
+}
+
+void EngineThread::cancel(uint64_t id) {
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled_.push_back(id);
+  }
+  wake_.notify_one();
+}
+
+void EngineThread::drain() {
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  idle_.wait(lock, [this] { return submitted_.empty() && !busy_; });
+}
+
+EngineMetrics EngineThread::metrics() const {
+  EngineMetrics out;
+  {
+    const std::lock_guard lock(mutex_);
+    out = metrics_;
+    out.waiting += static_cast<int64_t>(submitted_.size());
+    if (!busy_) out.tokens_per_second = 0;
+  }
+  out.stores = engine_->store_stats();
+  return out;
+}
+
+void EngineThread::run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [this] { return stopping_ || !submitted_.empty() || !cancelled_.empty() || engine_->has_work(); });
+    std::vector<Submitted> submitted = std::exchange(submitted_, {});
+    std::vector<uint64_t> cancelled = std::exchange(cancelled_, {});
+    const bool stopping = stopping_;
+    busy_ = true;
+    lock.unlock();
+    for (Submitted& s : submitted) engine_->add(s.id, std::move(s.request), std::move(s.on_event));
+    for (uint64_t id : cancelled) engine_->cancel(id);
+    if (stopping) engine_->cancel_all();
+    if (engine_->has_work()) engine_->step();
+    const EngineMetrics metrics = engine_->metrics();
+    const bool busy = engine_->has_work();
+    lock.lock();
+    metrics_ = metrics;
+    busy_ = busy;
+    if (!busy && submitted_.empty()) idle_.notify_all();
+    if (stopping && !busy && submitted_.empty()) return;
+  }
+}
+
+}  // namespace engram

@@ -1,0 +1,114 @@
+#include "engram/serve/model_runner.h"
+
+#include <algorithm>
+
+namespace engram {
+namespace {
+
+PagedStep make_step(std::span<const ScheduledChunk> chunks, int64_t block_size) {
+  std::vector<StepSequence> sequences;
+  for (const ScheduledChunk& chunk : chunks) {
+    const Sequence& s = *chunk.sequence;
+    sequences.push_back({s.num_computed, chunk.count, s.block_table, s.request.memory_off});
+  }
+  return PagedStep(std::move(sequences), block_size);
+}
+
+StepTokens step_tokens(const ScheduledChunk& chunk) {
+  const Sequence& s = *chunk.sequence;
+  const std::span<const int32_t> all = s.tokens;
+  const auto done = static_cast<size_t>(s.num_computed);
+  return {all.first(done), all.subspan(done, static_cast<size_t>(chunk.count)), s.request.memory_off};
+}
+
+torch::Tensor token_tensor(std::span<const ScheduledChunk> chunks, int64_t num_tokens, torch::Device device) {
+  torch::Tensor tokens = torch::empty({num_tokens}, torch::kLong);
+  int64_t* to = tokens.mutable_data_ptr<int64_t>();
+  for (const ScheduledChunk& chunk : chunks) {
+    const StepTokens part = step_tokens(chunk);
+    to = std::copy(part.tokens.begin(), part.tokens.end(), to);
+  }
+  return tokens.to(device);
+}
+
+}  // namespace
+
+ModelRunner::ModelRunner(const LoadedModel& model, const ServedTables& tables, int64_t num_blocks, int64_t block_size,
+                         bool overlap_reads)
+    : model_(model),
+      tables_(tables),
+      cache_(model.config, num_blocks, block_size, model.model->parameters().front().device()),
+      overlap_reads_(overlap_reads) {}
+
+StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks) {
+  const c10::InferenceMode inference;
+  std::vector<StepTokens> tokens;
+  for (const ScheduledChunk& chunk : chunks) tokens.push_back(step_tokens(chunk));
+  StepMemory memory = tables_.begin(std::move(tokens), overlap_reads_);  // rows are on their way from here
+
+  const PagedStep step = make_step(chunks, cache_.block_size());
+  const torch::Device device = model_.model->parameters().front().device();
+  Transformer transformer = model_.model;
+  std::vector<torch::Tensor> gates;
+  const bool traced =
+      std::any_of(chunks.begin(), chunks.end(), [](const auto& c) { return c.sequence->request.trace; });
+  StepInput input;
+  input.tokens = token_tensor(chunks, step.num_tokens(), device);
+  input.step = &step;
+  input.cache = &cache_;
+  input.memory = [&](int layer) { return memory.rows(layer).to(device, /*non_blocking=*/true); };
+  input.gates = traced ? &gates : nullptr;
+  const torch::Tensor hidden = transformer->step(input);
+
+  std::vector<int64_t> last;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if (chunks[i].samples()) last.push_back(step.first_token(i) + chunks[i].count - 1);
+  }
+  StepOutput out;
+  out.failures = memory.failures();
+  out.stall_seconds = memory.stall_seconds();
+  out.row_bytes = memory.bytes();
+  out.logits.resize(chunks.size());
+  out.traces.resize(chunks.size());
+  if (!last.empty()) {
+    const torch::Tensor rows = hidden.index_select(0, torch::tensor(last, torch::kLong).to(device));
+    logits_ = transformer->logits(rows).to(torch::kCPU, torch::kFloat).contiguous();
+  }
+  int64_t row = 0;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if (chunks[i].samples()) {
+      const int64_t width = logits_.size(1);
+      out.logits[i] = {logits_.mutable_data_ptr<float>() + row++ * width, static_cast<size_t>(width)};
+    }
+    if (chunks[i].sequence->request.trace) out.traces[i] = trace(chunks[i], step.first_token(i), gates);
+  }
+  return out;
+}
+
+std::vector<TokenTrace> ModelRunner::trace(const ScheduledChunk& chunk, int64_t first_token,
+                                           const std::vector<torch::Tensor>& gates) const {
+  const StepTokens part = step_tokens(chunk);
+  std::vector<TokenTrace> out;
+  for (int32_t token : part.tokens) out.push_back({token, {}});
+  for (size_t layer = 0; layer < gates.size() && !part.memory_off; ++layer) {
+    const int at = static_cast<int>(layer);
+    const std::vector<int64_t> row_ids = tables_.row_ids(at, part);
+    const std::vector<std::string> tiers = tables_.tiers(at, row_ids);
+    const torch::Tensor gate = gates[layer].to(torch::kCPU, torch::kFloat).contiguous();
+    const int64_t streams = gate.size(1);
+    const size_t rows = row_ids.size() / out.size();
+    for (size_t t = 0; t < out.size(); ++t) {
+      LayerTrace trace;
+      trace.layer_id = model_.config.engram.layer_ids[layer];
+      const float* g = gate.const_data_ptr<float>() + (first_token + static_cast<int64_t>(t)) * streams;
+      trace.gates.assign(g, g + streams);
+      const auto begin = static_cast<std::ptrdiff_t>(t * rows), end = static_cast<std::ptrdiff_t>((t + 1) * rows);
+      trace.row_ids.assign(row_ids.begin() + begin, row_ids.begin() + end);
+      trace.tiers.assign(tiers.begin() + begin, tiers.begin() + end);
+      out[t].layers.push_back(std::move(trace));
+    }
+  }
+  return out;
+}
+
+}  // namespace engram

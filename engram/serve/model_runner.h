@@ -1,0 +1,41 @@
+// ModelRunner: runs the scheduled tokens of a step through the model, over its pages and its tables.
+#pragma once
+#include <torch/torch.h>
+
+#include <memory>
+#include <vector>
+
+#include "engram/model/step_memory.h"
+#include "engram/serve/scheduler.h"
+
+namespace engram {
+
+struct StepOutput {
+  // For each chunk, in order: logits [V] of its last token when it samples, else empty. Valid until the next run().
+  std::vector<std::span<float>> logits;
+  std::vector<Status> failures;                 // for each chunk: its rows could not be read
+  std::vector<std::vector<TokenTrace>> traces;  // for each chunk whose request wants one: its tokens
+  double stall_seconds = 0;                     // waiting for rows
+  int64_t row_bytes = 0;                        // of rows read
+};
+
+// One thread. `model` and `tables` outlive it.
+class ModelRunner {
+ public:
+  ModelRunner(const LoadedModel& model, const ServedTables& tables, int64_t num_blocks, int64_t block_size,
+              bool overlap_reads);
+  // Throws c10::Error where the model fails.
+  StepOutput run(std::span<const ScheduledChunk> chunks);
+
+ private:
+  std::vector<TokenTrace> trace(const ScheduledChunk& chunk, int64_t first_token,
+                                const std::vector<torch::Tensor>& gates) const;
+
+  const LoadedModel& model_;
+  const ServedTables& tables_;
+  PagedCache cache_;
+  bool overlap_reads_;
+  torch::Tensor logits_;
+};
+
+}  // namespace engram

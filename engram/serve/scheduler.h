@@ -1,0 +1,62 @@
+// Scheduler: which tokens of which sequences run in the next step.
+//
+// Continuous batching: a step holds one token of every sequence that decodes and, up to a budget of tokens, chunks of
+// prompts. Sequences are admitted in the order of their coming. When pages run out, the sequence admitted last is
+// preempted: it gives its pages back, waits at the head of the queue and runs again from its tokens.
+// One thread.
+#pragma once
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "engram/serve/block_manager.h"
+#include "engram/serve/sequence.h"
+
+namespace engram {
+
+struct SchedulerOptions {
+  int64_t max_sequences = 64;        // that run at the same time
+  int64_t max_batched_tokens = 512;  // of one step; at least max_sequences
+};
+
+// The tokens [sequence->num_computed, sequence->num_computed + count) of one sequence.
+struct ScheduledChunk {
+  Sequence* sequence = nullptr;
+  int64_t count = 0;
+  bool samples() const { return count == sequence->num_left(); }  // its last token's logits give the next one
+};
+
+class Scheduler {
+ public:
+  Scheduler(const SchedulerOptions& options, BlockManager& blocks);
+
+  // REQUIRES: all its tokens fit into the pages when it is alone.
+  void add(std::unique_ptr<Sequence> sequence);
+  // Empty when nothing waits or runs. The chunks' pages are reserved.
+  std::vector<ScheduledChunk> schedule();
+  // A chunk has run: its tokens are computed.
+  void advance(const ScheduledChunk& chunk);
+  // Takes a sequence out, running or waiting; its pages are free again. Null: unknown.
+  std::unique_ptr<Sequence> remove(uint64_t id);
+
+  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
+  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t num_preemptions() const { return num_preemptions_; }
+  // All of them, running ones first.
+  std::vector<Sequence*> sequences() const;
+
+ private:
+  // Reserves pages for a running sequence's chunk, preempting those admitted after it. False: it was preempted itself.
+  bool make_room(Sequence& sequence, int64_t tokens);
+  void preempt_last();
+  void admit(std::vector<ScheduledChunk>& chunks, int64_t& budget);
+
+  SchedulerOptions options_;
+  BlockManager& blocks_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // in the order of their admission
+  int64_t num_preemptions_ = 0;
+};
+
+}  // namespace engram

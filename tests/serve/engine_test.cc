@@ -1,0 +1,483 @@
+// The engine against generate()'s full recomputation: the same tokens for any batch, chunking, preemption and tier.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <fstream>
+#include <future>
+#include <map>
+
+#include "engram/model/generate.h"
+#include "engram/serve/llm_engine.h"
+#include "engram/store/table_tools.h"
+#include "tests/model/tiny_checkpoint.h"
+
+namespace engram {
+namespace {
+
+constexpr int kContext = 96;
+
+struct Outcome {
+  std::vector<int32_t> tokens;
+  std::string text;
+  FinishReason finish = FinishReason::kNone;
+  Status error;
+  std::vector<TokenTrace> trace;
+  std::vector<GenerationEvent> events;
+};
+
+class ServeEngine : public ::testing::Test {
+ protected:
+  ServeEngine() {
+    const Tokenizer tokenizer = tiny_tokenizer();
+    ModelConfig config = tiny_config(tokenizer);
+    config.max_position_embeddings = kContext;
+    make("step", config);
+  }
+
+  void make(const std::string& name, const ModelConfig& config) {
+    save_tiny(tiny_model(config), tiny_tokenizer(), folder_ / name);
+    model_ = value_or_throw(load_model(Env::posix(), folder_ / name));
+  }
+
+  // The model's tables as a row file.
+  std::string row_file(RowType type = RowType::kFP32) {
+    const std::string path = folder_ / fmt::format("{}.rows", row_type_name(type));
+    const auto source = value_or_throw(open_table_source(Env::posix(), model_.directory));
+    const RowFileInfo info = value_or_throw(plan_convert(*source, type));
+    throw_if_error(convert_table(Env::posix(), *source, path, info, /*resume=*/false, nullptr));
+    return path;
+  }
+
+  std::unique_ptr<LLMEngine> engine(EngineOptions options = {}) {
+    return value_or_throw(LLMEngine::create(Env::posix(), model_, options));
+  }
+
+  GenerationRequest request(const std::string& prompt, int max_tokens) {
+    GenerationRequest out;
+    out.prompt = value_or_throw(model_.tokenizer->encode(prompt));
+    out.sampling.max_tokens = max_tokens;
+    out.sampling.temperature = 0;
+    return out;
+  }
+
+  void add(LLMEngine& engine, uint64_t id, GenerationRequest request) {
+    throw_if_error(engine.check(request));
+    engine.add(id, std::move(request), [this, id](const GenerationEvent& event) {
+      Outcome& out = outcomes_[id];
+      EXPECT_EQ(out.finish, FinishReason::kNone) << "an event behind the last one";
+      if (event.token >= 0) out.tokens.push_back(event.token);
+      out.text += event.text;
+      out.trace.insert(out.trace.end(), event.trace.begin(), event.trace.end());
+      out.finish = event.finish;
+      out.error = event.error;
+      out.events.push_back(event);
+    });
+  }
+
+  static void run(LLMEngine& engine) {
+    for (int steps = 0; engine.has_work(); ++steps) {
+      ASSERT_LT(steps, 20000);
+      engine.step();
+    }
+  }
+
+  std::vector<int32_t> reference(const std::string& prompt, int max_tokens, bool memory_off = false) {
+    GenerateOptions options;
+    options.max_tokens = max_tokens;
+    options.sampler.temperature = 0;
+    options.memory_off = memory_off;
+    return value_or_throw(generate(model_, prompt, options, [](std::string_view) { return true; }));
+  }
+
+  // Sixteen prompts of all lengths, some with a common beginning, some with the memory off.
+  void expect_reference(LLMEngine& engine) {
+    std::map<uint64_t, std::vector<int32_t>> wanted;
+    outcomes_.clear();
+    for (uint64_t id = 1; id <= 16; ++id) {
+      std::string prompt = id % 3 == 0 ? "The same long beginning of several prompts. " : "";
+      for (uint64_t i = 0; i < 1 + id * 5 % 37; ++i) prompt += static_cast<char>('a' + (id * 7 + i * i) % 26);
+      const int count = 3 + static_cast<int>(id * 11 % 14);
+      const bool memory_off = id % 5 == 0;
+      GenerationRequest r = request(prompt, count);
+      r.memory_off = memory_off;
+      wanted[id] = reference(prompt, count, memory_off);
+      add(engine, id, std::move(r));
+      if (id % 4 == 0) engine.step();  // others come while some run
+    }
+    run(engine);
+    for (const auto& [id, tokens] : wanted) {
+      EXPECT_EQ(outcomes_[id].tokens, tokens) << "request " << id;
+      EXPECT_TRUE(outcomes_[id].error.ok()) << outcomes_[id].error.message();
+    }
+    EXPECT_EQ(engine.metrics().kv_blocks_used, 0);
+    EXPECT_EQ(engine.metrics().running + engine.metrics().waiting, 0);
+  }
+
+  static int64_t block_bytes(const ModelConfig& config, int64_t block_size) {
+    return PagedCache::bytes_per_token(config) * block_size;
+  }
+
+  TemporaryFolder folder_;
+  LoadedModel model_;
+  std::map<uint64_t, Outcome> outcomes_;
+};
+
+TEST_F(ServeEngine, EqualsGenerateInOneBigBatch) { expect_reference(*engine()); }
+
+TEST_F(ServeEngine, EqualsGenerateOneByOne) {
+  EngineOptions options;
+  options.scheduler = {.max_sequences = 1, .max_batched_tokens = 1};
+  expect_reference(*engine(options));
+}
+
+TEST_F(ServeEngine, EqualsGenerateInChunksOfAnySize) {
+  for (int64_t budget : {3, 7, 20}) {
+    EngineOptions options;
+    options.scheduler = {.max_sequences = 3, .max_batched_tokens = budget};
+    options.block_size = 5;
+    expect_reference(*engine(options));
+  }
+}
+
+TEST_F(ServeEngine, EqualsGenerateUnderPreemption) {
+  for (bool prefix_cache : {true, false}) {
+    EngineOptions options;
+    options.block_size = 4;
+    options.kv_cache_bytes = block_bytes(model_.config, 4) * (kContext / 4 + 3);
+    options.prefix_cache = prefix_cache;
+    auto small = engine(options);
+    expect_reference(*small);
+    EXPECT_GT(small->metrics().preemptions, 0u);
+  }
+}
+
+TEST_F(ServeEngine, EqualsGenerateWithACachedPrefix) {
+  EngineOptions options;
+  options.block_size = 4;
+  options.scheduler = {.max_sequences = 2, .max_batched_tokens = 16};
+  auto caching = engine(options);
+  expect_reference(*caching);
+  EXPECT_GT(caching->metrics().cached_prompt_tokens, 0u);
+  expect_reference(*caching);  // all prompts are known now
+}
+
+TEST_F(ServeEngine, EqualsGenerateWithTablesInAnyTier) {
+  const std::string file = row_file();
+  for (const std::string& uri :
+       {"dram:" + file, "nvme:" + file, "pagecache:" + file + "?cache=16KiB", "mapped:" + file}) {
+    for (bool overlap : {true, false}) {
+      EngineOptions options;
+      options.tables = {uri};
+      options.overlap_reads = overlap;
+      auto served = engine(options);
+      expect_reference(*served);
+      ASSERT_EQ(served->store_stats().size(), 2u);
+      EXPECT_GT(served->store_stats()[0].second.rows, 0u) << uri;
+    }
+  }
+}
+
+TEST_F(ServeEngine, PlacesLayersOneByOne) {
+  EngineOptions options;
+  options.tables = {"dram:" + row_file(), "2=resident"};
+  auto served = engine(options);
+  expect_reference(*served);
+  ASSERT_EQ(served->store_stats().size(), 1u);
+  EXPECT_EQ(served->store_stats()[0].first, 1);
+}
+
+TEST_F(ServeEngine, EqualsGenerateForOtherModels) {
+  ModelConfig c = model_.config;
+  c.attention = AttentionKind::kGqa;
+  c.num_attention_heads = 4;
+  c.num_key_value_heads = 2;
+  c.head_dim = 8;
+  c.ffn = FfnKind::kDense;
+  c.residual = ResidualKind::kPlain;
+  c.hc_mult = 1;
+  make("gqa", c);
+  expect_reference(*engine());
+  ModelConfig none = tiny_config(tiny_tokenizer(), MemoryKind::kNone);
+  none.max_position_embeddings = kContext;
+  make("none", none);
+  expect_reference(*engine());
+  ModelConfig over = tiny_config(tiny_tokenizer(), MemoryKind::kOverEncoding);
+  over.max_position_embeddings = kContext;
+  make("over", over);
+  expect_reference(*engine());
+}
+
+TEST_F(ServeEngine, RefusesTablesThatAreNotTheModels) {
+  const std::string file = row_file();
+  ModelConfig c = model_.config;
+  c.engram.vocab_size = {70, 80};
+  make("other", c);
+  EngineOptions options;
+  options.tables = {"dram:" + file};
+  const auto refused = LLMEngine::create(Env::posix(), model_, options);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find("hashes tokens to other rows"), std::string::npos)
+      << refused.status().message();
+  options.tables = {"7=resident"};
+  EXPECT_FALSE(LLMEngine::create(Env::posix(), model_, options).ok());
+  options.tables = {"nowhere:" + file};
+  EXPECT_FALSE(LLMEngine::create(Env::posix(), model_, options).ok());
+}
+
+TEST_F(ServeEngine, SamplesAsGenerateDoes) {
+  GenerateOptions options;
+  options.max_tokens = 20;
+  options.sampler = {.temperature = 0.9, .top_k = 40, .top_p = 0.95, .seed = 17};
+  const auto wanted = value_or_throw(generate(model_, "sampled", options, [](std::string_view) { return true; }));
+  GenerationRequest r = request("sampled", 20);
+  r.sampling.temperature = 0.9;
+  r.sampling.top_k = 40;
+  r.sampling.top_p = 0.95;
+  r.sampling.seed = 17;
+  auto e = engine();
+  add(*e, 1, r);
+  add(*e, 2, r);
+  run(*e);
+  EXPECT_EQ(outcomes_[1].tokens, wanted);
+  EXPECT_EQ(outcomes_[2].tokens, wanted) << "a seed belongs to a request";
+}
+
+TEST_F(ServeEngine, StopsAtStringsAndLengths) {
+  auto e = engine();
+  add(*e, 1, request("stop here", 12));
+  run(*e);
+  const Outcome whole = outcomes_[1];
+  EXPECT_EQ(whole.finish, FinishReason::kLength);
+  ASSERT_EQ(whole.tokens.size(), 12u);
+  ASSERT_GE(whole.text.size(), 3u);
+  GenerationRequest r = request("stop here", 12);
+  const std::string stop = whole.text.substr(whole.text.size() / 2, 1);
+  r.sampling.stop = {stop};
+  add(*e, 2, r);
+  run(*e);
+  EXPECT_EQ(outcomes_[2].finish, FinishReason::kStop);
+  EXPECT_EQ(outcomes_[2].text, whole.text.substr(0, whole.text.find(stop)));
+}
+
+TEST_F(ServeEngine, LogProbabilitiesAreTheModels) {
+  auto e = engine();
+  GenerationRequest r = request("how likely", 4);
+  r.sampling.logprobs = model_.config.vocab_size > 100 ? 100 : 5;
+  add(*e, 1, r);
+  run(*e);
+  for (const GenerationEvent& event : outcomes_[1].events) {
+    ASSERT_TRUE(event.logprob.has_value());
+    EXPECT_EQ(event.top_logprobs[0].token, event.token) << "greedy takes the likeliest";
+    EXPECT_FLOAT_EQ(event.top_logprobs[0].logprob, event.logprob->logprob);
+    double total = 0;
+    for (const TokenLogprob& top : event.top_logprobs) total += std::exp(top.logprob);
+    EXPECT_LE(total, 1.0001);
+    EXPECT_GT(total, 0.5);
+  }
+  // The first one against the model's own forward pass.
+  const torch::InferenceMode inference;
+  Transformer model = model_.model;
+  const auto input = model_.prepare_input(r.prompt, 1, static_cast<int64_t>(r.prompt.size()));
+  const torch::Tensor logits = model->logits(model->forward(input))[0][-1].log_softmax(-1);
+  EXPECT_NEAR(outcomes_[1].events[0].logprob->logprob, logits[outcomes_[1].tokens[0]].item<float>(), 1e-4);
+}
+
+TEST_F(ServeEngine, PenaltiesKeepTokensFromComingBack) {
+  auto e = engine();
+  GenerationRequest r = request("again and again", 30);
+  r.sampling.frequency_penalty = 2;
+  r.sampling.presence_penalty = 2;
+  r.sampling.repetition_penalty = 5;
+  add(*e, 1, r);
+  add(*e, 2, request("again and again", 30));
+  run(*e);
+  const auto distinct = [](const std::vector<int32_t>& t) { return std::set<int32_t>(t.begin(), t.end()).size(); };
+  EXPECT_GT(distinct(outcomes_[1].tokens), distinct(outcomes_[2].tokens));
+}
+
+TEST_F(ServeEngine, CancelFreesThePages) {
+  auto e = engine();
+  add(*e, 1, request("one that is cancelled", 60));
+  add(*e, 2, request("one that goes on", 5));
+  for (int i = 0; i < 3; ++i) e->step();
+  e->cancel(1);
+  e->cancel(99);
+  EXPECT_EQ(outcomes_[1].finish, FinishReason::kCancelled);
+  run(*e);
+  EXPECT_EQ(outcomes_[2].tokens, reference("one that goes on", 5));
+  EXPECT_EQ(e->metrics().kv_blocks_used, 0);
+  EXPECT_EQ(e->metrics().cancelled, 1u);
+}
+
+TEST_F(ServeEngine, RefusesWhatCannotBeServed) {
+  auto e = engine();
+  const auto refused = [&](GenerationRequest r) { return e->check(r).code() == StatusCode::kInvalidArgument; };
+  EXPECT_TRUE(e->check(request("fine", kContext - 4)).ok());
+  EXPECT_TRUE(refused(request("fine", kContext - 3)));
+  GenerationRequest r = request("x", 1);
+  r.prompt.clear();
+  EXPECT_TRUE(refused(r));
+  r.prompt = {model_.config.vocab_size};
+  EXPECT_TRUE(refused(r));
+  r.prompt = {-1};
+  EXPECT_TRUE(refused(r));
+  r = request("x", 1);
+  r.sampling.top_p = 0;
+  EXPECT_TRUE(refused(r));
+  r = request("x", 0);
+  EXPECT_TRUE(refused(r));
+}
+
+// Damage in the middle of decoding: requests that need the page fail, with its name, the others go on.
+TEST_F(ServeEngine, ADamagedPageFailsOnlyThoseWhoNeedIt) {
+  // One row a page, so that a page is a row that some texts have and others do not.
+  ModelConfig c = model_.config;
+  c.engram.head_dim = 1022;  // 4088 bytes in fp32
+  make("wide", c);
+  const std::string file = row_file();
+  EngineOptions options;
+  options.tables = {"nvme:" + file};
+  auto whole = engine(options);
+  std::vector<std::vector<int32_t>> wanted;
+  for (uint64_t id = 0; id < 6; ++id) add(*whole, id, request(std::string(1, static_cast<char>('a' + id * 3)), 3));
+  run(*whole);
+  for (uint64_t id = 0; id < 6; ++id) wanted.push_back(outcomes_[id].tokens);
+
+  // Damage the page of the last row id that request 0 needs in layer 1.
+  const auto tables = value_or_throw(ServedTables::open(Env::posix(), model_, options.tables));
+  const std::vector<int32_t> prompt = request("a", 1).prompt;
+  const int64_t row = tables->row_ids(0, {{}, prompt, false}).back();
+  const RowFileInfo info = value_or_throw(RowFileReader::open(Env::posix(), file)).info();
+  const int64_t page = info.tables[0].page_of(row);
+  std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
+  bytes.seekp(page * kRowPageBytes + 100);
+  bytes.put('\x5A').put('\x5A').put('\x5A');
+  bytes.close();
+
+  outcomes_.clear();
+  auto damaged = engine(options);
+  for (uint64_t id = 0; id < 6; ++id) add(*damaged, id, request(std::string(1, static_cast<char>('a' + id * 3)), 3));
+  run(*damaged);
+  EXPECT_EQ(outcomes_[0].finish, FinishReason::kError);
+  EXPECT_EQ(outcomes_[0].error.code(), StatusCode::kDataLoss);
+  EXPECT_NE(outcomes_[0].error.message().find(fmt::format("page {}", page)), std::string::npos)
+      << outcomes_[0].error.message();
+  int survivors = 0;
+  for (uint64_t id = 1; id < 6; ++id) {
+    if (outcomes_[id].finish == FinishReason::kError) continue;  // hashed to the same row
+    ++survivors;
+    EXPECT_EQ(outcomes_[id].tokens, wanted[id]) << "request " << id;
+  }
+  EXPECT_GT(survivors, 2);
+  EXPECT_EQ(damaged->metrics().kv_blocks_used, 0);
+}
+
+TEST_F(ServeEngine, TracesGatesAndRows) {
+  const std::string file = row_file();
+  EngineOptions options;
+  options.tables = {"dram:" + file};
+  options.scheduler = {.max_sequences = 2, .max_batched_tokens = 4};
+  auto e = engine(options);
+  GenerationRequest r = request("what did the memory do", 4);
+  r.trace = true;
+  add(*e, 1, r);
+  add(*e, 2, request("beside it", 9));
+  run(*e);
+  const std::vector<TokenTrace>& trace = outcomes_[1].trace;
+  std::vector<int32_t> tokens = r.prompt;
+  tokens.insert(tokens.end(), outcomes_[1].tokens.begin(), outcomes_[1].tokens.end() - 1);
+  ASSERT_EQ(trace.size(), tokens.size()) << "every token that ran, in order";
+
+  const torch::InferenceMode inference;
+  Transformer model = model_.model;
+  ForwardTrace whole;
+  model->forward(model_.prepare_input(tokens, 1, static_cast<int64_t>(tokens.size())), &whole);
+  for (size_t t = 0; t < trace.size(); ++t) {
+    EXPECT_EQ(trace[t].token, tokens[t]);
+    ASSERT_EQ(trace[t].layers.size(), 2u);
+    for (size_t layer = 0; layer < 2; ++layer) {
+      const LayerTrace& got = trace[t].layers[layer];
+      EXPECT_EQ(got.layer_id, model_.config.engram.layer_ids[layer]);
+      ASSERT_EQ(got.gates.size(), 2u);
+      ASSERT_EQ(got.row_ids.size(), 4u);
+      EXPECT_EQ(got.tiers, std::vector<std::string>(4, "dram"));
+      for (size_t m = 0; m < 2; ++m) {
+        const float wanted = whole.gates[layer][0][static_cast<int64_t>(t)][static_cast<int64_t>(m)].item<float>();
+        EXPECT_NEAR(got.gates[m], wanted, 1e-4) << "token " << t << ", layer " << layer << ", stream " << m;
+      }
+    }
+  }
+}
+
+TEST_F(ServeEngine, LossyRowsStillServe) {
+  for (RowType type : {RowType::kBF16, RowType::kFP8, RowType::kInt8, RowType::kInt4}) {
+    EngineOptions options;
+    options.tables = {"dram:" + row_file(type)};
+    auto e = engine(options);
+    outcomes_.clear();
+    add(*e, 1, request("rounded rows", 5));
+    run(*e);
+    EXPECT_EQ(outcomes_[1].tokens.size(), 5u) << row_type_name(type);
+  }
+}
+
+TEST_F(ServeEngine, TooSmallACacheIsRefused) {
+  EngineOptions options;
+  options.kv_cache_bytes = block_bytes(model_.config, 16) * 3;
+  const auto refused = LLMEngine::create(Env::posix(), model_, options);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().code(), StatusCode::kResourceExhausted);
+}
+
+// ---- the engine's thread ----
+
+TEST_F(ServeEngine, ThreadServesManyClients) {
+  const std::vector<int32_t> wanted = reference("many clients", 8);
+  EngineThread thread(engine());
+  std::vector<std::thread> clients;
+  std::atomic<int> right{0};
+  for (int client = 0; client < 6; ++client) {
+    clients.emplace_back([&] {
+      for (int i = 0; i < 5; ++i) {
+        std::promise<std::vector<int32_t>> done;
+        std::vector<int32_t> tokens;
+        const auto id = thread.submit(request("many clients", 8), [&](const GenerationEvent& event) {
+          if (event.token >= 0) tokens.push_back(event.token);
+          if (event.finish != FinishReason::kNone) done.set_value(tokens);
+        });
+        ASSERT_TRUE(id.ok());
+        right += done.get_future().get() == wanted;
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(right, 30);
+  thread.drain();
+  EXPECT_EQ(thread.metrics().finished, 30u);
+  EXPECT_EQ(thread.submit(request("x", 1), {}).status().code(), StatusCode::kUnavailable);
+}
+
+TEST_F(ServeEngine, ThreadCancelsAndBoundsItsQueue) {
+  EngineOptions options;
+  options.max_waiting = 2;
+  options.scheduler = {.max_sequences = 1, .max_batched_tokens = 1};
+  EngineThread thread(engine(options));
+  std::promise<FinishReason> ended;
+  const auto first = thread.submit(request("a", kContext - 1), [&](const GenerationEvent& event) {
+    if (event.finish != FinishReason::kNone) ended.set_value(event.finish);
+  });
+  ASSERT_TRUE(first.ok());
+  int refused = 0;
+  for (int i = 0; i < 8; ++i) {
+    refused += thread.submit(request("b", kContext - 1), {}).status().code() == StatusCode::kResourceExhausted;
+  }
+  EXPECT_GE(refused, 5);
+  thread.cancel(*first);
+  const FinishReason reason = ended.get_future().get();
+  EXPECT_TRUE(reason == FinishReason::kCancelled || reason == FinishReason::kLength);
+  EXPECT_FALSE(thread.submit(request("b", kContext), {}).ok());
+}  // the destructor cancels what is left
+
+}  // namespace
+}  // namespace engram

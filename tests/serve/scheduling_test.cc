@@ -1,0 +1,215 @@
+// BlockManager and Scheduler: pages are counted exactly, prefixes are shared exactly, nobody starves.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <numeric>
+#include <random>
+#include <set>
+
+#include "engram/serve/scheduler.h"
+
+namespace engram {
+namespace {
+
+std::vector<int32_t> tokens_from(int32_t first, int64_t count) {
+  std::vector<int32_t> out(static_cast<size_t>(count));
+  std::iota(out.begin(), out.end(), first);
+  return out;
+}
+
+std::unique_ptr<Sequence> make_sequence(uint64_t id, std::vector<int32_t> prompt, bool memory_off = false) {
+  GenerationRequest request;
+  request.prompt = std::move(prompt);
+  request.memory_off = memory_off;
+  return std::make_unique<Sequence>(id, std::move(request));
+}
+
+// Runs a sequence's tokens so far, as the engine would.
+void compute(BlockManager& blocks, Sequence& s) {
+  blocks.take_prefix(s);
+  ASSERT_TRUE(blocks.reserve(s, s.num_tokens()));
+  s.num_computed = s.num_tokens();
+  blocks.publish(s);
+}
+
+TEST(BlockManager, ReservesAndReleases) {
+  BlockManager blocks(4, 8);
+  auto s = make_sequence(1, tokens_from(0, 20));
+  blocks.take_prefix(*s);
+  EXPECT_TRUE(blocks.reserve(*s, 17));
+  EXPECT_EQ(s->block_table.size(), 3u);
+  EXPECT_EQ(blocks.num_free(), 1);
+  EXPECT_TRUE(blocks.reserve(*s, 24));  // no more are needed
+  EXPECT_FALSE(blocks.reserve(*s, 41));
+  EXPECT_EQ(s->block_table.size(), 3u);
+  blocks.release(*s);
+  EXPECT_EQ(blocks.num_free(), 4);
+}
+
+TEST(BlockManager, SharesAPrefixButNeverTheLastToken) {
+  BlockManager blocks(10, 4);
+  auto a = make_sequence(1, tokens_from(0, 12));
+  compute(blocks, *a);
+  auto same = make_sequence(2, tokens_from(0, 12));
+  blocks.take_prefix(*same);
+  EXPECT_EQ(same->num_computed, 8) << "the last token's logits have to be computed";
+  EXPECT_EQ(same->block_table[0], a->block_table[0]);
+  auto longer = make_sequence(3, tokens_from(0, 13));
+  blocks.take_prefix(*longer);
+  EXPECT_EQ(longer->num_computed, 12);
+  std::vector<int32_t> other = tokens_from(0, 12);
+  other[5] = 99;
+  auto half = make_sequence(4, other);
+  blocks.take_prefix(*half);
+  EXPECT_EQ(half->num_computed, 4);
+  EXPECT_EQ(blocks.num_free(), 7);
+  for (Sequence* s : {a.get(), same.get(), longer.get(), half.get()}) blocks.release(*s);
+  EXPECT_EQ(blocks.num_free(), 10);
+}
+
+TEST(BlockManager, PrefixesDifferByMemory) {
+  BlockManager blocks(10, 4);
+  auto on = make_sequence(1, tokens_from(0, 9)), off = make_sequence(2, tokens_from(0, 9), /*memory_off=*/true);
+  compute(blocks, *on);
+  blocks.take_prefix(*off);
+  EXPECT_EQ(off->num_computed, 0) << "keys and values depend on whether the memory is on";
+}
+
+// The second block of two chains has the same tokens; what stands before it differs.
+TEST(BlockManager, ABlockIsKnownByWhatStandsBeforeIt) {
+  BlockManager blocks(10, 2);
+  auto a = make_sequence(1, {1, 2, 7, 8, 9}), b = make_sequence(2, {3, 4, 7, 8, 9});
+  compute(blocks, *a);
+  blocks.take_prefix(*b);
+  EXPECT_EQ(b->num_computed, 0);
+}
+
+TEST(BlockManager, KeepsContentUntilItIsNeeded) {
+  BlockManager blocks(4, 2);
+  auto a = make_sequence(1, {1, 2, 3, 4, 5});
+  compute(blocks, *a);
+  blocks.release(*a);
+  auto again = make_sequence(2, {1, 2, 3, 4, 6});
+  blocks.take_prefix(*again);
+  EXPECT_EQ(again->num_computed, 4);
+  blocks.release(*again);
+  auto other = make_sequence(3, tokens_from(100, 6));
+  compute(blocks, *other);  // takes three of four blocks: the first block of the chain is used last
+  auto third = make_sequence(4, {1, 2, 3, 4, 6});
+  blocks.release(*other);
+  blocks.take_prefix(*third);
+  EXPECT_EQ(third->num_computed, 2);
+}
+
+TEST(BlockManager, WithoutPrefixCacheNothingIsShared) {
+  BlockManager blocks(10, 4, /*prefix_cache=*/false);
+  auto a = make_sequence(1, tokens_from(0, 12)), b = make_sequence(2, tokens_from(0, 12));
+  compute(blocks, *a);
+  blocks.take_prefix(*b);
+  EXPECT_EQ(b->num_computed, 0);
+}
+
+TEST(Scheduler, MixesDecodingAndChunksWithinTheBudget) {
+  BlockManager blocks(100, 4);
+  Scheduler scheduler({.max_sequences = 4, .max_batched_tokens = 10}, blocks);
+  scheduler.add(make_sequence(1, tokens_from(0, 3)));
+  scheduler.add(make_sequence(2, tokens_from(50, 25)));
+  auto chunks = scheduler.schedule();
+  ASSERT_EQ(chunks.size(), 2u);
+  EXPECT_EQ(chunks[0].count, 3);
+  EXPECT_TRUE(chunks[0].samples());
+  EXPECT_EQ(chunks[1].count, 7);
+  EXPECT_FALSE(chunks[1].samples());
+  for (const auto& chunk : chunks) scheduler.advance(chunk);
+  chunks[0].sequence->tokens.push_back(5);
+  chunks = scheduler.schedule();
+  ASSERT_EQ(chunks.size(), 2u);
+  EXPECT_EQ(chunks[0].sequence->id, 1u);
+  EXPECT_EQ(chunks[0].count, 1);
+  EXPECT_EQ(chunks[1].count, 9);
+}
+
+// Random traffic: every sequence ends, in every step pages belong to one writer, the budget holds.
+TEST(Scheduler, EverySequenceEndsUnderPressure) {
+  for (unsigned seed = 1; seed <= 20; ++seed) {
+    std::mt19937 engine(seed);
+    const int64_t block_size = 1 + engine() % 5, longest = 40;
+    BlockManager blocks((longest + block_size - 1) / block_size + static_cast<int64_t>(engine() % 20), block_size,
+                        engine() % 2 == 0);
+    const SchedulerOptions options{.max_sequences = 1 + static_cast<int64_t>(engine() % 8), .max_batched_tokens = 12};
+    Scheduler scheduler(options, blocks);
+    std::map<uint64_t, int64_t> goal;
+    for (uint64_t id = 1; id <= 12; ++id) {
+      const int64_t prompt = 1 + engine() % 25;
+      goal[id] = prompt + 1 + engine() % 15;
+      scheduler.add(make_sequence(id, tokens_from(engine() % 2 == 0 ? 0 : static_cast<int32_t>(id * 100), prompt)));
+    }
+    int steps = 0;
+    while (!goal.empty()) {
+      ASSERT_LT(++steps, 3000) << "seed " << seed;
+      const auto chunks = scheduler.schedule();
+      ASSERT_FALSE(chunks.empty()) << "seed " << seed;
+      int64_t total = 0;
+      std::set<int64_t> written;
+      for (const auto& chunk : chunks) {
+        total += chunk.count;
+        const Sequence& s = *chunk.sequence;
+        for (int64_t t = s.num_computed; t < s.num_computed + chunk.count; ++t) {
+          const auto block = s.block_table.at(static_cast<size_t>(t / block_size));
+          ASSERT_TRUE(written.insert(block * block_size + t % block_size).second) << "a slot with two writers";
+        }
+      }
+      ASSERT_LE(total, options.max_batched_tokens);
+      ASSERT_LE(scheduler.num_running(), options.max_sequences);
+      for (const auto& chunk : chunks) {
+        const bool samples = chunk.samples();
+        scheduler.advance(chunk);
+        if (!samples) continue;
+        Sequence& s = *chunk.sequence;
+        s.tokens.push_back(static_cast<int32_t>(1000 + s.num_tokens()));
+        if (s.num_tokens() < goal[s.id]) continue;
+        goal.erase(s.id);
+        ASSERT_NE(scheduler.remove(s.id), nullptr);
+      }
+    }
+    EXPECT_EQ(blocks.num_free(), blocks.num_blocks()) << "seed " << seed;
+  }
+}
+
+TEST(Scheduler, PreemptsTheYoungestAndTakesItBackFirst) {
+  BlockManager blocks(4, 2, /*prefix_cache=*/false);
+  Scheduler scheduler({.max_sequences = 3, .max_batched_tokens = 8}, blocks);
+  scheduler.add(make_sequence(1, tokens_from(0, 4)));
+  scheduler.add(make_sequence(2, tokens_from(10, 4)));
+  auto chunks = scheduler.schedule();
+  ASSERT_EQ(chunks.size(), 2u);
+  for (const auto& chunk : chunks) {
+    scheduler.advance(chunk);
+    chunk.sequence->tokens.push_back(7);
+  }
+  chunks = scheduler.schedule();  // five tokens each need six blocks
+  ASSERT_EQ(chunks.size(), 1u);
+  EXPECT_EQ(chunks[0].sequence->id, 1u);
+  EXPECT_EQ(scheduler.num_preemptions(), 1);
+  EXPECT_EQ(scheduler.num_waiting(), 1);
+  ASSERT_NE(scheduler.remove(1), nullptr);
+  chunks = scheduler.schedule();
+  ASSERT_EQ(chunks.size(), 1u);
+  EXPECT_EQ(chunks[0].sequence->id, 2u);
+  EXPECT_EQ(chunks[0].count, 5) << "from its tokens, the generated one included";
+}
+
+TEST(Scheduler, RemovesWaitingSequencesToo) {
+  BlockManager blocks(10, 2);
+  Scheduler scheduler({.max_sequences = 1, .max_batched_tokens = 8}, blocks);
+  scheduler.add(make_sequence(1, tokens_from(0, 4)));
+  scheduler.add(make_sequence(2, tokens_from(0, 4)));
+  EXPECT_EQ(scheduler.schedule().size(), 1u);
+  EXPECT_EQ(scheduler.sequences().size(), 2u);
+  EXPECT_NE(scheduler.remove(2), nullptr);
+  EXPECT_EQ(scheduler.remove(2), nullptr);
+  EXPECT_EQ(scheduler.num_waiting(), 0);
+}
+
+}  // namespace
+}  // namespace engram
