@@ -74,6 +74,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   add_bench_store(*command, invocation);
 #ifdef ENGRAM_WITH_TORCH
   add_bench_ops(*command, invocation);
+  add_bench_serve(*command, invocation);
   add_bench_train(*command, invocation);
 #endif
 }

@@ -28,7 +28,7 @@ constexpr const char* kOwnKeys[] = {"model_type",   "architectures",     "torch_
 struct ConfigFile {
   ModelConfig config;
   SpecialTokens special;
-  std::string vocabulary_digest;
+  std::string vocabulary_digest, chat_template;
 };
 
 Result<int32_t> optional_token(const nlohmann::json& json, const char* key, const std::string& name, int vocab_size) {
@@ -44,6 +44,9 @@ Result<ConfigFile> read_config(Env& env, const std::string& directory) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string type, json_string(json, "model_type", path));
   if (type != "engram") return invalid_argument("{}: model_type: got {}, wanted \"engram\"", path, quote_text(type));
   ENGRAM_ASSIGN_OR_RETURN(out.vocabulary_digest, json_string(json, "vocabulary_digest", path));
+  if (json_find(json, "chat_template") != nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(out.chat_template, json_string(json, "chat_template", path));
+  }
   nlohmann::json model_keys = json;
   for (const char* key : kOwnKeys) model_keys.erase(key);
   ENGRAM_ASSIGN_OR_RETURN(out.config, ModelConfig::from_json(model_keys, path));
@@ -276,7 +279,7 @@ Result<std::string> resolve_checkpoint(Env& env, const std::string& path) {
                    kConfigFile, kConfigFile);
 }
 
-Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device) {
+Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device, bool with_tables) {
   LoadedModel out;
   ENGRAM_ASSIGN_OR_RETURN(out.directory, resolve_checkpoint(env, path));
   ENGRAM_ASSIGN_OR_RETURN(ConfigFile file, read_config(env, out.directory));
@@ -292,6 +295,7 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
   out.hashing = std::move(hashing).value();
   out.config = file.config;
   out.special = file.special;
+  out.chat_template = file.chat_template;
   out.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
 
   ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile model_file,
@@ -305,7 +309,7 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
   ENGRAM_RETURN_IF_ERROR(check_model_size(out.config, files));
   out.model = Transformer(out.config);
   ENGRAM_RETURN_IF_ERROR(load_weights(env, out.directory, *out.model));
-  for (int layer = 0; layer < out.config.num_memory_layers(); ++layer) {  // load_weights checked the tables
+  for (int layer = 0; with_tables && layer < out.config.num_memory_layers(); ++layer) {  // load_weights checked them
     out.tables.push_back(
         std::make_unique<ResidentTable>(read_tensor(memory_file->tensors().at(table_name(out.config, layer)))));
   }

@@ -37,6 +37,7 @@ struct LoadedModel {
   std::string directory;  // the step directory that was read
   ModelConfig config;
   SpecialTokens special;
+  std::string chat_template;   // config.json's, "" for none
   Transformer model{nullptr};  // in evaluation mode
   std::shared_ptr<const Tokenizer> tokenizer;
   MemoryHashing hashing;
@@ -50,7 +51,9 @@ struct LoadedModel {
 
 // path: a checkpoint directory, or a training OUTPUT (its `latest`). kNotFound, kDataLoss, kInvalidArgument.
 Result<std::string> resolve_checkpoint(Env& env, const std::string& path);
-Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device = torch::kCPU);
+// with_tables false: `tables` stays empty, for tables that are read from elsewhere (step_memory.h).
+Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device = torch::kCPU,
+                               bool with_tables = true);
 
 // dtype of the stored weights: fp32 for training checkpoints, bf16 for compact copies (routing biases stay fp32).
 // table_rows: one [num_rows, d_row] CPU tensor per memory layer. Creates the directory. kInvalidArgument: tables or

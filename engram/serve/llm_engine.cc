@@ -113,9 +113,12 @@ LLMEngine::~LLMEngine() = default;
 Status LLMEngine::check(const GenerationRequest& request) const {
   ENGRAM_RETURN_IF_ERROR(request.sampling.validate());
   if (request.prompt.empty()) return invalid_argument("prompt: got no tokens, wanted at least one");
-  for (size_t i = 0; i < request.prompt.size(); ++i) {
-    if (const int32_t id = request.prompt[i]; id < 0 || id >= info_.vocab_size) {
-      return invalid_argument("prompt: token {} is {}, wanted 0 .. {}", i, id, info_.vocab_size - 1);
+  for (const auto* tokens : {&request.prompt, &request.forced}) {
+    for (size_t i = 0; i < tokens->size(); ++i) {
+      if (const int32_t id = (*tokens)[i]; id < 0 || id >= info_.vocab_size) {
+        return invalid_argument("{}: token {} is {}, wanted 0 .. {}", tokens == &request.prompt ? "prompt" : "forced", i,
+                                id, info_.vocab_size - 1);
+      }
     }
   }
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -188,6 +191,8 @@ void LLMEngine::accept(Sequence& sequence, std::span<float> logits) {
     apply_penalties(running.penalties, sequence.tokens, static_cast<size_t>(sequence.num_prompt()), logits);
   }
   event.token = running.sampler.sample(logits);
+  const auto& forced = sequence.request.forced;
+  if (const auto at = static_cast<size_t>(sequence.num_generated()); at < forced.size()) event.token = forced[at];
   if (sampling.logprobs >= 0) {
     event.logprob = TokenLogprob{event.token, log_probability(own, event.token)};
     for (const auto& [token, logprob] : top_log_probabilities(own, sampling.logprobs)) {
@@ -243,6 +248,7 @@ void LLMEngine::count_step(const StepOutput& output, double seconds, int64_t sam
   ++metrics_.steps;
   metrics_.step_seconds += seconds;
   metrics_.stall_seconds += output.stall_seconds;
+  metrics_.row_bytes += static_cast<uint64_t>(output.row_bytes);
   metrics_.generated_tokens += static_cast<uint64_t>(sampled);
   recent_.emplace_back(Clock::now(), sampled);
   while (seconds_since(recent_.front().first) > kRateWindowSeconds) recent_.pop_front();

@@ -260,6 +260,18 @@ TEST_F(ServeEngine, StopsAtStringsAndLengths) {
   EXPECT_EQ(outcomes_[2].text, whole.text.substr(0, whole.text.find(stop)));
 }
 
+TEST_F(ServeEngine, ForcedTokensAreTaken) {
+  auto e = engine();
+  GenerationRequest r = request("forced", 5);
+  r.forced = {65, 66, 67};
+  add(*e, 1, r);
+  run(*e);
+  ASSERT_EQ(outcomes_[1].tokens.size(), 5u);
+  EXPECT_EQ(std::vector<int32_t>(outcomes_[1].tokens.begin(), outcomes_[1].tokens.begin() + 3), r.forced);
+  r.forced = {model_.config.vocab_size};
+  EXPECT_FALSE(e->check(r).ok());
+}
+
 TEST_F(ServeEngine, LogProbabilitiesAreTheModels) {
   auto e = engine();
   GenerationRequest r = request("how likely", 4);

@@ -1,0 +1,100 @@
+// engram bench serve: what a table off the device costs an engine.
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "apps/commands.h"
+#include "bench/serve_bench.h"
+#include "engram/core/machine.h"
+#include "engram/core/progress.h"
+
+namespace engram::apps {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Flags {
+  bench::ServeBenchOptions options = bench::default_serve_bench_options();
+  std::vector<std::string> parts = {"table", "clients"};
+  bool json = false;
+};
+
+void print_table(const Json& part) {
+  fmt::print("{} sequences, prompts and outputs of {} to {} tokens, {} rounds, {} threads\n",
+             part.at("sequences").get<int>(), part.at("lengths")[0].get<int>(), part.at("lengths")[1].get<int>(),
+             part.at("rounds").get<int>(), part.at("threads").get<int>());
+  for (const Json& backbone : part.at("backbones")) {
+    fmt::print("\n{}: {} active parameters, a table of {} rows, {} bytes\n", backbone.at("name").get<std::string>(),
+               format_count(backbone.at("p_act").get<double>()), format_count(backbone.at("table_rows").get<double>()),
+               format_count(backbone.at("table_bytes").get<double>()));
+    fmt::print("  {:<30}{:>10}{:>20}{:>26}{:>8}{:>9}{:>7}\n", "", "tokens/s", "(lowest, highest)",
+               "ratio to no-memory", "stall", "B/token", "hits");
+    for (const Json& v : backbone.at("variants")) {
+      const auto number = [&v](const char* key) { return v.at(key).get<double>(); };
+      fmt::print("  {:<30}{:>10.1f}{:>20}{:>9.3f}{:>17}{:>7.1f}%{:>9.0f}{:>6.0f}%\n", v.at("name").get<std::string>(),
+                 number("tokens_per_second"), fmt::format("({:.1f}, {:.1f})", number("low"), number("high")),
+                 number("ratio_to_no_memory"),
+                 fmt::format("({:.3f}, {:.3f})", number("ratio_low"), number("ratio_high")),
+                 100 * number("stall_share"), number("bytes_per_token"), 100 * number("hit_rate"));
+    }
+  }
+}
+
+void print_clients(const Json& part) {
+  fmt::print("\n");
+  for (const Json& row : part.at("clients")) {
+    fmt::print("  {:>3} clients {:>10.1f} tokens/s\n", row.at("clients").get<int>(),
+               row.at("tokens_per_second").get<double>());
+  }
+  fmt::print("  32 clients have {:.2f} times the tokens/s of one\n", part.at("ratio_of_32_clients").get<double>());
+  fmt::print("  a decode step of one sequence takes {:.2f} ms; reading its {} bytes of weights once {:.2f} ms: {:.2f} x\n",
+             1e3 * part.at("decode_seconds").get<double>(), format_count(part.at("active_weight_bytes").get<double>()),
+             1e3 * part.at("weight_read_seconds").get<double>(), part.at("decode_over_weight_read").get<double>());
+}
+
+Status run_bench_serve(const Flags& flags) {
+  Env& env = Env::posix();
+  Json out = {{"benchmark", "serve"},
+              {"machine", machine_description()},
+              {"commit", build_commit()},
+              {"date", today()}};
+  if (!flags.json) fmt::print("{}, commit {}, {}\n", machine_description(), build_commit(), today());
+  for (const std::string& part : flags.parts) {
+    if (part == "table") {
+      ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_bench(env, flags.options));
+      out.update(result);
+      if (!flags.json) print_table(result);
+    } else {
+      ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_clients_bench(env, flags.options));
+      out["continuous_batching"] = result;
+      if (!flags.json) print_clients(result);
+    }
+  }
+  if (flags.json) fmt::print("{}\n", out.dump());
+  return {};
+}
+
+}  // namespace
+
+void add_bench_serve(CLI::App& bench, Invocation& invocation) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command =
+      bench.add_subcommand("serve", "Throughput of the engine with its table in each tier, by the paper's protocol");
+  bench::ServeBenchOptions& options = flags->options;
+  command->add_option("--scale", options.scale, "smoke, or cpu: two backbones for two cores, about ten minutes")
+      ->capture_default_str();
+  command->add_option("--tokenizer", options.tokenizer, "tokenizer.json of the real text")->capture_default_str();
+  command->add_option("--tokens", options.tokens, "token shard with the real text")->capture_default_str();
+  command->add_option("--folder", options.folder, "where the table is made; it is removed at the end")
+      ->capture_default_str();
+  command->add_option("--rounds", options.rounds, "rounds in which the variants take turns")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_option("--threads", options.threads, "0: all cores")->check(CLI::Range(0, 1024))->capture_default_str();
+  command->add_option("--part", flags->parts, "table, clients; both unless given")
+      ->check(CLI::IsMember({"table", "clients"}));
+  command->add_flag("--json", flags->json, "print JSON");
+  command->callback([flags, &invocation] { invocation.run = [flags] { return run_bench_serve(*flags); }; });
+}
+
+}  // namespace engram::apps

@@ -1,0 +1,123 @@
+// engram serve: a checkpoint behind OpenAI's HTTP API, and a page that shows what its memory does.
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <thread>
+
+#include "apps/commands.h"
+#include "engram/core/progress.h"
+#include "engram/model/checkpoint.h"
+#include "engram/serve/api_keys.h"
+#include "engram/serve/http_server.h"
+#include "engram/serve/llm_engine.h"
+#include "engram/store/open.h"
+
+namespace engram::apps {
+namespace {
+
+// The first signal ends the server when what runs is done, the second at once, a third kills it.
+std::atomic<int> signals = 0;
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may write it");
+
+void on_signal(int signal) {
+  if (++signals == 2) std::signal(signal, SIG_DFL);
+}
+
+struct ServeFlags {
+  std::string checkpoint, api_key_file, kv_cache = "1GiB", reads = "ahead";
+  EngineOptions engine;
+  HttpServerOptions http;
+  bool prefix_cache = true;
+  int threads = 0;
+};
+
+bool needs_resident(const std::vector<std::string>& tables) {
+  // One placement for all layers that is not "resident" and nothing behind it: the checkpoint's tables stay on disk.
+  return tables.size() != 1 || tables[0] == "resident" || tables[0].find('=') < tables[0].find(':');
+}
+
+std::string name_of(const std::string& checkpoint) {
+  std::string path = checkpoint;
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? path : path.substr(slash + 1);
+}
+
+Status run_serve(const ServeFlags& flags) {
+  EngineOptions options = flags.engine;
+  options.prefix_cache = flags.prefix_cache;
+  options.overlap_reads = flags.reads == "ahead";
+  if (options.model_name.empty()) options.model_name = name_of(flags.checkpoint);
+  ENGRAM_ASSIGN_OR_RETURN(options.kv_cache_bytes, parse_size(flags.kv_cache));
+  HttpServerOptions http = flags.http;
+  if (!flags.api_key_file.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(http.api_keys, read_api_keys(Env::posix(), flags.api_key_file));
+  }
+  if (flags.threads > 0) torch::set_num_threads(flags.threads);
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint, torch::kCPU,
+                                                              needs_resident(options.tables)));
+  http.chat_template = model.chat_template;
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LLMEngine> engine, LLMEngine::create(Env::posix(), model, options));
+  EngineThread running(std::move(engine));
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<HttpServer> server, HttpServer::start(http, running, *model.tokenizer));
+  const EngineInfo& info = running.info();
+  fmt::print("{} at {}  (context {} tokens, {} pages of {}, memory {})\n", info.model, server->url(), info.max_context,
+             running.metrics().kv_blocks_total, options.block_size, info.layer_ids.empty() ? "none" : info.placement);
+  fmt::print("page: {}/   API: {}/v1   metrics: {}/metrics   Ctrl-C ends it when what runs is done\n", server->url(),
+             server->url(), server->url());
+  std::fflush(stdout);
+  while (signals == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  fmt::print("shutting down: running requests end first; a second signal cancels them\n");
+  std::fflush(stdout);
+  server->shutdown([] { return signals > 1; });
+  const EngineMetrics last = running.metrics();
+  fmt::print("served {} requests, {} tokens; {} cancelled, {} failed\n", last.finished, last.generated_tokens,
+             last.cancelled, last.failed);
+  return {};
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, Invocation& invocation) {
+  auto flags = std::make_shared<ServeFlags>();
+  flags->engine.model_name.clear();
+  CLI::App* command = app.add_subcommand("serve", "Serve a checkpoint over HTTP: OpenAI's API, metrics, and a page");
+  command->footer(
+      "Example:\n"
+      "  engram table convert demo/engram demo/engram.rows --type fp8\n"
+      "  engram serve demo/engram --port 8000 --table nvme:demo/engram.rows?cache=64MiB\n"
+      "  curl localhost:8000/v1/completions -d '{\"model\":\"engram\",\"prompt\":\"The king\"}'");
+  command->add_option("checkpoint", flags->checkpoint, "checkpoint directory, or a training output (its latest)")
+      ->required();
+  command->add_option("--port", flags->http.port, "0: any that is free")->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  command->add_option("--host", flags->http.host, "address to listen on; any but loopback wants --api-key-file")
+      ->capture_default_str();
+  command->add_option("--api-key-file", flags->api_key_file, "accepted keys, one a line");
+  command->add_option("--table", flags->engine.tables,
+                      "where the tables are: resident (the default), TIER:FILE?key=value (docs/embedding.md), or"
+                      " LAYER=one of these; may be repeated");
+  command->add_option("--model-name", flags->engine.model_name, "what clients call it; default: the checkpoint's name");
+  command->add_option("--kv-cache", flags->kv_cache, "memory for keys and values, as 512MiB or 4GiB")
+      ->capture_default_str();
+  command->add_option("--max-sequences", flags->engine.scheduler.max_sequences, "sequences that run at the same time")
+      ->capture_default_str();
+  command->add_option("--max-batched-tokens", flags->engine.scheduler.max_batched_tokens, "tokens of one step")
+      ->capture_default_str();
+  command->add_option("--max-waiting", flags->engine.max_waiting, "requests that may queue; more get 429")
+      ->capture_default_str();
+  command->add_option("--max-connections", flags->http.max_connections, "more get 503")->capture_default_str();
+  command->add_option("--reads", flags->reads, "ahead: rows are read while early blocks run; wait: before them")
+      ->check(CLI::IsMember({"ahead", "wait"}))
+      ->capture_default_str();
+  command->add_flag("!--no-prefix-cache", flags->prefix_cache, "compute every prompt from its first token");
+  command->add_option("--threads", flags->threads, "of the model; 0: all cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->callback([flags, &invocation] { invocation.run = [flags] { return run_serve(*flags); }; });
+}
+
+}  // namespace engram::apps

@@ -1,0 +1,42 @@
+// serve_bench: what a table off the device costs an engine, by the paper's protocol, in one run.
+//
+// Two dense backbones whose cost per token differs by about two, with one Engram layer in the second block, serve the
+// same requests: prompts and outputs of uniform lengths, output ids given, so that every variant does the same work.
+// "no-memory" is the model whose Engram layer is fed one constant row: the arithmetic stays, the table traffic goes.
+//   bare              the backbone without the Engram block
+//   no-memory         the reference of all ratios
+//   resident          the table beside the weights, bf16
+//   dram-prefetched   DramStore, read where the step begins;   dram-synchronous   the step waits for it first
+//   drive-prefetched  NvmeStore past the page cache;           drive-synchronous
+//   drive-cached      the same behind a cache of 5 % of the table
+// each on random ids, and, with "-real-text" behind its name, on real text: random ids hide every cache. Variants take
+// turns, round by round; a ratio is taken within a round.
+#pragma once
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+
+namespace engram::bench {
+
+struct ServeBenchOptions {
+  std::string scale = "cpu";           // smoke, cpu
+  std::string tokenizer, tokens;       // tokenizer.json and a token shard: the real text
+  std::string folder;                  // where the table is made, and removed at the end
+  int rounds = 5;
+  int threads = 0;  // 0: all cores
+};
+ServeBenchOptions default_serve_bench_options();
+
+// {"backbones": [{"name", "p_act", "variants": [{"name", "tokens_per_second" (generated ones, median), "low", "high",
+//  "ratio_to_no_memory", "ratio_low", "ratio_high", "stall_share", "bytes_per_token", "hit_rate"}]}],
+//  "variants": those of the first backbone}. kNotFound names a missing file and what makes it.
+Result<nlohmann::ordered_json> run_serve_bench(Env& env, const ServeBenchOptions& options);
+
+// Continuous batching and the memory's speed on the first backbone: {"clients": [{"clients", "tokens_per_second"}],
+//  "ratio_of_32_clients", "decode_seconds", "weight_read_seconds", "decode_over_weight_read"}.
+Result<nlohmann::ordered_json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options);
+
+}  // namespace engram::bench
