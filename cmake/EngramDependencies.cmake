@@ -40,6 +40,10 @@ target_include_directories(engram_dep_toml SYSTEM INTERFACE
   $<TARGET_PROPERTY:tomlplusplus::tomlplusplus,INTERFACE_INCLUDE_DIRECTORIES>)
 target_compile_definitions(engram_dep_toml INTERFACE TOML_HEADER_ONLY=1 TOML_EXCEPTIONS=0 TOML_ENABLE_FORMATTERS=0)
 find_package(CLI11 REQUIRED)
+find_package(Boost 1.74 REQUIRED)  # headers only: Asio and Beast
+add_library(engram_dep_boost INTERFACE)
+add_library(engram::boost ALIAS engram_dep_boost)
+target_link_libraries(engram_dep_boost INTERFACE Boost::headers Threads::Threads)
 if(ENGRAM_STATIC_DEPS)
   add_compile_definitions(PCRE2_STATIC UTF8PROC_STATIC)
 endif()

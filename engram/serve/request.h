@@ -10,6 +10,8 @@
 
 namespace engram {
 
+inline constexpr int kMaxLogprobs = 20;
+
 struct SamplingParams {
   int max_tokens = 128;             // generated at most, >= 1
   double temperature = 1.0;         // 0: greedy

@@ -275,7 +275,7 @@ TEST_F(ServeEngine, ForcedTokensAreTaken) {
 TEST_F(ServeEngine, LogProbabilitiesAreTheModels) {
   auto e = engine();
   GenerationRequest r = request("how likely", 4);
-  r.sampling.logprobs = model_.config.vocab_size > 100 ? 100 : 5;
+  r.sampling.logprobs = kMaxLogprobs;
   add(*e, 1, r);
   run(*e);
   for (const GenerationEvent& event : outcomes_[1].events) {
@@ -285,7 +285,7 @@ TEST_F(ServeEngine, LogProbabilitiesAreTheModels) {
     double total = 0;
     for (const TokenLogprob& top : event.top_logprobs) total += std::exp(top.logprob);
     EXPECT_LE(total, 1.0001);
-    EXPECT_GT(total, 0.5);
+    EXPECT_GT(total, 0.05);
   }
   // The first one against the model's own forward pass.
   const torch::InferenceMode inference;

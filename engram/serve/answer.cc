@@ -1,0 +1,299 @@
+#include "engram/serve/answer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "engram/core/unicode.h"
+#include "engram/serve/memory_trace.h"
+
+namespace engram {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr double kLowestLogprob = -9999.0;  // JSON has no infinity
+
+std::string dump(const ordered_json& value) {
+  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+std::string server_event(const ordered_json& value) { return fmt::format("data: {}\n\n", dump(value)); }
+
+std::string random_id(const char* prefix) {
+  std::random_device device;
+  return fmt::format("{}{:08x}{:08x}{:08x}", prefix, device(), device(), device());
+}
+
+int64_t unix_time() {
+  using namespace std::chrono;
+  return duration_cast<seconds>(system_clock::now().time_since_epoch()).count();
+}
+
+const char* reason_name(FinishReason reason) { return reason == FinishReason::kLength ? "length" : "stop"; }
+
+ordered_json logprob_number(float logprob) {
+  const auto value = static_cast<double>(logprob);
+  return value >= kLowestLogprob ? value : kLowestLogprob;  // NaN too
+}
+
+size_t characters_of(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+
+struct Choice {
+  explicit Choice(MemoryTracer memory_tracer) : tracer(std::move(memory_tracer)) {}
+  MemoryTracer tracer;
+  std::string text;
+  size_t characters = 0;  // of the text so far
+  FinishReason finish = FinishReason::kNone;
+  ordered_json logprobs;  // null: none; kept for one body
+  ordered_json memory = ordered_json::array();
+  ordered_json token_ids = ordered_json::array();
+  int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
+};
+
+// Arrays of `more` go behind those of `all`, key by key; null is nothing.
+void append_logprobs(ordered_json& all, const ordered_json& more) {
+  if (more.is_null()) return;
+  if (all.is_null()) {
+    all = more;
+    return;
+  }
+  for (const auto& [key, value] : more.items()) {
+    if (value.is_array()) all[key].insert(all[key].end(), value.begin(), value.end());
+  }
+}
+
+}  // namespace
+
+struct Answer::Impl {
+  Impl(const EngineInfo& engine_info, const Tokenizer& model_tokenizer, const GenerationCall& call)
+      : info(engine_info),
+        tokenizer(model_tokenizer),
+        form(call.form),
+        n(static_cast<size_t>(call.n)),
+        stream(call.stream),
+        include_usage(call.include_usage),
+        logprobs(call.logprobs),
+        memory_trace(call.memory_trace),
+        prompt_only(call.prompt_only),
+        memory_off(call.requests.front().memory_off),
+        open(call.requests.size()) {
+    for (size_t i = 0; i < call.requests.size(); ++i)
+      choices.emplace_back(MemoryTracer(tokenizer, info.max_ngram_size));
+  }
+
+  bool chat() const { return form == AnswerForm::kChat; }
+  std::string token_text(int32_t token) const;
+  ordered_json chat_logprob(const TokenLogprob& item) const;
+  ordered_json event_logprobs(const Choice& choice, const GenerationEvent& event) const;
+  ordered_json envelope(const char* object) const;
+  ordered_json usage() const;
+  std::string chunk(size_t index, const GenerationEvent& event, const ordered_json& event_logprobs,
+                    const ordered_json& memory) const;
+  ordered_json choice_json(size_t index) const;
+  HttpReply trace_reply() const;
+
+  const EngineInfo& info;
+  const Tokenizer& tokenizer;
+  AnswerForm form;
+  size_t n;
+  bool stream, include_usage, logprobs, memory_trace, prompt_only, memory_off;
+  size_t open;
+  std::vector<Choice> choices;
+  std::optional<ApiError> error;
+  std::string id = random_id("cmpl-");
+  int64_t created = unix_time();
+};
+
+// As OpenAI writes tokens that are not whole characters.
+std::string Answer::Impl::token_text(int32_t token) const {
+  if (token < 0 || token >= tokenizer.vocab_size()) return "";
+  const std::string bytes = tokenizer.token_bytes(token);
+  if (find_invalid_utf8(bytes) == std::string_view::npos) return bytes;
+  std::string text = "bytes:";
+  for (const char byte : bytes) text += fmt::format("\\x{:02x}", static_cast<unsigned char>(byte));
+  return text;
+}
+
+ordered_json Answer::Impl::chat_logprob(const TokenLogprob& item) const {
+  ordered_json bytes = ordered_json::array();
+  if (item.token >= 0 && item.token < tokenizer.vocab_size()) {
+    for (const char byte : tokenizer.token_bytes(item.token)) bytes.push_back(static_cast<unsigned char>(byte));
+  }
+  return {{"token", token_text(item.token)}, {"logprob", logprob_number(item.logprob)}, {"bytes", std::move(bytes)}};
+}
+
+ordered_json Answer::Impl::event_logprobs(const Choice& choice, const GenerationEvent& event) const {
+  if (!logprobs || !event.logprob) return nullptr;
+  if (chat()) {
+    ordered_json item = chat_logprob(*event.logprob);
+    item["top_logprobs"] = ordered_json::array();
+    for (const TokenLogprob& top : event.top_logprobs) item["top_logprobs"].push_back(chat_logprob(top));
+    return {{"content", ordered_json::array({std::move(item)})}};
+  }
+  ordered_json top = ordered_json::object();
+  for (const TokenLogprob& item : event.top_logprobs) top[token_text(item.token)] = logprob_number(item.logprob);
+  return {{"text_offset", ordered_json::array({choice.characters})},
+          {"token_logprobs", ordered_json::array({logprob_number(event.logprob->logprob)})},
+          {"tokens", ordered_json::array({token_text(event.logprob->token)})},
+          {"top_logprobs", ordered_json::array({std::move(top)})}};
+}
+
+ordered_json Answer::Impl::envelope(const char* object) const {
+  return {{"id", id}, {"object", object}, {"created", created}, {"model", info.model}};
+}
+
+// A prompt counts once, however many choices continue it.
+ordered_json Answer::Impl::usage() const {
+  int64_t prompt = 0, cached = 0, completion = 0;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (i % n == 0) prompt += choices[i].prompt_tokens;
+    if (i % n == 0) cached += choices[i].cached_tokens;
+    completion += choices[i].completion_tokens;
+  }
+  return {{"prompt_tokens", prompt},
+          {"completion_tokens", completion},
+          {"total_tokens", prompt + completion},
+          {"prompt_tokens_details", {{"cached_tokens", cached}}}};
+}
+
+std::string Answer::Impl::chunk(size_t index, const GenerationEvent& event, const ordered_json& event_logprobs,
+                                const ordered_json& memory) const {
+  const bool ended = event.finish != FinishReason::kNone;
+  const bool carries = !event.text.empty() || !event_logprobs.is_null() || ended;
+  if (!carries && !memory_trace) return "";
+  ordered_json choice = {{"index", index}};
+  if (chat()) {
+    choice["delta"] = ordered_json::object();
+    if (!event.text.empty()) choice["delta"]["content"] = event.text;
+  } else {
+    choice["text"] = event.text;
+  }
+  choice["logprobs"] = event_logprobs;
+  choice["finish_reason"] = ended ? ordered_json(reason_name(event.finish)) : ordered_json();
+  if (memory_trace) {
+    if (event.token >= 0) choice["token_id"] = event.token;
+    choice["memory"] = memory;
+  }
+  ordered_json out = envelope(chat() ? "chat.completion.chunk" : "text_completion");
+  out["choices"] = ordered_json::array({std::move(choice)});
+  if (include_usage) out["usage"] = nullptr;
+  return server_event(out);
+}
+
+ordered_json Answer::Impl::choice_json(size_t index) const {
+  const Choice& choice = choices[index];
+  ordered_json out = {{"index", index}};
+  if (chat()) {
+    out["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+  } else {
+    out["text"] = choice.text;
+  }
+  out["logprobs"] = choice.logprobs;
+  out["finish_reason"] = reason_name(choice.finish);
+  if (memory_trace) {
+    out["token_ids"] = choice.token_ids;
+    out["memory"] = choice.memory;
+  }
+  return out;
+}
+
+HttpReply Answer::Impl::trace_reply() const {
+  const Choice& choice = choices.front();
+  ordered_json out = envelope("memory.trace");
+  out["memory"] = memory_off ? "off" : "on";
+  out["placement"] = info.placement;
+  out["layer_ids"] = info.layer_ids;
+  out["streams"] = info.streams;
+  out["max_ngram_size"] = info.max_ngram_size;
+  out["n_heads"] = info.n_heads;
+  out["prompt_tokens"] = choice.prompt_tokens;
+  out["completion_tokens"] = prompt_only ? 0 : choice.completion_tokens;
+  out["text"] = prompt_only ? "" : choice.text;
+  out["tokens"] = choice.memory;
+  if (prompt_only) {  // whatever the engine says of the token it had to generate
+    while (static_cast<int64_t>(out["tokens"].size()) > choice.prompt_tokens)
+      out["tokens"].erase(out["tokens"].size() - 1);
+  }
+  return {200, "application/json", dump(out), {}};
+}
+
+Answer::Answer(const EngineInfo& info, const Tokenizer& tokenizer, const GenerationCall& call)
+    : impl_(std::make_unique<Impl>(info, tokenizer, call)) {
+  if (call.form == AnswerForm::kChat) impl_->id = random_id("chatcmpl-");
+  if (call.form == AnswerForm::kTrace) impl_->id = random_id("trace-");
+}
+Answer::~Answer() = default;
+Answer::Answer(Answer&&) noexcept = default;
+
+const std::string& Answer::id() const { return impl_->id; }
+bool Answer::done() const { return impl_->open == 0; }
+const std::optional<ApiError>& Answer::error() const { return impl_->error; }
+
+// A chat's first chunk names the speaker.
+std::string Answer::begin() const {
+  if (!impl_->chat()) return "";
+  std::string out;
+  for (size_t i = 0; i < impl_->choices.size(); ++i) {
+    ordered_json chunk = impl_->envelope("chat.completion.chunk");
+    chunk["choices"] = ordered_json::array({{{"index", i},
+                                             {"delta", {{"role", "assistant"}, {"content", ""}}},
+                                             {"logprobs", nullptr},
+                                             {"finish_reason", nullptr}}});
+    if (impl_->include_usage) chunk["usage"] = nullptr;
+    out += server_event(chunk);
+  }
+  return out;
+}
+
+std::string Answer::on_event(size_t index, const GenerationEvent& event) {
+  Choice& choice = impl_->choices[index];
+  if (choice.finish != FinishReason::kNone || impl_->error) return "";
+  choice.finish = event.finish;
+  if (event.finish != FinishReason::kNone) --impl_->open;
+  if (event.finish == FinishReason::kError) impl_->error = engine_error(event.error);
+  if (event.finish == FinishReason::kCancelled) {
+    impl_->error = engine_error(Status(StatusCode::kCancelled, "the request was cancelled: the server is stopping"));
+  }
+  if (impl_->error) return "";
+  choice.prompt_tokens = event.prompt_tokens;
+  choice.cached_tokens = event.cached_tokens;
+  choice.completion_tokens = event.completion_tokens;
+  const ordered_json logprobs = impl_->event_logprobs(choice, event);
+  choice.characters += characters_of(event.text);
+  ordered_json memory = ordered_json::array();
+  for (const TokenTrace& trace : event.trace) memory.push_back(choice.tracer.add(trace));
+  if (impl_->stream) return impl_->chunk(index, event, logprobs, memory);
+  choice.text += event.text;
+  append_logprobs(choice.logprobs, logprobs);
+  choice.memory.insert(choice.memory.end(), memory.begin(), memory.end());
+  if (event.token >= 0) choice.token_ids.push_back(event.token);
+  return "";
+}
+
+std::string Answer::end() const {
+  std::string out;
+  if (impl_->include_usage) {
+    ordered_json chunk = impl_->envelope(impl_->chat() ? "chat.completion.chunk" : "text_completion");
+    chunk["choices"] = ordered_json::array();
+    chunk["usage"] = impl_->usage();
+    out = server_event(chunk);
+  }
+  return out + "data: [DONE]\n\n";
+}
+
+HttpReply Answer::reply() const {
+  if (impl_->form == AnswerForm::kTrace) return impl_->trace_reply();
+  ordered_json out = impl_->envelope(impl_->chat() ? "chat.completion" : "text_completion");
+  out["choices"] = ordered_json::array();
+  for (size_t i = 0; i < impl_->choices.size(); ++i) out["choices"].push_back(impl_->choice_json(i));
+  out["usage"] = impl_->usage();
+  return {200, "application/json", dump(out), {}};
+}
+
+std::string Answer::stream_error(const ApiError& error) { return fmt::format("data: {}\n\n", error.json()); }
+
+}  // namespace engram

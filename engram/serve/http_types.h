@@ -1,0 +1,50 @@
+// What passes between the socket and the API: a request that is whole, and the reply to it. Plain values.
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engram/core/status.h"
+
+namespace engram {
+
+struct HttpRequest {
+  std::string method;  // as sent
+  std::string path;    // of the target, without query; not decoded (no route needs it)
+  bool http_1_0 = false;
+  bool keep_alive = true;        // what the client's version and Connection header ask for
+  bool expect_continue = false;  // waits for 100 before it sends the body
+  bool has_body = false;         // a length above zero, or chunked
+  std::string host, authorization, content_type;
+  std::string body;  // empty while only the head is there
+};
+
+struct HttpReply {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+  std::vector<std::pair<std::string, std::string>> headers;  // others: Allow, Retry-After, ...
+};
+
+// An error as OpenAI's clients read it.
+struct ApiError {
+  int status = 400;
+  std::string message;
+  std::string type = "invalid_request_error";
+  std::string param;  // the field at fault; empty: null
+  std::string code;   // empty: null
+
+  std::string json() const;  // {"error":{"message","type","param","code"}}
+  HttpReply reply() const;   // with Retry-After where trying again makes sense
+};
+
+// The errors that more than one place gives.
+ApiError bad_request(std::string message, std::string param = "", std::string code = "");
+ApiError draining_error();
+// How an engine's refusal or failure looks to a client: kInvalidArgument 400, kResourceExhausted 429, kUnavailable and
+// kCancelled 503, the rest 500.
+ApiError engine_error(const Status& status);
+
+const char* http_reason(int status);
+
+}  // namespace engram

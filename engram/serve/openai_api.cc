@@ -1,0 +1,331 @@
+#include "engram/serve/openai_api.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "engram/core/json.h"
+#include "engram/serve/api_fields.h"
+#include "engram/serve/chat.h"
+
+namespace engram {
+namespace {
+
+using nlohmann::json;
+using Parsed = std::variant<GenerationCall, ApiError>;
+using Prompt = std::vector<int32_t>;
+
+constexpr int kMaxDepth = 64;
+constexpr size_t kMaxStops = 16;
+constexpr size_t kMaxStopBytes = 1024;
+constexpr int kDefaultCompletionTokens = 16;  // OpenAI's
+
+std::variant<json, ApiError> parse_body(std::string_view body) {
+  Result<json> value = parse_json(body, "request body", kMaxDepth);
+  if (!value.ok()) return bad_request(value.status().message());
+  if (!value->is_object()) return bad_request(fmt::format("request body: got {}, wanted an object", shown(*value)));
+  return std::move(value).value();
+}
+
+int64_t random_seed() {
+  std::random_device device;
+  return static_cast<int64_t>((uint64_t{device()} << 31) ^ device());
+}
+
+// What every endpoint with sampling shares. max_tokens comes later: its default depends on the prompt.
+void read_sampling(ApiFields& fields, SamplingParams& sampling) {
+  sampling.temperature = fields.number("temperature", 0, 2, sampling.temperature);
+  sampling.top_p = fields.number("top_p", 0, 1, sampling.top_p);
+  if (sampling.top_p == 0) sampling.top_p = 1e-9;  // OpenAI takes 0: the likeliest token alone
+  sampling.top_k = static_cast<int>(fields.integer("top_k", -1, INT32_MAX, 0));
+  sampling.top_k = std::max(sampling.top_k, 0);  // vLLM writes "off" as -1
+  sampling.min_p = fields.number("min_p", 0, 1, sampling.min_p);
+  sampling.repetition_penalty = fields.number("repetition_penalty", 0.01, 10, sampling.repetition_penalty);
+  sampling.presence_penalty = fields.number("presence_penalty", -2, 2, sampling.presence_penalty);
+  sampling.frequency_penalty = fields.number("frequency_penalty", -2, 2, sampling.frequency_penalty);
+  sampling.ignore_eos = fields.flag("ignore_eos", false);
+  sampling.stop = fields.strings("stop", kMaxStops);
+  for (const std::string& stop : sampling.stop) {
+    if (stop.size() > kMaxStopBytes) {
+      fields.fail("stop", fmt::format("got a string of {} bytes, wanted at most {}", stop.size(), kMaxStopBytes));
+    }
+  }
+  const bool seeded = fields.find("seed") != nullptr;
+  const int64_t seed = fields.integer("seed", INT64_MIN, INT64_MAX, 0);
+  sampling.seed = seeded ? seed & INT64_MAX : random_seed();
+}
+
+void read_memory(ApiFields& fields, const EngineInfo& info, GenerationCall& call, GenerationRequest& request) {
+  request.memory_off = fields.choice("memory", {"on", "off"}) == "off";
+  call.memory_trace = fields.flag("memory_trace", false);
+  request.trace = call.memory_trace;
+  if (call.memory_trace && info.layer_ids.empty()) fields.fail("memory_trace", "this model has no memory to trace");
+}
+
+void read_stream(ApiFields& fields, GenerationCall& call) {
+  call.stream = fields.flag("stream", false);
+  const json* options = fields.find("stream_options");
+  if (options == nullptr) return;
+  if (!options->is_object()) return fields.wrong("stream_options", *options, "an object");
+  if (!call.stream) return fields.fail("stream_options", "only a call with \"stream\": true has them");
+  ApiFields inner(*options, "stream_options.");
+  call.include_usage = inner.flag("include_usage", false);
+  if (inner.error()) fields.fail("stream_options", inner.error()->message);
+}
+
+std::optional<ApiError> check_model(ApiFields& fields, const EngineInfo& info) {
+  const std::string name = fields.text("model", info.model);
+  if (fields.error() || name == info.model) return fields.error();
+  return unknown_model(name, info);
+}
+
+// An empty prompt is the bos token alone, as in `engram generate`.
+std::optional<Prompt> encode(const ApiModel& model, const char* key, const std::string& text, ApiFields& fields) {
+  Result<Prompt> ids = model.tokenizer.encode(text);
+  if (!ids.ok()) {
+    fields.fail(key, ids.status().message());
+    return std::nullopt;
+  }
+  if (ids->empty() && model.info.bos >= 0) return Prompt{model.info.bos};
+  if (ids->empty()) {
+    fields.fail(key, "got no text, wanted some (the vocabulary has no bos token)");
+    return std::nullopt;
+  }
+  return std::move(ids).value();
+}
+
+std::optional<Prompt> token_prompt(const ApiModel& model, const json& list, ApiFields& fields) {
+  Prompt ids;
+  for (const json& item : list) {
+    const std::optional<int64_t> id = as_integer(item);
+    if (!id || *id < 0 || *id >= model.info.vocab_size) {
+      fields.wrong("prompt", item, fmt::format("token ids 0 .. {}", model.info.vocab_size - 1));
+      return std::nullopt;
+    }
+    ids.push_back(static_cast<int32_t>(*id));
+  }
+  if (!ids.empty()) return ids;
+  fields.fail("prompt", "got no token, wanted one or more");
+  return std::nullopt;
+}
+
+// A string, an array of strings, an array of token ids, or an array of those.
+std::vector<Prompt> read_prompts(const ApiModel& model, ApiFields& fields) {
+  constexpr const char* kWanted = "a string, an array of strings, or an array of token ids";
+  const json* value = fields.find("prompt");
+  if (value == nullptr) fields.fail("prompt", fmt::format("missing, wanted {}", kWanted));
+  if (value == nullptr) return {};
+  const bool tokens = value->is_array() && !value->empty() && value->front().is_number();
+  const json list = value->is_array() && !tokens ? *value : json::array({*value});
+  if (list.empty() || list.size() > static_cast<size_t>(model.max_choices)) {
+    fields.fail("prompt", fmt::format("got {} prompts, wanted 1 .. {}", list.size(), model.max_choices));
+    return {};
+  }
+  std::vector<Prompt> prompts;
+  for (const json& item : list) {
+    std::optional<Prompt> prompt;
+    if (item.is_string()) {
+      prompt = encode(model, "prompt", item.get_ref<const std::string&>(), fields);
+    } else if (item.is_array()) {
+      prompt = token_prompt(model, item, fields);
+    } else {
+      fields.wrong("prompt", item, kWanted);
+    }
+    if (!prompt) return {};
+    prompts.push_back(std::move(*prompt));
+  }
+  return prompts;
+}
+
+// The error says which field to change: the prompt where it alone is too long, else max_tokens.
+std::optional<ApiError> check_context(const EngineInfo& info, size_t prompt, int64_t max_tokens, const char* prompt_key,
+                                      const char* max_key) {
+  const auto length = static_cast<int64_t>(prompt);
+  if (length + std::max<int64_t>(max_tokens, 1) <= info.max_context) return std::nullopt;
+  if (length >= info.max_context) {
+    return bad_request(fmt::format("{}: got {} tokens, wanted at most {} (the model's context is {} tokens, prompt and "
+                                   "generated ones together)",
+                                   prompt_key, length, info.max_context - 1, info.max_context),
+                       prompt_key, "context_length_exceeded");
+  }
+  return bad_request(fmt::format("{}: got {} with a prompt of {} tokens, wanted at most {} (the model's context is {} "
+                                 "tokens, prompt and generated ones together)",
+                                 max_key, max_tokens, length, info.max_context - length, info.max_context),
+                     max_key, "context_length_exceeded");
+}
+
+// n requests for every prompt, each choice with a seed of its own.
+void add_requests(GenerationCall& call, const GenerationRequest& request, std::vector<Prompt> prompts) {
+  for (Prompt& prompt : prompts) {
+    for (int choice = 0; choice < call.n; ++choice) {
+      GenerationRequest one = request;
+      one.prompt = prompt;
+      one.sampling.seed = static_cast<int64_t>((static_cast<uint64_t>(request.sampling.seed) + choice) & INT64_MAX);
+      call.requests.push_back(std::move(one));
+    }
+  }
+}
+
+Parsed finish(const ApiModel& model, ApiFields& fields, GenerationCall call, GenerationRequest request,
+              std::vector<Prompt> prompts, const char* prompt_key, const char* max_key, int64_t default_tokens) {
+  const int64_t max_tokens = fields.integer(max_key, 1, INT32_MAX, default_tokens);
+  call.n = static_cast<int>(fields.integer("n", 1, model.max_choices, 1));
+  if (fields.error()) return *fields.error();
+  if (prompts.size() * static_cast<size_t>(call.n) > static_cast<size_t>(model.max_choices)) {
+    fields.fail("n", fmt::format("got {} for {} prompts, wanted at most {} choices in all", call.n, prompts.size(),
+                                 model.max_choices));
+    return *fields.error();
+  }
+  for (const Prompt& prompt : prompts) {
+    if (auto error = check_context(model.info, prompt.size(), max_tokens, prompt_key, max_key)) return *error;
+  }
+  request.sampling.max_tokens = static_cast<int>(max_tokens);
+  if (Status status = request.sampling.validate(); !status.ok()) return bad_request(status.message());
+  add_requests(call, request, std::move(prompts));
+  return call;
+}
+
+Parsed completion_of(const ApiModel& model, const json& body) {
+  ApiFields fields(body);
+  if (auto error = check_model(fields, model.info)) return *error;
+  GenerationCall call;
+  GenerationRequest request;
+  fields.unserved("echo");
+  fields.unserved("suffix");
+  fields.unserved("logit_bias");
+  if (fields.integer("best_of", 1, INT32_MAX, 1) != fields.integer("n", 1, INT32_MAX, 1) && fields.find("best_of")) {
+    fields.fail("best_of", "only the value of n is served: leave it out");
+  }
+  read_sampling(fields, request.sampling);
+  request.sampling.logprobs = static_cast<int>(fields.integer("logprobs", 0, kMaxLogprobs, -1));
+  call.logprobs = request.sampling.logprobs >= 0;
+  read_memory(fields, model.info, call, request);
+  read_stream(fields, call);
+  if (fields.error()) return *fields.error();
+  std::vector<Prompt> prompts = read_prompts(model, fields);
+  return finish(model, fields, std::move(call), std::move(request), std::move(prompts), "prompt", "max_tokens",
+                kDefaultCompletionTokens);
+}
+
+// A string, or parts of which only text ones are served.
+std::optional<std::string> message_content(const json& message, const std::string& where, ApiFields& fields) {
+  const json* content = json_find(message, "content");
+  if (content != nullptr && content->is_string()) return content->get<std::string>();
+  std::string text;
+  const json parts = content != nullptr && content->is_array() ? *content : json::array({json()});
+  for (const json& part : parts) {
+    const json* kind = json_find(part, "type");
+    const json* words = json_find(part, "text");
+    if (kind == nullptr || *kind != "text" || words == nullptr || !words->is_string()) {
+      fields.fail("messages",
+                  fmt::format("{}.content: wanted a string or parts {{\"type\": \"text\", \"text\": ...}}", where));
+      return std::nullopt;
+    }
+    text += words->get_ref<const std::string&>();
+  }
+  return text;
+}
+
+std::vector<ChatMessage> read_messages(ApiFields& fields) {
+  const json* list = fields.find("messages");
+  if (list == nullptr || !list->is_array() || list->empty()) {
+    fields.wrong("messages", list == nullptr ? json() : *list, "an array of one message or more");
+    return {};
+  }
+  std::vector<ChatMessage> messages;
+  for (const json& message : *list) {
+    const std::string where = fmt::format("messages[{}]", messages.size());
+    const json* role = json_find(message, "role");
+    std::string name = role != nullptr && role->is_string() ? role->get<std::string>() : "";
+    if (name == "developer") name = "system";  // OpenAI's newer word
+    if (name != "system" && name != "user" && name != "assistant") {
+      fields.fail("messages", fmt::format("{}.role: got {}, wanted \"system\", \"user\" or \"assistant\"", where,
+                                          role == nullptr ? std::string("nothing") : shown(*role)));
+      return {};
+    }
+    std::optional<std::string> content = message_content(message, where, fields);
+    if (!content) return {};
+    messages.push_back({std::move(name), std::move(*content)});
+  }
+  return messages;
+}
+
+void read_chat_logprobs(ApiFields& fields, GenerationCall& call, SamplingParams& sampling) {
+  call.logprobs = fields.flag("logprobs", false);
+  const int64_t top = fields.integer("top_logprobs", 0, kMaxLogprobs, 0);
+  if (!call.logprobs && top > 0) fields.fail("top_logprobs", "only a call with \"logprobs\": true has them");
+  if (call.logprobs) sampling.logprobs = static_cast<int>(top);
+}
+
+Parsed chat_of(const ApiModel& model, const json& body) {
+  ApiFields fields(body);
+  if (auto error = check_model(fields, model.info)) return *error;
+  GenerationCall call;
+  call.form = AnswerForm::kChat;
+  GenerationRequest request;
+  for (const char* key : {"tools", "functions", "logit_bias", "audio"}) fields.unserved(key);
+  if (const json* format = fields.find("response_format")) {
+    const json* kind = json_find(*format, "type");
+    if (kind == nullptr || *kind != "text") fields.wrong("response_format", *format, "{\"type\": \"text\"}");
+  }
+  read_sampling(fields, request.sampling);
+  read_chat_logprobs(fields, call, request.sampling);
+  read_memory(fields, model.info, call, request);
+  read_stream(fields, call);
+  const std::vector<ChatMessage> messages = read_messages(fields);
+  if (fields.error()) return *fields.error();
+  Result<std::string> text = render_chat(model.chat_template, messages);
+  if (!text.ok()) return bad_request(text.status().message(), "", "no_chat_template");
+  for (const std::string& stop : chat_stops()) request.sampling.stop.push_back(stop);
+  std::optional<Prompt> prompt = encode(model, "messages", *text, fields);
+  if (!prompt) return *fields.error();
+  const int64_t room = std::max<int64_t>(model.info.max_context - static_cast<int64_t>(prompt->size()), 1);
+  fields.integer("max_tokens", 1, INT32_MAX, 1);  // checked also where max_completion_tokens goes before it
+  const char* max_key = fields.find("max_completion_tokens") != nullptr ? "max_completion_tokens" : "max_tokens";
+  return finish(model, fields, std::move(call), std::move(request), {std::move(*prompt)}, "messages", max_key, room);
+}
+
+Parsed trace_of(const ApiModel& model, const json& body) {
+  ApiFields fields(body);
+  if (auto error = check_model(fields, model.info)) return *error;
+  GenerationCall call;
+  call.form = AnswerForm::kTrace;
+  call.memory_trace = true;
+  GenerationRequest request;
+  request.sampling.temperature = 0;
+  request.trace = true;
+  request.memory_off = fields.choice("memory", {"on", "off"}) == "off";
+  if (model.info.layer_ids.empty()) fields.fail("model", "this model has no memory to trace");
+  const int64_t max_tokens = fields.integer("max_tokens", 0, INT32_MAX, 0);
+  if (fields.error()) return *fields.error();
+  std::vector<Prompt> prompts = read_prompts(model, fields);
+  if (fields.error()) return *fields.error();
+  if (prompts.size() != 1) {
+    fields.fail("prompt", fmt::format("got {} prompts, wanted one", prompts.size()));
+    return *fields.error();
+  }
+  if (auto error = check_context(model.info, prompts[0].size(), max_tokens, "prompt", "max_tokens")) return *error;
+  call.prompt_only = max_tokens == 0;
+  request.sampling.max_tokens = static_cast<int>(std::max<int64_t>(max_tokens, 1));
+  add_requests(call, request, std::move(prompts));
+  return call;
+}
+
+Parsed parse(const ApiModel& model, std::string_view body, Parsed (*read)(const ApiModel&, const json&)) {
+  const std::variant<json, ApiError> parsed = parse_body(body);
+  if (const ApiError* error = std::get_if<ApiError>(&parsed)) return *error;
+  return read(model, std::get<json>(parsed));
+}
+
+}  // namespace
+
+Parsed parse_completion(const ApiModel& model, std::string_view body) { return parse(model, body, completion_of); }
+Parsed parse_chat_completion(const ApiModel& model, std::string_view body) { return parse(model, body, chat_of); }
+Parsed parse_memory_trace(const ApiModel& model, std::string_view body) { return parse(model, body, trace_of); }
+
+ApiError unknown_model(std::string_view name, const EngineInfo& info) {
+  return {404, fmt::format("model: got {}, and this server has {}", quote_text(name), quote_text(info.model)),
+          "invalid_request_error", "model", "model_not_found"};
+}
+
+}  // namespace engram

@@ -1,0 +1,48 @@
+// The bodies of OpenAI's completion endpoints, and of our own trace: JSON in, generation requests out.
+//
+// Strict: a type or a range that is wrong, a feature that is not served, a prompt that does not fit is an error that
+// says what, where, got and wanted. Fields that nobody knows are ignored, as OpenAI's servers do. Extensions:
+// top_k, min_p, repetition_penalty, ignore_eos, "memory": "on"|"off", "memory_trace". The answers: answer.h.
+#pragma once
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "engram/core/tokenizer.h"
+#include "engram/serve/engine.h"
+#include "engram/serve/http_types.h"
+
+namespace engram {
+
+enum class AnswerForm { kCompletion, kChat, kTrace };
+
+// One call: what the engine is asked, and how the answer is to look.
+struct GenerationCall {
+  AnswerForm form = AnswerForm::kCompletion;
+  std::vector<GenerationRequest> requests;  // n for each prompt, the first prompt's first
+  int n = 1;
+  bool stream = false;
+  bool include_usage = false;  // a last chunk with the usage
+  bool logprobs = false;
+  bool memory_trace = false;
+  bool prompt_only = false;  // a trace of the prompt: the one token that the engine has to generate is left out
+};
+
+// What parsing needs to know of the model. Views: info and tokenizer outlive it.
+struct ApiModel {
+  const EngineInfo& info;
+  const Tokenizer& tokenizer;
+  std::string chat_template;
+  int max_choices = 16;  // prompts * n of one call
+};
+
+std::variant<GenerationCall, ApiError> parse_completion(const ApiModel& model, std::string_view body);
+std::variant<GenerationCall, ApiError> parse_chat_completion(const ApiModel& model, std::string_view body);
+// {"prompt", "max_tokens": 0 by default, "memory"}: greedy, never streamed.
+std::variant<GenerationCall, ApiError> parse_memory_trace(const ApiModel& model, std::string_view body);
+
+// 404 in OpenAI's words.
+ApiError unknown_model(std::string_view name, const EngineInfo& info);
+
+}  // namespace engram

@@ -1,0 +1,381 @@
+// The API without sockets: bodies that are served and bodies that are not, routes, keys, metrics.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "engram/core/json.h"
+#include "engram/serve/chat.h"
+#include "engram/serve/http_api.h"
+#include "tests/serve/fake_engine.h"
+
+namespace engram {
+namespace {
+
+using nlohmann::json;
+
+struct ServeApi : testing::Test {
+  FakeEngine engine{{.max_context = 100}};
+  HttpApi api{engine, engine.tokenizer(), std::string(kPlainChatTemplate), 8, {}};
+  HttpApi locked{engine, engine.tokenizer(), "", 8, {"secret-key-1", "secret-key-2"}};
+
+  static HttpRequest post(const std::string& path, const std::string& body) {
+    HttpRequest request;
+    request.method = "POST";
+    request.path = path;
+    request.host = "localhost:8000";
+    request.content_type = "application/json; charset=utf-8";
+    request.body = body;
+    request.has_body = true;
+    return request;
+  }
+  static HttpRequest get(const std::string& path) {
+    HttpRequest request;
+    request.method = "GET";
+    request.path = path;
+    request.host = "127.0.0.1:8000";
+    return request;
+  }
+  GenerationCall call(const std::string& path, const std::string& body) const {
+    auto answer = api.answer(post(path, body), false);
+    if (const auto* reply = std::get_if<HttpReply>(&answer)) {
+      ADD_FAILURE() << body << " -> " << reply->status << " " << reply->body;
+      return {};
+    }
+    return std::get<GenerationCall>(std::move(answer));
+  }
+  // Refused with this status; the error names the field and says this.
+  void refused(const std::string& path, const std::string& body, int status, const std::string& param,
+               const std::string& says) const {
+    SCOPED_TRACE(body.substr(0, 200));
+    auto answer = api.answer(post(path, body), false);
+    ASSERT_TRUE(std::holds_alternative<HttpReply>(answer)) << "was served";
+    const HttpReply& reply = std::get<HttpReply>(answer);
+    EXPECT_EQ(reply.status, status) << reply.body;
+    const json error = json::parse(reply.body)["error"];
+    EXPECT_EQ(error["param"].is_null() ? "" : error["param"], param) << reply.body;
+    EXPECT_NE(error["message"].get<std::string>().find(says), std::string::npos) << reply.body;
+    EXPECT_EQ(error["type"], "invalid_request_error");
+  }
+};
+constexpr const char* kCompletions = "/v1/completions";
+constexpr const char* kChat = "/v1/chat/completions";
+constexpr const char* kTrace = "/v1/memory/trace";
+
+TEST_F(ServeApi, CompletionDefaults) {
+  const GenerationCall made = call(kCompletions, R"({"prompt": "ab", "unheard_of": {"x": 1}, "user": 7, "n": null})");
+  ASSERT_EQ(made.requests.size(), 1U);
+  EXPECT_EQ(made.requests[0].prompt, *engine.tokenizer().encode("ab"));
+  const SamplingParams& sampling = made.requests[0].sampling;
+  EXPECT_EQ(sampling.max_tokens, 16);
+  EXPECT_EQ(sampling.temperature, 1.0);
+  EXPECT_EQ(sampling.logprobs, -1);
+  EXPECT_TRUE(sampling.stop.empty());
+  EXPECT_FALSE(made.stream || made.logprobs || made.memory_trace || made.requests[0].trace ||
+               made.requests[0].memory_off);
+}
+
+TEST_F(ServeApi, CompletionFields) {
+  const GenerationCall made = call(kCompletions, R"({"model": "fake-model", "prompt": "ab", "max_tokens": 5.0,
+      "temperature": 0.5, "top_p": 0.9, "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.2, "presence_penalty": -1,
+      "frequency_penalty": 2, "seed": 42, "stop": ["x", "yy"], "n": 3, "logprobs": 0, "stream": true, "echo": false,
+      "stream_options": {"include_usage": true}, "memory": "off", "memory_trace": true, "ignore_eos": true,
+      "best_of": 3, "suffix": null, "logit_bias": {}})");
+  ASSERT_EQ(made.requests.size(), 3U);
+  EXPECT_TRUE(made.stream && made.include_usage && made.logprobs && made.memory_trace);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(made.requests[static_cast<size_t>(i)].sampling.seed, 42 + i);
+  const GenerationRequest& one = made.requests[0];
+  EXPECT_TRUE(one.memory_off && one.trace && one.sampling.ignore_eos);
+  EXPECT_EQ(one.sampling.max_tokens, 5);
+  EXPECT_EQ(one.sampling.top_k, 0);
+  EXPECT_EQ(one.sampling.logprobs, 0);
+  EXPECT_EQ(one.sampling.stop, (std::vector<std::string>{"x", "yy"}));
+  EXPECT_EQ(one.sampling.frequency_penalty, 2.0);
+}
+
+TEST_F(ServeApi, PromptForms) {
+  EXPECT_EQ(call(kCompletions, R"({"prompt": ["a", "b"], "n": 2})").requests.size(), 4U);
+  EXPECT_EQ(call(kCompletions, R"({"prompt": [5, 6]})").requests[0].prompt, (std::vector<int32_t>{5, 6}));
+  const GenerationCall lists = call(kCompletions, R"({"prompt": [[5, 6], [7]]})");
+  ASSERT_EQ(lists.requests.size(), 2U);
+  EXPECT_EQ(lists.requests[1].prompt, (std::vector<int32_t>{7}));
+  EXPECT_EQ(call(kCompletions, R"({"prompt": ""})").requests[0].prompt, (std::vector<int32_t>{0})) << "bos alone";
+  EXPECT_NE(call(kCompletions, R"({"prompt": "a"})").requests[0].sampling.seed,
+            call(kCompletions, R"({"prompt": "a"})").requests[0].sampling.seed);
+}
+
+TEST_F(ServeApi, CompletionsThatCannotBeServed) {
+  const std::string long_prompt(100, 'a');
+  const struct {
+    std::string body;
+    int status;
+    std::string param, says;
+  } cases[] = {
+      {"", 400, "", "not JSON"},
+      {"{", 400, "", "not JSON"},
+      {"[]", 400, "", "wanted an object"},
+      {"{} {}", 400, "", "not JSON"},
+      {R"({"prompt": "a", "prompt": "b"})", 400, "", "twice"},
+      {"{\"prompt\": \"\xff\"}", 400, "", "not JSON"},
+      {R"({"prompt": "\ud800"})", 400, "", "not JSON"},
+      {R"({"prompt": "a", "temperature": NaN})", 400, "", "not JSON"},
+      {R"({"prompt": "a", "temperature": 1e999})", 400, "", "not JSON"},
+      {R"({"prompt": "a", "x": )" + std::string(5000, '[') + std::string(5000, ']') + "}", 400, "", "deeper"},
+      {R"({"prompt": "a", "model": "gpt-5"})", 404, "model", "'gpt-5'"},
+      {R"({"prompt": "a", "model": 3})", 400, "model", "got 3, wanted a string"},
+      {"{}", 400, "prompt", "missing"},
+      {R"({"prompt": null})", 400, "prompt", "missing"},
+      {R"({"prompt": 5})", 400, "prompt", "got 5"},
+      {R"({"prompt": []})", 400, "prompt", "got 0 prompts"},
+      {R"({"prompt": ["a", 5]})", 400, "prompt", "got 5"},
+      {R"({"prompt": [5, "a"]})", 400, "prompt", "got 'a', wanted token ids 0 .. 256"},
+      {R"({"prompt": [5, 257]})", 400, "prompt", "got 257"},
+      {R"({"prompt": [-1]})", 400, "prompt", "got -1"},
+      {R"({"prompt": [1.5]})", 400, "prompt", "got 1.5"},
+      {R"({"prompt": [[]]})", 400, "prompt", "no token"},
+      {R"({"prompt": ["1","2","3","4","5","6","7","8","9"]})", 400, "prompt", "got 9 prompts, wanted 1 .. 8"},
+      {R"({"prompt": ")" + long_prompt + "\"}", 400, "prompt", "got 100 tokens, wanted at most 99"},
+      {R"({"prompt": "abcde", "max_tokens": 96})", 400, "max_tokens",
+       "got 96 with a prompt of 5 tokens, wanted at most 95"},
+      {R"({"prompt": "a", "max_tokens": 0})", 400, "max_tokens", "got 0"},
+      {R"({"prompt": "a", "max_tokens": -3})", 400, "max_tokens", "got -3"},
+      {R"({"prompt": "a", "max_tokens": 1e30})", 400, "max_tokens", "got 1e+30"},
+      {R"({"prompt": "a", "max_tokens": 99999999999999999999})", 400, "max_tokens", "wanted an integer"},
+      {R"({"prompt": "a", "max_tokens": 2147483648})", 400, "max_tokens", "got 2147483648"},
+      {R"({"prompt": "a", "max_tokens": 2147483647})", 400, "max_tokens", "got 2147483647 with"},
+      {R"({"prompt": "a", "max_tokens": "5"})", 400, "max_tokens", "got '5'"},
+      {R"({"prompt": "a", "max_tokens": true})", 400, "max_tokens", "got true"},
+      {R"({"prompt": "a", "temperature": 2.1})", 400, "temperature", "got 2.1, wanted a number 0 .. 2"},
+      {R"({"prompt": "a", "temperature": -0.1})", 400, "temperature", "got -0.1"},
+      {R"({"prompt": "a", "temperature": "hot"})", 400, "temperature", "got 'hot'"},
+      {R"({"prompt": "a", "top_p": 1.5})", 400, "top_p", "got 1.5"},
+      {R"({"prompt": "a", "top_k": -2})", 400, "top_k", "got -2"},
+      {R"({"prompt": "a", "min_p": -1})", 400, "min_p", "got -1"},
+      {R"({"prompt": "a", "repetition_penalty": 0})", 400, "repetition_penalty", "got 0"},
+      {R"({"prompt": "a", "presence_penalty": 3})", 400, "presence_penalty", "got 3"},
+      {R"({"prompt": "a", "seed": 1.5})", 400, "seed", "got 1.5, wanted an integer of 64 bits"},
+      {R"({"prompt": "a", "stop": ""})", 400, "stop", "got ''"},
+      {R"({"prompt": "a", "stop": [1]})", 400, "stop", "got 1"},
+      {R"({"prompt": "a", "stop": {"a": 1}})", 400, "stop", "got an object"},
+      {R"({"prompt": "a", "stop": ["1","2","3","4","5","6","7","8","9","a","b","c","d","e","f","g","h"]})", 400, "stop",
+       "up to 16"},
+      {R"({"prompt": "a", "stop": ")" + std::string(1025, 's') + "\"}", 400, "stop", "1025 bytes"},
+      {R"({"prompt": "a", "n": 9})", 400, "n", "got 9, wanted an integer 1 .. 8"},
+      {R"({"prompt": ["a", "b"], "n": 5})", 400, "n", "got 5 for 2 prompts"},
+      {R"({"prompt": "a", "logprobs": 21})", 400, "logprobs", "got 21"},
+      {R"({"prompt": "a", "logprobs": true})", 400, "logprobs", "got true"},
+      {R"({"prompt": "a", "stream": "yes"})", 400, "stream", "got 'yes'"},
+      {R"({"prompt": "a", "stream_options": {}})", 400, "stream_options", "only a call with"},
+      {R"({"prompt": "a", "stream": true, "stream_options": 1})", 400, "stream_options", "got 1"},
+      {R"({"prompt": "a", "stream": true, "stream_options": {"include_usage": 1}})", 400, "stream_options", "got 1"},
+      {R"({"prompt": "a", "echo": true})", 400, "echo", "does not serve"},
+      {R"({"prompt": "a", "suffix": "x"})", 400, "suffix", "does not serve"},
+      {R"({"prompt": "a", "logit_bias": {"5": 1}})", 400, "logit_bias", "does not serve"},
+      {R"({"prompt": "a", "best_of": 2})", 400, "best_of", "only the value of n"},
+      {R"({"prompt": "a", "memory": "maybe"})", 400, "memory", "got 'maybe', wanted \"on\" or \"off\""},
+      {R"({"prompt": "a", "memory_trace": 1})", 400, "memory_trace", "got 1"},
+      {R"({"prompt": "a", "ignore_eos": "x"})", 400, "ignore_eos", "got 'x'"},
+  };
+  for (const auto& bad : cases) refused(kCompletions, bad.body, bad.status, bad.param, bad.says);
+}
+
+TEST_F(ServeApi, Chat) {
+  const GenerationCall made = call(kChat, R"({"messages": [{"role": "developer", "content": "Be short."},
+      {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]}],
+      "logprobs": true, "top_logprobs": 2, "stop": "x", "response_format": {"type": "text"}, "tools": []})");
+  ASSERT_EQ(made.requests.size(), 1U);
+  EXPECT_EQ(*engine.tokenizer().decode(made.requests[0].prompt), "system: Be short.\nuser: Hi!\nassistant:");
+  const SamplingParams& sampling = made.requests[0].sampling;
+  EXPECT_EQ(sampling.logprobs, 2);
+  EXPECT_EQ(sampling.max_tokens, 100 - static_cast<int>(made.requests[0].prompt.size()))
+      << "what the context has room for";
+  EXPECT_EQ(sampling.stop.front(), "x");
+  EXPECT_EQ(sampling.stop.size(), 4U) << "and the beginnings of the next speaker's line";
+  EXPECT_EQ(
+      call(kChat, R"({"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "max_completion_tokens": 7})")
+          .requests[0]
+          .sampling.max_tokens,
+      7);
+}
+
+TEST_F(ServeApi, ChatsThatCannotBeServed) {
+  const struct {
+    std::string body, param, says;
+  } cases[] = {
+      {"{}", "messages", "got null"},
+      {R"({"messages": []})", "messages", "one message or more"},
+      {R"({"messages": "hi"})", "messages", "got 'hi'"},
+      {R"({"messages": ["hi"]})", "messages", "messages[0].role: got nothing"},
+      {R"({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "a"}]})", "messages",
+       "messages[1].role: got 'tool'"},
+      {R"({"messages": [{"role": "user"}]})", "messages", "messages[0].content"},
+      {R"({"messages": [{"role": "user", "content": 5}]})", "messages", "messages[0].content"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]})", "messages",
+       "content"},
+      {R"({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 3})", "top_logprobs", "logprobs"},
+      {R"({"messages": [{"role": "user", "content": "a"}], "logprobs": 3})", "logprobs", "got 3"},
+      {R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]})", "tools",
+       "does not serve"},
+      {R"({"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}})",
+       "response_format", "wanted {\"type\": \"text\"}"},
+      {R"({"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 99})", "max_completion_tokens",
+       "wanted at most"},
+      {R"({"messages": [{"role": "user", "content": "a"}], "max_tokens": "b", "max_completion_tokens": 9})",
+       "max_tokens", "got 'b'"},
+  };
+  for (const auto& bad : cases) refused(kChat, bad.body, 400, bad.param, bad.says);
+}
+
+TEST_F(ServeApi, OnlyThePlainTemplateIsRendered) {
+  const std::vector<ChatMessage> messages = {{"user", "a"}};
+  EXPECT_EQ(*render_chat(kPlainChatTemplate, messages), "user: a\nassistant:");
+  EXPECT_NE(render_chat("", messages).status().message().find("no chat_template"), std::string::npos);
+  EXPECT_NE(render_chat("{{ other }}", messages).status().message().find("'{{ other }}'"), std::string::npos);
+  const HttpApi none(engine, engine.tokenizer(), "", 8, {});
+  const auto answer = none.answer(post(kChat, R"({"messages": [{"role": "user", "content": "a"}]})"), false);
+  EXPECT_EQ(std::get<HttpReply>(answer).status, 400);
+}
+
+TEST_F(ServeApi, Traces) {
+  GenerationCall made = call(kTrace, R"({"prompt": "abc"})");
+  EXPECT_TRUE(made.prompt_only && made.requests[0].trace);
+  EXPECT_EQ(made.requests[0].sampling.max_tokens, 1);
+  EXPECT_EQ(made.requests[0].sampling.temperature, 0.0);
+  made = call(kTrace, R"({"prompt": [1, 2], "max_tokens": 4, "memory": "off"})");
+  EXPECT_FALSE(made.prompt_only);
+  EXPECT_TRUE(made.requests[0].memory_off);
+  EXPECT_EQ(made.requests[0].sampling.max_tokens, 4);
+  refused(kTrace, R"({"prompt": ["a", "b"]})", 400, "prompt", "wanted one");
+  refused(kTrace, R"({"prompt": "a", "max_tokens": -1})", 400, "max_tokens", "got -1");
+  refused(kTrace, R"({"prompt": "a", "max_tokens": 100})", 400, "max_tokens", "wanted at most 99");
+  FakeEngine plain({.memory = false});
+  const HttpApi without(plain, plain.tokenizer(), "", 8, {});
+  EXPECT_EQ(std::get<HttpReply>(without.answer(post(kTrace, R"({"prompt": "a"})"), false)).status, 400);
+}
+
+TEST_F(ServeApi, Routes) {
+  const auto status = [&](HttpRequest request, bool draining = false) {
+    return std::get<HttpReply>(api.answer(request, draining)).status;
+  };
+  for (const char* path : {"/", "/health", "/openapi.json", "/v1/models", "/metrics", "/metrics.json"}) {
+    EXPECT_EQ(status(get(path)), 200) << path;
+    HttpRequest head = get(path);
+    head.method = "HEAD";
+    EXPECT_EQ(status(head), 200) << path;
+    head.method = "DELETE";
+    const HttpReply reply = std::get<HttpReply>(api.answer(head, false));
+    EXPECT_EQ(reply.status, 405);
+    EXPECT_EQ(reply.headers.at(0), std::pair(std::string("Allow"), std::string("GET, HEAD, OPTIONS")));
+    head.method = "OPTIONS";
+    EXPECT_EQ(status(head), 204);
+  }
+  EXPECT_EQ(status(get("/v1/completions")), 405);
+  EXPECT_EQ(status(get("/v1/models/fake-model")), 200);
+  EXPECT_EQ(status(get("/v1/models/fake%2Dmodel")), 200);
+  EXPECT_EQ(status(get("/v1/models/other%zz%")), 404);
+  EXPECT_EQ(status(get("/v1/nothing")), 404);
+  EXPECT_EQ(status(get("")), 404);
+  HttpRequest options = get("*");
+  options.method = "OPTIONS";
+  EXPECT_EQ(status(options), 204);
+  HttpRequest form = post(kCompletions, "{}");
+  form.content_type = "text/plain";
+  EXPECT_EQ(status(form), 415);
+  EXPECT_EQ(status(get("/health"), true), 503);
+  EXPECT_EQ(status(post(kCompletions, R"({"prompt": "a"})"), true), 503);
+  EXPECT_STREQ(HttpApi::route_name("/v1/models/x"), "/v1/models");
+  EXPECT_STREQ(HttpApi::route_name("/etc/passwd"), "other");
+}
+
+TEST_F(ServeApi, KeysAndHosts) {
+  const auto status = [](const HttpApi& with, HttpRequest request, const std::string& key) {
+    request.authorization = key;
+    return std::get<HttpReply>(with.answer(request, false)).status;
+  };
+  EXPECT_EQ(status(locked, get("/v1/models"), ""), 401);
+  EXPECT_EQ(status(locked, get("/metrics"), "Bearer secret-key"), 401);
+  EXPECT_EQ(status(locked, get("/metrics.json"), "Bearer secret-key-11"), 401);
+  EXPECT_EQ(status(locked, get("/v1/models"), "secret-key-1"), 401);
+  EXPECT_EQ(status(locked, get("/v1/models"), "Basic secret-key-1"), 401);
+  EXPECT_EQ(status(locked, get("/v1/models"), "Bearer secret-key-1"), 200);
+  EXPECT_EQ(status(locked, get("/v1/models"), "bearer  secret-key-2"), 200);
+  for (const char* path : {"/", "/health", "/openapi.json"}) EXPECT_EQ(status(locked, get(path), ""), 200) << path;
+  // Without keys only this machine's own names are taken, so that no web page can reach the server by one of its own.
+  HttpRequest request = get("/health");
+  request.host = "evil.example:8000";
+  EXPECT_EQ(status(api, request, ""), 403);
+  EXPECT_EQ(status(locked, request, ""), 200);
+  for (const char* host : {"localhost", "127.0.0.1:1", "[::1]:8000", "10.0.0.7"}) {
+    request.host = host;
+    EXPECT_EQ(status(api, request, ""), 200) << host;
+  }
+}
+
+TEST(ServeApiKeys, File) {
+  const std::string path = testing::TempDir() + "engram_api_keys";
+  const auto keys_of = [&path](const std::string& text) {
+    EXPECT_TRUE(write_file_atomic(Env::posix(), path, text).ok());
+    return read_api_keys(Env::posix(), path);
+  };
+  EXPECT_EQ(*keys_of("# ours\nsecret-key-1\r\n\nsecret-key-2"),
+            (std::vector<std::string>{"secret-key-1", "secret-key-2"}));
+  for (const char* bad : {"", "# none\n", "short\n", "with a space\n", "control\x01key\n"}) {
+    const auto keys = keys_of(bad);
+    ASSERT_FALSE(keys.ok()) << bad;
+    EXPECT_EQ(keys.status().message().find("short"), std::string::npos) << "keys stay out of messages";
+  }
+  std::remove(path.c_str());
+  EXPECT_EQ(read_api_keys(Env::posix(), path).status().code(), StatusCode::kNotFound);
+}
+
+// Every metric once: one TYPE line, and its samples behind it.
+TEST_F(ServeApi, MetricsText) {
+  api.counters().count_reply("/health", 200);
+  const std::string text = std::get<HttpReply>(api.answer(get("/metrics"), false)).body;
+  std::map<std::string, int> types;
+  std::string current;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\n', at);
+    ASSERT_NE(end, std::string::npos) << "every line ends";
+    const std::string line = text.substr(at, end - at);
+    at = end + 1;
+    if (line.starts_with("# HELP ")) continue;
+    if (line.starts_with("# TYPE ")) {
+      current = line.substr(7, line.find(' ', 7) - 7);
+      EXPECT_EQ(++types[current], 1) << line;
+    } else {
+      EXPECT_TRUE(line.starts_with(current)) << line;
+    }
+  }
+  for (const char* wanted :
+       {"engram_requests_running 0\n", "engram_time_to_first_token_seconds_bucket{le=\"+Inf\"} 0\n",
+        "engram_store_tier_hits_total{layer=\"1\",tier=\"cache\"} "
+        "0\nengram_store_tier_hits_total{layer=\"1\",tier=\"drive\"} 0\n"
+        "engram_store_tier_hits_total{layer=\"4\"",
+        "engram_http_replies_total{route=\"/health\",status=\"200\"} 1\n", "engram_stall_seconds_total 0\n"}) {
+    EXPECT_NE(text.find(wanted), std::string::npos) << wanted << "\n" << text;
+  }
+}
+
+TEST(ServeHistogram, CountsUnderBounds) {
+  DurationHistogram times;
+  for (const double seconds : {0.0005, 0.001, 0.0011, 59.0, 1000.0}) times.record(seconds);
+  EXPECT_EQ(times.counts[0], 2U);
+  EXPECT_EQ(times.counts[1], 1U);
+  EXPECT_EQ(times.counts[13], 1U);
+  EXPECT_EQ(times.counts[14], 1U);
+  EXPECT_EQ(times.total(), 5U);
+}
+
+TEST_F(ServeApi, PublishedFilesAreWhole) {
+  const HttpReply document = std::get<HttpReply>(api.answer(get("/openapi.json"), false));
+  const json parsed = json::parse(document.body);
+  for (const auto& [path, methods] : parsed["paths"].items()) {
+    EXPECT_STRNE(HttpApi::route_name(path), "other") << path;
+  }
+  const HttpReply page = std::get<HttpReply>(api.answer(get("/"), false));
+  EXPECT_EQ(page.body.find("src=\"http"), std::string::npos) << "the page works offline";
+}
+
+}  // namespace
+}  // namespace engram
