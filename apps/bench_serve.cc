@@ -27,8 +27,8 @@ void print_table(const Json& part) {
     fmt::print("\n{}: {} active parameters, a table of {} rows, {} bytes\n", backbone.at("name").get<std::string>(),
                format_count(backbone.at("p_act").get<double>()), format_count(backbone.at("table_rows").get<double>()),
                format_count(backbone.at("table_bytes").get<double>()));
-    fmt::print("  {:<30}{:>10}{:>20}{:>26}{:>8}{:>9}{:>7}\n", "", "tokens/s", "(lowest, highest)",
-               "ratio to no-memory", "stall", "B/token", "hits");
+    fmt::print("  {:<30}{:>10}{:>20}{:>26}{:>8}{:>9}{:>7}\n", "", "tokens/s", "(lowest, highest)", "ratio to no-memory",
+               "stall", "B/token", "hits");
     for (const Json& v : backbone.at("variants")) {
       const auto number = [&v](const char* key) { return v.at(key).get<double>(); };
       fmt::print("  {:<30}{:>10.1f}{:>20}{:>9.3f}{:>17}{:>7.1f}%{:>9.0f}{:>6.0f}%\n", v.at("name").get<std::string>(),
@@ -47,17 +47,16 @@ void print_clients(const Json& part) {
                row.at("tokens_per_second").get<double>());
   }
   fmt::print("  32 clients have {:.2f} times the tokens/s of one\n", part.at("ratio_of_32_clients").get<double>());
-  fmt::print("  a decode step of one sequence takes {:.2f} ms; reading its {} bytes of weights once {:.2f} ms: {:.2f} x\n",
-             1e3 * part.at("decode_seconds").get<double>(), format_count(part.at("active_weight_bytes").get<double>()),
-             1e3 * part.at("weight_read_seconds").get<double>(), part.at("decode_over_weight_read").get<double>());
+  fmt::print(
+      "  a decode step of one sequence takes {:.2f} ms; reading its {} bytes of weights once {:.2f} ms: {:.2f} x\n",
+      1e3 * part.at("decode_seconds").get<double>(), format_count(part.at("active_weight_bytes").get<double>()),
+      1e3 * part.at("weight_read_seconds").get<double>(), part.at("decode_over_weight_read").get<double>());
 }
 
 Status run_bench_serve(const Flags& flags) {
   Env& env = Env::posix();
-  Json out = {{"benchmark", "serve"},
-              {"machine", machine_description()},
-              {"commit", build_commit()},
-              {"date", today()}};
+  Json out = {
+      {"benchmark", "serve"}, {"machine", machine_description()}, {"commit", build_commit()}, {"date", today()}};
   if (!flags.json) fmt::print("{}, commit {}, {}\n", machine_description(), build_commit(), today());
   for (const std::string& part : flags.parts) {
     if (part == "table") {

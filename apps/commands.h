@@ -29,6 +29,7 @@ void add_demo(CLI::App& app, Invocation& invocation);
 void add_eval(CLI::App& app, Invocation& invocation);
 void add_generate(CLI::App& app, Invocation& invocation);
 void add_lab(CLI::App& app, Invocation& invocation);
+void add_serve(CLI::App& app, Invocation& invocation);
 void add_probes(CLI::App& lab, Invocation& invocation);  // below `lab`
 void add_train(CLI::App& app, Invocation& invocation);
 

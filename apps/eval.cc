@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "engram/core/progress.h"
+#include "engram/kernels/row_codec.h"
 #include "engram/lab/probe_text.h"
 #include "engram/lab/suite.h"
 #include "engram/model/evaluate.h"
@@ -19,17 +20,72 @@ void on_interrupt(int) { interrupted = 1; }
 
 struct EvalFlags {
   std::string checkpoint, file, tokens, memory = "on";
+  std::vector<std::string> rows;  // row types to compare
   int64_t batch_size = 8;
   SuiteOptions suite;
   bool json = false;
 };
 
+// The model's tables as a row file of this type would give them back: `engram table convert --type`.
+Status round_rows(LoadedModel& model, const std::vector<torch::Tensor>& exact, RowType type, int64_t& row_bytes) {
+  model.tables.clear();
+  for (const torch::Tensor& table : exact) {
+    const RowFormat format = default_row_format(type, table.size(1));
+    row_bytes = format.row_bytes();
+    std::vector<std::byte> encoded(static_cast<size_t>(table.size(0) * row_bytes));
+    ENGRAM_RETURN_IF_ERROR(encode_rows(format, table.const_data_ptr<float>(), table.size(0), encoded.data()));
+    torch::Tensor rounded = torch::empty_like(table);
+    decode_rows(format, encoded.data(), static_cast<size_t>(row_bytes), table.size(0),
+                rounded.mutable_data_ptr<float>());
+    model.tables.push_back(std::make_unique<ResidentTable>(rounded));
+  }
+  return {};
+}
+
+// Quality against bytes per row: the loss with the tables stored in each of the types.
+Status run_rows(const EvalFlags& flags, LoadedModel model, const ProbeText& text) {
+  if (model.tables.empty()) return invalid_argument("--rows: {} has no memory", flags.checkpoint);
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<torch::Tensor> exact,
+                          load_table_rows(Env::posix(), model.directory, model.config));
+  EvaluateOptions options;
+  options.batch_size = flags.batch_size;
+  nlohmann::ordered_json out = nlohmann::ordered_json::array();
+  Progress progress("eval", static_cast<int64_t>(flags.rows.size()), "row types");
+  std::vector<std::string> lines;
+  double first = 0;
+  for (const std::string& name : flags.rows) {
+    ENGRAM_ASSIGN_OR_RETURN(const RowType type, parse_row_type(name));
+    int64_t row_bytes = 0;
+    ENGRAM_RETURN_IF_ERROR(round_rows(model, exact, type, row_bytes));
+    ENGRAM_ASSIGN_OR_RETURN(const EvaluateResult result,
+                            evaluate(model, text.tokens, text.document_starts, text.bytes, options));
+    if (out.empty()) first = result.loss;
+    out.push_back({{"rows", name},
+                   {"row_bytes", row_bytes},
+                   {"loss", result.loss},
+                   {"bits_per_byte", result.bits_per_byte},
+                   {"change", result.loss - first}});
+    lines.push_back(fmt::format("{:<8}{:>14}{:>12.5f}{:>16.5f}{:>+14.5f}", name, row_bytes, result.loss,
+                                result.bits_per_byte, result.loss - first));
+    progress.advance(1);
+  }
+  progress.finish();
+  if (flags.json) {
+    std::printf("%s\n", nlohmann::ordered_json{{"rows", out}}.dump().c_str());
+  } else {
+    fmt::print("{:<8}{:>14}{:>12}{:>16}{:>14}\n", "rows", "bytes a row", "loss", "bits per byte", "change");
+    for (const std::string& line : lines) std::printf("%s\n", line.c_str());
+  }
+  return {};
+}
+
 Status run_eval(const EvalFlags& flags) {
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint));
+  ENGRAM_ASSIGN_OR_RETURN(LoadedModel model, load_model(Env::posix(), flags.checkpoint));
   Env& env = Env::posix();
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, flags.file.empty()
                                                     ? read_shard_text(env, flags.tokens, *model.tokenizer)
                                                     : read_plain_text(env, flags.file, *model.tokenizer));
+  if (!flags.rows.empty()) return run_rows(flags, std::move(model), text);
   EvaluateOptions options;
   options.batch_size = flags.batch_size;
   options.memory_off = flags.memory == "off";
@@ -114,6 +170,12 @@ void add_eval(CLI::App& app, Invocation& invocation) {
   command->add_option("--memory", flags->memory, "off: knock the rows out, Engram blocks add nothing")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
+  command
+      ->add_option("--rows", flags->rows,
+                   "the loss with the tables stored in each of these row types, the first the reference:"
+                   " fp32,bf16,fp8,int8,int4")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fp32", "bf16", "fp8", "int8", "int4"}));
   command->add_option("--batch-size", flags->batch_size, "windows per forward pass (suite: a quarter of the questions)")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();

@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   engram::apps::add_eval(app, invocation);
   engram::apps::add_generate(app, invocation);
   engram::apps::add_lab(app, invocation);
+  engram::apps::add_serve(app, invocation);
   engram::apps::add_train(app, invocation);
 #endif
 

@@ -55,8 +55,8 @@ Status run_serve(const ServeFlags& flags) {
     ENGRAM_ASSIGN_OR_RETURN(http.api_keys, read_api_keys(Env::posix(), flags.api_key_file));
   }
   if (flags.threads > 0) torch::set_num_threads(flags.threads);
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint, torch::kCPU,
-                                                              needs_resident(options.tables)));
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
+                          load_model(Env::posix(), flags.checkpoint, torch::kCPU, needs_resident(options.tables)));
   http.chat_template = model.chat_template;
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LLMEngine> engine, LLMEngine::create(Env::posix(), model, options));
   EngineThread running(std::move(engine));
@@ -87,12 +87,14 @@ void add_serve(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("serve", "Serve a checkpoint over HTTP: OpenAI's API, metrics, and a page");
   command->footer(
       "Example:\n"
-      "  engram table convert demo/engram demo/engram.rows --type fp8\n"
+      "  engram table convert demo/engram demo/engram.rows --dtype fp8\n"
       "  engram serve demo/engram --port 8000 --table nvme:demo/engram.rows?cache=64MiB\n"
-      "  curl localhost:8000/v1/completions -d '{\"model\":\"engram\",\"prompt\":\"The king\"}'");
+      "  curl localhost:8000/v1/completions -H 'Content-Type: application/json' -d "
+      "'{\"model\":\"engram\",\"prompt\":\"The king\"}'");
   command->add_option("checkpoint", flags->checkpoint, "checkpoint directory, or a training output (its latest)")
       ->required();
-  command->add_option("--port", flags->http.port, "0: any that is free")->check(CLI::Range(0, 65535))
+  command->add_option("--port", flags->http.port, "0: any that is free")
+      ->check(CLI::Range(0, 65535))
       ->capture_default_str();
   command->add_option("--host", flags->http.host, "address to listen on; any but loopback wants --api-key-file")
       ->capture_default_str();

@@ -82,7 +82,8 @@ Result<Workload> read_workload(Env& env, const ServeBenchOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env, options.tokens));
   out.text.resize(static_cast<size_t>(std::min<int64_t>(shard.info().num_tokens, 4'000'000)));
   shard.copy_tokens(0, out.text);
-  if (out.text.size() < 4096) return invalid_argument("{}: got {} tokens, wanted 4096", options.tokens, out.text.size());
+  if (out.text.size() < 4096)
+    return invalid_argument("{}: got {} tokens, wanted 4096", options.tokens, out.text.size());
   if (*std::max_element(out.text.begin(), out.text.end()) >= out.tokenizer->vocab_size()) {
     return invalid_argument("{}: ids beyond the vocabulary of {}", options.tokens, options.tokenizer);
   }
@@ -236,10 +237,14 @@ Json summary_of(const Series& series, const Series& reference) {
   }
   const auto [low, high] = std::minmax_element(speed.begin(), speed.end());
   const auto [ratio_low, ratio_high] = std::minmax_element(ratio.begin(), ratio.end());
-  return {{"name", series.name},          {"tokens_per_second", median(speed)},
-          {"low", *low},                  {"high", *high},
-          {"ratio_to_no_memory", median(ratio)}, {"ratio_low", *ratio_low},
-          {"ratio_high", *ratio_high},    {"stall_share", median(stall)},
+  return {{"name", series.name},
+          {"tokens_per_second", median(speed)},
+          {"low", *low},
+          {"high", *high},
+          {"ratio_to_no_memory", median(ratio)},
+          {"ratio_low", *ratio_low},
+          {"ratio_high", *ratio_high},
+          {"stall_share", median(stall)},
           {"bytes_per_token", median(bytes)}};
 }
 
@@ -270,8 +275,8 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
   const std::vector<Variant> variants = variants_of(table);
   std::vector<std::unique_ptr<LLMEngine>> engines;
   for (const Variant& variant : variants) {
-    ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, variant.placement.empty() ? bare : model,
-                                                           engine_options(work, variant)));
+    ENGRAM_ASSIGN_OR_RETURN(
+        auto engine, LLMEngine::create(env, variant.placement.empty() ? bare : model, engine_options(work, variant)));
     engines.push_back(std::move(engine));
   }
   std::vector<Series> series(2 * variants.size());
@@ -371,13 +376,14 @@ Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options)
   ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));
   const int64_t bytes = 4 * (count.p_act + int64_t{model.config.vocab_size} * model.config.hidden_size);
   const double read = seconds_to_read(bytes);
-  return Json{{"clients", {{{"clients", 1}, {"tokens_per_second", one}}, {{"clients", 32}, {"tokens_per_second", many}}}},
-              {"ratio_of_32_clients", many / one},
-              {"active_weight_bytes", bytes},
-              {"decode_seconds", 1 / one},
-              {"weight_read_seconds", read},
-              {"weight_bytes_per_second", static_cast<double>(bytes) / read},
-              {"decode_over_weight_read", 1 / one / read}};
+  return Json{
+      {"clients", {{{"clients", 1}, {"tokens_per_second", one}}, {{"clients", 32}, {"tokens_per_second", many}}}},
+      {"ratio_of_32_clients", many / one},
+      {"active_weight_bytes", bytes},
+      {"decode_seconds", 1 / one},
+      {"weight_read_seconds", read},
+      {"weight_bytes_per_second", static_cast<double>(bytes) / read},
+      {"decode_over_weight_read", 1 / one / read}};
 }
 
 }  // namespace engram::bench

@@ -22,9 +22,9 @@
 namespace engram::bench {
 
 struct ServeBenchOptions {
-  std::string scale = "cpu";           // smoke, cpu
-  std::string tokenizer, tokens;       // tokenizer.json and a token shard: the real text
-  std::string folder;                  // where the table is made, and removed at the end
+  std::string scale = "cpu";      // smoke, cpu
+  std::string tokenizer, tokens;  // tokenizer.json and a token shard: the real text
+  std::string folder;             // where the table is made, and removed at the end
   int rounds = 5;
   int threads = 0;  // 0: all cores
 };

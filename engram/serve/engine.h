@@ -43,7 +43,7 @@ struct EngineMetrics {
   uint64_t prompt_tokens = 0, cached_prompt_tokens = 0, generated_tokens = 0;
   uint64_t finished = 0, cancelled = 0, failed = 0;  // requests
   double step_seconds = 0, stall_seconds = 0;        // in steps; in waiting for rows
-  uint64_t row_bytes = 0;                                // of rows asked for from stores
+  uint64_t row_bytes = 0;                            // of rows asked for from stores
   double tokens_per_second = 0;                      // generated, over the last seconds
   int64_t last_batch = 0;                            // sequences of the last step
   DurationHistogram time_to_first_token, inter_token, request;

@@ -116,8 +116,8 @@ Status LLMEngine::check(const GenerationRequest& request) const {
   for (const auto* tokens : {&request.prompt, &request.forced}) {
     for (size_t i = 0; i < tokens->size(); ++i) {
       if (const int32_t id = (*tokens)[i]; id < 0 || id >= info_.vocab_size) {
-        return invalid_argument("{}: token {} is {}, wanted 0 .. {}", tokens == &request.prompt ? "prompt" : "forced", i,
-                                id, info_.vocab_size - 1);
+        return invalid_argument("{}: token {} is {}, wanted 0 .. {}", tokens == &request.prompt ? "prompt" : "forced",
+                                i, id, info_.vocab_size - 1);
       }
     }
   }

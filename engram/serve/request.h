@@ -32,8 +32,8 @@ struct GenerationRequest {
   std::vector<int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
   std::vector<int32_t> forced;  // generated instead of what is sampled, as far as they go: measurements and scoring
-  bool memory_off = false;  // knock-out: Engram blocks add nothing
-  bool trace = false;       // events carry what the memory did
+  bool memory_off = false;      // knock-out: Engram blocks add nothing
+  bool trace = false;           // events carry what the memory did
 };
 
 struct TokenLogprob {

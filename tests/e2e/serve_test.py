@@ -1,0 +1,173 @@
+"""A trained checkpoint behind HTTP, its tables on the drive: what the server says equals what `engram generate` prints.
+
+    serve_test.py ENGRAM SOURCE_DIR
+
+ENGRAM_LOAD_REQUESTS: how many requests the load test sends (default 300; 10000 is the full form).
+"""
+
+import concurrent.futures
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ENGRAM, SOURCE_DIR = Path(sys.argv.pop(1)).resolve(), Path(sys.argv.pop(1)).resolve()
+RECIPE = SOURCE_DIR / "recipes" / "smoke.toml"
+PROMPTS = ["the ", "a", "one day the cat", "water is", "then the", "of the", "in a house", "what"]
+
+
+def run(*arguments, code=0):
+    done = subprocess.run([str(ENGRAM), *map(str, arguments)], capture_output=True, text=True, cwd=SOURCE_DIR)
+    if done.returncode != code:
+        raise AssertionError(f"{arguments}: exit code {done.returncode}, wanted {code}\n{done.stderr[-4000:]}")
+    return done
+
+
+class Server:
+    """with Server(checkpoint, flags...) as server: server.url, server.process"""
+
+    def __init__(self, *arguments):
+        self.command = [str(ENGRAM), "serve", *map(str, arguments), "--port", "0"]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        if " at http" not in line:
+            raise AssertionError(f"{self.command}: {line}{self.process.stderr.read()}")
+        self.url = line.split(" at ")[1].split()[0]
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.code = self.process.wait(timeout=60)
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+def post(url, path, body):
+    request = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        return json.load(reply)
+
+
+def get(url, path):
+    with urllib.request.urlopen(url + path, timeout=60) as reply:
+        return reply.read().decode()
+
+
+class Serve(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.checkpoint = Path(cls.folder.name) / "smoke"
+        cls.rows = Path(cls.folder.name) / "smoke.rows"
+        run("train", RECIPE, "--set", f"train.output={cls.checkpoint}", "--set", "train.steps=20")
+        run("table", "convert", cls.checkpoint, cls.rows)
+        cls.server = Server(cls.checkpoint, "--table", f"nvme:{cls.rows}?cache=1MiB", "--model-name", "smoke").__enter__()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.__exit__()
+        cls.folder.cleanup()
+
+    def complete(self, prompt, **fields):
+        return post(self.server.url, "/v1/completions",
+                    {"model": "smoke", "prompt": prompt, "temperature": 0, "max_tokens": 12, **fields})
+
+    def test_answers_equal_generate(self):
+        flags = ("--max-tokens", 12, "--temperature", 0, "--json")
+        for memory in ("on", "off"):
+            wanted = [json.loads(run("generate", self.checkpoint, "--prompt", p, *flags, "--memory", memory).stdout)["text"]
+                      for p in PROMPTS]
+            with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
+                got = list(pool.map(lambda p: self.complete(p, memory=memory)["choices"][0]["text"], PROMPTS))
+            self.assertEqual(wanted, got, f"memory {memory}")
+
+    def test_a_stream_gives_the_same_text(self):
+        whole = self.complete("the ")["choices"][0]["text"]
+        body = {"model": "smoke", "prompt": "the ", "temperature": 0, "max_tokens": 12, "stream": True}
+        request = urllib.request.Request(self.server.url + "/v1/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as reply:
+            lines = [line[6:] for line in reply.read().decode().splitlines() if line.startswith("data: ")]
+        self.assertEqual("[DONE]", lines[-1])
+        self.assertEqual(whole, "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1]))
+
+    def test_the_trace_names_gates_rows_and_tiers(self):
+        trace = post(self.server.url, "/v1/memory/trace", {"model": "smoke", "prompt": "the cat", "max_tokens": 4})
+        layers = trace["tokens"][0]["layers"]
+        self.assertEqual(trace["layer_ids"], [layer["layer_id"] for layer in layers])
+        for token in trace["tokens"]:
+            for layer in token["layers"]:
+                self.assertTrue(all(0 <= gate <= 1 for gate in layer["gates"]))
+                self.assertTrue(all(row["tier"] in ("cache", "drive") for row in layer["rows"]))
+        self.complete("the cat")
+        again = post(self.server.url, "/v1/memory/trace", {"model": "smoke", "prompt": "the cat"})
+        self.assertTrue(all(row["hit"] for token in again["tokens"] for layer in token["layers"] for row in layer["rows"]),
+                        "rows read before are in the cache")
+
+    def test_metrics_count(self):
+        self.complete("the ")
+        metrics = get(self.server.url, "/metrics")
+        for name in ("engram_store_", "time_to_first_token", "stall"):
+            self.assertIn(name, metrics)
+        self.assertIn("<html", get(self.server.url, "/").lower())
+
+    def test_what_cannot_be_served_is_a_400(self):
+        for fields in ({"max_tokens": 100000}, {"prompt": 5}, {"temperature": -1}):
+            with self.assertRaises(urllib.error.HTTPError) as error:
+                self.complete(**{"prompt": "x", **fields})
+            self.assertEqual(400, error.exception.code)
+            self.assertIn("error", json.load(error.exception))
+            error.exception.close()
+        self.complete("still there")
+
+    def test_a_port_in_use_is_one_line(self):
+        port = self.server.url.rsplit(":", 1)[1]
+        done = run("serve", self.checkpoint, "--port", port, code=1)
+        self.assertRegex(done.stderr.splitlines()[-1], f"^error: .*{port}")
+
+    def test_any_other_address_wants_a_key(self):
+        done = run("serve", self.checkpoint, "--port", "0", "--host", "0.0.0.0", code=1)
+        self.assertRegex(done.stderr.splitlines()[-1], "^error: .*key")
+
+    def test_a_foreign_table_is_refused(self):
+        other = Path(self.folder.name) / "other"
+        run("train", RECIPE, "--set", f"train.output={other}", "--set", "train.steps=1", "--set",
+            "model.engram.seed=5")
+        done = run("serve", other, "--port", "0", "--table", f"dram:{self.rows}", code=1)
+        self.assertRegex(done.stderr.splitlines()[-1], "^error: .*hashes tokens to other rows")
+
+    def test_load(self):
+        count = os.environ.get("ENGRAM_LOAD_REQUESTS", "300")
+        done = subprocess.run([sys.executable, SOURCE_DIR / "tests/serve/load_test.py", self.server.url, "--requests", count,
+                               "--pid", str(self.server.process.pid)], capture_output=True, text=True)
+        print(done.stdout.strip())
+        self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+
+    def test_sigterm_under_load_lets_requests_end(self):
+        with Server(self.checkpoint) as server:
+            model = json.loads(get(server.url, "/v1/models"))["data"][0]["id"]
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                body = {"model": model, "prompt": "the ", "max_tokens": 100, "ignore_eos": True}
+                running = [pool.submit(post, server.url, "/v1/completions", body) for _ in range(8)]
+                deadline = time.monotonic() + 30
+                while json.loads(get(server.url, "/metrics.json"))["running"] < 8 and time.monotonic() < deadline:
+                    if all(future.done() for future in running):
+                        break
+                server.process.send_signal(signal.SIGTERM)
+                for future in running:
+                    self.assertEqual(100, future.result()["usage"]["completion_tokens"])
+            self.assertEqual(0, server.process.wait(timeout=60))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
