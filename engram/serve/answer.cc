@@ -42,29 +42,59 @@ size_t characters_of(const std::string& text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
+// Puts a member, whose value is JSON text already, at the end of an object's text.
+void add_member(std::string& object, const char* name, const std::string& value) {
+  object.pop_back();
+  object += fmt::format(",\"{}\":{}}}", name, value);
+}
+
+// Arrays that grow, kept as text: as values they would take ten times the memory.
+class TextArrays {
+ public:
+  // `more`: an object of arrays; null is nothing.
+  void append(const ordered_json& more) {
+    for (const auto& [name, elements] : more.items()) {
+      auto found =
+          std::find_if(arrays_.begin(), arrays_.end(), [&key = name](const auto& one) { return one.first == key; });
+      if (found == arrays_.end()) found = arrays_.emplace(arrays_.end(), name, "");
+      const std::string text = dump(elements);
+      if (elements.empty()) continue;
+      if (!found->second.empty()) found->second += ',';
+      found->second.append(text, 1, text.size() - 2);
+    }
+  }
+  std::string json() const {
+    if (arrays_.empty()) return "null";
+    std::string out = "{}";
+    for (const auto& [name, elements] : arrays_) {
+      out.pop_back();
+      out += fmt::format("{}\"{}\":[{}]}}", out.size() > 1 ? "," : "", name, elements);
+    }
+    return out;
+  }
+  // The one array of this name.
+  std::string array(const char* name) const {
+    for (const auto& [key, elements] : arrays_) {
+      if (key == name) return fmt::format("[{}]", elements);
+    }
+    return "[]";
+  }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> arrays_;
+};
+
 struct Choice {
   explicit Choice(MemoryTracer memory_tracer) : tracer(std::move(memory_tracer)) {}
   MemoryTracer tracer;
   std::string text;
   size_t characters = 0;  // of the text so far
   FinishReason finish = FinishReason::kNone;
-  ordered_json logprobs;  // null: none; kept for one body
-  ordered_json memory = ordered_json::array();
+  TextArrays logprobs, memory;  // kept for one body
+  int64_t traced = 0;           // tokens
   ordered_json token_ids = ordered_json::array();
   int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
 };
-
-// Arrays of `more` go behind those of `all`, key by key; null is nothing.
-void append_logprobs(ordered_json& all, const ordered_json& more) {
-  if (more.is_null()) return;
-  if (all.is_null()) {
-    all = more;
-    return;
-  }
-  for (const auto& [key, value] : more.items()) {
-    if (value.is_array()) all[key].insert(all[key].end(), value.begin(), value.end());
-  }
-}
 
 }  // namespace
 
@@ -93,7 +123,9 @@ struct Answer::Impl {
   ordered_json usage() const;
   std::string chunk(size_t index, const GenerationEvent& event, const ordered_json& event_logprobs,
                     const ordered_json& memory) const;
-  ordered_json choice_json(size_t index) const;
+  std::string choice_text(size_t index) const;
+  // What the memory did at the event's tokens; of a trace of the prompt, at those of the prompt.
+  ordered_json event_memory(Choice& choice, const GenerationEvent& event) const;
   HttpReply trace_reply() const;
 
   const EngineInfo& info;
@@ -142,6 +174,16 @@ ordered_json Answer::Impl::event_logprobs(const Choice& choice, const Generation
           {"top_logprobs", ordered_json::array({std::move(top)})}};
 }
 
+ordered_json Answer::Impl::event_memory(Choice& choice, const GenerationEvent& event) const {
+  ordered_json memory = ordered_json::array();
+  for (const TokenTrace& trace : event.trace) {
+    if (prompt_only && choice.traced == event.prompt_tokens) break;
+    memory.push_back(choice.tracer.add(trace));
+    ++choice.traced;
+  }
+  return memory;
+}
+
 ordered_json Answer::Impl::envelope(const char* object) const {
   return {{"id", id}, {"object", object}, {"created", created}, {"model", info.model}};
 }
@@ -184,7 +226,7 @@ std::string Answer::Impl::chunk(size_t index, const GenerationEvent& event, cons
   return server_event(out);
 }
 
-ordered_json Answer::Impl::choice_json(size_t index) const {
+std::string Answer::Impl::choice_text(size_t index) const {
   const Choice& choice = choices[index];
   ordered_json out = {{"index", index}};
   if (chat()) {
@@ -192,13 +234,12 @@ ordered_json Answer::Impl::choice_json(size_t index) const {
   } else {
     out["text"] = choice.text;
   }
-  out["logprobs"] = choice.logprobs;
   out["finish_reason"] = reason_name(choice.finish);
-  if (memory_trace) {
-    out["token_ids"] = choice.token_ids;
-    out["memory"] = choice.memory;
-  }
-  return out;
+  if (memory_trace) out["token_ids"] = choice.token_ids;
+  std::string text = dump(out);
+  add_member(text, "logprobs", choice.logprobs.json());
+  if (memory_trace) add_member(text, "memory", choice.memory.array("memory"));
+  return text;
 }
 
 HttpReply Answer::Impl::trace_reply() const {
@@ -213,12 +254,9 @@ HttpReply Answer::Impl::trace_reply() const {
   out["prompt_tokens"] = choice.prompt_tokens;
   out["completion_tokens"] = prompt_only ? 0 : choice.completion_tokens;
   out["text"] = prompt_only ? "" : choice.text;
-  out["tokens"] = choice.memory;
-  if (prompt_only) {  // whatever the engine says of the token it had to generate
-    while (static_cast<int64_t>(out["tokens"].size()) > choice.prompt_tokens)
-      out["tokens"].erase(out["tokens"].size() - 1);
-  }
-  return {200, "application/json", dump(out), {}};
+  std::string text = dump(out);
+  add_member(text, "tokens", choice.memory.array("memory"));
+  return {200, "application/json", std::move(text), {}};
 }
 
 Answer::Answer(const EngineInfo& info, const Tokenizer& tokenizer, const GenerationCall& call)
@@ -264,12 +302,11 @@ std::string Answer::on_event(size_t index, const GenerationEvent& event) {
   choice.completion_tokens = event.completion_tokens;
   const ordered_json logprobs = impl_->event_logprobs(choice, event);
   choice.characters += characters_of(event.text);
-  ordered_json memory = ordered_json::array();
-  for (const TokenTrace& trace : event.trace) memory.push_back(choice.tracer.add(trace));
+  const ordered_json memory = impl_->event_memory(choice, event);
   if (impl_->stream) return impl_->chunk(index, event, logprobs, memory);
   choice.text += event.text;
-  append_logprobs(choice.logprobs, logprobs);
-  choice.memory.insert(choice.memory.end(), memory.begin(), memory.end());
+  choice.logprobs.append(logprobs);
+  choice.memory.append({{"memory", memory}});
   if (event.token >= 0) choice.token_ids.push_back(event.token);
   return "";
 }
@@ -288,10 +325,14 @@ std::string Answer::end() const {
 HttpReply Answer::reply() const {
   if (impl_->form == AnswerForm::kTrace) return impl_->trace_reply();
   ordered_json out = impl_->envelope(impl_->chat() ? "chat.completion" : "text_completion");
-  out["choices"] = ordered_json::array();
-  for (size_t i = 0; i < impl_->choices.size(); ++i) out["choices"].push_back(impl_->choice_json(i));
   out["usage"] = impl_->usage();
-  return {200, "application/json", dump(out), {}};
+  std::string choices;
+  for (size_t i = 0; i < impl_->choices.size(); ++i) {
+    choices += fmt::format("{}{}", i > 0 ? "," : "", impl_->choice_text(i));
+  }
+  std::string text = dump(out);
+  add_member(text, "choices", fmt::format("[{}]", choices));
+  return {200, "application/json", std::move(text), {}};
 }
 
 std::string Answer::stream_error(const ApiError& error) { return fmt::format("data: {}\n\n", error.json()); }

@@ -216,14 +216,14 @@ void HttpSession::generate(GenerationCall call) {
 
 void HttpSession::on_event(uint64_t call, size_t choice, const GenerationEvent& event) {
   if (call != call_ || !answer_ || phase_ != Phase::kAnswering) return;
-  const std::string text = answer_->on_event(choice, event);
-  if (answer_->error()) return fail_generation(ApiError(*answer_->error()));
-  if (stream_ && !stream_begun_) begin_stream();
-  if (!text.empty()) send_stream(text);
   if (out_.size() > context_.options.max_unsent_bytes) {
     ++context_.api.counters().slow_clients;
     return close();
   }
+  const std::string text = answer_->on_event(choice, event);
+  if (answer_->error()) return fail_generation(ApiError(*answer_->error()));
+  if (stream_ && !stream_begun_) begin_stream();
+  if (!text.empty()) send_stream(text);
   if (answer_->done()) end_generation();
 }
 

@@ -17,9 +17,14 @@ size_t length_of(unsigned char lead) {
   return lead >= 0xC2 ? 2 : 1;
 }
 
+// Six digits are more than anybody looks at.
+ordered_json gate_json(float gate) {
+  return std::isfinite(gate) ? ordered_json(std::round(static_cast<double>(gate) * 1e6) / 1e6) : ordered_json();
+}
+
 ordered_json layer_json(const LayerTrace& layer) {
   ordered_json gates = ordered_json::array(), rows = ordered_json::array();
-  for (const float gate : layer.gates) gates.push_back(std::isfinite(gate) ? ordered_json(gate) : ordered_json());
+  for (const float gate : layer.gates) gates.push_back(gate_json(gate));
   for (size_t i = 0; i < layer.row_ids.size(); ++i) {
     const std::string tier = i < layer.tiers.size() ? layer.tiers[i] : "";
     rows.push_back({{"id", layer.row_ids[i]}, {"tier", tier}, {"hit", tier != "drive"}});

@@ -18,6 +18,7 @@ using Prompt = std::vector<int32_t>;
 constexpr int kMaxDepth = 64;
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
+constexpr int kMaxTracedChoices = 4;          // a trace is some KB a token
 constexpr int kDefaultCompletionTokens = 16;  // OpenAI's
 
 std::variant<json, ApiError> parse_body(std::string_view body) {
@@ -171,9 +172,10 @@ Parsed finish(const ApiModel& model, ApiFields& fields, GenerationCall call, Gen
   const int64_t max_tokens = fields.integer(max_key, 1, INT32_MAX, default_tokens);
   call.n = static_cast<int>(fields.integer("n", 1, model.max_choices, 1));
   if (fields.error()) return *fields.error();
-  if (prompts.size() * static_cast<size_t>(call.n) > static_cast<size_t>(model.max_choices)) {
-    fields.fail("n", fmt::format("got {} for {} prompts, wanted at most {} choices in all", call.n, prompts.size(),
-                                 model.max_choices));
+  const int most = call.memory_trace ? std::min(kMaxTracedChoices, model.max_choices) : model.max_choices;
+  if (prompts.size() * static_cast<size_t>(call.n) > static_cast<size_t>(most)) {
+    fields.fail("n", fmt::format("got {} for {} prompts, wanted at most {} choices in all{}", call.n, prompts.size(),
+                                 most, call.memory_trace ? " with memory_trace" : ""));
     return *fields.error();
   }
   for (const Prompt& prompt : prompts) {

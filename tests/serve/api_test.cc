@@ -162,6 +162,7 @@ TEST_F(ServeApi, CompletionsThatCannotBeServed) {
       {R"({"prompt": "a", "stop": ")" + std::string(1025, 's') + "\"}", 400, "stop", "1025 bytes"},
       {R"({"prompt": "a", "n": 9})", 400, "n", "got 9, wanted an integer 1 .. 8"},
       {R"({"prompt": ["a", "b"], "n": 5})", 400, "n", "got 5 for 2 prompts"},
+      {R"({"prompt": "a", "n": 5, "memory_trace": true})", 400, "n", "at most 4 choices in all with memory_trace"},
       {R"({"prompt": "a", "logprobs": 21})", 400, "logprobs", "got 21"},
       {R"({"prompt": "a", "logprobs": true})", 400, "logprobs", "got true"},
       {R"({"prompt": "a", "stream": "yes"})", 400, "stream", "got 'yes'"},
