@@ -53,6 +53,15 @@ void print_clients(const Json& part) {
       1e3 * part.at("weight_read_seconds").get<double>(), part.at("decode_over_weight_read").get<double>());
 }
 
+void print_peer(const Json& part) {
+  fmt::print("\nbeside {}\n", part.at("peer").get<std::string>());
+  for (const Json& row : part.at("rows")) {
+    fmt::print("  {:<10}{:>10.1f} tokens/s, llama.cpp {:>8.1f}, ratio {:.2f} ({:.2f}, {:.2f})\n",
+               row.at("name").get<std::string>(), row.at("ours").get<double>(), row.at("llama_cpp").get<double>(),
+               row.at("ratio").get<double>(), row.at("ratio_low").get<double>(), row.at("ratio_high").get<double>());
+  }
+}
+
 Status run_bench_serve(const Flags& flags) {
   Env& env = Env::posix();
   Json out = {
@@ -63,6 +72,10 @@ Status run_bench_serve(const Flags& flags) {
       ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_bench(env, flags.options));
       out.update(result);
       if (!flags.json) print_table(result);
+    } else if (part == "peer") {
+      ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_peer_bench(env, flags.options));
+      out["peer"] = result;
+      if (!flags.json) print_peer(result);
     } else {
       ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_clients_bench(env, flags.options));
       out["continuous_batching"] = result;
@@ -90,8 +103,9 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_option("--threads", options.threads, "0: all cores")->check(CLI::Range(0, 1024))->capture_default_str();
-  command->add_option("--part", flags->parts, "table, clients; both unless given")
-      ->check(CLI::IsMember({"table", "clients"}));
+  command->add_option("--part", flags->parts, "table, clients, peer (llama.cpp); the first two unless given")
+      ->check(CLI::IsMember({"table", "clients", "peer"}));
+  command->add_option("--python", options.python, "interpreter that has llama-cpp-python")->capture_default_str();
   command->add_flag("--json", flags->json, "print JSON");
   command->callback([flags, &invocation] { invocation.run = [flags] { return run_bench_serve(*flags); }; });
 }

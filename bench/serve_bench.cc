@@ -2,93 +2,17 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <numeric>
-#include <optional>
-#include <random>
 
 #include "bench/process.h"
+#include "bench/serve_work.h"
 #include "engram/core/progress.h"
-#include "engram/data/token_shard.h"
 #include "engram/model/parameters.h"
-#include "engram/serve/llm_engine.h"
-#include "engram/store/row_file.h"
 #include "engram/store/table_tools.h"
 
 namespace engram::bench {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// The paper: 512 sequences, both lengths uniform in [100, 1024], dense backbones of 4B and 8B.
-struct Scale {
-  const char* name;
-  int hidden, intermediate, heads, kv_heads, head_dim;
-  int blocks[2];
-  int sequences, shortest, longest;
-  int row_dim;
-  int64_t table_bytes;
-};
-constexpr Scale kScales[] = {
-    {"smoke", 64, 128, 4, 2, 16, {2, 4}, 6, 4, 20, 16, int64_t{4} << 20},
-    {"cpu", 512, 1408, 8, 4, 64, {6, 13}, 24, 10, 102, 64, int64_t{512} << 20},
-};
-
-Result<Scale> find_scale(const std::string& name) {
-  for (const Scale& scale : kScales) {
-    if (name == scale.name) return scale;
-  }
-  return invalid_argument("--scale: got '{}', wanted smoke or cpu", name);
-}
-
-// A prompt and what is generated after it.
-struct Job {
-  std::vector<int32_t> prompt, output;
-};
-
-struct Workload {
-  Scale scale;
-  std::shared_ptr<const Tokenizer> tokenizer;
-  std::vector<int32_t> text;  // real ids
-
-  // The same lengths in every round and for both kinds of text; other ids in each.
-  std::vector<Job> jobs(bool real, int round) const {
-    std::mt19937_64 lengths(0), ids(static_cast<uint64_t>(round) * 2 + real);
-    std::uniform_int_distribution<int> length(scale.shortest, scale.longest);
-    std::vector<Job> out(static_cast<size_t>(scale.sequences));
-    for (Job& job : out) {
-      const size_t prompt = static_cast<size_t>(length(lengths)), output = static_cast<size_t>(length(lengths));
-      std::vector<int32_t> all(prompt + output);
-      if (real) {
-        const size_t start = ids() % (text.size() - all.size());
-        std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(start), all.size(), all.begin());
-      } else {
-        for (int32_t& id : all) id = static_cast<int32_t>(ids() % static_cast<uint64_t>(tokenizer->vocab_size()));
-      }
-      job.prompt.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(prompt));
-      job.output.assign(all.begin() + static_cast<std::ptrdiff_t>(prompt), all.end());
-    }
-    return out;
-  }
-};
-
-Result<Workload> read_workload(Env& env, const ServeBenchOptions& options) {
-  Workload out;
-  ENGRAM_ASSIGN_OR_RETURN(out.scale, find_scale(options.scale));
-  for (const std::string& path : {options.tokenizer, options.tokens}) {
-    if (!env.file_exists(path)) return not_found("{}: not there; scripts/corpus.sh makes it, or name another", path);
-  }
-  ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env, options.tokenizer));
-  out.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
-  ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env, options.tokens));
-  out.text.resize(static_cast<size_t>(std::min<int64_t>(shard.info().num_tokens, 4'000'000)));
-  shard.copy_tokens(0, out.text);
-  if (out.text.size() < 4096)
-    return invalid_argument("{}: got {} tokens, wanted 4096", options.tokens, out.text.size());
-  if (*std::max_element(out.text.begin(), out.text.end()) >= out.tokenizer->vocab_size()) {
-    return invalid_argument("{}: ids beyond the vocabulary of {}", options.tokens, options.tokenizer);
-  }
-  return out;
-}
 
 // A table file of the scale's size; removed at the end.
 class TableFile {
@@ -124,52 +48,6 @@ class TableFile {
   RowFileInfo info_;
 };
 
-ModelConfig backbone_config(const Workload& work, int blocks, const EngramConfig* engram) {
-  const Scale& s = work.scale;
-  ModelConfig c;
-  c.vocab_size = work.tokenizer->vocab_size();
-  c.hidden_size = s.hidden;
-  c.num_hidden_layers = blocks;
-  c.max_position_embeddings = 2 * s.longest;
-  c.attention = AttentionKind::kGqa;
-  c.num_attention_heads = s.heads;
-  c.num_key_value_heads = s.kv_heads;
-  c.head_dim = s.head_dim;
-  c.ffn = FfnKind::kDense;
-  c.intermediate_size = s.intermediate;
-  c.memory = engram == nullptr ? MemoryKind::kNone : MemoryKind::kEngram;
-  if (engram != nullptr) c.engram = *engram;
-  return c;
-}
-
-// A model of random weights. resident: also its table, read from the file.
-Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig& config, const TableFile* resident) {
-  LoadedModel out;
-  out.config = config;
-  out.tokenizer = work.tokenizer;
-  ENGRAM_ASSIGN_OR_RETURN(out.hashing, make_memory_hashing(config, *work.tokenizer));
-  torch::manual_seed(0);
-  out.model = Transformer(config);
-  out.model->eval();
-  if (resident == nullptr) return out;
-  ENGRAM_ASSIGN_OR_RETURN(const auto source, open_table_source(env, resident->path()));
-  const SourceTable& table = source->tables()[0];
-  torch::Tensor rows = torch::empty({table.num_rows, table.format.width}, torch::kBFloat16);
-  constexpr int64_t kRows = 1 << 16;
-  std::vector<int64_t> ids;
-  std::vector<float> values;
-  for (int64_t first = 0; first < table.num_rows; first += kRows) {
-    ids.resize(static_cast<size_t>(std::min(kRows, table.num_rows - first)));
-    std::iota(ids.begin(), ids.end(), first);
-    values.resize(ids.size() * static_cast<size_t>(table.format.width));
-    ENGRAM_RETURN_IF_ERROR(source->read_values(0, ids, values));
-    const auto count = static_cast<int64_t>(ids.size());
-    rows.narrow(0, first, count).copy_(torch::from_blob(values.data(), {count, table.format.width}));
-  }
-  out.tables.push_back(std::make_unique<ResidentTable>(rows));
-  return out;
-}
-
 struct Variant {
   std::string name;
   std::string placement;  // "": the bare backbone
@@ -187,38 +65,6 @@ std::vector<Variant> variants_of(const TableFile& table) {
           {"drive-prefetched", drive},
           {"drive-synchronous", drive, false},
           {"drive-cached", fmt::format("{}?cache={}", drive, cache)}};
-}
-
-struct Measurement {
-  double tokens_per_second = 0, stall_share = 0, bytes_per_token = 0;
-};
-
-// Serves all jobs at once.
-Result<Measurement> serve(LLMEngine& engine, const std::vector<Job>& jobs) {
-  Status failure;
-  int64_t generated = 0, tokens = 0;
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    GenerationRequest request;
-    request.prompt = jobs[i].prompt;
-    request.forced = jobs[i].output;
-    request.sampling.max_tokens = static_cast<int>(jobs[i].output.size());
-    request.sampling.temperature = 0;
-    request.sampling.ignore_eos = true;
-    ENGRAM_RETURN_IF_ERROR(engine.check(request));
-    generated += static_cast<int64_t>(jobs[i].output.size());
-    tokens += static_cast<int64_t>(jobs[i].prompt.size() + jobs[i].output.size());
-    engine.add(i, std::move(request), [&failure](const GenerationEvent& event) {
-      if (event.finish == FinishReason::kError && failure.ok()) failure = event.error;
-    });
-  }
-  const EngineMetrics before = engine.metrics();
-  const double start = now_seconds();
-  while (engine.has_work()) engine.step();
-  const double seconds = now_seconds() - start;
-  ENGRAM_RETURN_IF_ERROR(failure);
-  const EngineMetrics after = engine.metrics();
-  return Measurement{static_cast<double>(generated) / seconds, (after.stall_seconds - before.stall_seconds) / seconds,
-                     static_cast<double>(after.row_bytes - before.row_bytes) / static_cast<double>(tokens)};
 }
 
 // One variant on one kind of text, over the rounds.
@@ -268,10 +114,9 @@ EngineOptions engine_options(const Workload& work, const Variant& variant) {
 Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Workload& work, const TableFile& table,
                           int blocks, Progress& progress) {
   const EngramConfig& engram = table.info().hash->config;
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel bare,
-                          make_model(env, work, backbone_config(work, blocks, nullptr), nullptr));
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel bare, make_model(env, work, backbone_config(work, blocks, nullptr)));
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
-                          make_model(env, work, backbone_config(work, blocks, &engram), &table));
+                          make_model(env, work, backbone_config(work, blocks, &engram), table.path()));
   const std::vector<Variant> variants = variants_of(table);
   std::vector<std::unique_ptr<LLMEngine>> engines;
   for (const Variant& variant : variants) {
@@ -305,19 +150,6 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
               {"variants", list}};
 }
 
-// Seconds to read `bytes` of memory once with all threads: the bound of a decode step.
-double seconds_to_read(int64_t bytes) {
-  const torch::Tensor buffer = torch::ones({bytes / 4});
-  std::vector<double> seconds;
-  float sink = 0;
-  for (int i = 0; i < 7; ++i) {
-    const double start = now_seconds();
-    sink += buffer.sum().item<float>();
-    seconds.push_back(now_seconds() - start);
-  }
-  return sink > 0 ? *std::min_element(seconds.begin(), seconds.end()) : 0;
-}
-
 }  // namespace
 
 ServeBenchOptions default_serve_bench_options() {
@@ -326,6 +158,8 @@ ServeBenchOptions default_serve_bench_options() {
   options.tokenizer = join_path(root, "demo/data/tokenizer.json");
   options.tokens = join_path(root, "demo/data/train.tokens");
   options.folder = join_path(root, "runs/bench");
+  options.python = join_path(root, ".venv-oracles/bin/python");
+  options.llama_script = join_path(root, "bench/llama_peer.py");
   return options;
 }
 
@@ -348,42 +182,6 @@ Result<Json> run_serve_bench(Env& env, const ServeBenchOptions& options) {
               {"threads", torch::get_num_threads()},
               {"variants", backbones[0]["variants"]},
               {"backbones", backbones}};
-}
-
-Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options) {
-  ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
-  if (options.threads > 0) torch::set_num_threads(options.threads);
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
-                          make_model(env, work, backbone_config(work, work.scale.blocks[0], nullptr), nullptr));
-  Variant bare{"bare", ""};
-  EngineOptions engine_of_32 = engine_options(work, bare);
-  engine_of_32.scheduler.max_sequences = 32;
-  ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, engine_of_32));
-  const int length = work.scale.longest;
-  std::map<int, std::vector<double>> speed;
-  for (int round = -1; round < options.rounds; ++round) {
-    for (int clients : {1, 32}) {
-      std::vector<Job> jobs;
-      for (int i = 0; i < clients; ++i) {
-        const auto from = work.text.begin() + (round + 2) * 32 * length + i * length;
-        jobs.push_back({{from, from + 4}, {from + 4, from + length}});
-      }
-      ENGRAM_ASSIGN_OR_RETURN(const Measurement got, serve(*engine, jobs));
-      if (round >= 0) speed[clients].push_back(got.tokens_per_second);
-    }
-  }
-  const double one = median(speed[1]), many = median(speed[32]);
-  ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));
-  const int64_t bytes = 4 * (count.p_act + int64_t{model.config.vocab_size} * model.config.hidden_size);
-  const double read = seconds_to_read(bytes);
-  return Json{
-      {"clients", {{{"clients", 1}, {"tokens_per_second", one}}, {{"clients", 32}, {"tokens_per_second", many}}}},
-      {"ratio_of_32_clients", many / one},
-      {"active_weight_bytes", bytes},
-      {"decode_seconds", 1 / one},
-      {"weight_read_seconds", read},
-      {"weight_bytes_per_second", static_cast<double>(bytes) / read},
-      {"decode_over_weight_read", 1 / one / read}};
 }
 
 }  // namespace engram::bench

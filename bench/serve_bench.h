@@ -22,9 +22,10 @@
 namespace engram::bench {
 
 struct ServeBenchOptions {
-  std::string scale = "cpu";      // smoke, cpu
-  std::string tokenizer, tokens;  // tokenizer.json and a token shard: the real text
-  std::string folder;             // where the table is made, and removed at the end
+  std::string scale = "cpu";         // smoke, cpu
+  std::string tokenizer, tokens;     // tokenizer.json and a token shard: the real text
+  std::string folder;                // where the table is made, and removed at the end
+  std::string python, llama_script;  // interpreter with llama-cpp-python and gguf; bench/llama_peer.py
   int rounds = 5;
   int threads = 0;  // 0: all cores
 };
@@ -38,5 +39,10 @@ Result<nlohmann::ordered_json> run_serve_bench(Env& env, const ServeBenchOptions
 // Continuous batching and the memory's speed on the first backbone: {"clients": [{"clients", "tokens_per_second"}],
 //  "ratio_of_32_clients", "decode_seconds", "weight_read_seconds", "decode_over_weight_read"}.
 Result<nlohmann::ordered_json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options);
+
+// One sequence on the first backbone beside llama.cpp on the same shape and precision: {"peer", "rows": [{"name"
+// prefill
+//  or decode, "ours", "llama_cpp" in tokens per second, "ratio", "ratio_low", "ratio_high"}]}. kNotFound.
+Result<nlohmann::ordered_json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options);
 
 }  // namespace engram::bench

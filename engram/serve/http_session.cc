@@ -290,7 +290,7 @@ void HttpSession::send(std::string_view bytes) {
   out_ += bytes;
   if (!writing_.empty() || out_.empty()) return;
   // Behind what this handler still adds, so that the pieces of one event leave together.
-  writing_ = "-";
+  writing_.assign(1, '-');
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
     self->writing_ = std::exchange(self->out_, "");
     self->written_ = 0;

@@ -73,6 +73,18 @@ class Smoke(unittest.TestCase):
         result = json.loads(run("eval", self.output, "--file", text, "--json").stdout)
         self.assertTrue(any(isinstance(value, float) and value > 0 for value in result.values()), result)
 
+    def test_eval_compares_row_types(self):
+        text = Path(self.folder.name) / "rows.txt"
+        text.write_text("the cat was born in the town. " * 40)
+        flags = ("eval", self.output, "--file", text, "--json")
+        rows = json.loads(run(*flags, "--rows", "fp32,bf16,fp8,int4").stdout)["rows"]
+        self.assertEqual(["fp32", "bf16", "fp8", "int4"], [row["rows"] for row in rows])
+        self.assertAlmostEqual(json.loads(run(*flags).stdout)["loss"], rows[0]["loss"], places=5)
+        self.assertEqual(0, rows[0]["change"])
+        self.assertEqual(sorted((row["row_bytes"] for row in rows), reverse=True), [row["row_bytes"] for row in rows])
+        self.assertNotEqual(rows[0]["loss"], rows[3]["loss"])
+        self.assertLess(abs(rows[1]["change"]), 0.01)
+
     def test_every_probe_answers(self):
         """Its text is the validation text of the checkpoint's own recipe."""
         folder = Path(self.folder.name) / "probes"

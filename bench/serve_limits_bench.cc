@@ -1,0 +1,115 @@
+// The parts of serve_bench that measure the engine itself: against one client, the memory's speed, and llama.cpp.
+#include <algorithm>
+#include <map>
+
+#include "bench/process.h"
+#include "bench/serve_work.h"
+#include "engram/core/json.h"
+#include "engram/model/parameters.h"
+
+namespace engram::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Seconds to read `bytes` of memory once with all threads: the bound of a decode step.
+double seconds_to_read(int64_t bytes) {
+  const torch::Tensor buffer = torch::ones({bytes / 4});
+  std::vector<double> seconds;
+  float sink = 0;
+  for (int i = 0; i < 7; ++i) {
+    const double start = now_seconds();
+    sink += buffer.sum().item<float>();
+    seconds.push_back(now_seconds() - start);
+  }
+  return sink > 0 ? *std::min_element(seconds.begin(), seconds.end()) : 0;
+}
+
+}  // namespace
+
+Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
+  if (options.threads > 0) torch::set_num_threads(options.threads);
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
+                          make_model(env, work, backbone_config(work, work.scale.blocks[0], nullptr)));
+  EngineOptions engine_of_32;
+  engine_of_32.prefix_cache = false;
+  engine_of_32.scheduler = {.max_sequences = 32, .max_batched_tokens = 512};
+  ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, engine_of_32));
+  const int length = work.scale.longest;
+  std::map<int, std::vector<double>> speed;
+  for (int round = -1; round < options.rounds; ++round) {
+    for (int clients : {1, 32}) {
+      std::vector<Job> jobs;
+      for (int i = 0; i < clients; ++i) {
+        const auto from = work.text.begin() + (round + 2) * 32 * length + i * length;
+        jobs.push_back({{from, from + 4}, {from + 4, from + length}});
+      }
+      ENGRAM_ASSIGN_OR_RETURN(const Measurement got, serve(*engine, jobs));
+      if (round >= 0) speed[clients].push_back(got.tokens_per_second);
+    }
+  }
+  const double one = median(speed[1]), many = median(speed[32]);
+  ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));
+  const int64_t bytes = 4 * (count.p_act + int64_t{model.config.vocab_size} * model.config.hidden_size);
+  const double read = seconds_to_read(bytes);
+  return Json{
+      {"clients", {{{"clients", 1}, {"tokens_per_second", one}}, {{"clients", 32}, {"tokens_per_second", many}}}},
+      {"ratio_of_32_clients", many / one},
+      {"active_weight_bytes", bytes},
+      {"decode_seconds", 1 / one},
+      {"weight_read_seconds", read},
+      {"weight_bytes_per_second", static_cast<double>(bytes) / read},
+      {"decode_over_weight_read", 1 / one / read}};
+}
+
+Result<Json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options) {
+  constexpr int kPrompt = 512, kDecode = 128;
+  ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
+  for (const std::string& path : {options.python, options.llama_script}) {
+    if (!env.file_exists(path)) return not_found("{}: not there; scripts/setup.sh --oracles makes it", path);
+  }
+  if (options.threads > 0) torch::set_num_threads(options.threads);
+  ModelConfig config = backbone_config(work, work.scale.blocks[0], nullptr);
+  config.max_position_embeddings = 1024;
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, make_model(env, work, config));
+  EngineOptions engine_options;
+  engine_options.prefix_cache = false;
+  engine_options.scheduler = {.max_sequences = 1, .max_batched_tokens = kPrompt};
+  ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, engine_options));
+  ENGRAM_RETURN_IF_ERROR(env.create_directories(options.folder));
+  const Json job = {{"model", config.to_json()},
+                    {"gguf", join_path(options.folder, "bench_serve.gguf")},
+                    {"prompt", kPrompt},
+                    {"decode", kDecode},
+                    {"threads", torch::get_num_threads()}};
+  const std::string command = fmt::format("{} {} {}", shell_quoted(options.python), shell_quoted(options.llama_script),
+                                          shell_quoted(job.dump()));
+  const auto text = work.text.begin();
+  const std::vector<Job> prefill = {{{text, text + kPrompt}, {text + kPrompt, text + kPrompt + 1}}};
+  const std::vector<Job> decode = {{{text, text + 1}, {text + 1, text + 1 + kDecode}}};
+  std::vector<double> ours_prefill, ours_decode, peer_prefill, peer_decode;
+  for (int round = 0; round < options.rounds; ++round) {
+    ENGRAM_RETURN_IF_ERROR(serve(*engine, prefill).status());  // warm
+    ENGRAM_ASSIGN_OR_RETURN(const Measurement first, serve(*engine, prefill));
+    ENGRAM_ASSIGN_OR_RETURN(const Measurement then, serve(*engine, decode));
+    ours_prefill.push_back(kPrompt / first.seconds);
+    ours_decode.push_back(kDecode / then.seconds);
+    ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands({command}));
+    ENGRAM_RETURN_IF_ERROR(parse_json(outputs[0], "output of the llama.cpp process").status());
+    const Json peer = Json::parse(outputs[0]);
+    peer_prefill.push_back(peer.at("prefill_tokens_per_second").get<double>());
+    peer_decode.push_back(peer.at("decode_tokens_per_second").get<double>());
+  }
+  const auto row = [](const char* name, std::vector<double> ours, std::vector<double> peer) {
+    std::vector<double> ratio;
+    for (size_t i = 0; i < ours.size(); ++i) ratio.push_back(ours[i] / peer[i]);
+    const auto [low, high] = std::minmax_element(ratio.begin(), ratio.end());
+    return Json{{"name", name},           {"ours", median(ours)}, {"llama_cpp", median(peer)},
+                {"ratio", median(ratio)}, {"ratio_low", *low},    {"ratio_high", *high}};
+  };
+  return Json{{"peer", "llama-cpp-python, the same shape in F32"},
+              {"rows", {row("prefill", ours_prefill, peer_prefill), row("decode", ours_decode, peer_decode)}}};
+}
+
+}  // namespace engram::bench

@@ -1,0 +1,52 @@
+// What the parts of serve_bench share: models of random weights, requests, and the time an engine takes for them.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/serve_bench.h"
+#include "engram/serve/llm_engine.h"
+#include "engram/store/row_file.h"
+
+namespace engram::bench {
+
+// The paper: 512 sequences, both lengths uniform in [100, 1024], dense backbones of 4B and 8B.
+struct Scale {
+  const char* name;
+  int hidden, intermediate, heads, kv_heads, head_dim;
+  int blocks[2];
+  int sequences, shortest, longest;
+  int row_dim;
+  int64_t table_bytes;
+};
+
+// A prompt and what is generated after it.
+struct Job {
+  std::vector<int32_t> prompt, output;
+};
+
+struct Workload {
+  Scale scale;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::vector<int32_t> text;  // real ids
+
+  // The same lengths in every round and for both kinds of text; other ids in each.
+  std::vector<Job> jobs(bool real, int round) const;
+};
+Result<Workload> read_workload(Env& env, const ServeBenchOptions& options);
+
+// A dense model of the scale. engram: null for the bare backbone.
+ModelConfig backbone_config(const Workload& work, int blocks, const EngramConfig* engram);
+// Random weights. resident: a row file whose rows become the model's table, in bf16; "" for none.
+Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig& config,
+                               const std::string& resident = "");
+
+struct Measurement {
+  double seconds = 0;
+  double tokens_per_second = 0;  // generated
+  double stall_share = 0, bytes_per_token = 0;
+};
+// Serves all jobs at once.
+Result<Measurement> serve(LLMEngine& engine, const std::vector<Job>& jobs);
+
+}  // namespace engram::bench
