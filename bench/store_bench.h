@@ -3,7 +3,8 @@
 // All parts read one row file; results are medians over rounds in which the sides take turns.
 //   dram    DramStore: random rows beside a plain prefetched gather loop on the same pages, at 1 and 2 threads, and
 //           beside the same loop on 4 KiB pages
-//   drive   NvmeStore: random rows, one page each, beside fio's io_uring random reads at the same depth; CPU per read
+//   drive   NvmeStore: random rows, one page each, beside fio's io_uring random reads at the same depth, pages that
+//           neither side has read before; CPU per read
 //   prompt  one call of MemoryPipeline: hash a prompt and read its rows from the drive, against pages / measured rate
 //   text    tokens a second of real text in chunks, by cache budget, beside synchronous pread and np.memmap
 //           (bench/memmap_rows.py); the drive tiers past the page cache, the others with a cold and a warm one

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 namespace engram {
 namespace {
@@ -91,15 +92,19 @@ bool PageQueue::insert(PageBatch batch, WhenFull when_full) {
   const auto rows = static_cast<int64_t>(batch.targets.size());
   ENGRAM_CHECK(rows > 0, "{}: an empty batch", path_);
   const auto has_room = [&] { return queued_rows_ == 0 || queued_rows_ + rows <= max_rows_; };
+  bool in_reader;
   {
     std::unique_lock lock(mutex_);
     if (when_full == WhenFull::kRefuse && !has_room()) return false;
     if (when_full == WhenFull::kWait) room_.wait(lock, has_room);
     queued_rows_ += rows;
     new_batches_.push_back(std::move(batch));
+    in_reader = std::exchange(in_reader_, false);  // one wake() is enough
   }
-  work_.notify_one();
-  reader_->wake();
+  if (in_reader)
+    reader_->wake();
+  else
+    work_.notify_one();
   return true;
 }
 
@@ -120,9 +125,13 @@ bool PageQueue::take_new(bool idle) {
   std::vector<PageBatch> batches;
   {
     std::unique_lock lock(mutex_);
-    if (idle) work_.wait(lock, [&] { return stopping_ || !new_batches_.empty(); });
-    if (idle && new_batches_.empty()) return false;
+    if (idle) {
+      in_reader_ = false;
+      work_.wait(lock, [&] { return stopping_ || !new_batches_.empty(); });
+      if (new_batches_.empty()) return false;
+    }
     batches.swap(new_batches_);
+    in_reader_ = true;
   }
   for (PageBatch& batch : batches) {
     Job& job = jobs_.emplace_back();
@@ -145,8 +154,8 @@ PageQueue::Job* PageQueue::choose(bool oldest) {
 
 void PageQueue::fill_slots() {
   Job *oldest = choose(true), *shortest = choose(false);
-  for (bool turn = false; oldest != nullptr && !free_slots_.empty(); turn = !turn) {
-    Job& job = turn ? *oldest : *shortest;
+  for (; oldest != nullptr && !free_slots_.empty(); oldest_turn_ = !oldest_turn_) {
+    Job& job = oldest_turn_ ? *oldest : *shortest;
     start_next_page(job);
     if (job.has_pages()) continue;
     oldest = choose(true);

@@ -82,10 +82,12 @@ class PageQueue {
   std::list<Job> jobs_;  // oldest first
   std::vector<Slot> slots_;
   std::vector<int> free_slots_;
+  bool oldest_turn_ = false;  // the next free slot is the oldest job's; outlives fill_slots(), slots come free singly
 
   std::mutex mutex_;
   std::condition_variable work_, room_;
   std::vector<PageBatch> new_batches_;
+  bool in_reader_ = false;  // the I/O thread is, or will be next, in reader_->wait(), and no wake() is on its way
   int64_t queued_rows_ = 0;
   bool stopping_ = false;
   std::thread thread_;

@@ -4,6 +4,7 @@
 #include <liburing.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -107,8 +108,7 @@ class UringPageReader final : public BasePageReader {
   int init() {
     wake_fd_ = ::eventfd(0, EFD_CLOEXEC);
     if (wake_fd_ < 0) return -errno;
-    if (const int error = ::io_uring_queue_init(static_cast<unsigned>(depth_) + 1, &ring_, 0); error < 0) return error;
-    has_ring_ = true;
+    if (const int error = init_ring(); error < 0) return error;
     const int fd = file_->fd();
     if (const int error = ::io_uring_register_files(&ring_, &fd, 1); error < 0) return error;
     // Registered buffers are locked memory; where the limit is too low, plain ones do.
@@ -137,6 +137,7 @@ class UringPageReader final : public BasePageReader {
   }
 
   void wait(std::vector<PageDone>& done) override {
+    if (is_disabled_) enable();
     int error;
     do {
       error = ::io_uring_submit_and_wait(&ring_, 1);
@@ -165,6 +166,24 @@ class UringPageReader final : public BasePageReader {
  private:
   static constexpr uint64_t kWake = UINT64_MAX;
 
+  // From Linux 6.1 on a ring of one thread's own: reads that end do not interrupt it, they wait until it looks. The
+  // ring starts disabled, because it belongs to the thread that enables it and not to the one that opens the file.
+  int init_ring() {
+    constexpr unsigned kOwned = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED;
+    const unsigned entries = static_cast<unsigned>(depth_) + 1;
+    int error = ::io_uring_queue_init(entries, &ring_, kOwned);
+    is_disabled_ = error == 0;
+    if (error == -EINVAL) error = ::io_uring_queue_init(entries, &ring_, 0);
+    has_ring_ = error == 0;
+    return error;
+  }
+  void enable() {
+    // liburing 2.3 declares io_uring_enable_rings() and does not export it.
+    const long result = ::syscall(SYS_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
+    ENGRAM_CHECK(result == 0, "enabling the ring: {}", std::generic_category().message(errno));
+    is_disabled_ = false;
+  }
+
   io_uring_sqe* next_entry() {
     io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
     ENGRAM_CHECK(entry != nullptr, "more reads than the {} slots", depth_);
@@ -177,7 +196,7 @@ class UringPageReader final : public BasePageReader {
   }
 
   io_uring ring_{};
-  bool has_ring_ = false, has_buffers_ = false;
+  bool has_ring_ = false, is_disabled_ = false, has_buffers_ = false;
   int wake_fd_ = -1;
   uint64_t wakes_ = 0;
 };

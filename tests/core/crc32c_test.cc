@@ -46,5 +46,20 @@ TEST(Crc32c, AnyLengthAlignmentAndSplit) {
   }
 }
 
+// Long enough for the lanes that go side by side, at their borders, and for several rounds of them.
+TEST(Crc32c, LongInputs) {
+  std::mt19937 random(2);
+  std::vector<std::byte> bytes(20000);
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+  for (size_t size : {4079, 4080, 4081, 4088, 4092, 4096, 8159, 8160, 8161, 12250, 19990}) {
+    for (size_t begin : {0, 1, 7}) {
+      const auto part = std::span<const std::byte>(bytes).subspan(begin, size);
+      const uint32_t wanted = bit_by_bit(part);
+      EXPECT_EQ(crc32c(part), wanted) << size;
+      EXPECT_EQ(extend_crc32c(crc32c(part.first(100)), part.subspan(100)), wanted) << size;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace engram
