@@ -194,12 +194,12 @@ TEST_F(ServeHttp, AClientThatDoesNotReadIsCutOff) {
     HttpServerOptions options;
     options.write_timeout = by_size ? 60'000ms : 300ms;
     options.max_unsent_bytes = by_size ? 100'000 : size_t{1} << 30;
-    start(options, {.step = 1000us, .max_context = 1'000'000});
+    start(options, {.step = 4000us, .max_context = 1'000'000});
     HttpClient one = client();
     one.read_slowly();
     one.send(HttpClient::post_text(
         kCompletions,
-        R"({"prompt": "a", "max_tokens": 900000, "n": 4, "stream": true, "memory_trace": true, "logprobs": 20})"));
+        R"({"prompt": "a", "max_tokens": 900000, "n": 2, "stream": true, "memory_trace": true, "logprobs": 20})"));
     while (metrics()["running"] == 0) std::this_thread::sleep_for(5ms);
     EXPECT_TRUE(idle(60'000ms)) << "the engine never waits for it";
     EXPECT_EQ(metric("engram_http_slow_clients_total"), 1);
