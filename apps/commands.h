@@ -22,7 +22,7 @@ void add_plan(CLI::App& app, Invocation& invocation);
 void add_table(CLI::App& app, Invocation& invocation);
 void add_tokenizer(CLI::App& app, Invocation& invocation);
 // Only with ENGRAM_WITH_TORCH:
-void add_bench_ops(CLI::App& bench, Invocation& invocation);  // below `bench`
+void add_bench_ops(CLI::App& bench, Invocation& invocation);    // below `bench`
 void add_bench_serve(CLI::App& bench, Invocation& invocation);  // below `bench`
 void add_bench_train(CLI::App& bench, Invocation& invocation);
 void add_demo(CLI::App& app, Invocation& invocation);

@@ -28,7 +28,7 @@ struct HttpServerOptions {
   int max_choices = 16;  // prompts * n of one call
   size_t max_header_bytes = 16 << 10;
   size_t max_body_bytes = 1 << 20;
-  size_t max_unsent_bytes = 32 << 20;                   // of a stream whose client does not read
+  size_t max_unsent_bytes = 32 << 20;                  // of a stream whose client does not read
   std::chrono::milliseconds idle_timeout{60'000};      // between two requests
   std::chrono::milliseconds read_timeout{30'000};      // from a request's first byte to its last
   std::chrono::milliseconds write_timeout{30'000};     // without any progress
