@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 
+#include "engram/core/chat_template.h"
 #include "engram/core/json.h"
 #include "engram/core/safetensors.h"
 #include "engram/model/checkpoint_names.h"
@@ -17,10 +18,6 @@ constexpr const char* kConfigFile = "config.json";
 constexpr const char* kTokenizerFile = "tokenizer.json";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kEngramFile = "engram.safetensors";
-// Plain text, one line per message, for programs that expect a template.
-constexpr const char* kChatTemplate =
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}";
 // Keys of config.json that are not ModelConfig's.
 constexpr const char* kOwnKeys[] = {"model_type",   "architectures",     "torch_dtype",  "bos_token_id",
                                     "eos_token_id", "vocabulary_digest", "chat_template"};
@@ -180,7 +177,7 @@ std::string config_text(const ModelConfig& config, const Tokenizer& tokenizer, t
   if (special.bos >= 0) json["bos_token_id"] = special.bos;
   if (special.eos >= 0) json["eos_token_id"] = special.eos;
   json["vocabulary_digest"] = tokenizer.vocabulary_digest();
-  json["chat_template"] = kChatTemplate;
+  json["chat_template"] = kPlainChatTemplate;
   json.update(config.to_json());
   return json.dump(2) + "\n";
 }

@@ -59,7 +59,8 @@ torch::Tensor EngramImpl::step(const torch::Tensor& hidden_NGd, const torch::Ten
                                torch::Tensor& cache, torch::Tensor* gates) {
   TORCH_CHECK(memory_Nm.sizes() == torch::IntArrayRef({step.num_tokens(), memory_dim_}), "engram of block ", block_,
               ": got rows ", memory_Nm.sizes(), ", wanted [", step.num_tokens(), ", ", memory_dim_, "]");
-  torch::Tensor projected = torch::linear(memory_Nm, wkv_->weight, wkv_->bias);
+  torch::Tensor projected = linear_rows(memory_Nm, wkv_->weight);
+  if (wkv_->bias.defined()) projected = projected + wkv_->bias;
   auto [y, alpha] = engram_fuse_paged(hidden_NGd, projected, query_norm_->weight, key_norm_->weight,
                                       conv_ ? conv_norm_->weight : torch::Tensor(),
                                       conv_ ? conv_->weight : torch::Tensor(), step, cache, fuse_options());

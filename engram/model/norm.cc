@@ -14,4 +14,6 @@ LinearImpl::LinearImpl(int64_t in, int64_t out, double std) {
   weight = register_parameter("weight", torch::randn({out, in}) * std);
 }
 
+torch::Tensor LinearImpl::forward(const torch::Tensor& x) { return linear_rows(x, weight); }
+
 }  // namespace engram

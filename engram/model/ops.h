@@ -16,6 +16,10 @@ namespace engram {
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 torch::Tensor rms_norm_composed(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
+// x W^T: [.., k] and weight [n, k] give [.., n]. at::linear, but for up to four rows in inference mode (a decode step),
+// where a kernel reads the weight once at the memory's speed (engram/kernels/gemv.h).
+torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight);
+
 // SiLU(first half) * second half of the last dimension: [.., 2f] -> [.., f].
 torch::Tensor swiglu(const torch::Tensor& gate_up);
 torch::Tensor swiglu_composed(const torch::Tensor& gate_up);

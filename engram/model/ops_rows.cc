@@ -1,4 +1,5 @@
 // Operators that work row by row: norm, SwiGLU, rotary embedding, and the gather of table rows.
+#include "engram/kernels/gemv.h"
 #include "engram/kernels/norm.h"
 #include "engram/kernels/rope.h"
 #include "engram/kernels/rows.h"
@@ -152,6 +153,22 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 };
 
 }  // namespace
+
+torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight) {
+  const int64_t k = weight.size(1), n = weight.size(0);
+  const bool plain = x.is_cpu() && x.scalar_type() == torch::kFloat && weight.scalar_type() == torch::kFloat &&
+                     x.size(-1) == k && weight.is_contiguous() && x.is_contiguous();
+  if (!c10::InferenceMode::is_enabled() || !plain || x.numel() == 0 || x.numel() > kGemvRows * k) {
+    return at::linear(x, weight);
+  }
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = n;
+  torch::Tensor y = torch::empty(shape, x.options());
+  parallel_ranges(n, row_grain(k), [&](int64_t begin, int64_t end) {
+    gemv(x.numel() / k, n, k, floats(x), floats(weight), begin, end, mutable_floats(y));
+  });
+  return y;
+}
 
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
   TORCH_CHECK(

@@ -300,7 +300,7 @@ torch::Tensor TransformerImpl::step(const StepInput& input) {
 }
 
 torch::Tensor TransformerImpl::logits(const torch::Tensor& hidden_BTd) {
-  return at_least_float(at::linear(hidden_BTd, parts_->head_weight()));
+  return at_least_float(linear_rows(hidden_BTd, parts_->head_weight()));
 }
 
 torch::Tensor TransformerImpl::block_logits(const torch::Tensor& block_output_BTd) {

@@ -6,14 +6,10 @@
 #include <string_view>
 #include <vector>
 
+#include "engram/core/chat_template.h"
 #include "engram/core/status.h"
 
 namespace engram {
-
-// One line a message, "role: content"; then "assistant:" where a reply is wanted. What checkpoints are written with.
-inline constexpr std::string_view kPlainChatTemplate =
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}";
 
 struct ChatMessage {
   std::string role, content;

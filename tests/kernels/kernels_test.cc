@@ -9,6 +9,7 @@
 #include "engram/kernels/engram_fuse.h"
 #include "engram/kernels/gemm.h"
 #include "engram/kernels/gemm_bf16.h"
+#include "engram/kernels/gemv.h"
 #include "engram/kernels/moe.h"
 #include "engram/kernels/norm.h"
 #include "engram/kernels/rope.h"
@@ -64,6 +65,28 @@ TEST(Gemm, EqualsPlain) {
             expect_near(got, wanted, 3e-6, "m " + std::to_string(m) + " n " + std::to_string(n));
           }
         }
+      }
+    }
+  }
+}
+
+TEST(Gemv, EqualsPlainGemm) {
+  Draw draw(11);
+  for (int64_t m = 1; m <= kGemvRows; ++m) {
+    for (int64_t n : {1, 3, 4, 9, 70}) {
+      for (int64_t k : {1, 5, 16, 17, 64, 131}) {
+        const Values x = draw.values(m * k), w = draw.values(n * k);
+        Values got = draw.values(m * n), parts = got, wanted = got;
+        gemv(m, n, k, x.data(), w.data(), 0, n, got.data());
+        // wanted = x w^T = the transpose of w x^T.
+        Values columns(static_cast<size_t>(k * m)), out(static_cast<size_t>(n * m));
+        transpose(x.data(), m, k, columns.data(), m);
+        gemm_plain(n, m, k, {w.data(), k, 1}, columns.data(), m, out.data(), m, false);
+        transpose(out.data(), n, m, wanted.data(), n);
+        expect_near(got, wanted, 1e-5, "m " + std::to_string(m) + " n " + std::to_string(n));
+        gemv(m, n, k, x.data(), w.data(), 0, n / 2, parts.data());
+        gemv(m, n, k, x.data(), w.data(), n / 2, n, parts.data());
+        EXPECT_EQ(got, parts) << "a sum depends on how outputs are split";
       }
     }
   }

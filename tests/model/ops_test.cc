@@ -398,5 +398,23 @@ TEST(Parallel, UsesEveryThreadOnce) {
   at::set_num_threads(threads);
 }
 
+// A few rows in inference mode take the kernel; everything else is at::linear itself.
+TEST(Linear, EqualsAtLinear) {
+  const c10::InferenceMode inference;
+  torch::manual_seed(5);
+  for (int64_t rows : {1, 2, 4, 5, 40}) {
+    for (int64_t k : {3, 64, 130}) {
+      const Tensor x = torch::randn({rows, k}), weight = torch::randn({37, k});
+      expect_close(linear_rows(x, weight), at::linear(x, weight), 1e-5, "rows");
+      expect_close(linear_rows(x.unsqueeze(0), weight), at::linear(x.unsqueeze(0), weight), 1e-5, "three dimensions");
+      const Tensor strided = torch::randn({rows, 2 * k}).narrow(1, 0, k);
+      expect_close(linear_rows(strided, weight), at::linear(strided, weight), 1e-5, "strided");
+      const Tensor wide = x.to(torch::kDouble);
+      expect_close(linear_rows(wide, weight.to(torch::kDouble)), at::linear(wide, weight.to(torch::kDouble)), 0,
+                   "double");
+    }
+  }
+}
+
 }  // namespace
 }  // namespace engram

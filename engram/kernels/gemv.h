@@ -1,0 +1,15 @@
+// A product of a few rows with a large matrix, fp32: y = x w^T, for decode steps, whose time is that of reading w once.
+//
+// Each output is one dot product; its sum runs in a fixed order, whatever the rows of the call and the threads.
+#pragma once
+#include <cstdint>
+
+namespace engram {
+
+inline constexpr int64_t kGemvRows = 4;
+
+// Handles the outputs [begin, end) of n.
+//   x [m, k], m <= kGemvRows;  w [n, k];  y [m, n]; all contiguous
+void gemv(int64_t m, int64_t n, int64_t k, const float* x, const float* w, int64_t begin, int64_t end, float* y);
+
+}  // namespace engram
