@@ -16,8 +16,9 @@ namespace engram {
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 torch::Tensor rms_norm_composed(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
-// x W^T: [.., k] and weight [n, k] give [.., n]. at::linear, but for up to four rows in inference mode (a decode step),
-// where a kernel reads the weight once at the memory's speed (engram/kernels/gemv.h).
+// x W^T: [.., k] and weight [n, k] give [.., n]. at::linear, but for up to 64 rows in inference mode (a decode step),
+// where kernels read the weight once: at the memory's speed for a few rows (engram/kernels/gemv.h), in narrow products
+// for more of them (gemm.h).
 torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight);
 
 // SiLU(first half) * second half of the last dimension: [.., 2f] -> [.., f].

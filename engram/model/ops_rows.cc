@@ -1,4 +1,5 @@
 // Operators that work row by row: norm, SwiGLU, rotary embedding, and the gather of table rows.
+#include "engram/kernels/gemm.h"
 #include "engram/kernels/gemv.h"
 #include "engram/kernels/norm.h"
 #include "engram/kernels/rope.h"
@@ -155,17 +156,33 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 }  // namespace
 
 torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight) {
+  constexpr int64_t kMostRows = 64, kOutputs = 96;
   const int64_t k = weight.size(1), n = weight.size(0);
   const bool plain = x.is_cpu() && x.scalar_type() == torch::kFloat && weight.scalar_type() == torch::kFloat &&
                      x.size(-1) == k && weight.is_contiguous() && x.is_contiguous();
-  if (!c10::InferenceMode::is_enabled() || !plain || x.numel() == 0 || x.numel() > kGemvRows * k) {
+  if (!c10::InferenceMode::is_enabled() || !plain || x.numel() == 0 || x.numel() > kMostRows * k) {
     return at::linear(x, weight);
   }
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = n;
   torch::Tensor y = torch::empty(shape, x.options());
-  parallel_ranges(n, row_grain(k), [&](int64_t begin, int64_t end) {
-    gemv(x.numel() / k, n, k, floats(x), floats(weight), begin, end, mutable_floats(y));
+  const int64_t rows = x.numel() / k;
+  if (rows <= kGemvRows) {
+    parallel_ranges(n, row_grain(k), [&](int64_t begin, int64_t end) {
+      gemv(rows, n, k, floats(x), floats(weight), begin, end, mutable_floats(y));
+    });
+    return y;
+  }
+  // With the rows of x as columns each weight is read once, by outputs, and x stays in the cache.
+  torch::Tensor columns = torch::empty({k, rows}, x.options());
+  transpose(floats(x), rows, k, mutable_floats(columns), rows);
+  parallel_ranges((n + kOutputs - 1) / kOutputs, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> out(static_cast<size_t>(kOutputs * rows));
+    for (int64_t at = begin * kOutputs; at < std::min(n, end * kOutputs); at += kOutputs) {
+      const int64_t count = std::min(kOutputs, n - at);
+      gemm(count, rows, k, {floats(weight) + at * k, k, 1}, floats(columns), rows, out.data(), rows, false);
+      transpose(out.data(), count, rows, mutable_floats(y) + at, n);
+    }
   });
   return y;
 }

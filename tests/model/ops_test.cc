@@ -402,9 +402,9 @@ TEST(Parallel, UsesEveryThreadOnce) {
 TEST(Linear, EqualsAtLinear) {
   const c10::InferenceMode inference;
   torch::manual_seed(5);
-  for (int64_t rows : {1, 2, 4, 5, 40}) {
+  for (int64_t rows : {1, 2, 4, 5, 17, 32, 40, 64, 65}) {
     for (int64_t k : {3, 64, 130}) {
-      const Tensor x = torch::randn({rows, k}), weight = torch::randn({37, k});
+      const Tensor x = torch::randn({rows, k}), weight = torch::randn({rows % 2 == 0 ? 37 : 230, k});
       expect_close(linear_rows(x, weight), at::linear(x, weight), 1e-5, "rows");
       expect_close(linear_rows(x.unsqueeze(0), weight), at::linear(x.unsqueeze(0), weight), 1e-5, "three dimensions");
       const Tensor strided = torch::randn({rows, 2 * k}).narrow(1, 0, k);
