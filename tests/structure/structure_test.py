@@ -106,6 +106,13 @@ def link_complaints(root):
     return complaints
 
 
+def link_file_complaints(root):
+    """No symbolic link is committed: it would name a path of one machine (and hide a folder that scripts make)."""
+    listed = subprocess.run(["git", "-C", str(root), "ls-files", "-s"], capture_output=True, text=True)
+    return [f"{line.split(None, 3)[3]}: a symbolic link is committed"
+            for line in listed.stdout.splitlines() if line.startswith("120000 ")]
+
+
 def orphan_complaints(root):
     """Every source is named by the CMakeLists.txt of its folder or of one above it, or by its path in any of them."""
     lists = {path.parent: path.read_text() for path in [root / "CMakeLists.txt", *(
@@ -215,6 +222,16 @@ class Structure(unittest.TestCase):
                              "tests/core/CMakeLists.txt": "engram_add_test(x SOURCES aa_test.cc)"})
         self.assertEqual(["tests/core/a_test.cc: no CMakeLists.txt names it, so it is never built"],
                          orphan_complaints(root))
+
+    def test_no_committed_links(self):
+        self.check(link_file_complaints(SOURCE_DIR))
+
+    def test_no_committed_links_sees_faults(self):
+        root = self.planted({"README.md": "x\n"})
+        (root / "corpora").symlink_to("/nowhere")
+        for command in (["init", "-q"], ["add", "-A"]):
+            subprocess.run(["git", "-C", str(root), *command], check=True)
+        self.assertEqual(["corpora: a symbolic link is committed"], link_file_complaints(root))
 
     def test_text(self):
         self.check(text_complaints(SOURCE_DIR))
