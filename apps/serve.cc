@@ -32,11 +32,6 @@ struct ServeFlags {
   int threads = 0;
 };
 
-bool needs_resident(const std::vector<std::string>& tables) {
-  // One placement for all layers that is not "resident" and nothing behind it: the checkpoint's tables stay on disk.
-  return tables.size() != 1 || tables[0] == "resident" || tables[0].find('=') < tables[0].find(':');
-}
-
 std::string name_of(const std::string& checkpoint) {
   std::string path = checkpoint;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
@@ -56,7 +51,7 @@ Status run_serve(const ServeFlags& flags) {
   }
   if (flags.threads > 0) torch::set_num_threads(flags.threads);
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
-                          load_model(Env::posix(), flags.checkpoint, torch::kCPU, needs_resident(options.tables)));
+                          load_model(Env::posix(), flags.checkpoint, torch::kCPU, may_be_resident(options.tables)));
   http.chat_template = model.chat_template;
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LLMEngine> engine, LLMEngine::create(Env::posix(), model, options));
   EngineThread running(std::move(engine));

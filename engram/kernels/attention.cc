@@ -10,16 +10,15 @@
 #define HWY_TARGET_INCLUDE "engram/kernels/attention.cc"
 #include <hwy/foreach_target.h>
 
-#include "engram/kernels/simd-inl.h"
+#include "engram/kernels/softmax-inl.h"
 
 #ifndef ENGRAM_KERNELS_ATTENTION_ONCE
 #define ENGRAM_KERNELS_ATTENTION_ONCE
 namespace engram {
 namespace {
 
-constexpr int64_t kQueries = 64;   // queries of one tile, across the vectors
-constexpr int64_t kKeys = 256;     // keys of one tile, down the rows: 64 KiB of scores
-constexpr float kLowest = -1e30f;  // a maximum over nothing; finite, so that differences stay numbers
+constexpr int64_t kQueries = 64;  // queries of one tile, across the vectors
+constexpr int64_t kKeys = 256;    // keys of one tile, down the rows: 64 KiB of scores
 
 // A tile of scores [keys, kQueries]. Row r is key `key + r`, column c query `query + c`.
 struct Tile {
@@ -59,32 +58,10 @@ HWY_INLINE void masked_rows(const Tile& tile, int64_t column, const Visit& visit
 // One step of the running softmax: scores become exp(score - maximum); maxima and sums [kQueries] are updated, and
 // factors [kQueries] says what earlier sums must be multiplied by.
 void SoftmaxTile(const Tile& tile, float* scores, float* maxima, float* sums, float* factors) {
-  const FloatTag d;
   for (int64_t c = 0; c < kQueries; c += lanes()) {
-    float* column = scores + c;
-    Floats most = hn::LoadU(d, maxima + c);
-    const Floats before = most;
-    for (int64_t r = tile.plain_begin(); r < tile.plain_end(); ++r) {
-      most = hn::Max(most, hn::LoadU(d, column + r * kQueries));
-    }
-    masked_rows(tile, c, [&](int64_t r, auto mask) HWY_ATTR {
-      most = hn::Max(most, hn::IfThenElse(mask, hn::LoadU(d, column + r * kQueries), splat(kLowest)));
-    });
-    const Floats factor = fast_exp(hn::Sub(before, most));
-    Floats total = hn::Mul(hn::LoadU(d, sums + c), factor);
-    for (int64_t r = tile.plain_begin(); r < tile.plain_end(); ++r) {
-      const Floats e = fast_exp(hn::Sub(hn::LoadU(d, column + r * kQueries), most));
-      total = hn::Add(total, e);
-      hn::StoreU(e, d, column + r * kQueries);
-    }
-    masked_rows(tile, c, [&](int64_t r, auto mask) HWY_ATTR {
-      const Floats e = hn::IfThenElseZero(mask, fast_exp(hn::Sub(hn::LoadU(d, column + r * kQueries), most)));
-      total = hn::Add(total, e);
-      hn::StoreU(e, d, column + r * kQueries);
-    });
-    hn::StoreU(most, d, maxima + c);
-    hn::StoreU(total, d, sums + c);
-    hn::StoreU(factor, d, factors + c);
+    softmax_step(
+        scores + c, kQueries, tile.plain_begin(), tile.plain_end(),
+        [&](const auto& visit) HWY_ATTR { masked_rows(tile, c, visit); }, maxima + c, sums + c, factors + c);
   }
 }
 
@@ -107,15 +84,7 @@ void GradientTile(const Tile& tile, const float* log_sums, const float* deltas, 
 }
 
 // rows [n, kQueries] *= factors [kQueries].
-void ScaleColumns(float* rows, int64_t n, const float* factors) {
-  const FloatTag d;
-  for (int64_t r = 0; r < n; ++r) {
-    for (int64_t c = 0; c < kQueries; c += lanes()) {
-      float* at = rows + r * kQueries + c;
-      hn::StoreU(hn::Mul(hn::LoadU(d, at), hn::LoadU(d, factors + c)), d, at);
-    }
-  }
-}
+void ScaleColumns(float* rows, int64_t n, const float* factors) { scale_columns(rows, n, kQueries, factors); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace engram
@@ -278,7 +247,7 @@ void attention_forward(const AttentionShape& shape, const AttentionInput& input,
       const int64_t count = std::min(kQueries, shape.length - begin);
       pack_queries(shape, input, head, begin, count, query.data(), query_transposed.data());
       float maxima[kQueries], sums[kQueries] = {}, factors[kQueries];
-      std::fill_n(maxima, kQueries, kLowest);
+      std::fill_n(maxima, kQueries, kLowestScore);
       for_each_tile(input, begin, count, [&](const Tile& tile, bool is_first) {
         score_tile(shape, tile, packed.key.data(), query_transposed.data(), scores.data());
         HWY_DYNAMIC_DISPATCH(SoftmaxTile)(tile, scores.data(), maxima, sums, factors);

@@ -10,15 +10,14 @@
 #define HWY_TARGET_INCLUDE "engram/kernels/paged_attention.cc"
 #include <hwy/foreach_target.h>
 
-#include "engram/kernels/simd-inl.h"
+#include "engram/kernels/softmax-inl.h"
 
 #ifndef ENGRAM_KERNELS_PAGED_ATTENTION_ONCE
 #define ENGRAM_KERNELS_PAGED_ATTENTION_ONCE
 namespace engram {
 namespace {
 
-constexpr int64_t kKeys = 256;     // keys of one tile
-constexpr float kLowest = -1e30f;  // a maximum over nothing; finite, so that differences stay numbers
+constexpr int64_t kKeys = 256;  // keys of one tile
 
 // Scores [keys, columns] of the keys from `key` on. Column c sees the keys up to positions[c].
 struct PagedTile {
@@ -35,46 +34,23 @@ HWY_BEFORE_NAMESPACE();
 namespace engram {
 namespace HWY_NAMESPACE {
 
-// One step of the running softmax, as in attention.cc.
 void PagedSoftmaxTile(const PagedTile& tile, float* scores, float* maxima, float* sums, float* factors) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
+  const int64_t plain = tile.plain();
   for (int64_t c = 0; c < tile.columns; c += lanes()) {
-    float* column = scores + c;
     const auto position = hn::LoadU(di, tile.positions + c);
-    const auto score = [&](int64_t r) HWY_ATTR { return hn::LoadU(d, column + r * tile.columns); };
-    const auto visible = [&](int64_t r) HWY_ATTR {
-      return hn::RebindMask(d, hn::Not(hn::Gt(hn::Set(di, static_cast<int32_t>(tile.key + r)), position)));
+    const auto masked = [&](const auto& visit) HWY_ATTR {
+      for (int64_t r = plain; r < tile.keys; ++r) {
+        visit(r, hn::RebindMask(d, hn::Not(hn::Gt(hn::Set(di, static_cast<int32_t>(tile.key + r)), position))));
+      }
     };
-    Floats most = hn::LoadU(d, maxima + c);
-    const Floats before = most;
-    for (int64_t r = 0; r < tile.plain(); ++r) most = hn::Max(most, score(r));
-    for (int64_t r = tile.plain(); r < tile.keys; ++r) {
-      most = hn::Max(most, hn::IfThenElse(visible(r), score(r), splat(kLowest)));
-    }
-    const Floats factor = fast_exp(hn::Sub(before, most));
-    Floats total = hn::Mul(hn::LoadU(d, sums + c), factor);
-    for (int64_t r = 0; r < tile.keys; ++r) {
-      Floats e = fast_exp(hn::Sub(score(r), most));
-      if (r >= tile.plain()) e = hn::IfThenElseZero(visible(r), e);
-      total = hn::Add(total, e);
-      hn::StoreU(e, d, column + r * tile.columns);
-    }
-    hn::StoreU(most, d, maxima + c);
-    hn::StoreU(total, d, sums + c);
-    hn::StoreU(factor, d, factors + c);
+    softmax_step(scores + c, tile.columns, 0, plain, masked, maxima + c, sums + c, factors + c);
   }
 }
 
-// rows [n, columns] *= factors [columns].
 void PagedScaleColumns(float* rows, int64_t n, int64_t columns, const float* factors) {
-  const FloatTag d;
-  for (int64_t r = 0; r < n; ++r) {
-    for (int64_t c = 0; c < columns; c += lanes()) {
-      float* at = rows + r * columns + c;
-      hn::StoreU(hn::Mul(hn::LoadU(d, at), hn::LoadU(d, factors + c)), d, at);
-    }
-  }
+  scale_columns(rows, n, columns, factors);
 }
 
 int64_t PagedLanes() { return lanes(); }
@@ -129,7 +105,7 @@ void paged_attention(const PagedAttentionShape& shape, const PagedSequence& sequ
   std::vector<float> scores(static_cast<size_t>(std::min(kKeys, visible) * columns));
   std::vector<float> sum(static_cast<size_t>(shape.value_width * columns));
   float maxima[kPagedColumns], sums[kPagedColumns] = {}, factors[kPagedColumns];
-  std::fill_n(maxima, columns, kLowest);
+  std::fill_n(maxima, columns, kLowestScore);
   for (int64_t key = 0; key < visible; key += kKeys) {
     const PagedTile tile{key, std::min(kKeys, visible - key), columns, positions};
     for_each_run(sequence, key, key + tile.keys, [&](int64_t at, int64_t slot, int64_t length) {

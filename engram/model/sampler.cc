@@ -8,6 +8,29 @@
 #include <vector>
 
 namespace engram {
+namespace {
+
+// The `count` likeliest tokens (or all there are), likeliest first, ties to the lower id.
+std::vector<int32_t> likeliest(std::span<const float> logits, size_t count) {
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const size_t kept = std::min(count, ids.size());
+  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(kept), ids.end(), [&](int32_t a, int32_t b) {
+    const float la = logits[static_cast<size_t>(a)], lb = logits[static_cast<size_t>(b)];
+    return la != lb ? la > lb : a < b;
+  });
+  ids.resize(kept);
+  return ids;
+}
+
+double log_sum(std::span<const float> logits) {
+  const double most = *std::max_element(logits.begin(), logits.end());
+  double total = 0;
+  for (float logit : logits) total += std::exp(logit - most);
+  return most + std::log(total);
+}
+
+}  // namespace
 
 Status SamplerOptions::validate() const {
   if (!(temperature >= 0.0) || !std::isfinite(temperature)) {
@@ -29,15 +52,9 @@ int32_t Sampler::sample(std::span<const float> logits) {
   if (options_.temperature == 0.0) {
     return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   }
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  auto likelier = [logits](int32_t a, int32_t b) {
-    const float la = logits[static_cast<size_t>(a)], lb = logits[static_cast<size_t>(b)];
-    return la != lb ? la > lb : a < b;
-  };
+  const std::vector<int32_t> ids =
+      likeliest(logits, options_.top_k > 0 ? static_cast<size_t>(options_.top_k) : logits.size());
   size_t kept = ids.size();
-  if (options_.top_k > 0) kept = std::min(kept, static_cast<size_t>(options_.top_k));
-  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(kept), ids.end(), likelier);
 
   // Weights relative to the likeliest token: no overflow at any temperature.
   std::vector<double> weight(kept);
@@ -75,33 +92,15 @@ void apply_penalties(const Penalties& penalties, std::span<const int32_t> tokens
   }
 }
 
-namespace {
-
-double log_sum(std::span<const float> logits) {
-  const double most = *std::max_element(logits.begin(), logits.end());
-  double total = 0;
-  for (float logit : logits) total += std::exp(logit - most);
-  return most + std::log(total);
-}
-
-}  // namespace
-
 float log_probability(std::span<const float> logits, int32_t token) {
   return static_cast<float>(logits[static_cast<size_t>(token)] - log_sum(logits));
 }
 
 std::vector<std::pair<int32_t, float>> top_log_probabilities(std::span<const float> logits, int count) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const size_t kept = std::min(ids.size(), static_cast<size_t>(std::max(0, count)));
-  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(kept), ids.end(), [&](int32_t a, int32_t b) {
-    const float la = logits[static_cast<size_t>(a)], lb = logits[static_cast<size_t>(b)];
-    return la != lb ? la > lb : a < b;
-  });
   std::vector<std::pair<int32_t, float>> out;
   const double sum = log_sum(logits);
-  for (size_t i = 0; i < kept; ++i) {
-    out.emplace_back(ids[i], static_cast<float>(logits[static_cast<size_t>(ids[i])] - sum));
+  for (int32_t id : likeliest(logits, static_cast<size_t>(std::max(0, count)))) {
+    out.emplace_back(id, static_cast<float>(logits[static_cast<size_t>(id)] - sum));
   }
   return out;
 }

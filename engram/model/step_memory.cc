@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <thread>
 
 #include "engram/kernels/row_codec.h"
@@ -61,6 +62,15 @@ Status check_layer(const OpenTable& table, const ModelConfig& config, const Engr
 }
 
 }  // namespace
+
+bool may_be_resident(std::span<const std::string> placements) {
+  bool resident = true;
+  for (const std::string& text : placements) {
+    const auto [id, placement] = split_placement(text);
+    resident = placement == kResident || (id >= 0 && resident);
+  }
+  return resident;
+}
 
 Result<std::unique_ptr<ServedTables>> ServedTables::open(Env& env, const LoadedModel& model,
                                                          std::span<const std::string> placements) {
@@ -158,8 +168,17 @@ namespace {
 
 // What MemoryPipeline wants of the sequences with memory. Histories are made anew: a sequence's tokens are at hand.
 struct Chunks {
+  Chunks(std::span<const StepTokens> sequences, int max_ngram_size,
+         const std::function<std::vector<int32_t>(const StepTokens&)>& canonical_before) {
+    histories.reserve(sequences.size());
+    for (const StepTokens& s : sequences) {
+      if (s.memory_off) continue;
+      histories.emplace_back(max_ngram_size).append(canonical_before(s), {});
+      chunks.push_back({&histories.back(), s.tokens, {}});
+    }
+  }
   std::vector<TokenHistory> histories;
-  std::vector<SequenceChunk> chunks;
+  std::vector<SequenceChunk> chunks;  // point into histories
 };
 
 }  // namespace
@@ -169,15 +188,10 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
   out.tables_ = this;
   out.sequences_ = std::move(sequences);
   out.failures_.resize(out.sequences_.size());
-  Chunks chunks;
-  chunks.histories.reserve(out.sequences_.size());
   for (const StepTokens& s : out.sequences_) {
-    out.num_tokens_ += static_cast<int64_t>(s.tokens.size());
-    if (s.memory_off) continue;
-    out.num_read_ += static_cast<int64_t>(s.tokens.size());
-    if (!stores_) continue;
-    chunks.histories.emplace_back(model_->config.engram.max_ngram_size).append(canonical_before(s), {});
-    chunks.chunks.push_back({&chunks.histories.back(), s.tokens, {}});
+    const auto count = static_cast<int64_t>(s.tokens.size());
+    out.num_tokens_ += count;
+    if (!s.memory_off) out.num_read_ += count;
   }
   out.row_ids_.resize(placements_.size());
   for (size_t layer = 0; layer < placements_.size(); ++layer) {
@@ -189,6 +203,8 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
     }
   }
   if (!stores_ || out.num_read_ == 0) return out;
+  const Chunks chunks(out.sequences_, model_->config.engram.max_ngram_size,
+                      [this](const StepTokens& s) { return canonical_before(s); });
   std::vector<std::span<std::byte>> spans;
   for (int i = 0; i < stores_->num_layers(); ++i) {
     const int64_t size =
@@ -210,13 +226,8 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
 
 void ServedTables::prefetch(std::span<const StepTokens> sequences) const {
   if (!stores_) return;
-  Chunks chunks;
-  chunks.histories.reserve(sequences.size());
-  for (const StepTokens& s : sequences) {
-    if (s.memory_off) continue;
-    chunks.histories.emplace_back(model_->config.engram.max_ngram_size).append(canonical_before(s), {});
-    chunks.chunks.push_back({&chunks.histories.back(), s.tokens, {}});
-  }
+  const Chunks chunks(sequences, model_->config.engram.max_ngram_size,
+                      [this](const StepTokens& s) { return canonical_before(s); });
   stores_->prefetch(chunks.chunks);
 }
 

@@ -30,6 +30,10 @@ struct StepTokens {
 
 class ServedTables;
 
+// False: whatever layers a model has, these placements keep none of them in this process, so that its tables need not
+// be loaded (load_model(), with_tables).
+bool may_be_resident(std::span<const std::string> placements);
+
 // Move-only; one thread; waits for its reads when destroyed. ServedTables outlives it.
 class StepMemory {
  public:

@@ -15,10 +15,7 @@ using nlohmann::ordered_json;
 
 constexpr double kLowestLogprob = -9999.0;  // JSON has no infinity
 
-std::string dump(const ordered_json& value) {
-  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-}
-std::string server_event(const ordered_json& value) { return fmt::format("data: {}\n\n", dump(value)); }
+std::string server_event(const ordered_json& value) { return fmt::format("data: {}\n\n", json_line(value)); }
 
 std::string random_id(const char* prefix) {
   std::random_device device;
@@ -57,7 +54,7 @@ class TextArrays {
       auto found =
           std::find_if(arrays_.begin(), arrays_.end(), [&key = name](const auto& one) { return one.first == key; });
       if (found == arrays_.end()) found = arrays_.emplace(arrays_.end(), name, "");
-      const std::string text = dump(elements);
+      const std::string text = json_line(elements);
       if (elements.empty()) continue;
       if (!found->second.empty()) found->second += ',';
       found->second.append(text, 1, text.size() - 2);
@@ -236,7 +233,7 @@ std::string Answer::Impl::choice_text(size_t index) const {
   }
   out["finish_reason"] = reason_name(choice.finish);
   if (memory_trace) out["token_ids"] = choice.token_ids;
-  std::string text = dump(out);
+  std::string text = json_line(out);
   add_member(text, "logprobs", choice.logprobs.json());
   if (memory_trace) add_member(text, "memory", choice.memory.array("memory"));
   return text;
@@ -254,7 +251,7 @@ HttpReply Answer::Impl::trace_reply() const {
   out["prompt_tokens"] = choice.prompt_tokens;
   out["completion_tokens"] = prompt_only ? 0 : choice.completion_tokens;
   out["text"] = prompt_only ? "" : choice.text;
-  std::string text = dump(out);
+  std::string text = json_line(out);
   add_member(text, "tokens", choice.memory.array("memory"));
   return {200, "application/json", std::move(text), {}};
 }
@@ -330,7 +327,7 @@ HttpReply Answer::reply() const {
   for (size_t i = 0; i < impl_->choices.size(); ++i) {
     choices += fmt::format("{}{}", i > 0 ? "," : "", impl_->choice_text(i));
   }
-  std::string text = dump(out);
+  std::string text = json_line(out);
   add_member(text, "choices", fmt::format("[{}]", choices));
   return {200, "application/json", std::move(text), {}};
 }

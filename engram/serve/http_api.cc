@@ -42,10 +42,6 @@ const Route* find_route(const std::string& path) {
   return nullptr;
 }
 
-std::string dump(const ordered_json& value) {
-  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-}
-
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
@@ -82,7 +78,7 @@ bool is_json(std::string_view content_type) {
 }
 
 HttpReply json_reply(const ordered_json& value, int status = 200) {
-  return {status, "application/json", dump(value), {}};
+  return {status, "application/json", json_line(value), {}};
 }
 
 HttpReply page_reply() {

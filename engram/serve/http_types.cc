@@ -11,10 +11,14 @@ nlohmann::ordered_json text_or_null(const std::string& text) {
 
 }  // namespace
 
+std::string json_line(const nlohmann::ordered_json& value) {
+  return value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
 std::string ApiError::json() const {
   const nlohmann::ordered_json out = {
       {"error", {{"message", message}, {"type", type}, {"param", text_or_null(param)}, {"code", text_or_null(code)}}}};
-  return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return json_line(out);
 }
 
 HttpReply ApiError::reply() const {

@@ -1,5 +1,6 @@
 // What passes between the socket and the API: a request that is whole, and the reply to it. Plain values.
 #pragma once
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -7,6 +8,9 @@
 #include "engram/core/status.h"
 
 namespace engram {
+
+// On one line; bytes that are no UTF-8 come out as U+FFFD.
+std::string json_line(const nlohmann::ordered_json& value);
 
 struct HttpRequest {
   std::string method;  // as sent

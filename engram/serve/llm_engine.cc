@@ -250,8 +250,13 @@ void LLMEngine::count_step(const StepOutput& output, double seconds, int64_t sam
   metrics_.stall_seconds += output.stall_seconds;
   metrics_.row_bytes += static_cast<uint64_t>(output.row_bytes);
   metrics_.generated_tokens += static_cast<uint64_t>(sampled);
-  recent_.emplace_back(Clock::now(), sampled);
-  while (seconds_since(recent_.front().first) > kRateWindowSeconds) recent_.pop_front();
+  const Clock::time_point now = Clock::now();
+  recent_.emplace_back(now, sampled);
+  recent_tokens_ += sampled;
+  while (std::chrono::duration<double>(now - recent_.front().first).count() > kRateWindowSeconds) {
+    recent_tokens_ -= recent_.front().second;
+    recent_.pop_front();
+  }
 }
 
 EngineMetrics LLMEngine::metrics() const {
@@ -261,11 +266,7 @@ EngineMetrics LLMEngine::metrics() const {
   out.preemptions = static_cast<uint64_t>(scheduler_.num_preemptions());
   out.kv_blocks_total = blocks_.num_blocks();
   out.kv_blocks_used = blocks_.num_blocks() - blocks_.num_free();
-  int64_t tokens = 0;
-  for (const auto& [when, count] : recent_) {
-    if (seconds_since(when) <= kRateWindowSeconds) tokens += count;
-  }
-  out.tokens_per_second = static_cast<double>(tokens) / kRateWindowSeconds;
+  out.tokens_per_second = static_cast<double>(recent_tokens_) / kRateWindowSeconds;
   return out;
 }
 

@@ -77,6 +77,7 @@ class LLMEngine {
   std::unordered_map<uint64_t, std::unique_ptr<Running>> requests_;
   EngineMetrics metrics_;
   std::deque<std::pair<std::chrono::steady_clock::time_point, int64_t>> recent_;  // tokens of the steps of late
+  int64_t recent_tokens_ = 0;                                                     // their sum
 };
 
 // The engine on its own thread, which sleeps while there is nothing to do. Thread-safe. The destructor cancels what is

@@ -10,13 +10,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// Bytes that the character begun at `lead` has; 1 for anything that begins none.
-size_t length_of(unsigned char lead) {
-  if (lead >= 0xF0 && lead <= 0xF4) return 4;
-  if (lead >= 0xE0) return lead < 0xF0 ? 3 : 1;
-  return lead >= 0xC2 ? 2 : 1;
-}
-
 // Six digits are more than anybody looks at.
 ordered_json gate_json(float gate) {
   return std::isfinite(gate) ? ordered_json(std::round(static_cast<double>(gate) * 1e6) / 1e6) : ordered_json();
@@ -34,26 +27,12 @@ ordered_json layer_json(const LayerTrace& layer) {
 
 }  // namespace
 
-std::string take_complete_utf8(std::string& pending) {
-  size_t end = pending.size();
-  for (size_t back = 1; back <= std::min<size_t>(3, pending.size()); ++back) {
-    const auto byte = static_cast<unsigned char>(pending[pending.size() - back]);
-    if ((byte & 0xC0) == 0x80) continue;
-    if (length_of(byte) > back) end = pending.size() - back;
-    break;
-  }
-  std::string text = utf8_lossy(std::string_view(pending).substr(0, end));
-  pending.erase(0, end);
-  return text;
-}
-
 MemoryTracer::MemoryTracer(const Tokenizer& tokenizer, int max_ngram_size)
     : tokenizer_(tokenizer), max_ngram_size_(static_cast<size_t>(std::max(max_ngram_size, 1))) {}
 
 ordered_json MemoryTracer::add(const TokenTrace& trace) {
   const bool known = trace.token >= 0 && trace.token < tokenizer_.vocab_size();
   const std::string bytes = known ? tokenizer_.token_bytes(trace.token) : "";
-  pending_ += bytes;
   last_.push_back(bytes);
   if (last_.size() > max_ngram_size_) last_.pop_front();
   ordered_json ngrams = ordered_json::array();
@@ -66,7 +45,7 @@ ordered_json MemoryTracer::add(const TokenTrace& trace) {
   for (const LayerTrace& layer : trace.layers) layers.push_back(layer_json(layer));
   return {{"position", position_++},
           {"token_id", trace.token},
-          {"text", take_complete_utf8(pending_)},
+          {"text", text_.push(bytes)},
           {"ngrams", std::move(ngrams)},
           {"layers", std::move(layers)}};
 }

@@ -12,12 +12,10 @@
 #include <string>
 
 #include "engram/core/tokenizer.h"
+#include "engram/core/utf8_stream.h"
 #include "engram/serve/request.h"
 
 namespace engram {
-
-// The text of token bytes as far as its characters are complete; what is left in `pending` waits for more bytes.
-std::string take_complete_utf8(std::string& pending);
 
 // Not thread-safe. The tokenizer outlives it.
 class MemoryTracer {
@@ -30,7 +28,7 @@ class MemoryTracer {
   size_t max_ngram_size_;
   int64_t position_ = 0;
   std::deque<std::string> last_;  // bytes of the last max_ngram_size tokens
-  std::string pending_;           // bytes of a character that is not complete
+  Utf8Stream text_;
 };
 
 }  // namespace engram

@@ -37,7 +37,8 @@ ModelRunner::ModelRunner(const LoadedModel& model, const ServedTables& tables, i
                          bool overlap_reads)
     : model_(model),
       tables_(tables),
-      cache_(model.config, num_blocks, block_size, model.model->parameters().front().device()),
+      device_(model.model->parameters().front().device()),
+      cache_(model.config, num_blocks, block_size, device_),
       overlap_reads_(overlap_reads) {}
 
 StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks) {
@@ -47,16 +48,15 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks) {
   StepMemory memory = tables_.begin(std::move(tokens), overlap_reads_);  // rows are on their way from here
 
   const PagedStep step = make_step(chunks, cache_.block_size());
-  const torch::Device device = model_.model->parameters().front().device();
   Transformer transformer = model_.model;
   std::vector<torch::Tensor> gates;
   const bool traced =
       std::any_of(chunks.begin(), chunks.end(), [](const auto& c) { return c.sequence->request.trace; });
   StepInput input;
-  input.tokens = token_tensor(chunks, step.num_tokens(), device);
+  input.tokens = token_tensor(chunks, step.num_tokens(), device_);
   input.step = &step;
   input.cache = &cache_;
-  input.memory = [&](int layer) { return memory.rows(layer).to(device, /*non_blocking=*/true); };
+  input.memory = [&](int layer) { return memory.rows(layer).to(device_, /*non_blocking=*/true); };
   input.gates = traced ? &gates : nullptr;
   const torch::Tensor hidden = transformer->step(input);
 
@@ -71,7 +71,7 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks) {
   out.logits.resize(chunks.size());
   out.traces.resize(chunks.size());
   if (!last.empty()) {
-    const torch::Tensor rows = hidden.index_select(0, torch::tensor(last, torch::kLong).to(device));
+    const torch::Tensor rows = hidden.index_select(0, torch::tensor(last, torch::kLong).to(device_));
     logits_ = transformer->logits(rows).to(torch::kCPU, torch::kFloat).contiguous();
   }
   int64_t row = 0;

@@ -33,6 +33,7 @@ class ModelRunner {
 
   const LoadedModel& model_;
   const ServedTables& tables_;
+  const torch::Device device_;  // of the model
   PagedCache cache_;
   bool overlap_reads_;
   torch::Tensor logits_;

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "engram/serve/http_types.h"
+
 namespace engram {
 namespace {
 
@@ -145,7 +147,7 @@ std::string metrics_json(const EngineMetrics& m, const HttpCounters& http) {
     store["layer_id"] = layer_id;
     out["stores"].push_back(std::move(store));
   }
-  return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return json_line(out);
 }
 
 }  // namespace engram

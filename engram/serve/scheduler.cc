@@ -87,11 +87,4 @@ std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
   return out;
 }
 
-std::vector<Sequence*> Scheduler::sequences() const {
-  std::vector<Sequence*> all;
-  for (const auto& s : running_) all.push_back(s.get());
-  for (const auto& s : waiting_) all.push_back(s.get());
-  return all;
-}
-
 }  // namespace engram

@@ -43,8 +43,6 @@ class Scheduler {
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t num_preemptions() const { return num_preemptions_; }
-  // All of them, running ones first.
-  std::vector<Sequence*> sequences() const;
 
  private:
   // Reserves pages for a running sequence's chunk, preempting those admitted after it. False: it was preempted itself.

@@ -201,17 +201,14 @@ TEST_F(ServeAnswer, TextsOfTraces) {
 }
 
 TEST(ServeUtf8, TakesWhatIsComplete) {
-  std::string pending;
-  const auto push = [&pending](const std::string& bytes) {
-    pending += bytes;
-    return take_complete_utf8(pending);
-  };
+  Utf8Stream stream;
+  const auto push = [&stream](const std::string& bytes) { return stream.push(bytes); };
   EXPECT_EQ(push("a\xe6\xbc"), "a");
   EXPECT_EQ(push("\xa2z"), "\u6f22z");
   EXPECT_EQ(push("\xf0\x9f"), "");
   EXPECT_EQ(push("x"), "\uFFFDx");
   EXPECT_EQ(push("\xff\x80\x80\x80\x80"), "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD");
-  EXPECT_EQ(pending, "");
+  EXPECT_EQ(stream.finish(), "");
 }
 
 }  // namespace

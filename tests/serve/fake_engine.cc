@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engram/serve/memory_trace.h"
+#include "engram/serve/output_text.h"
 
 namespace engram {
 namespace {
@@ -19,7 +19,8 @@ struct FakeEngine::Sequence {
   GenerationRequest request;
   OnEvent on_event;
   std::vector<int32_t> tokens;  // prompt and generated ones
-  std::string prompt, pending, held;
+  std::string prompt;
+  std::unique_ptr<OutputText> text;
   size_t traced = 0;
   bool cancelled = false;
   std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
@@ -75,6 +76,8 @@ Result<uint64_t> FakeEngine::submit(GenerationRequest request, OnEvent on_event)
   last_request_ = request;
   metrics_.prompt_tokens += request.prompt.size();
   sequence->request = std::move(request);
+  const std::shared_ptr<const Tokenizer> shared(std::shared_ptr<void>(), &tokenizer_);  // owned here, not there
+  sequence->text = std::make_unique<OutputText>(shared, sequence->request.sampling.stop);
   sequence->on_event = std::move(on_event);
   sequences_[sequence->id] = sequence;
   changed_.notify_all();
@@ -177,24 +180,6 @@ int32_t FakeEngine::next_token(const Sequence& sequence) const {
   return byte_ids_[static_cast<unsigned char>(options_.text[place % options_.text.size()])];
 }
 
-// Moves what may be told of the held text into the event; true when a stop string ends it. Text that may begin one
-// waits, unless nothing follows.
-bool FakeEngine::tell(Sequence& sequence, bool last, GenerationEvent& event) const {
-  const std::vector<std::string>& stops = sequence.request.sampling.stop;
-  sequence.held += take_complete_utf8(sequence.pending);
-  size_t end = std::string::npos, keep = 0;
-  for (const std::string& stop : stops) end = std::min(end, sequence.held.find(stop));
-  const bool stopped = end != std::string::npos;
-  for (const std::string& stop : stops) {
-    for (size_t n = 1; n < stop.size() && !stopped && !last; ++n) {
-      if (sequence.held.ends_with(stop.substr(0, n))) keep = std::max(keep, n);
-    }
-  }
-  event.text = sequence.held.substr(0, stopped ? end : sequence.held.size() - keep);
-  sequence.held.erase(0, event.text.size());
-  return stopped;
-}
-
 bool FakeEngine::end(Sequence& sequence, FinishReason reason, uint64_t& counter, Status error) {
   ++counter;
   metrics_.request.record(std::chrono::duration<double>(std::chrono::steady_clock::now() - sequence.begin).count());
@@ -214,7 +199,7 @@ bool FakeEngine::step(Sequence& sequence) {
   if (sequence.request.trace) add_traces(sequence, event);
   event.token = next_token(sequence);
   sequence.tokens.push_back(event.token);
-  sequence.pending += tokenizer_.token_bytes(event.token);
+  event.text = sequence.text->push(event.token);
   if (++event.completion_tokens == 1) metrics_.time_to_first_token.record(0.002);
   metrics_.inter_token.record(0.001);
   ++metrics_.generated_tokens;
@@ -224,7 +209,8 @@ bool FakeEngine::step(Sequence& sequence) {
     event.top_logprobs.push_back({(event.token + i) % tokenizer_.vocab_size(), -0.25F * static_cast<float>(i + 1)});
   }
   const bool last = event.completion_tokens >= sequence.request.sampling.max_tokens;
-  const bool stopped = tell(sequence, last, event);
+  const bool stopped = sequence.text->stopped();
+  if (last) event.text += sequence.text->finish();
   if (stopped || last) {
     event.finish = stopped ? FinishReason::kStop : FinishReason::kLength;
     ++metrics_.finished;

@@ -51,7 +51,6 @@ class FakeEngine : public Engine {
   TokenTrace trace_of(const Sequence& sequence, size_t position) const;
   void add_traces(Sequence& sequence, GenerationEvent& event);
   int32_t next_token(const Sequence& sequence) const;
-  bool tell(Sequence& sequence, bool last, GenerationEvent& event) const;
   bool end(Sequence& sequence, FinishReason reason, uint64_t& counter, Status error);
 
   FakeEngineOptions options_;
