@@ -37,4 +37,16 @@ torch::Tensor sum_over_rows(int64_t rows, int64_t size, const Work& work) {
   return partials.select(0, 0);
 }
 
+// The gates [N, G] and what the pages keep of each new token [N, d + 2 G] (kernels/paged_engram.h). Tokens without
+// memory have gates of 0.
+struct PagedRow {
+  torch::Tensor gates, row;
+};
+inline PagedRow page_rows(const torch::Tensor& projected, torch::Tensor gates, const torch::Tensor& inv_value,
+                          const torch::Tensor& memory_off, int64_t dim) {
+  if (memory_off.defined()) gates = gates.masked_fill(memory_off.to(gates.device()).unsqueeze(1), 0.0);
+  torch::Tensor value = projected.narrow(1, projected.size(1) - dim, dim);
+  return {gates, at::cat({value, gates, gates * inv_value}, 1)};
+}
+
 }  // namespace engram::internal

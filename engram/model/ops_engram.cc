@@ -1,8 +1,10 @@
-// engram_fuse: gates, value and convolution through engram/kernels/engram_fuse.h.
+// engram_fuse: gates, value and convolution through engram/kernels/engram_fuse.h; engram_fuse_paged: the same for the
+// new tokens of a step.
 #include "engram/kernels/engram_fuse.h"
 
+#include "engram/kernels/paged_engram.h"
 #include "engram/model/op_support.h"
-#include "engram/model/ops.h"
+#include "engram/model/paged_ops.h"
 
 namespace engram {
 namespace {
@@ -185,6 +187,46 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse(const torch::Tensor& hidden,
                                         optional(conv_weight), optional(reach), options.dilation, options.gate_norm_eps,
                                         options.conv_norm_eps, options.gate);
   return {out[0], out[1]};
+}
+
+std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged(const torch::Tensor& hidden, const torch::Tensor& projected,
+                                                          const torch::Tensor& query_norm,
+                                                          const torch::Tensor& key_norm, const torch::Tensor& conv_norm,
+                                                          const torch::Tensor& conv_weight, const PagedStep& step,
+                                                          torch::Tensor& cache, const EngramFuseOptions& options) {
+  if (!internal::has_kernel(hidden)) {
+    return engram_fuse_paged_composed(hidden, projected, query_norm, key_norm, conv_norm, conv_weight, step, cache,
+                                      options);
+  }
+  const FuseTensors t{to_fp32(hidden).unsqueeze(0),
+                      to_fp32(projected).unsqueeze(0),
+                      to_fp32(query_norm),
+                      to_fp32(key_norm),
+                      conv_weight.defined() ? to_fp32(conv_norm) : torch::Tensor(),
+                      optional_fp32(conv_weight),
+                      {}};
+  const EngramShape shape = fuse_shape(t, options.dilation, options.gate_norm_eps, options.conv_norm_eps, options.gate);
+  const EngramInput input = t.input();
+  const int64_t n = shape.length, grain = internal::row_grain(4 * shape.channels());
+  torch::Tensor gates = torch::empty({n, shape.streams}, torch::kFloat), y = torch::empty_like(t.hidden[0]);
+  torch::Tensor state = torch::empty({n * shape.streams, kStateFloats}, torch::kFloat);
+  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
+    engram_gate_forward(shape, input, begin, end, mutable_floats(gates), states(state));
+  });
+  torch::Tensor inv_value = torch::empty_like(gates);
+  for (int64_t i = 0; i < gates.numel(); ++i) mutable_floats(inv_value)[i] = states(state)[i].inv_value;
+  const internal::PagedRow paged = internal::page_rows(t.projected[0], gates, inv_value, step.memory_off(), shape.dim);
+  cache.index_copy_(0, step.slots(), paged.row);
+
+  const torch::Tensor taps = folded_taps(shape, input);
+  const torch::Tensor tap_slots = shape.taps > 0 ? step.tap_slots(shape.taps, options.dilation) : torch::Tensor();
+  const PagedEngramShape page_shape{shape.streams, shape.dim, shape.taps};
+  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
+    paged_engram_mix(page_shape, floats(taps), floats(cache), step.slots().const_data_ptr<int64_t>(),
+                     tap_slots.defined() ? tap_slots.const_data_ptr<int64_t>() : nullptr, begin, end,
+                     mutable_floats(y));
+  });
+  return {y.to(hidden.scalar_type()), paged.gates};
 }
 
 }  // namespace engram

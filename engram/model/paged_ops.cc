@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engram/kernels/engram_fuse.h"
 #include "engram/kernels/paged_attention.h"
-#include "engram/kernels/paged_engram.h"
 #include "engram/model/op_support.h"
 
 namespace engram {
@@ -41,18 +39,6 @@ void check_attend(const torch::Tensor& query, const torch::Tensor& cache, const 
   TORCH_CHECK(cache.dim() == 2 && heads.key_at + heads.kv_heads * heads.key_width <= cache.size(1) &&
                   heads.value_at + heads.kv_heads * heads.value_width <= cache.size(1),
               "attend_paged: the heads do not fit cached rows of ", cache.sizes());
-}
-
-// The gates and what the pages keep of each new token, [N, G] and [N, d + 2 G]; gates are 0 without memory.
-struct PagedRow {
-  torch::Tensor gates, row;
-};
-
-PagedRow page_rows(const torch::Tensor& projected, torch::Tensor gates, torch::Tensor inv_value,
-                   const torch::Tensor& memory_off, int64_t dim) {
-  if (memory_off.defined()) gates = gates.masked_fill(memory_off.to(gates.device()).unsqueeze(1), 0.0);
-  torch::Tensor value = projected.narrow(1, projected.size(1) - dim, dim);
-  return {gates, at::cat({value, gates, gates * inv_value}, 1)};
 }
 
 }  // namespace
@@ -109,58 +95,6 @@ torch::Tensor attend_paged_composed(const torch::Tensor& query, const torch::Ten
   return at::cat(out, 0);
 }
 
-std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged(const torch::Tensor& hidden_any,
-                                                          const torch::Tensor& projected_any,
-                                                          const torch::Tensor& query_norm,
-                                                          const torch::Tensor& key_norm, const torch::Tensor& conv_norm,
-                                                          const torch::Tensor& conv_weight, const PagedStep& step,
-                                                          torch::Tensor& cache, const EngramFuseOptions& options) {
-  if (!internal::has_kernel(hidden_any)) {
-    return engram_fuse_paged_composed(hidden_any, projected_any, query_norm, key_norm, conv_norm, conv_weight, step,
-                                      cache, options);
-  }
-  const torch::Tensor hidden = internal::to_fp32(hidden_any), projected = internal::to_fp32(projected_any);
-  EngramShape shape;
-  shape.batch = 1;
-  shape.length = hidden.size(0);
-  shape.streams = hidden.size(1);
-  shape.dim = hidden.size(2);
-  shape.taps = conv_weight.defined() ? conv_weight.size(1) : 0;
-  shape.gate_norm_eps = static_cast<float>(options.gate_norm_eps);
-  shape.conv_norm_eps = static_cast<float>(options.conv_norm_eps);
-  shape.gate = options.gate;
-  const torch::Tensor weights[] = {internal::to_fp32(query_norm), internal::to_fp32(key_norm),
-                                   conv_weight.defined() ? internal::to_fp32(conv_norm) : torch::Tensor(),
-                                   conv_weight.defined() ? internal::to_fp32(conv_weight) : torch::Tensor()};
-  const EngramInput input{
-      floats(hidden), floats(projected), floats(weights[0]), floats(weights[1]), floats(weights[2]), floats(weights[3]),
-      nullptr};
-  const int64_t n = shape.length;
-  torch::Tensor gates = torch::empty({n, shape.streams}, torch::kFloat), y = torch::empty_like(hidden);
-  std::vector<EngramTokenState> state(static_cast<size_t>(n * shape.streams));
-  const int64_t grain = internal::row_grain(4 * shape.channels());
-  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
-    engram_gate_forward(shape, input, begin, end, mutable_floats(gates), state.data());
-  });
-  torch::Tensor inv_value = torch::empty_like(gates);
-  for (size_t i = 0; i < state.size(); ++i) mutable_floats(inv_value)[i] = state[i].inv_value;
-  const PagedRow paged = page_rows(projected, gates, inv_value, step.memory_off(), shape.dim);
-  cache.index_copy_(0, step.slots(), paged.row);
-
-  torch::Tensor taps = torch::empty({shape.taps, shape.channels()}, torch::kFloat), tap_slots;
-  if (shape.taps > 0) {
-    engram_fold_taps(shape, input, mutable_floats(taps));
-    tap_slots = step.tap_slots(shape.taps, options.dilation);
-  }
-  const PagedEngramShape page_shape{shape.streams, shape.dim, shape.taps};
-  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
-    paged_engram_mix(page_shape, floats(taps), floats(cache), step.slots().const_data_ptr<int64_t>(),
-                     tap_slots.defined() ? tap_slots.const_data_ptr<int64_t>() : nullptr, begin, end,
-                     mutable_floats(y));
-  });
-  return {y.to(hidden_any.scalar_type()), paged.gates};
-}
-
 std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_composed(
     const torch::Tensor& hidden, const torch::Tensor& projected, const torch::Tensor& query_norm,
     const torch::Tensor& key_norm, const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
@@ -178,7 +112,7 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_composed(
   }
   torch::Tensor square = value.square().mean(-1, /*keepdim=*/true);
   torch::Tensor inv_value = (gates.square() * square + options.conv_norm_eps).rsqrt();
-  const PagedRow paged = page_rows(wide, gates, inv_value, step.memory_off(), dim);
+  const internal::PagedRow paged = internal::page_rows(wide, gates, inv_value, step.memory_off(), dim);
   cache.index_copy_(0, step.slots().to(cache.device()), paged.row);
   torch::Tensor y = paged.gates.unsqueeze(-1) * value.unsqueeze(1);
   if (conv_weight.defined()) {
