@@ -149,7 +149,7 @@ void LLMEngine::step() {
   if (chunks.empty()) return;
   StepOutput output;
   try {
-    output = runner_.run(chunks);
+    output = runner_.run(chunks, scheduler_.upcoming(chunks));
   } catch (const std::exception& error) {
     for (const ScheduledChunk& chunk : chunks) {
       end(chunk.sequence->id, FinishReason::kError, Status(StatusCode::kInternal, error.what()));

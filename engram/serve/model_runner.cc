@@ -41,11 +41,12 @@ ModelRunner::ModelRunner(const LoadedModel& model, const ServedTables& tables, i
       cache_(model.config, num_blocks, block_size, device_),
       overlap_reads_(overlap_reads) {}
 
-StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks) {
+StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<const UpcomingTokens> upcoming) {
   const c10::InferenceMode inference;
   std::vector<StepTokens> tokens;
   for (const ScheduledChunk& chunk : chunks) tokens.push_back(step_tokens(chunk));
   StepMemory memory = tables_.begin(std::move(tokens), overlap_reads_);  // rows are on their way from here
+  if (overlap_reads_ && !upcoming.empty()) prefetch(upcoming);
 
   const PagedStep step = make_step(chunks, cache_.block_size());
   Transformer transformer = model_.model;
@@ -83,6 +84,17 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks) {
     if (chunks[i].sequence->request.trace) out.traces[i] = trace(chunks[i], step.first_token(i), gates);
   }
   return out;
+}
+
+void ModelRunner::prefetch(std::span<const UpcomingTokens> upcoming) const {
+  std::vector<StepTokens> hints;
+  for (const UpcomingTokens& next : upcoming) {
+    const std::span<const int32_t> all = next.sequence->tokens;
+    const auto first = static_cast<size_t>(next.first);
+    hints.push_back(
+        {all.first(first), all.subspan(first, static_cast<size_t>(next.count)), next.sequence->request.memory_off});
+  }
+  tables_.prefetch(hints);
 }
 
 std::vector<TokenTrace> ModelRunner::trace(const ScheduledChunk& chunk, int64_t first_token,

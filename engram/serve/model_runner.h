@@ -24,10 +24,12 @@ class ModelRunner {
  public:
   ModelRunner(const LoadedModel& model, const ServedTables& tables, int64_t num_blocks, int64_t block_size,
               bool overlap_reads);
+  // upcoming: tokens whose rows the next step may want; the stores that can hold rows are told.
   // Throws c10::Error where the model fails.
-  StepOutput run(std::span<const ScheduledChunk> chunks);
+  StepOutput run(std::span<const ScheduledChunk> chunks, std::span<const UpcomingTokens> upcoming = {});
 
  private:
+  void prefetch(std::span<const UpcomingTokens> upcoming) const;
   std::vector<TokenTrace> trace(const ScheduledChunk& chunk, int64_t first_token,
                                 const std::vector<torch::Tensor>& gates) const;
 

@@ -68,6 +68,25 @@ std::vector<ScheduledChunk> Scheduler::schedule() {
   return chunks;
 }
 
+std::vector<UpcomingTokens> Scheduler::upcoming(std::span<const ScheduledChunk> chunks) {
+  std::vector<UpcomingTokens> out;
+  int64_t budget = options_.max_batched_tokens;
+  const auto name = [&](Sequence& sequence, int64_t done) {
+    const int64_t end = std::min(sequence.num_tokens(), done + budget);
+    budget -= end - done;
+    const int64_t first = std::max(done, sequence.num_foretold);
+    if (first >= end) return;
+    out.push_back({&sequence, first, end - first});
+    sequence.num_foretold = end;
+  };
+  for (const ScheduledChunk& chunk : chunks) name(*chunk.sequence, chunk.sequence->num_computed + chunk.count);
+  int64_t places = options_.max_sequences - num_running();
+  for (auto next = waiting_.begin(); next != waiting_.end() && budget > 0 && places > 0; ++next, --places) {
+    name(**next, 0);
+  }
+  return out;
+}
+
 void Scheduler::advance(const ScheduledChunk& chunk) {
   chunk.sequence->num_computed += chunk.count;
   blocks_.publish(*chunk.sequence);

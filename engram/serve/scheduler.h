@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engram/serve/block_manager.h"
@@ -27,6 +28,12 @@ struct ScheduledChunk {
   bool samples() const { return count == sequence->num_left(); }  // its last token's logits give the next one
 };
 
+// The tokens [first, first + count) of one sequence.
+struct UpcomingTokens {
+  const Sequence* sequence = nullptr;
+  int64_t first = 0, count = 0;
+};
+
 class Scheduler {
  public:
   Scheduler(const SchedulerOptions& options, BlockManager& blocks);
@@ -35,6 +42,9 @@ class Scheduler {
   void add(std::unique_ptr<Sequence> sequence);
   // Empty when nothing waits or runs. The chunks' pages are reserved.
   std::vector<ScheduledChunk> schedule();
+  // Known tokens that are likely to run in the step after the one of `chunks`: what follows in the prompts under way,
+  // then the prompts that wait, a step's budget in all. No token is named twice. For hints.
+  std::vector<UpcomingTokens> upcoming(std::span<const ScheduledChunk> chunks);
   // A chunk has run: its tokens are computed.
   void advance(const ScheduledChunk& chunk);
   // Takes a sequence out, running or waiting; its pages are free again. Null: unknown.

@@ -19,7 +19,8 @@ struct Sequence {
   GenerationRequest request;
   std::vector<int32_t> tokens;
   int64_t num_computed = 0;
-  int64_t num_cached = 0;  // of the prompt, found in the prefix cache at the first admission
+  int64_t num_cached = 0;    // of the prompt, found in the prefix cache at the first admission
+  int64_t num_foretold = 0;  // Scheduler's: tokens that upcoming() has named
   std::vector<int32_t> block_table;
   // BlockManager's: full blocks that are in the prefix cache's chain, and the last one's identity.
   int64_t num_chained = 0;

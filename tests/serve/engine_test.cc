@@ -178,6 +178,22 @@ TEST_F(ServeEngine, EqualsGenerateWithTablesInAnyTier) {
   }
 }
 
+// A long prompt runs in chunks: the rows of the next one are on their way into the cache while this one runs.
+TEST_F(ServeEngine, RowsOfTheNextChunkArePrefetched) {
+  EngineOptions options;
+  options.tables = {"nvme:" + row_file() + "?cache=64KiB"};
+  options.scheduler = {.max_sequences = 4, .max_batched_tokens = 8};
+  auto served = engine(options);
+  expect_reference(*served);
+  const PrefetchStats prefetch = served->store_stats()[0].second.prefetch;
+  EXPECT_GT(prefetch.requested, 0u);
+  EXPECT_GT(prefetch.used + prefetch.late, 0u) << "a hint that nobody followed";
+  options.overlap_reads = false;  // reads nothing ahead
+  served = engine(options);
+  expect_reference(*served);
+  EXPECT_EQ(served->store_stats()[0].second.prefetch.requested, 0u);
+}
+
 TEST_F(ServeEngine, PlacesLayersOneByOne) {
   EngineOptions options;
   options.tables = {"dram:" + row_file(), "2=resident"};

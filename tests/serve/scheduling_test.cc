@@ -199,6 +199,47 @@ TEST(Scheduler, PreemptsTheYoungestAndTakesItBackFirst) {
   EXPECT_EQ(chunks[0].count, 5) << "from its tokens, the generated one included";
 }
 
+// What will run next is named once, a step's budget ahead: the rest of a prompt, then those who wait for a place.
+TEST(Scheduler, ForetellsPromptTokensOnce) {
+  BlockManager blocks(100, 4);
+  Scheduler scheduler({.max_sequences = 2, .max_batched_tokens = 8}, blocks);
+  for (uint64_t id = 1; id <= 3; ++id)
+    scheduler.add(make_sequence(id, tokens_from(100 * static_cast<int32_t>(id), 11)));
+  std::map<uint64_t, std::vector<int64_t>> named;
+  const auto step = [&] {
+    const auto chunks = scheduler.schedule();
+    int64_t count = 0;
+    for (const UpcomingTokens& next : scheduler.upcoming(chunks)) {
+      for (int64_t i = 0; i < next.count; ++i) named[next.sequence->id].push_back(next.first + i);
+      count += next.count;
+    }
+    EXPECT_LE(count, 8);
+    for (const ScheduledChunk& chunk : chunks) {
+      const bool samples = chunk.samples();
+      scheduler.advance(chunk);
+      if (samples) chunk.sequence->tokens.push_back(7);
+    }
+  };
+  const auto range = [](int64_t first, int64_t end) {
+    std::vector<int64_t> out(static_cast<size_t>(end - first));
+    std::iota(out.begin(), out.end(), first);
+    return out;
+  };
+  step();  // 1: [0, 8) runs
+  EXPECT_EQ(named[1], range(8, 11));
+  EXPECT_EQ(named[2], range(0, 5)) << "what is left of the budget";
+  step();  // 1: [8, 11), 2: [0, 5)
+  EXPECT_EQ(named[1], range(8, 11)) << "named already";
+  EXPECT_EQ(named[2], range(0, 11));
+  EXPECT_TRUE(named[3].empty()) << "there is no place for it";
+  step();
+  scheduler.remove(1);
+  step();
+  EXPECT_EQ(named[2], range(0, 11));
+  scheduler.remove(2);
+  scheduler.remove(3);
+}
+
 TEST(Scheduler, RemovesWaitingSequencesToo) {
   BlockManager blocks(10, 2);
   Scheduler scheduler({.max_sequences = 1, .max_batched_tokens = 8}, blocks);
