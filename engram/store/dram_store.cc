@@ -8,7 +8,7 @@ namespace engram {
 namespace {
 
 // Far enough ahead to hide a DRAM access behind the copies of the rows between.
-constexpr size_t kAhead = 12;
+constexpr size_t kAhead = 8;
 constexpr size_t kLine = 64;
 
 inline void fetch_row(const std::byte* row, size_t row_bytes) {
@@ -16,15 +16,15 @@ inline void fetch_row(const std::byte* row, size_t row_bytes) {
   __builtin_prefetch(row + row_bytes - 1);  // rows need not begin at a line
 }
 
-// Size is a constant for the rows that matter, so that the copy is a few vector moves.
-template <size_t Size>
-void gather(const std::byte* rows, size_t row_bytes, std::span<const int64_t> row_ids, std::byte* out) {
-  const size_t size = Size == 0 ? row_bytes : Size, count = row_ids.size();
-  const auto row = [&](size_t i) { return rows + static_cast<size_t>(row_ids[i]) * size; };
-  for (size_t i = 0; i < std::min(kAhead, count); ++i) fetch_row(row(i), size);
+// out[i] = rows[ids[i]], rows back to back. memcpy beats copies of a constant size, which the baseline instruction set
+// would make of narrow moves.
+void gather_rows(const std::byte* rows, size_t row_bytes, std::span<const int64_t> row_ids, std::byte* out) {
+  const size_t count = row_ids.size();
+  const auto row = [&](size_t i) { return rows + static_cast<size_t>(row_ids[i]) * row_bytes; };
+  for (size_t i = 0; i < std::min(kAhead, count); ++i) fetch_row(row(i), row_bytes);
   for (size_t i = 0; i < count; ++i) {
-    if (i + kAhead < count) fetch_row(row(i + kAhead), size);
-    std::memcpy(out + i * size, row(i), size);
+    if (i + kAhead < count) fetch_row(row(i + kAhead), row_bytes);
+    std::memcpy(out + i * row_bytes, row(i), row_bytes);
   }
 }
 
@@ -41,16 +41,6 @@ Status load_rows(const RowFileReader& reader, int table_index, int64_t begin, in
 }
 
 }  // namespace
-
-void gather_rows(const std::byte* rows, size_t row_bytes, std::span<const int64_t> row_ids, std::byte* out) {
-  switch (row_bytes) {
-    case 160: return gather<160>(rows, row_bytes, row_ids, out);  // 80 columns in bf16
-    case 256: return gather<256>(rows, row_bytes, row_ids, out);
-    case 264: return gather<264>(rows, row_bytes, row_ids, out);  // DeepSeek-V4.1
-    case 320: return gather<320>(rows, row_bytes, row_ids, out);  // 80 columns in fp32, 160 in bf16
-    default: return gather<0>(rows, row_bytes, row_ids, out);
-  }
-}
 
 Result<std::unique_ptr<DramStore>> DramStore::open(Env& env, const std::string& path, int layer_id, int threads) {
   ENGRAM_ASSIGN_OR_RETURN(const RowFileReader reader, RowFileReader::open(env, path));

@@ -13,9 +13,6 @@
 
 namespace engram {
 
-// The gather that memory tiers share: out[i] = rows[ids[i]], rows of row_bytes back to back; fetches ahead of itself.
-void gather_rows(const std::byte* rows, size_t row_bytes, std::span<const int64_t> row_ids, std::byte* out);
-
 // Reads are over when read() returns.
 class DramStore final : public RowStore {
  public:
