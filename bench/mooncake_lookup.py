@@ -42,6 +42,8 @@ def free_port():
 def main():
     job = json.load(sys.stdin)
     load_cuda_names()
+    sys.stderr = os.fdopen(os.dup(2), "w")  # errors of this script are shown, the library's notes are not
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     from mooncake import store as mooncake
 
     heads, rows, width = job["heads"], job["rows"], job["width"]

@@ -139,7 +139,7 @@ main() {
   flock -n 9 || { say "another setup.sh is running here; waiting for it"; flock 9; }
 
   if [[ $oracles == yes ]]; then
-    PACKAGES+=(fio)  # measures the drive beside ours
+    PACKAGES+=(fio ibverbs-providers)  # measures the drive beside ours; libmlx5, which Mooncake's wheel links
   fi
   if [[ $packages == yes ]]; then
     install_packages
