@@ -46,7 +46,11 @@ void print_clients(const Json& part) {
     fmt::print("  {:>3} clients {:>10.1f} tokens/s\n", row.at("clients").get<int>(),
                row.at("tokens_per_second").get<double>());
   }
-  fmt::print("  32 clients have {:.2f} times the tokens/s of one\n", part.at("ratio_of_32_clients").get<double>());
+  fmt::print(
+      "  32 clients have {:.2f} times the tokens/s of one: {:.0f} % of the machine's {} FLOP/s in matrix products,\n"
+      "  which would be {:.2f} times\n",
+      part.at("ratio_of_32_clients").get<double>(), 100 * part.at("share_of_matrix_rate").get<double>(),
+      format_count(part.at("matrix_flops").get<double>()), part.at("largest_possible_ratio").get<double>());
   fmt::print(
       "  a decode step of one sequence takes {:.2f} ms; reading its {} bytes of weights once {:.2f} ms: {:.2f} x\n",
       1e3 * part.at("decode_seconds").get<double>(), format_count(part.at("active_weight_bytes").get<double>()),

@@ -7,6 +7,7 @@
 #include "bench/serve_work.h"
 #include "engram/core/progress.h"
 #include "engram/model/parameters.h"
+#include "engram/store/planner.h"
 #include "engram/store/table_tools.h"
 
 namespace engram::bench {
@@ -14,7 +15,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// A table file of the scale's size; removed at the end.
+// A table file of the scale's size and a profile of text like the jobs'; removed at the end.
 class TableFile {
  public:
   static Result<std::unique_ptr<TableFile>> create(Env& env, const Workload& work, const std::string& folder) {
@@ -34,17 +35,25 @@ class TableFile {
     Progress progress("table", count_row_bytes(info), "bytes");
     ENGRAM_RETURN_IF_ERROR(write_synthetic(env, out->path_, info, /*seed=*/0, /*resume=*/false, &progress));
     progress.finish();
+    Progress counting("profile", static_cast<int64_t>(work.sample.size()), "tokens");
+    ENGRAM_ASSIGN_OR_RETURN(const CorpusProfile profile,
+                            profile_corpus(info, map, work.sample, std::vector<int64_t>{0}, {}, &counting));
+    counting.finish();
+    out->profile_ = join_path(folder, "bench_serve.profile");
+    ENGRAM_RETURN_IF_ERROR(profile.rows.save(env, out->profile_));
     return out;
   }
   ~TableFile() {
     std::error_code ignored;
     std::filesystem::remove(path_, ignored);
+    std::filesystem::remove(profile_, ignored);
   }
   const std::string& path() const { return path_; }
+  const std::string& profile() const { return profile_; }
   const RowFileInfo& info() const { return info_; }
 
  private:
-  std::string path_;
+  std::string path_, profile_;
   RowFileInfo info_;
 };
 
@@ -56,7 +65,7 @@ struct Variant {
 
 std::vector<Variant> variants_of(const TableFile& table) {
   const std::string dram = "dram:" + table.path(), drive = "nvme:" + table.path();
-  const int64_t cache = table.info().file_bytes() / 20;
+  const int64_t half = table.info().file_bytes() / 40;  // of 5 %
   return {{"bare", ""},
           {"no-memory", "constant"},
           {"resident", "resident"},
@@ -64,7 +73,7 @@ std::vector<Variant> variants_of(const TableFile& table) {
           {"dram-synchronous", dram, false},
           {"drive-prefetched", drive},
           {"drive-synchronous", drive, false},
-          {"drive-cached", fmt::format("{}?cache={}", drive, cache)}};
+          {"drive-cached", fmt::format("{}?cache={}&hot={}&hot_size={}", drive, half, table.profile(), half)}};
 }
 
 // One variant on one kind of text, over the rounds.
@@ -94,11 +103,21 @@ Json summary_of(const Series& series, const Series& reference) {
           {"bytes_per_token", median(bytes)}};
 }
 
-double hit_rate(const LLMEngine& engine) {
-  const auto stats = engine.store_stats();
-  if (stats.empty() || stats[0].second.tiers.size() < 2) return 0;
-  const TierStats& first = stats[0].second.tiers[0];
-  return static_cast<double>(first.hits) / static_cast<double>(std::max<uint64_t>(1, first.hits + first.misses));
+// Distinct rows of each step that a tier in memory served, so far.
+struct HitCount {
+  uint64_t hits = 0, all = 0;
+  double since(const HitCount& before) const {
+    return all == before.all ? 0 : static_cast<double>(hits - before.hits) / static_cast<double>(all - before.all);
+  }
+};
+
+HitCount count_hits(const LLMEngine& engine) {
+  HitCount out;
+  for (const auto& [layer, stats] : engine.store_stats()) {
+    out.all += stats.unique_rows;
+    for (size_t tier = 0; tier + 1 < stats.tiers.size(); ++tier) out.hits += stats.tiers[tier].hits;
+  }
+  return out;
 }
 
 EngineOptions engine_options(const Workload& work, const Variant& variant) {
@@ -124,23 +143,26 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
         auto engine, LLMEngine::create(env, variant.placement.empty() ? bare : model, engine_options(work, variant)));
     engines.push_back(std::move(engine));
   }
-  std::vector<Series> series(2 * variants.size());
-  for (size_t i = 0; i < series.size(); ++i) {
-    series[i].name = variants[i / 2].name + (i % 2 == 1 ? "-real-text" : "");
-  }
-  for (int round = -1; round < options.rounds; ++round) {  // round -1 warms up and is not counted
-    for (size_t turn = 0; turn < series.size(); ++turn) {
-      // Each round begins with another variant, so that none is always the first after a pause.
-      const size_t at = (turn + 3 * static_cast<size_t>(round + 1)) % series.size();
-      ENGRAM_ASSIGN_OR_RETURN(const Measurement got, serve(*engines[at / 2], work.jobs(at % 2 == 1, round)));
-      if (round >= 0) series[at].rounds.push_back(got);
+  std::vector<LLMEngine*> turns;
+  for (const auto& engine : engines) turns.push_back(engine.get());
+  Json list = Json::array();
+  for (const bool real : {false, true}) {
+    std::vector<Series> series;
+    for (const Variant& variant : variants) series.push_back({variant.name + (real ? "-real-text" : ""), {}});
+    std::vector<HitCount> before(engines.size());
+    for (int round = -1; round < options.rounds; ++round) {  // round -1 warms up and is not counted
+      const size_t count = round < 0 ? 2 : static_cast<size_t>(work.scale.sequences);
+      ENGRAM_ASSIGN_OR_RETURN(const auto got, serve(turns, work.jobs(real, round, count)));
+      for (size_t i = 0; i < got.size(); ++i) {
+        if (round >= 0) series[i].rounds.push_back(got[i]);
+        if (round < 0) before[i] = count_hits(*engines[i]);
+      }
       progress.advance(1);
     }
-  }
-  Json list = Json::array();
-  for (size_t i = 0; i < series.size(); ++i) {
-    list.push_back(summary_of(series[i], series[2 + i % 2]));  // no-memory on the same kind of text
-    list.back()["hit_rate"] = hit_rate(*engines[i / 2]);
+    for (size_t i = 0; i < series.size(); ++i) {
+      list.push_back(summary_of(series[i], series[1]));  // no-memory on the same kind of text
+      list.back()["hit_rate"] = count_hits(*engines[i]).since(before[i]);
+    }
   }
   ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));
   return Json{{"name", fmt::format("{} blocks of {}", blocks, work.scale.hidden)},
@@ -168,8 +190,8 @@ Result<Json> run_serve_bench(Env& env, const ServeBenchOptions& options) {
   if (options.threads > 0) torch::set_num_threads(options.threads);
   ENGRAM_ASSIGN_OR_RETURN(const auto table, TableFile::create(env, work, options.folder));
   Json backbones = Json::array();
-  const int64_t runs = 2 * 16 * (options.rounds + 1);
-  Progress progress("serve", runs, "runs");
+  const int64_t runs = 2 * 2 * (options.rounds + 1);
+  Progress progress("serve", runs, "rounds");
   for (int blocks : work.scale.blocks) {
     ENGRAM_ASSIGN_OR_RETURN(Json backbone, run_backbone(env, options, work, *table, blocks, progress));
     backbones.push_back(std::move(backbone));

@@ -8,9 +8,10 @@
 //   resident          the table beside the weights, bf16
 //   dram-prefetched   DramStore, read where the step begins;   dram-synchronous   the step waits for it first
 //   drive-prefetched  NvmeStore past the page cache;           drive-synchronous
-//   drive-cached      the same behind a cache of 5 % of the table
+//   drive-cached      the same behind 5 % of the table in memory: half a hot set, chosen from other text of the same
+//                     shard, half a cache of recent rows
 // each on random ids, and, with "-real-text" behind its name, on real text: random ids hide every cache. Variants take
-// turns, round by round; a ratio is taken within a round.
+// turns step by step; a ratio is taken within a round.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -37,7 +38,8 @@ ServeBenchOptions default_serve_bench_options();
 Result<nlohmann::ordered_json> run_serve_bench(Env& env, const ServeBenchOptions& options);
 
 // Continuous batching and the memory's speed on the first backbone: {"clients": [{"clients", "tokens_per_second"}],
-//  "ratio_of_32_clients", "decode_seconds", "weight_read_seconds", "decode_over_weight_read"}.
+//  "ratio_of_32_clients", "share_of_matrix_rate", "largest_possible_ratio" (32 clients at the matrix rate),
+//  "decode_seconds", "weight_read_seconds", "decode_over_weight_read"}.
 Result<nlohmann::ordered_json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options);
 
 // One sequence on the first backbone beside llama.cpp on the same shape and precision: {"peer", "rows": [{"name"

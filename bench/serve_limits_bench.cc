@@ -25,6 +25,20 @@ double seconds_to_read(int64_t bytes) {
   return sink > 0 ? *std::min_element(seconds.begin(), seconds.end()) : 0;
 }
 
+// Multiply-adds a second, times two, of a large fp32 product: the bound of a step with many sequences.
+double matrix_rate() {
+  constexpr int kSize = 1536;
+  const torch::Tensor a = torch::rand({kSize, kSize}), b = torch::rand({kSize, kSize});
+  torch::Tensor product = torch::mm(a, b);
+  double best = 1e30;
+  for (int i = 0; i < 7; ++i) {
+    const double start = now_seconds();
+    torch::mm_out(product, a, b);
+    best = std::min(best, now_seconds() - start);
+  }
+  return 2.0 * kSize * kSize * kSize / best;
+}
+
 }  // namespace
 
 Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options) {
@@ -45,17 +59,21 @@ Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options)
         const auto from = work.text.begin() + (round + 2) * 32 * length + i * length;
         jobs.push_back({{from, from + 4}, {from + 4, from + length}});
       }
-      ENGRAM_ASSIGN_OR_RETURN(const Measurement got, serve(*engine, jobs));
-      if (round >= 0) speed[clients].push_back(got.tokens_per_second);
+      ENGRAM_ASSIGN_OR_RETURN(const auto got, serve({{engine.get()}}, jobs));
+      if (round >= 0) speed[clients].push_back(got[0].tokens_per_second);
     }
   }
   const double one = median(speed[1]), many = median(speed[32]);
   ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));
   const int64_t bytes = 4 * (count.p_act + int64_t{model.config.vocab_size} * model.config.hidden_size);
-  const double read = seconds_to_read(bytes);
+  const double read = seconds_to_read(bytes), rate = matrix_rate();
+  const double flops = static_cast<double>(bytes) / 2 * many;  // two a weight and token
   return Json{
       {"clients", {{{"clients", 1}, {"tokens_per_second", one}}, {{"clients", 32}, {"tokens_per_second", many}}}},
       {"ratio_of_32_clients", many / one},
+      {"matrix_flops", rate},
+      {"share_of_matrix_rate", flops / rate},
+      {"largest_possible_ratio", rate / (static_cast<double>(bytes) / 2) / one},
       {"active_weight_bytes", bytes},
       {"decode_seconds", 1 / one},
       {"weight_read_seconds", read},
@@ -90,11 +108,11 @@ Result<Json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options) {
   const std::vector<Job> decode = {{{text, text + 1}, {text + 1, text + 1 + kDecode}}};
   std::vector<double> ours_prefill, ours_decode, peer_prefill, peer_decode;
   for (int round = 0; round < options.rounds; ++round) {
-    ENGRAM_RETURN_IF_ERROR(serve(*engine, prefill).status());  // warm
-    ENGRAM_ASSIGN_OR_RETURN(const Measurement first, serve(*engine, prefill));
-    ENGRAM_ASSIGN_OR_RETURN(const Measurement then, serve(*engine, decode));
-    ours_prefill.push_back(kPrompt / first.seconds);
-    ours_decode.push_back(kDecode / then.seconds);
+    ENGRAM_RETURN_IF_ERROR(serve({{engine.get()}}, prefill).status());  // warm
+    ENGRAM_ASSIGN_OR_RETURN(const auto first, serve({{engine.get()}}, prefill));
+    ENGRAM_ASSIGN_OR_RETURN(const auto then, serve({{engine.get()}}, decode));
+    ours_prefill.push_back(kPrompt / first[0].seconds);
+    ours_decode.push_back(kDecode / then[0].seconds);
     ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands({command}));
     ENGRAM_RETURN_IF_ERROR(parse_json(outputs[0], "output of the llama.cpp process").status());
     const Json peer = Json::parse(outputs[0]);

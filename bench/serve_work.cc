@@ -25,10 +25,10 @@ Result<Scale> find_scale(const std::string& name) {
 
 }  // namespace
 
-std::vector<Job> Workload::jobs(bool real, int round) const {
+std::vector<Job> Workload::jobs(bool real, int round, size_t count) const {
   std::mt19937_64 lengths(0), ids(static_cast<uint64_t>(round) * 2 + real);
   std::uniform_int_distribution<int> length(scale.shortest, scale.longest);
-  std::vector<Job> out(static_cast<size_t>(scale.sequences));
+  std::vector<Job> out(count);
   for (Job& job : out) {
     const size_t prompt = static_cast<size_t>(length(lengths)), output = static_cast<size_t>(length(lengths));
     std::vector<int32_t> all(prompt + output);
@@ -53,11 +53,17 @@ Result<Workload> read_workload(Env& env, const ServeBenchOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env, options.tokenizer));
   out.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env, options.tokens));
-  out.text.resize(static_cast<size_t>(std::min<int64_t>(shard.info().num_tokens, 4'000'000)));
-  shard.copy_tokens(0, out.text);
-  if (out.text.size() < 4096)
-    return invalid_argument("{}: got {} tokens, wanted 4096", options.tokens, out.text.size());
-  if (*std::max_element(out.text.begin(), out.text.end()) >= out.tokenizer->vocab_size()) {
+  std::vector<int32_t> all(static_cast<size_t>(std::min<int64_t>(shard.info().num_tokens, 4'000'000)));
+  shard.copy_tokens(0, all);
+  if (all.size() < 16384) return invalid_argument("{}: got {} tokens, wanted 16384", options.tokens, all.size());
+  // Of every four blocks the last is served: the shard's sources stand one behind the other.
+  constexpr size_t kBlock = 4096;
+  for (size_t begin = 0; begin < all.size(); begin += kBlock) {
+    auto& to = begin / kBlock % 4 == 3 ? out.text : out.sample;
+    const auto from = all.begin() + static_cast<std::ptrdiff_t>(begin);
+    to.insert(to.end(), from, from + static_cast<std::ptrdiff_t>(std::min(kBlock, all.size() - begin)));
+  }
+  if (*std::max_element(all.begin(), all.end()) >= out.tokenizer->vocab_size()) {
     return invalid_argument("{}: ids beyond the vocabulary of {}", options.tokens, options.tokenizer);
   }
   return out;
@@ -108,9 +114,9 @@ Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig
   return out;
 }
 
-Result<Measurement> serve(LLMEngine& engine, const std::vector<Job>& jobs) {
-  Status failure;
-  int64_t generated = 0, tokens = 0;
+namespace {
+
+Status add_jobs(LLMEngine& engine, const std::vector<Job>& jobs, Status& failure) {
   for (size_t i = 0; i < jobs.size(); ++i) {
     GenerationRequest request;
     request.prompt = jobs[i].prompt;
@@ -119,21 +125,46 @@ Result<Measurement> serve(LLMEngine& engine, const std::vector<Job>& jobs) {
     request.sampling.temperature = 0;
     request.sampling.ignore_eos = true;
     ENGRAM_RETURN_IF_ERROR(engine.check(request));
-    generated += static_cast<int64_t>(jobs[i].output.size());
-    tokens += static_cast<int64_t>(jobs[i].prompt.size() + jobs[i].output.size());
     engine.add(i, std::move(request), [&failure](const GenerationEvent& event) {
       if (event.finish == FinishReason::kError && failure.ok()) failure = event.error;
     });
   }
-  const EngineMetrics before = engine.metrics();
-  const double start = now_seconds();
-  while (engine.has_work()) engine.step();
-  const double seconds = now_seconds() - start;
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<Measurement>> serve(std::span<LLMEngine* const> engines, const std::vector<Job>& jobs) {
+  Status failure;
+  std::vector<EngineMetrics> before;
+  for (LLMEngine* engine : engines) {
+    ENGRAM_RETURN_IF_ERROR(add_jobs(*engine, jobs, failure));
+    before.push_back(engine->metrics());
+  }
+  std::vector<double> seconds(engines.size());
+  const auto has_work = [](const LLMEngine* engine) { return engine->has_work(); };
+  for (size_t first = 0; std::ranges::any_of(engines, has_work); ++first) {
+    for (size_t turn = 0; turn < engines.size(); ++turn) {
+      const size_t at = (first + turn) % engines.size();  // each step begins with another
+      const double start = now_seconds();
+      if (engines[at]->has_work()) engines[at]->step();
+      seconds[at] += now_seconds() - start;
+    }
+  }
   ENGRAM_RETURN_IF_ERROR(failure);
-  const EngineMetrics after = engine.metrics();
-  return Measurement{seconds, static_cast<double>(generated) / seconds,
-                     (after.stall_seconds - before.stall_seconds) / seconds,
-                     static_cast<double>(after.row_bytes - before.row_bytes) / static_cast<double>(tokens)};
+  int64_t generated = 0, tokens = 0;
+  for (const Job& job : jobs) {
+    generated += static_cast<int64_t>(job.output.size());
+    tokens += static_cast<int64_t>(job.prompt.size() + job.output.size());
+  }
+  std::vector<Measurement> out;
+  for (size_t i = 0; i < engines.size(); ++i) {
+    const EngineMetrics after = engines[i]->metrics();
+    out.push_back({seconds[i], static_cast<double>(generated) / seconds[i],
+                   (after.stall_seconds - before[i].stall_seconds) / seconds[i],
+                   static_cast<double>(after.row_bytes - before[i].row_bytes) / static_cast<double>(tokens)});
+  }
+  return out;
 }
 
 }  // namespace engram::bench

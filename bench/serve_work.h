@@ -28,10 +28,10 @@ struct Job {
 struct Workload {
   Scale scale;
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::vector<int32_t> text;  // real ids
+  std::vector<int32_t> sample, text;  // real ids: what a profile may know, and what is served
 
-  // The same lengths in every round and for both kinds of text; other ids in each.
-  std::vector<Job> jobs(bool real, int round) const;
+  // `count` jobs: the same lengths in every round and for both kinds of text; other ids in each.
+  std::vector<Job> jobs(bool real, int round, size_t count) const;
 };
 Result<Workload> read_workload(Env& env, const ServeBenchOptions& options);
 
@@ -46,7 +46,8 @@ struct Measurement {
   double tokens_per_second = 0;  // generated
   double stall_share = 0, bytes_per_token = 0;
 };
-// Serves all jobs at once.
-Result<Measurement> serve(LLMEngine& engine, const std::vector<Job>& jobs);
+// Each engine serves all jobs at once. Engines take turns step by step, and the time of each is that of its steps: what
+// slows the machine for a while slows all of them.
+Result<std::vector<Measurement>> serve(std::span<LLMEngine* const> engines, const std::vector<Job>& jobs);
 
 }  // namespace engram::bench

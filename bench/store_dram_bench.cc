@@ -1,6 +1,8 @@
 // The memory tier against a plain gather loop.
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -47,42 +49,48 @@ void plain_gather(const std::byte* rows, size_t row_bytes, const std::vector<int
 
 using Gather = std::function<void(const std::vector<int64_t>& ids, std::byte* out)>;
 
-// Rows a second of `threads` threads, each with its own batches and output.
-double rows_per_second(int threads, int64_t rows, size_t row_bytes, double seconds, const Gather& gather) {
-  std::vector<double> rates(static_cast<size_t>(threads));
+// Rows a second of each of several gathers, by `threads` threads with their own batches and outputs. The gathers take
+// turns batch by batch, a fraction of a millisecond each, so that what slows the machine slows all of them.
+std::vector<double> rows_per_second(int threads, int64_t rows, size_t row_bytes, double seconds,
+                                    const std::vector<Gather>& gathers) {
+  std::vector<std::vector<double>> rates(static_cast<size_t>(threads), std::vector<double>(gathers.size()));
   auto work = [&](size_t thread) {
     const Batches batches = random_batches(rows, thread + 1);
     std::vector<std::byte> out(kBatchRows * row_bytes);
-    gather(batches[0], out.data());
-    int64_t done = 0;
-    const double start = now_seconds();
-    double elapsed = 0;
-    for (size_t i = 0; elapsed < seconds; i = (i + 1) % kBatches) {
-      gather(batches[i], out.data());
-      done += static_cast<int64_t>(kBatchRows);
-      elapsed = now_seconds() - start;
+    std::vector<double> spent(gathers.size());
+    size_t turns = 0;
+    const double end = now_seconds() + seconds;
+    for (double now = now_seconds(); now < end; ++turns) {
+      for (size_t i = 0; i < gathers.size(); ++i) {
+        const size_t g = turns % 2 == 0 ? i : gathers.size() - 1 - i;  // none always follows the same other
+        gathers[g](batches[(turns * gathers.size() + g) % kBatches], out.data());
+        const double after = now_seconds();
+        if (turns > 0) spent[g] += after - now;  // the first turn touches the output
+        now = after;
+      }
     }
-    rates[thread] = static_cast<double>(done) / elapsed;
+    for (size_t g = 0; g < gathers.size(); ++g)
+      rates[thread][g] = static_cast<double>((turns - 1) * kBatchRows) / spent[g];
   };
   std::vector<std::thread> pool;
   for (int i = 1; i < threads; ++i) pool.emplace_back(work, i);
   work(0);
   for (std::thread& thread : pool) thread.join();
-  double sum = 0;
-  for (double rate : rates) sum += rate;
+  std::vector<double> sum(gathers.size());
+  for (const auto& of_thread : rates)
+    for (size_t g = 0; g < sum.size(); ++g) sum[g] += of_thread[g];
   return sum;
 }
 
+// Rows ahead that suit this machine best.
 size_t best_distance(const std::byte* rows, int64_t count, size_t row_bytes) {
-  size_t best = 4;
-  double best_rate = 0;
-  for (const size_t ahead : {4, 8, 16, 32}) {
-    const double rate = rows_per_second(1, count, row_bytes, 0.3, [&](const auto& ids, std::byte* out) {
-      plain_gather(rows, row_bytes, ids, ahead, out);
-    });
-    if (rate > best_rate) best = ahead, best_rate = rate;
+  const std::vector<size_t> distances = {4, 8, 12, 16, 24, 32};
+  std::vector<Gather> gathers;
+  for (const size_t ahead : distances) {
+    gathers.push_back([=](const auto& ids, std::byte* out) { plain_gather(rows, row_bytes, ids, ahead, out); });
   }
-  return best;
+  const auto rates = rows_per_second(1, count, row_bytes, 2, gathers);
+  return distances[static_cast<size_t>(std::max_element(rates.begin(), rates.end()) - rates.begin())];
 }
 
 struct Unmap {
@@ -111,40 +119,41 @@ Result<Json> run_dram_bench(Env& env, const StoreBenchOptions& options) {
   const Gather plain = [&](const std::vector<int64_t>& ids, std::byte* out) {
     plain_gather(store->rows().data(), row_bytes, ids, ahead, out);
   };
-  Status status;
+  std::atomic<bool> failed = false;
   const Gather lookup = [&](const std::vector<int64_t>& ids, std::byte* out) {
-    Status read = store->read(ids, {out, ids.size() * row_bytes}).wait();
-    if (!read.ok()) status = read;
+    if (!store->read(ids, {out, ids.size() * row_bytes}).wait().ok()) failed = true;
   };
-  Json measurements = Json::array();
-  std::vector<double> ours[2];
-  for (int threads : {1, 2}) {
-    std::vector<double> limit;
-    for (int round = 0; round < options.rounds; ++round) {
-      limit.push_back(rows_per_second(threads, rows, row_bytes, options.seconds / 3, plain));
-      ours[threads - 1].push_back(rows_per_second(threads, rows, row_bytes, options.seconds / 3, lookup));
-    }
-    measurements.push_back({{"name", fmt::format("DramStore, {} thread{}", threads, threads > 1 ? "s" : "")},
-                            {"rows_per_second", median(ours[threads - 1])},
-                            {"plain_gather_rows_per_second", median(limit)},
-                            {"share_of_plain_gather", median(ours[threads - 1]) / median(limit)}});
-  }
-  ENGRAM_RETURN_IF_ERROR(status);
-  store.reset();
   const size_t bytes = static_cast<size_t>(rows) * row_bytes;
   ENGRAM_ASSIGN_OR_RETURN(const auto memory, small_pages(bytes));
-  const auto* small = static_cast<const std::byte*>(memory.get());
+  const Gather plain_on_small = [&](const std::vector<int64_t>& ids, std::byte* out) {
+    plain_gather(static_cast<const std::byte*>(memory.get()), row_bytes, ids, ahead, out);
+  };
+  Json measurements = Json::array();
   for (int threads : {1, 2}) {
-    std::vector<double> rates;
+    std::vector<double> ours, limit, small, share, gain;
     for (int round = 0; round < options.rounds; ++round) {
-      rates.push_back(
-          rows_per_second(threads, rows, row_bytes, options.seconds / 3,
-                          [&](const auto& ids, std::byte* out) { plain_gather(small, row_bytes, ids, ahead, out); }));
+      const auto rates = rows_per_second(threads, rows, row_bytes, options.seconds, {lookup, plain, plain_on_small});
+      ours.push_back(rates[0]);
+      limit.push_back(rates[1]);
+      small.push_back(rates[2]);
+      share.push_back(rates[0] / rates[1]);
+      gain.push_back(rates[0] / rates[2]);
     }
-    measurements[static_cast<size_t>(threads - 1)]["plain_gather_4k_pages_rows_per_second"] = median(rates);
-    measurements[static_cast<size_t>(threads - 1)]["ratio_to_4k_pages"] = median(ours[threads - 1]) / median(rates);
+    measurements.push_back({{"name", fmt::format("DramStore, {} thread{}", threads, threads > 1 ? "s" : "")},
+                            {"rows_per_second", median(ours)},
+                            {"plain_gather_rows_per_second", median(limit)},
+                            {"share_of_plain_gather", median(share)},
+                            {"share_least", *std::min_element(share.begin(), share.end())},
+                            {"share_most", *std::max_element(share.begin(), share.end())},
+                            {"plain_gather_4k_pages_rows_per_second", median(small)},
+                            {"ratio_to_4k_pages", median(gain)}});
   }
-  return Json{{"rows", rows}, {"row_bytes", row_bytes}, {"bytes", bytes}, {"measurements", measurements}};
+  if (failed) return make_status(StatusCode::kInternal, "{}: a row could not be read", options.table);
+  return Json{{"rows", rows},
+              {"row_bytes", row_bytes},
+              {"bytes", bytes},
+              {"rows_fetched_ahead", ahead},
+              {"measurements", measurements}};
 }
 
 Result<Json> run_peer_bench(Env& env, const StoreBenchOptions& options) {
@@ -173,7 +182,7 @@ Result<Json> run_peer_bench(Env& env, const StoreBenchOptions& options) {
                     {"width", kWidth},
                     {"chunk_tokens", options.chunk_tokens},
                     {"seconds", options.seconds}};
-  const std::string command = fmt::format("printf %s {} | {} {} 2>/dev/null", shell_quoted(job.dump()),
+  const std::string command = fmt::format("printf %s {} | {} {}", shell_quoted(job.dump()),
                                           shell_quoted(options.python), shell_quoted(options.mooncake_script));
   std::vector<double> ours, theirs;
   for (int round = 0; round < options.rounds; ++round) {
