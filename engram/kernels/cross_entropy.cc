@@ -137,7 +137,7 @@ HWY_EXPORT(ScalePanel);
 HWY_EXPORT(PairRows);
 HWY_EXPORT(PairColumns);
 
-constexpr int64_t kChunkRows = 48;
+constexpr int64_t kChunkRows = 64;  // whole tiles of gemm_bf16, as rows and as words
 constexpr int64_t kMostLanes = 16;
 constexpr float kFarBelow = -1e30f;  // a reference before the first panel
 static_assert(kChunkRows % 2 == 0);

@@ -1,7 +1,9 @@
 // The bf16 sibling of gemm.h: factors in bf16, sums in fp32, twice the arithmetic per instruction.
 //
 // A 32-bit word holds two neighbours along k, the first in the low half; so k counts words. Only on CPUs with
-// AVX512_BF16; elsewhere bf16_gemm_supported() is false and the function must not be called.
+// AVX512_BF16; elsewhere bf16_gemm_supported() is false and the function must not be called. With AMX, tiles of 16 x 16
+// sums go through it; their rounding may differ from AVX512_BF16's in the last place. b's layout is that of AMX's
+// second factor (Intel 64 and IA-32 Architectures Software Developer's Manual, TDPBF16PS).
 #pragma once
 #include <cstdint>
 

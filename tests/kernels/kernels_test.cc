@@ -101,9 +101,9 @@ TEST(Gemm, Bf16EqualsPlain) {
     for (size_t i = 0; i < out.size(); ++i) out[i] = bf16_word(v[2 * i], v[2 * i + 1]);
     return out;
   };
-  for (int64_t m : {1, 5, 6, 13}) {
+  for (int64_t m : {1, 6, 13, 16, 37, 48}) {
     for (int64_t n : {1, 16, 17, 64, 70, 128}) {
-      for (int64_t k : {1, 7, 32}) {
+      for (int64_t k : {1, 7, 16, 39, 64}) {
         for (bool transposed : {false, true}) {
           const std::vector<uint32_t> a = words(m * k), b = words(k * n);
           const StridedWords view = transposed ? StridedWords{a.data(), 1, m} : StridedWords{a.data(), k, 1};
