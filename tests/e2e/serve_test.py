@@ -58,6 +58,16 @@ def post(url, path, body):
         return json.load(reply)
 
 
+def pages_of(rows_file, trace):
+    """Pages of the row file that a trace's rows lie in (docs/formats/row_file.md)."""
+    with open(rows_file, "rb") as file:
+        header = file.read(4088)
+    length = int.from_bytes(header[24:28], "little")
+    tables = {layer["layer_id"]: layer for layer in json.loads(header[64:64 + length])["layers"]}
+    return {tables[layer["layer_id"]]["first_page"] + row["id"] // tables[layer["layer_id"]]["rows_per_page"]
+            for token in trace["tokens"] for layer in token["layers"] for row in layer["rows"]}
+
+
 def get(url, path):
     with urllib.request.urlopen(url + path, timeout=60) as reply:
         return reply.read().decode()
@@ -145,6 +155,37 @@ class Serve(unittest.TestCase):
             "model.engram.seed=5")
         done = run("serve", other, "--port", "0", "--table", f"dram:{self.rows}", code=1)
         self.assertRegex(done.stderr.splitlines()[-1], "^error: .*hashes tokens to other rows")
+
+    def test_a_damaged_page_fails_those_who_need_it(self):
+        pages = [pages_of(self.rows, post(self.server.url, "/v1/memory/trace",
+                                          {"model": "smoke", "prompt": p, "max_tokens": 12, "temperature": 0}))
+                 for p in PROMPTS]
+        wanted = [self.complete(p)["choices"][0]["text"] for p in PROMPTS]
+        page = next(page for page in sorted(set.union(*pages)) if 0 < sum(page in some for some in pages) < len(PROMPTS))
+        damaged = Path(self.folder.name) / "damaged.rows"
+        damaged.write_bytes(self.rows.read_bytes())
+        with open(damaged, "r+b") as file:
+            file.seek(page * 4096 + 17)
+            byte = file.read(1)[0]
+            file.seek(page * 4096 + 17)
+            file.write(bytes([byte ^ 1]))
+        with Server(self.checkpoint, "--table", f"nvme:{damaged}", "--model-name", "smoke") as server:
+            def complete(prompt):
+                try:
+                    body = {"model": "smoke", "prompt": prompt, "temperature": 0, "max_tokens": 12}
+                    return post(server.url, "/v1/completions", body)["choices"][0]["text"]
+                except urllib.error.HTTPError as error:
+                    with error:
+                        return error.code, json.load(error)["error"]["message"]
+            with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
+                got = list(pool.map(complete, PROMPTS))
+            for needs, right, answer in zip((page in some for some in pages), wanted, got):
+                if needs:
+                    self.assertEqual(500, answer[0])
+                    self.assertRegex(answer[1], f"damaged.rows.*page {page}\\b")
+                else:
+                    self.assertEqual(right, answer)
+            self.assertIn("failed_reads", get(server.url, "/metrics"))
 
     def test_load(self):
         count = os.environ.get("ENGRAM_LOAD_REQUESTS", "300")
