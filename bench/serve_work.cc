@@ -13,7 +13,7 @@ namespace {
 
 constexpr Scale kScales[] = {
     {"smoke", 64, 128, 4, 2, 16, {2, 4}, 6, 4, 20, 16, int64_t{4} << 20},
-    {"cpu", 512, 1408, 8, 4, 64, {6, 13}, 12, 10, 102, 64, int64_t{512} << 20},
+    {"cpu", 512, 1408, 8, 4, 64, {6, 13}, 10, 10, 102, 64, int64_t{512} << 20},
 };
 
 Result<Scale> find_scale(const std::string& name) {

@@ -1,5 +1,7 @@
 #include "engram/kernels/gemm.h"
 
+#include <hwy/cache_control.h>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engram/kernels/gemm.cc"
 #include <hwy/foreach_target.h>
@@ -12,6 +14,7 @@ namespace HWY_NAMESPACE {
 
 // A tile keeps kRows x kVectors accumulators in registers: 24 of 32 with AVX-512, 12 of 16 elsewhere.
 constexpr int kRows = 6;
+constexpr int64_t kLineFloats = 16;
 constexpr int kWide = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
 
 // One tile of c. With kVectors = 1 the last vector may be partial (n < lanes).
@@ -27,6 +30,10 @@ HWY_INLINE void tile(int64_t k, const StridedMatrix& a, const float* b, int64_t 
     }
   }
   for (int64_t i = 0; i < k; ++i) {
+    // Rows of a matrix that comes from memory: the next tile's lines are on their way while this one is summed.
+    if (a.column_stride == 1 && i % kLineFloats < kTileRows) {
+      hwy::Prefetch(a.data + (kTileRows + i % kLineFloats) * a.row_stride + i - i % kLineFloats);
+    }
     Floats columns[kVectors];
     for (int v = 0; v < kVectors; ++v) columns[v] = load(b + i * b_stride + v * width, kVectors == 1 ? n : width);
     const float* a_column = a.data + i * a.column_stride;

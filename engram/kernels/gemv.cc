@@ -1,5 +1,7 @@
 #include "engram/kernels/gemv.h"
 
+#include <hwy/cache_control.h>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engram/kernels/gemv.cc"
 #include <hwy/foreach_target.h>
@@ -22,6 +24,7 @@ HWY_INLINE void dot_products(int64_t n, int64_t k, const float* x, const float* 
     Floats rows[kRows];
     for (int r = 0; r < kRows; ++r) rows[r] = load(x + r * k + i, valid);
     for (int o = 0; o < kOutputs; ++o) {
+      hwy::Prefetch(w + (kOutputs + o) * k + i);  // the next outputs' lines are on their way while these are summed
       const Floats weight = load(w + o * k + i, valid);
       for (int r = 0; r < kRows; ++r) acc[r][o] = hn::MulAdd(rows[r], weight, acc[r][o]);
     }
