@@ -116,7 +116,10 @@ Status write_page_files(Env& env, const std::string& folder, const Json& data) {
 }
 
 std::string fixed_text(double value, int digits) {
-  return std::isfinite(value) ? fmt::format("{:.{}f}", value, digits) : "-";
+  if (!std::isfinite(value)) return "-";
+  std::string text = fmt::format("{:.{}f}", value, digits);
+  if (text.find_first_not_of("-0.") == std::string::npos) text.erase(0, text.find('0'));  // no "-0.000"
+  return text;
 }
 
 std::string with_error(double value, double error, int digits) {

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "engram/lab/page.h"
+
 namespace engram {
 namespace {
 
@@ -42,6 +44,15 @@ TEST(Statistics, BootstrapCoversAndRepeats) {
   EXPECT_NEAR(found[0].high, 99.5 + 1.96 * error, 0.2 * error);
   EXPECT_TRUE(std::isnan(found[1].low));
   EXPECT_EQ(bootstrap_intervals(200, 2000, 3, mean)[0].low, found[0].low);
+}
+
+TEST(Statistics, NumbersAsText) {
+  EXPECT_EQ(fixed_text(-0.0004), "0.000") << "rounded to zero, it has no sign";
+  EXPECT_EQ(fixed_text(-0.0006), "-0.001");
+  EXPECT_EQ(fixed_text(10, 0), "10");
+  EXPECT_EQ(fixed_text(-0.2, 0), "0");
+  EXPECT_EQ(fixed_text(std::nan("")), "-");
+  EXPECT_EQ(with_error(-0.00001, 0.5), "0.000 +- 0.500");
 }
 
 }  // namespace
