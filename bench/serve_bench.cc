@@ -154,8 +154,11 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
       const size_t count = round < 0 ? 2 : static_cast<size_t>(work.scale.sequences);
       ENGRAM_ASSIGN_OR_RETURN(const auto got, serve(turns, work.jobs(real, round, count)));
       for (size_t i = 0; i < got.size(); ++i) {
-        if (round >= 0) series[i].rounds.push_back(got[i]);
-        if (round < 0) before[i] = count_hits(*engines[i]);
+        if (round < 0) {
+          before[i] = count_hits(*engines[i]);
+        } else {
+          series[i].rounds.push_back(got[i]);
+        }
       }
       progress.advance(1);
     }
