@@ -76,6 +76,9 @@ void add_reading_flags(CLI::App& command, ProbeOptions& options, const ProbeEntr
   if (auto* option = add("--needles", options.needles, "of the tasks with several")) option->capture_default_str();
   add("--haystack", options.haystack, "text around the needles (default: RULER's noise sentences)");
   add("--facts", options.facts, "the factbook's text, for questions (default: none)");
+  if (auto* option = add("--short", options.short_context, "tokens of the short context (default: an eighth)")) {
+    option->check(CLI::PositiveNumber);
+  }
   if (auto* option = add("--steps", options.steps, "gradient steps")) {
     option->check(CLI::Range(0, 100000))->capture_default_str();
   }

@@ -41,6 +41,8 @@ struct ProbeOptions {
   int64_t needles = 4;
   std::string haystack;  // text file; empty: RULER's noise sentences
   std::string facts;     // factbook text; empty: no questions
+  // long-ppl
+  int64_t short_context = 0;  // tokens; 0: an eighth of the shorter model's context
 };
 
 struct ProbeContext {

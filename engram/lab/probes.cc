@@ -11,6 +11,7 @@
 #include "engram/lab/gate_probe.h"
 #include "engram/lab/knock_out.h"
 #include "engram/lab/logit_lens.h"
+#include "engram/lab/long_ppl.h"
 #include "engram/lab/patchscope.h"
 #include "engram/lab/ruler_probe.h"
 #include "engram/model/parameters.h"
@@ -33,6 +34,8 @@ constexpr std::array kProbes = {
                "--text --ngram --toward --target --steps"},
     ProbeEntry{"ruler", "Does the model find what stands far back in its context?", probe_ruler,
                "--lengths --samples --digits --needles --haystack --facts"},
+    ProbeEntry{"long-ppl", "How well are those tokens predicted that a long context helps?", probe_long_ppl,
+               "--text --short"},
 };
 
 const char* memory_name(MemoryKind memory) {

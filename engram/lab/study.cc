@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 #include <type_traits>
 
 #include "engram/core/json.h"
@@ -67,6 +68,7 @@ Result<StudyGroup> read_group(const toml::table& table, const std::string& name)
   reader.text("name", group.name);
   reader.choice("control", group.control, kControls);
   reader.text("baseline", group.baseline);
+  reader.text("after", group.after);
   reader.integer("rows_times", group.rows_times, 1, 1 << 20);
   reader.integer("seeds", group.seeds, 1, 1000);
   reader.texts("set", group.set);
@@ -85,6 +87,25 @@ Result<StudyGroup> read_group(const toml::table& table, const std::string& name)
     return invalid_argument("{}: group {}: {} has its own model, wanted neither rho nor rows", where,
                             quote_text(group.name), study_control_name(group.control));
   return group;
+}
+
+// What comes before must leave one model a seed, with weights.
+Status check_after(const StudyGroup& group, std::span<const StudyGroup> earlier, const std::string& path) {
+  if (group.after.empty()) return {};
+  const std::string where = fmt::format("{}: group {}: after", path, quote_text(group.name));
+  const auto base =
+      std::find_if(earlier.begin(), earlier.end(), [&](const StudyGroup& other) { return other.name == group.after; });
+  if (base == earlier.end())
+    return invalid_argument("{}: got {}, wanted the name of a group that stands above", where, quote_text(group.after));
+  size_t models = std::max<size_t>(1, base->rho.size() + base->rows.size()) * base->budgets.size();
+  for (const auto& [key, values] : base->sweep) models *= values.size();
+  if (models != 1)
+    return invalid_argument("{}: group {} has {} models and budgets, wanted one", where, quote_text(group.after),
+                            models);
+  if (group.seeds > base->seeds)
+    return invalid_argument("{}: got {} seeds, wanted at most the {} of group {}", where, group.seeds, base->seeds,
+                            quote_text(group.after));
+  return {};
 }
 
 Status check_name(const std::string& text, const char* key, const std::string& path) {
@@ -142,6 +163,8 @@ Result<Study> Study::parse(const std::string& text, const std::string& path) {
                               quote_text(group.name));
     study.groups.push_back(std::move(group));
   }
+  for (auto group = study.groups.begin(); group != study.groups.end(); ++group)
+    ENGRAM_RETURN_IF_ERROR(check_after(*group, {study.groups.begin(), group}, path));
   for (StudyGroup& group : study.groups) {
     if (group.baseline.empty()) group.baseline = study.groups.front().name;
     if (!names.contains(group.baseline))

@@ -35,6 +35,7 @@ struct StudyGroup {
   std::vector<std::string> set;  // overrides of the recipe
   std::vector<std::pair<std::string, std::vector<std::string>>> sweep;  // recipe key, values: every combination
   std::string baseline;  // the group whose first point gains are measured against; empty: the study's first group
+  std::string after;     // training goes on from the weights of this group's run of the same seed
   std::vector<int64_t> budgets;  // the study's when empty
   int64_t seeds = 0;             // 0: the study's
 };
@@ -47,6 +48,7 @@ struct StudyRun {
   int64_t seed = 0;
   int64_t budget = 0;         // training tokens: whole steps
   std::optional<double> rho;  // as asked for
+  std::string after;          // the run whose weights it starts from; empty: random ones
   std::string text;           // what is read: digest of the vocabulary, training and validation tokens
   Recipe recipe;              // resolved: nothing is left open
   ParameterCount parameters;  // with the one row of each head that capacity-1 uses
@@ -71,6 +73,7 @@ struct ExpandOptions {
   int64_t seeds = 0;                   // instead of the study's; 0: the study's
   std::vector<std::string> overrides;  // for every run, after the study's own
   std::string data_directory;          // where [data.synthetic] of the recipe makes its files, once for all runs
+  std::string weights_directory;       // DIRECTORY/RUN: final weights, for the runs of groups with `after`
 };
 // The runs in the order in which they are best done: group by group, within it budget, seed, axis.
 // kInvalidArgument: a recipe key that does not exist, a budget of no whole steps, parameters that cannot be solved.

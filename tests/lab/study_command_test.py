@@ -146,6 +146,25 @@ class StudyTest(unittest.TestCase):
                                str(work / "data" / "validation.tokens")], stdout=subprocess.PIPE, check=True, timeout=120)
         self.assertAlmostEqual(json.loads(done.stdout)["loss"], runs["engram"]["val_loss"], delta=0.01)
 
+    def test_long_context_goes_on_from_the_shorter_runs(self):
+        self.run_lab("long-context", "--jobs", "2")
+        runs = {run["group"]: run for run in self.check_folder("long-context", 4)["runs"]}
+        for group in ("moe", "engram"):  # 10 steps more, so it has learned more; a random start would be far above
+            self.assertLess(runs[f"{group}, long"]["val_loss"], runs[group]["val_loss"])
+            self.assertLess(runs[f"{group}, long"]["train_curve"][0][1], runs[group]["train_curve"][0][1] - 0.5)
+        # Records that come from another machine, without the weights.
+        work = self.folder / "work" / "long-context-cpu-smoke"
+        record = next(path for path in self.records("long-context") if path.name.startswith("engram-long"))
+        record.unlink()
+        shutil.rmtree(work / "weights" / runs["engram"]["run"])
+        error = self.run_lab("long-context", "--resume", code=1)
+        self.assertIn(f"{runs['engram, long']['run']} starts from these weights", error)
+        self.assertFalse(record.exists())
+        # With that record away as well both are made again.
+        next(path for path in self.records("long-context") if path.stem == runs["engram"]["run"]).unlink()
+        self.run_lab("long-context", "--resume")
+        self.check_folder("long-context", 4)
+
     def test_dry_run_trains_nothing(self):
         self.run_lab("allocation", "--dry-run")
         self.assertFalse((self.folder / "results").exists())

@@ -30,6 +30,7 @@ class StudyTest : public ::testing::Test {
     options.overrides = overrides;
     options.seeds = seeds;
     options.data_directory = (folder_ / "data").string();
+    options.weights_directory = "weights";
     return expand_study(Env::posix(), study_, options);
   }
   std::string error_of(const std::string& groups, const std::vector<std::string>& overrides = {}) {
@@ -129,6 +130,26 @@ TEST_F(StudyTest, SweepsAreEveryCombination) {
   std::set<std::pair<double, double>> settings;
   for (const StudyRun& run : *runs) settings.emplace(run.recipe.optimizer.muon_lr, run.recipe.optimizer.adamw_lr);
   EXPECT_EQ(settings.size(), 4u);
+}
+
+TEST_F(StudyTest, AGroupGoesOnFromTheWeightsOfAnother) {
+  const std::string base = "[[group]]\nname = \"base\"\nrho = 0.5\nbudgets = [1024]\n";
+  const std::string more = "[[group]]\nname = \"more\"\nrho = 0.5\nafter = \"base\"\nset = [\"data.batch_size=4\"]\n";
+  const auto runs = expand(base + more);
+  ASSERT_TRUE(runs.ok()) << runs.status().message();
+  ASSERT_EQ(runs->size(), 6u);
+  EXPECT_EQ(runs->at(0).after, "");
+  EXPECT_EQ(runs->at(0).recipe.train.start_from, "");
+  for (size_t i = 2; i < 6; ++i) {
+    EXPECT_EQ(runs->at(i).after, fmt::format("base-rho0.5-1.02k-s{}", runs->at(i).seed));
+    EXPECT_EQ(runs->at(i).recipe.train.start_from, "weights/" + runs->at(i).after);
+  }
+  EXPECT_EQ(runs->at(2).rows, runs->at(0).rows);
+
+  EXPECT_NE(error_of(more + base).find("a group that stands above"), std::string::npos);
+  EXPECT_NE(error_of(kRho + "[[group]]\nname = \"more\"\nafter = \"g\"\n").find("has 4 models and budgets"),
+            std::string::npos);
+  EXPECT_NE(error_of(base + more + "seeds = 3\n").find("got 3 seeds, wanted at most the 2"), std::string::npos);
 }
 
 TEST_F(StudyTest, WhatCannotBeSolvedIsAnError) {
