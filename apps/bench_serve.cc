@@ -107,6 +107,12 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_option("--threads", options.threads, "0: all cores")->check(CLI::Range(0, 1024))->capture_default_str();
+  command
+      ->add_option("--variant", options.variants, "bare, resident, dram-prefetched, drive-cached, ... (default: all)")
+      ->delimiter(',');
+  command->add_option("--text", options.texts, "random, real (default: both)")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"random", "real"}));
   command->add_option("--part", flags->parts, "table, clients, peer (llama.cpp); the first two unless given")
       ->check(CLI::IsMember({"table", "clients", "peer"}));
   command->add_option("--python", options.python, "interpreter that has llama-cpp-python")->capture_default_str();

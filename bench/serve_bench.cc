@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "bench/process.h"
 #include "bench/serve_work.h"
+#include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/model/parameters.h"
 #include "engram/store/planner.h"
@@ -63,17 +65,31 @@ struct Variant {
   bool overlap = true;
 };
 
-std::vector<Variant> variants_of(const TableFile& table) {
+constexpr const char* kReference = "no-memory";
+
+std::vector<Variant> all_variants(const TableFile& table) {
   const std::string dram = "dram:" + table.path(), drive = "nvme:" + table.path();
   const int64_t half = table.info().file_bytes() / 40;  // of 5 %
   return {{"bare", ""},
-          {"no-memory", "constant"},
+          {kReference, "constant"},
           {"resident", "resident"},
           {"dram-prefetched", dram},
           {"dram-synchronous", dram, false},
           {"drive-prefetched", drive},
           {"drive-synchronous", drive, false},
           {"drive-cached", fmt::format("{}?cache={}&hot={}&hot_size={}", drive, half, table.profile(), half)}};
+}
+
+Result<std::vector<Variant>> chosen_variants(const ServeBenchOptions& options, const TableFile& table) {
+  std::vector<Variant> all = all_variants(table);
+  if (options.variants.empty()) return all;
+  std::set<std::string> wanted(options.variants.begin(), options.variants.end());
+  wanted.insert(kReference);
+  std::string known;
+  for (const Variant& variant : all) known += " " + variant.name;
+  std::erase_if(all, [&](const Variant& variant) { return wanted.erase(variant.name) == 0; });
+  if (wanted.empty()) return all;
+  return invalid_argument("--variant: got {}, wanted some of{}", quote_text(*wanted.begin()), known);
 }
 
 // One variant on one kind of text, over the rounds.
@@ -136,7 +152,10 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel bare, make_model(env, work, backbone_config(work, blocks, nullptr)));
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
                           make_model(env, work, backbone_config(work, blocks, &engram), table.path()));
-  const std::vector<Variant> variants = variants_of(table);
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<Variant> variants, chosen_variants(options, table));
+  const auto reference = static_cast<size_t>(
+      std::find_if(variants.begin(), variants.end(), [](const Variant& v) { return v.name == kReference; }) -
+      variants.begin());
   std::vector<std::unique_ptr<LLMEngine>> engines;
   for (const Variant& variant : variants) {
     ENGRAM_ASSIGN_OR_RETURN(
@@ -147,6 +166,8 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
   for (const auto& engine : engines) turns.push_back(engine.get());
   Json list = Json::array();
   for (const bool real : {false, true}) {
+    const auto& texts = options.texts;
+    if (!texts.empty() && std::find(texts.begin(), texts.end(), real ? "real" : "random") == texts.end()) continue;
     std::vector<Series> series;
     for (const Variant& variant : variants) series.push_back({variant.name + (real ? "-real-text" : ""), {}});
     std::vector<HitCount> before(engines.size());
@@ -163,7 +184,7 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
       progress.advance(1);
     }
     for (size_t i = 0; i < series.size(); ++i) {
-      list.push_back(summary_of(series[i], series[1]));  // no-memory on the same kind of text
+      list.push_back(summary_of(series[i], series[reference]));
       list.back()["hit_rate"] = count_hits(*engines[i]).since(before[i]);
     }
   }
@@ -193,7 +214,8 @@ Result<Json> run_serve_bench(Env& env, const ServeBenchOptions& options) {
   if (options.threads > 0) torch::set_num_threads(options.threads);
   ENGRAM_ASSIGN_OR_RETURN(const auto table, TableFile::create(env, work, options.folder));
   Json backbones = Json::array();
-  const int64_t runs = 2 * 2 * (options.rounds + 1);
+  const int64_t texts = options.texts.empty() ? 2 : static_cast<int64_t>(options.texts.size());
+  const int64_t runs = 2 * texts * (options.rounds + 1);
   Progress progress("serve", runs, "rounds");
   for (int blocks : work.scale.blocks) {
     ENGRAM_ASSIGN_OR_RETURN(Json backbone, run_backbone(env, options, work, *table, blocks, progress));

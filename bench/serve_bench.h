@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
@@ -23,10 +24,12 @@
 namespace engram::bench {
 
 struct ServeBenchOptions {
-  std::string scale = "cpu";         // smoke, cpu
-  std::string tokenizer, tokens;     // tokenizer.json and a token shard: the real text
-  std::string folder;                // where the table is made, and removed at the end
-  std::string python, llama_script;  // interpreter with llama-cpp-python and gguf; bench/llama_peer.py
+  std::string scale = "cpu";          // smoke, cpu
+  std::string tokenizer, tokens;      // tokenizer.json and a token shard: the real text
+  std::string folder;                 // where the table is made, and removed at the end
+  std::string python, llama_script;   // interpreter with llama-cpp-python and gguf; bench/llama_peer.py
+  std::vector<std::string> variants;  // of the names above, "no-memory" added; empty: all
+  std::vector<std::string> texts;     // random, real; empty: both
   int rounds = 5;
   int threads = 0;  // 0: all cores
 };

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "engram/store/row_file.h"
 
@@ -64,14 +65,18 @@ Status RowFileReader::read_rows(int table_index, int64_t first_row, int64_t coun
                        table.layer_id, table.num_rows);
   if (out.size() != static_cast<uint64_t>(count) * static_cast<uint64_t>(table.row_bytes))
     return invalid_argument("{}: {} bytes for {} rows of {}", path_, out.size(), count, table.row_bytes);
-  // A buffer of 1 MiB, or one row where that is more.
+  if (count == 0) return {};
+  // A buffer of 1 MiB at most, or one row where that is more.
   const int64_t step = std::max<int64_t>(1, table.rows_per_page * 256);
-  std::vector<std::byte> pages(static_cast<size_t>(table.rows_per_page > 0 ? 257 : table.pages_per_row) * kPage);
   const int64_t end = first_row + count;
+  const int64_t most_pages = table.rows_per_page > 0
+                                 ? std::min<int64_t>(257, table.page_of(end - 1) - table.page_of(first_row) + 1)
+                                 : table.pages_per_row;
+  const auto pages = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(most_pages) * kPage);
   for (int64_t row = first_row; row < end;) {
     const int64_t stop = std::min(end, row + step);
     const int64_t page = table.page_of(row), last = table.page_of(stop - 1) + table.pages_per_row;
-    const auto bytes = std::span(pages).first(static_cast<size_t>(last - page) * kPage);
+    const std::span<std::byte> bytes(pages.get(), static_cast<size_t>(last - page) * kPage);
     ENGRAM_RETURN_IF_ERROR(read_pages(page, bytes));
     unpack_rows(table, row, stop, bytes.data(), out.data() + (row - first_row) * table.row_bytes);
     row = stop;

@@ -98,10 +98,17 @@ Status TableSource::read_values(int table, std::span<const int64_t> row_ids, std
       return make_status(StatusCode::kOutOfRange, "{}: layer {}: row id is {}, wanted 0 .. {}", path_, from.layer_id,
                          id, from.num_rows - 1);
   }
-  std::vector<std::byte> row(static_cast<size_t>(from.format.row_bytes()));
-  for (size_t i = 0; i < row_ids.size(); ++i) {
-    ENGRAM_RETURN_IF_ERROR(do_read_rows(table, row_ids[i], 1, row.data()));
-    decode_rows(from.format, row.data(), row.size(), 1, out.data() + i * width);
+  // Ids that follow each other are read together.
+  constexpr size_t kMostTogether = 4096;
+  const auto row_bytes = static_cast<size_t>(from.format.row_bytes());
+  std::vector<std::byte> rows;
+  for (size_t begin = 0, end; begin < row_ids.size(); begin = end) {
+    for (end = begin + 1; end < row_ids.size() && end - begin < kMostTogether && row_ids[end] == row_ids[end - 1] + 1;)
+      ++end;
+    const auto count = static_cast<int64_t>(end - begin);
+    rows.resize((end - begin) * row_bytes);
+    ENGRAM_RETURN_IF_ERROR(do_read_rows(table, row_ids[begin], count, rows.data()));
+    decode_rows(from.format, rows.data(), row_bytes, count, out.data() + begin * width);
   }
   return {};
 }

@@ -142,6 +142,24 @@ TEST_F(TableSources, ReadsCheckTheirArguments) {
   expect_refusal(source->find_layer(2).status(), "no table of layer 2, there are 1, 14");
 }
 
+// Ids that follow each other are read together: the values are those of one row at a time, in the order asked for.
+TEST_F(TableSources, RunsOfIdsGiveTheValuesOfSingleRows) {
+  for (const char* name : {"checkpoint", "ple_fp8", "deepseek_v41", "llama_q8_0_q4_k.gguf"}) {
+    const auto source = value_or_throw(open_table_source(Env::posix(), kTables + "/" + name));
+    const SourceTable& table = source->tables()[0];
+    const auto width = static_cast<size_t>(table.format.width);
+    const int64_t last = table.num_rows - 1;
+    const std::vector<int64_t> ids = {2, 3, 4, 3, 4, 4, last - 1, last, 0, 1};
+    std::vector<float> values(ids.size() * width), one(width);
+    throw_if_error(source->read_values(0, ids, values));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      throw_if_error(source->read_values(0, std::span(&ids[i], 1), one));
+      EXPECT_TRUE(std::equal(one.begin(), one.end(), values.begin() + static_cast<std::ptrdiff_t>(i * width)))
+          << name << ", row " << ids[i];
+    }
+  }
+}
+
 TEST_F(TableSources, FoldersThatAreNoModels) {
   expect_refusal(open_table_source(Env::posix(), folder_.string()).status(), "no config.json");
   expect_refusal(open_table_source(Env::posix(), (folder_ / "none").string()).status(), "No such file");
