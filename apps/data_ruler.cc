@@ -74,6 +74,8 @@ void add_data_ruler(CLI::App& data, Invocation& invocation) {
   command->add_option("--tasks", flags->tasks, "names of tasks, comma between (default: all)")->delimiter(',');
   command->add_option("--digits", flags->options.digits, "of a needle's value")->capture_default_str();
   command->add_option("--needles", flags->options.needles, "of the tasks with several")->capture_default_str();
+  command->add_option("--repeats", flags->options.repeats, "times that each needle stands in the text")
+      ->capture_default_str();
   command->add_option("--haystack", flags->haystack, "text around the needles (default: RULER's noise sentences)");
   command->add_option("--facts", flags->facts, "the factbook's text, for questions");
   flags->options.seed = 1;

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes the demo's or the studies' text: packages -> text files -> tokenizer.json -> token shards. Sources, sizes,
+# Makes the text of the demo or of the studies: packages -> text files -> tokenizer.json -> token shards. Sources, sizes,
 # licences: docs/corpus.md. Safe to run again: what is there and right is not made twice.
 #
 #   scripts/corpus.sh [DIR]          the demo's text; DIR (default demo/data) gets text/, tokenizer.json,
 #                                    train.tokens, validation.tokens
 #   scripts/corpus.sh --study [DIR]  the studies' text, English and twice as long; DIR: default corpora/study
+#   scripts/corpus.sh --long [DIR]   books, documents and code for long contexts; DIR: default corpora/long
 #
 # ENGRAM names the built command (default build/release/engram), VOCAB_SIZE the tokenizer's size (default 8192),
 # VALIDATION_FRACTION the share of documents kept for validation (default 0.02).
@@ -26,6 +27,13 @@ case ${1:-} in
     DEBIAN+=("dict-gcide 0.48.5+nmu2 7b0af5cfde3cbdef5e9d6e78f92ec335ced7c2790f37a40f49bebc6f7347ac0f"
       "dict-foldoc 20230119-1 745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3"
       "sword-comm-tdavid 2.1-1 bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f")
+    ;;
+  --long)
+    shift
+    SOURCES=(sotu austen factbook tdavid code)
+    DEFAULT_OUTPUT=$ROOT/corpora/long
+    DIGESTS=scripts/corpus/long_text.sha256
+    DEBIAN+=("sword-comm-tdavid 2.1-1 bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f")
     ;;
 esac
 [[ $# -le 1 ]] || { echo "error: $# arguments, wanted at most one folder (try --help)" >&2; exit 2; }

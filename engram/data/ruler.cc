@@ -206,6 +206,8 @@ Result<RulerGenerator> RulerGenerator::create(const Tokenizer& tokenizer, const 
     return invalid_argument("ruler: digits is {}, wanted 1 to 15", options.digits);
   if (options.needles < 1 || options.needles > 16)
     return invalid_argument("ruler: needles is {}, wanted 1 to 16", options.needles);
+  if (options.repeats < 1 || options.repeats > 64)
+    return invalid_argument("ruler: repeats is {}, wanted 1 to 64", options.repeats);
   if (options.digits == 1 && options.needles > 8)
     return invalid_argument("ruler: got {} needles of one digit, wanted at most 8", options.needles);
   for (std::string_view text : {haystack, facts}) {
@@ -308,6 +310,11 @@ void RulerGenerator::draft_needles(RulerTask task, NumpyRandom& random, Draft& d
   for (int64_t i = 0; i < needles; ++i) {
     const auto at = static_cast<size_t>(i);
     fixed.push_back(needle(words[keys > 1 ? at : 0], numbers[at]));
+  }
+  for (int64_t pass = 1; pass < options_.repeats; ++pass) {
+    Strings again(fixed.begin(), fixed.begin() + needles);
+    shuffle(again, random);
+    fixed.insert(fixed.end(), again.begin(), again.end());
   }
   const uint64_t seed = random.next_uint64();
   draft.before = "Some special magic numbers are hidden within the following text. Make sure to memorize them.\n";

@@ -43,6 +43,7 @@ struct RulerOptions {
   int64_t length = 256;  // tokens of prompt and answer together, at most
   int64_t digits = 7;    // of a needle's value and of a variable's
   int64_t needles = 4;   // of multi-key, multi-value and multi-query; links of a variables chain
+  int64_t repeats = 1;   // how often each needle stands in the text: RULER has 1; more teach a small model to copy
   int64_t seed = 0;
 };
 

@@ -99,7 +99,8 @@ Result<ProbeResult> probe_ruler(const ProbeContext& context) {
     if (length > context.window()) {
       return invalid_argument("--lengths: got {}, wanted at most the models' {} tokens", length, context.window());
     }
-    RulerOptions ruler{length, options.digits, options.needles, options.seed};
+    const RulerOptions ruler{
+        .length = length, .digits = options.digits, .needles = options.needles, .seed = options.seed};
     ENGRAM_ASSIGN_OR_RETURN(const RulerGenerator generator,
                             RulerGenerator::create(*context.models[0].tokenizer, ruler, haystack, facts));
     for (RulerTask task : kRulerTasks) {

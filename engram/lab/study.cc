@@ -102,6 +102,9 @@ Status check_after(const StudyGroup& group, std::span<const StudyGroup> earlier,
   if (models != 1)
     return invalid_argument("{}: group {} has {} models and budgets, wanted one", where, quote_text(group.after),
                             models);
+  if (!weights_are_the_model(base->control))
+    return invalid_argument("{}: group {} is the control {}, whose weights are not kept", where,
+                            quote_text(group.after), study_control_name(base->control));
   if (group.seeds > base->seeds)
     return invalid_argument("{}: got {} seeds, wanted at most the {} of group {}", where, group.seeds, base->seeds,
                             quote_text(group.after));

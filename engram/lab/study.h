@@ -25,6 +25,10 @@ namespace engram {
 
 enum class StudyControl { kNone, kCapacityOne, kShuffledHash, kDense };
 const char* study_control_name(StudyControl control);  // "", "capacity-1", ...
+// Whether a checkpoint says all about a run: these two controls stand in the training loop.
+inline bool weights_are_the_model(StudyControl control) {
+  return control != StudyControl::kCapacityOne && control != StudyControl::kShuffledHash;
+}
 
 struct StudyGroup {
   std::string name;  // unique

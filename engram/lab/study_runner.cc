@@ -206,8 +206,7 @@ class Runner {
   Status finish(const StudyRun& run) {
     const std::string line = last_log_line(env_, log_of(run));
     ENGRAM_ASSIGN_OR_RETURN(const auto summary, parse_json(line, log_of(run)));
-    if ((run.seed == 0 && run.control == StudyControl::kNone) || is_continued(run))
-      ENGRAM_RETURN_IF_ERROR(keep_weights(run));
+    if (weights_are_the_model(run.control)) ENGRAM_RETURN_IF_ERROR(keep_weights(run));
     ENGRAM_ASSIGN_OR_RETURN(auto record, make_record(env_, study_, run, output_of(run), summary));
     ENGRAM_RETURN_IF_ERROR(write_record(env_, folder_, run.name, record));
     ENGRAM_RETURN_IF_ERROR(remove_work(run));
@@ -222,10 +221,6 @@ class Runner {
     for (const std::string& file : {recipe_of(run), log_of(run)})
       if (env_.file_exists(file)) ENGRAM_RETURN_IF_ERROR(env_.remove_file(file));
     return env_.remove_directory_recursively(output_of(run));
-  }
-
-  bool is_continued(const StudyRun& run) const {
-    return std::any_of(runs_.begin(), runs_.end(), [&](const StudyRun& other) { return other.after == run.name; });
   }
 
   // A bf16 copy without optimizer state, for the checkpoint studies and for the runs that continue this one.

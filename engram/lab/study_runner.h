@@ -2,9 +2,9 @@
 // RESULTS/STUDY-SCALE-DATE/{runs/RUN.json, data.json, summary.md, report.html} as the runs end.
 //
 // WORK/STUDY-SCALE/ holds what is in progress (checkpoints, logs) and WORK/STUDY-SCALE/weights/RUN the final bf16
-// weights of the seed-0 runs without control and of runs that others continue; everything else of a run is removed when
-// its record is written. Killed at any moment, the same command with --resume continues: finished runs are not
-// repeated, the others go on from their checkpoints.
+// weights, but for the controls that no checkpoint can hold; everything else of a run is removed when its record is
+// written. Killed at any moment, the same command with --resume continues: finished runs are not repeated, the others
+// go on from their checkpoints.
 #pragma once
 #include <atomic>
 #include <cstdint>

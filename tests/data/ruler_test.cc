@@ -89,6 +89,22 @@ TEST(Ruler, NeedlesAreWhatIsAskedFor) {
   EXPECT_EQ(chain.targets.size(), 3u);
 }
 
+TEST(Ruler, RepeatsStateEveryNeedleSoOften) {
+  const RulerGenerator ruler = generator({.length = 1500, .needles = 3, .repeats = 4});
+  const RulerSample key = value_or_throw(ruler.sample(RulerTask::kMultiKey, 0));
+  EXPECT_EQ(count(key.prompt, "One of the special magic numbers"), 12u);
+  std::map<std::string, int> statements;
+  for (size_t at = 0; (at = key.prompt.find("numbers for ", at)) != std::string::npos; ++at)
+    ++statements[key.prompt.substr(at, key.prompt.find('.', at) - at)];
+  EXPECT_EQ(statements.size(), 3u);
+  for (const auto& [statement, times] : statements) EXPECT_EQ(times, 4) << statement;
+  // Without repeats nothing is drawn for them: samples are those of RULER.
+  EXPECT_EQ(value_or_throw(generator({.length = 1500, .repeats = 1}).sample(RulerTask::kMultiKey, 0)).prompt,
+            value_or_throw(generator({.length = 1500}).sample(RulerTask::kMultiKey, 0)).prompt);
+  const auto refused = RulerGenerator::create(bytes(), {.repeats = 0}, "", "");
+  EXPECT_EQ(refused.status().message(), "ruler: repeats is 0, wanted 1 to 64");
+}
+
 TEST(Ruler, WordListsHaveTheirFrequencies) {
   const RulerGenerator ruler = generator({.length = 4000});
   for (int64_t i = 0; i < 5; ++i) {

@@ -149,6 +149,9 @@ TEST_F(StudyTest, AGroupGoesOnFromTheWeightsOfAnother) {
   EXPECT_NE(error_of(more + base).find("a group that stands above"), std::string::npos);
   EXPECT_NE(error_of(kRho + "[[group]]\nname = \"more\"\nafter = \"g\"\n").find("has 4 models and budgets"),
             std::string::npos);
+  EXPECT_NE(error_of("[[group]]\nname = \"base\"\nbudgets = [1024]\ncontrol = \"capacity-1\"\n" + more)
+                .find("is the control capacity-1"),
+            std::string::npos);
   EXPECT_NE(error_of(base + more + "seeds = 3\n").find("got 3 seeds, wanted at most the 2"), std::string::npos);
 }
 
