@@ -5,6 +5,7 @@
 #include "engram/lab/assets.h"
 #include "engram/lab/report.h"
 #include "engram/lab/study_analysis.h"
+#include "engram/lab/study_plot.h"
 
 namespace engram {
 namespace {
@@ -68,7 +69,7 @@ std::string fit_lines(const Json& analysis) {
   return text;
 }
 
-std::string summary_page(const Json& data, const Json& analysis) {
+std::string summary_page(const Json& data, const Json& analysis, bool has_plot) {
   const size_t done = data.at("runs").size(), planned = data.value("planned_runs", done);
   std::string text =
       fmt::format("# {}: {}\n\n{}\n\n", text_of(data, "study"), text_of(data, "title"), text_of(data, "question"));
@@ -77,6 +78,7 @@ std::string summary_page(const Json& data, const Json& analysis) {
                       text_of(data, "machine"));
   if (text_of(data, "commit").find(", ") != std::string::npos)
     text += "Runs of several commits are mixed here; data.json says which is which.\n\n";
+  if (has_plot) text += "![validation loss](plot.svg)\n\n";
   const std::string fits = fit_lines(analysis);
   if (!fits.empty()) text += "## Fits\n\n" + fits + "\n";
   text +=
@@ -94,7 +96,10 @@ std::string summary_page(const Json& data, const Json& analysis) {
 Status write_study_pages(Env& env, const std::string& folder, const Json& data) {
   ENGRAM_ASSIGN_OR_RETURN(const Json analysis, analyse_study(nlohmann::json(data)));
   const std::string page = render_report(assets::study_report_html, {{"data", data}, {"analysis", analysis}});
-  ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(folder, "summary.md"), summary_page(data, analysis)));
+  const std::string plot = study_svg(text_of(data, "title"), analysis);
+  if (!plot.empty()) ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(folder, "plot.svg"), plot));
+  ENGRAM_RETURN_IF_ERROR(
+      write_file_atomic(env, join_path(folder, "summary.md"), summary_page(data, analysis, !plot.empty())));
   return write_file_atomic(env, join_path(folder, "report.html"), page);
 }
 

@@ -1,4 +1,5 @@
-// The pages of a study: FOLDER/summary.md and FOLDER/report.html, from its data.json alone, in well under a second.
+// The pages of a study: FOLDER/summary.md, FOLDER/report.html and, where there is an axis, FOLDER/plot.svg, from its
+// data.json alone, in well under a second.
 #pragma once
 #include <nlohmann/json.hpp>
 #include <string>

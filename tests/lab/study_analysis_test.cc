@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <regex>
 
 #include "engram/core/numpy_random.h"
+#include "engram/lab/study_plot.h"
 
 namespace engram {
 namespace {
@@ -98,6 +100,34 @@ TEST(AnalyseStudy, GainsArePairedBySeed) {
   EXPECT_NEAR(half.at("gain").get<double>(), 0.2, 1e-9);
   EXPECT_NEAR(half.at("gain_deviation").get<double>(), std::sqrt(0.02), 1e-9);
   EXPECT_FALSE(analysis->at("points")[0].contains("gain"));
+}
+
+// Read back from the picture: every mean stands where the axis says, controls at their own share, text escaped.
+TEST(StudySvg, PointsStandAtTheirLossAndShare) {
+  nlohmann::json data = {{"groups",
+                          {{{"name", "a & b"}, {"axis", "rho"}, {"baseline", "a & b"}},
+                           {{"name", "one row"}, {"axis", "none"}, {"baseline", "a & b"}}}},
+                         {"runs", nlohmann::json::array()}};
+  EXPECT_EQ(study_svg("t", value_or_throw(analyse_study(data))), "");
+  const std::vector<std::pair<double, double>> points = {{1.0, 4.0}, {0.8, 3.9}, {0.6, 3.8}, {0.2, 4.2}};
+  for (const auto& [rho, loss] : points) data["runs"].push_back(run_json("a & b", rho, 0, loss));
+  data["runs"].push_back(run_json("one row", 1.0, 0, 4.1));
+  data["runs"].back()["control"] = "capacity-1";
+  const std::string svg = study_svg("a < b", value_or_throw(analyse_study(data)));
+  EXPECT_NE(svg.find("a &lt; b"), std::string::npos);
+  EXPECT_NE(svg.find("one row"), std::string::npos);
+  std::vector<std::pair<double, double>> drawn;
+  const std::regex circle("<circle cx=\"([0-9.]+)\" cy=\"([0-9.]+)\" r=\"4\"");
+  for (std::sregex_iterator it(svg.begin(), svg.end(), circle), end; it != end; ++it)
+    drawn.emplace_back(std::stod((*it)[1]), std::stod((*it)[2]));
+  ASSERT_EQ(drawn.size(), points.size());
+  const double per_rho = (drawn[0].first - drawn[3].first) / 0.8, per_nat = (drawn[3].second - drawn[2].second) / 0.4;
+  EXPECT_GT(per_rho, 0);
+  EXPECT_LT(per_nat, 0);  // a higher loss stands higher
+  for (size_t i = 0; i < points.size(); ++i) {
+    EXPECT_NEAR(drawn[i].first, drawn[0].first - per_rho * (1.0 - points[i].first), 0.2);
+    EXPECT_NEAR(drawn[i].second, drawn[0].second + per_nat * (points[i].second - 4.0), 0.2);
+  }
 }
 
 TEST(AnalyseStudy, WhatIsMissingIsNamed) {

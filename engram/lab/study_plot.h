@@ -1,0 +1,14 @@
+// The plot of a study as one SVG file, for README and summary.md: loss over rho or over rows, a panel for each budget.
+//
+// Means with one sample deviation over seeds, every seed as a pale dot, the fitted curve, controls as diamonds at their
+// own share. What has no axis (dense, ablations) stands in the table only.
+#pragma once
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace engram {
+
+// analysis: analyse_study(). Empty where no group has three points on one of the two axes.
+std::string study_svg(const std::string& title, const nlohmann::ordered_json& analysis);
+
+}  // namespace engram
