@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "engram/kernels/gemm.h"
 #include "engram/kernels/swiglu.h"
@@ -102,6 +103,25 @@ void gather_tokens(const float* from, int64_t dim, const int64_t* assignments, i
 }
 
 }  // namespace
+
+void choose_largest(const float* scores, int64_t rows, int64_t experts, int64_t k, int64_t* index) {
+  constexpr float kLeast = -std::numeric_limits<float>::infinity();
+  std::vector<float> best(static_cast<size_t>(k));
+  for (int64_t row = 0; row < rows; ++row, scores += experts, index += k) {
+    std::fill(best.begin(), best.end(), kLeast);
+    for (int64_t e = 0, filled = 0; e < experts; ++e) {
+      const float score = std::isnan(scores[e]) ? kLeast : scores[e];
+      if (filled == k && !(score > best[static_cast<size_t>(k - 1)])) continue;
+      int64_t place = filled < k ? filled++ : k - 1;
+      for (; place > 0 && score > best[static_cast<size_t>(place - 1)]; --place) {
+        best[static_cast<size_t>(place)] = best[static_cast<size_t>(place - 1)];
+        index[place] = index[place - 1];
+      }
+      best[static_cast<size_t>(place)] = score;
+      index[place] = e;
+    }
+  }
+}
 
 Result<MoeGroups> group_by_expert(const int64_t* topk_index, const MoeShape& shape) {
   MoeGroups groups;

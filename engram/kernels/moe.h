@@ -28,6 +28,10 @@ struct MoeGroups {
   std::vector<int64_t> assignments;  // [tokens * k], by expert
 };
 
+// The k largest of every row of scores [rows, experts], the largest first; of equal ones the first. NaN is the least.
+// REQUIRES: k <= experts.
+void choose_largest(const float* scores, int64_t rows, int64_t experts, int64_t k, int64_t* index);
+
 // kOutOfRange: an expert index outside [0, experts).
 Result<MoeGroups> group_by_expert(const int64_t* topk_index, const MoeShape& shape);
 

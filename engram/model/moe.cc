@@ -1,6 +1,8 @@
 #include "engram/model/moe.h"
 
+#include "engram/kernels/moe.h"
 #include "engram/model/ops.h"
+#include "engram/model/parallel.h"
 
 namespace engram {
 
@@ -11,10 +13,29 @@ DenseFfnImpl::DenseFfnImpl(int64_t hidden_size, int64_t intermediate_size, doubl
 
 torch::Tensor DenseFfnImpl::forward(const torch::Tensor& x_Nd) { return down_proj_(swiglu(gate_up_proj_(x_Nd))); }
 
+namespace {
+
+// scores [N, E] to indices [N, k]. torch's topk copies every row into a list of pairs first.
+torch::Tensor choose_experts(const torch::Tensor& scores, int64_t k) {
+  if (!scores.is_cpu() || scores.scalar_type() != torch::kFloat || k > scores.size(1))
+    return std::get<1>(scores.topk(k, -1, /*largest=*/true, /*sorted=*/false));
+  const torch::Tensor rows = scores.contiguous();
+  torch::Tensor index = torch::empty({rows.size(0), k}, torch::kLong);
+  const int64_t experts = rows.size(1);
+  const float* from = rows.const_data_ptr<float>();
+  int64_t* to = index.mutable_data_ptr<int64_t>();
+  parallel_ranges(rows.size(0), /*grain=*/256, [&](int64_t begin, int64_t end) {
+    choose_largest(from + begin * experts, end - begin, experts, k, to + begin * k);
+  });
+  return index;
+}
+
+}  // namespace
+
 Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const RoutingOptions& options) {
   torch::Tensor score = at_least_float(logits).sigmoid();
   Routing routing;
-  routing.index = std::get<1>((score.detach() + bias).topk(options.top_k, -1, /*largest=*/true, /*sorted=*/false));
+  routing.index = choose_experts(score.detach() + bias, options.top_k);
   routing.weight = score.gather(1, routing.index);
   if (options.normalize) routing.weight = routing.weight / (routing.weight.sum(-1, /*keepdim=*/true) + 1e-20);
   if (options.scale != 1.0) routing.weight = routing.weight * options.scale;

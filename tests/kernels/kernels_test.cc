@@ -1,8 +1,10 @@
 // Each vector kernel against the plain oracle beside it, over sizes around the vector width.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "engram/kernels/cross_entropy.h"
@@ -312,6 +314,30 @@ TEST(Moe, GroupsInOrderAndRejectsBadExperts) {
   const Status status = group_by_expert(bad.data(), shape).status();
   EXPECT_EQ(status.code(), StatusCode::kOutOfRange);
   EXPECT_NE(status.message().find("token 1, choice 0: got 4, wanted 0 to 3"), std::string::npos);
+}
+
+TEST(Moe, TheLargestScoresAreChosenInOrder) {
+  Draw draw(3);
+  const int64_t rows = 50, experts = 37;
+  Values scores = draw.values(rows * experts);
+  for (float& score : scores) score = std::round(score * 4);  // with ties
+  for (const int64_t k : {1, 2, 6, 37}) {
+    std::vector<int64_t> index(static_cast<size_t>(rows * k));
+    choose_largest(scores.data(), rows, experts, k, index.data());
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* from = scores.data() + row * experts;
+      std::vector<int64_t> wanted(static_cast<size_t>(experts));
+      std::iota(wanted.begin(), wanted.end(), 0);
+      std::stable_sort(wanted.begin(), wanted.end(), [&](int64_t a, int64_t b) { return from[a] > from[b]; });
+      wanted.resize(static_cast<size_t>(k));
+      EXPECT_EQ(std::vector<int64_t>(index.begin() + row * k, index.begin() + (row + 1) * k), wanted);
+    }
+  }
+  const float nan = std::nanf("");
+  const std::vector<float> bad = {nan, nan, 1, nan};
+  std::vector<int64_t> index(3);
+  choose_largest(bad.data(), 1, 4, 3, index.data());
+  EXPECT_EQ(index, (std::vector<int64_t>{2, 0, 1}));
 }
 
 TEST(Moe, ForwardEqualsPlain) {
