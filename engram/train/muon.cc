@@ -4,26 +4,46 @@
 #include <cmath>
 #include <numeric>
 
+#include "engram/kernels/newton_schulz.h"
+#include "engram/model/parallel.h"
+
 namespace engram {
 namespace {
 
-// Keller Jordan's quintic: the steepest slope at zero that still keeps singular values inside about [0.7, 1.2].
-constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
-constexpr double kNormEps = 1e-7;
 // Elements of one batch of the iteration: bounds its temporary memory (four such tensors at most).
 constexpr int64_t kMaxBatchElements = int64_t{1} << 24;
 
+// From this many rows on a library's blocking is worth more than the caches that one matrix fits into.
+constexpr int64_t kMostColumns = 256;
+
+// Matrix by matrix, in place.
+void orthogonalize(torch::Tensor& matrices, int64_t steps) {
+  const int64_t rows = matrices.size(1), columns = matrices.size(2);
+  float* data = matrices.mutable_data_ptr<float>();
+  parallel_ranges(matrices.size(0), /*grain=*/1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(static_cast<size_t>(newton_schulz_scratch(rows, columns)));
+    for (int64_t i = begin; i < end; ++i)
+      newton_schulz(data + i * rows * columns, rows, columns, steps, scratch.data());
+  });
+}
+
 }  // namespace
 
-torch::Tensor newton_schulz(const torch::Tensor& matrices, int64_t steps) {
-  torch::Tensor x = matrices / matrices.norm(2, {1, 2}, /*keepdim=*/true).clamp_min(kNormEps);
+torch::Tensor newton_schulz(torch::Tensor matrices, int64_t steps) {
+  if (matrices.is_cpu() && matrices.scalar_type() == torch::kFloat && matrices.size(2) <= kMostColumns) {
+    matrices = matrices.contiguous();
+    orthogonalize(matrices, steps);
+    return matrices;
+  }
+  constexpr double kA = NewtonSchulz::kA, kB = NewtonSchulz::kB, kC = NewtonSchulz::kC;
+  torch::Tensor x = matrices / matrices.norm(2, {1, 2}, /*keepdim=*/true).clamp_min(NewtonSchulz::kNormEps);
   torch::Tensor next = torch::empty_like(x);
-  torch::Tensor gram = torch::empty({x.size(0), x.size(1), x.size(1)}, x.options());
+  torch::Tensor gram = torch::empty({x.size(0), x.size(2), x.size(2)}, x.options());
   torch::Tensor polynomial = torch::empty_like(gram);
   for (int64_t i = 0; i < steps; ++i) {
-    at::bmm_out(gram, x, x.transpose(1, 2));
+    at::bmm_out(gram, x.transpose(1, 2), x);
     at::baddbmm_out(polynomial, gram, gram, gram, /*beta=*/kB, /*alpha=*/kC);
-    at::baddbmm_out(next, x, polynomial, x, /*beta=*/kA, /*alpha=*/1);
+    at::baddbmm_out(next, x, x, polynomial, /*beta=*/kA, /*alpha=*/1);
     std::swap(x, next);
   }
   return x;
@@ -43,7 +63,7 @@ Muon::Muon(std::vector<MuonParameter> parameters, const MuonOptions& options)
 
     int64_t row_begin = 0;
     for (const int64_t split : p.row_splits) {
-      Piece piece{i, row_begin, split, p.parameter.numel() / (rows * columns), split > columns};
+      Piece piece{i, row_begin, split, p.parameter.numel() / (rows * columns), split < columns};
       row_begin += split;
       const int64_t short_side = std::min(split, columns), long_side = std::max(split, columns);
       // A full bucket is closed by starting another of the same shape, which is the one found from then on.
@@ -89,7 +109,7 @@ void Muon::step_bucket(const Bucket& bucket, double lr) {
   }
   if (live.empty()) return;
 
-  torch::Tensor batch = torch::empty({matrices, bucket.short_side, bucket.long_side}, momentum_[0].options());
+  torch::Tensor batch = torch::empty({matrices, bucket.long_side, bucket.short_side}, momentum_[0].options());
   int64_t begin = 0;
   for (const Piece* piece : live) {
     const torch::Tensor grad = parameters_[piece->parameter].parameter.grad().contiguous();

@@ -31,8 +31,9 @@ struct MuonParameter {
   std::vector<int64_t> row_splits;  // row counts of the fused projections, adding up to rows; empty: one matrix
 };
 
-// Orthogonalises a batch of matrices [n, rows, columns], rows <= columns. Returns the dtype it was given.
-torch::Tensor newton_schulz(const torch::Tensor& matrices, int64_t steps);
+// Orthogonalises a batch of matrices [n, rows, columns], rows >= columns, and may use its memory. Returns the dtype it
+// was given. fp32 on the CPU goes matrix by matrix (kernels/newton_schulz.h), anything else in batches.
+torch::Tensor newton_schulz(torch::Tensor matrices, int64_t steps);
 
 // Not thread-safe. Keeps references to the parameters; reads their gradients in step().
 class Muon {
@@ -50,14 +51,14 @@ class Muon {
     size_t parameter = 0;
     int64_t row_begin = 0, rows = 0;  // along the parameter's second-last dimension
     int64_t matrices = 0;
-    bool transposed = false;  // taller than wide: the batch holds the transpose
+    bool transposed = false;  // wider than tall: the batch holds the transpose
   };
   // Matrices of one shape that share a batch.
   struct Bucket {
     int64_t short_side = 0, long_side = 0;
     std::vector<Piece> pieces;
   };
-  // The matrices of a piece inside a tensor that is shaped like its parameter: [n, short, long], a view.
+  // The matrices of a piece inside a tensor that is shaped like its parameter: [n, long, short], a view.
   static torch::Tensor piece_view(const torch::Tensor& tensor, const Piece& piece);
   void step_bucket(const Bucket& bucket, double lr);
 

@@ -78,10 +78,21 @@ TEST(Muon, FusedProjectionsAndExpertsAreMatricesOfTheirOwn) {
 
 TEST(Muon, NewtonSchulzBringsSingularValuesNearOne) {
   torch::manual_seed(1);
-  const torch::Tensor values = torch::linalg_svdvals(newton_schulz(torch::randn({5, 16, 40}), 5));
+  const torch::Tensor values = torch::linalg_svdvals(newton_schulz(torch::randn({5, 40, 16}), 5));
   EXPECT_GT(values.min().item<double>(), 0.6);
   EXPECT_LT(values.max().item<double>(), 1.3);
-  EXPECT_EQ(newton_schulz(torch::zeros({1, 4, 8}), 5).abs().max().item<double>(), 0.0);
+  EXPECT_EQ(newton_schulz(torch::zeros({1, 8, 4}), 5).abs().max().item<double>(), 0.0);
+}
+
+// In double the batch goes through libtorch's products, in fp32 on the CPU matrix by matrix through ours.
+TEST(Muon, NewtonSchulzMatrixByMatrixIsThatOfTheBatch) {
+  torch::manual_seed(2);
+  for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{{40, 16}, {33, 33}, {70, 7}, {3, 1}}) {
+    const torch::Tensor x = torch::randn({6, columns, rows}, torch::kDouble).transpose(1, 2);
+    for (const int64_t steps : {0, 1, 4, 5})
+      expect_close(newton_schulz(x.to(torch::kFloat), steps).to(torch::kDouble), newton_schulz(x.clone(), steps), 2e-4,
+                   std::to_string(rows) + " x " + std::to_string(columns));
+  }
 }
 
 TEST(Muon, RefusesSplitsThatDoNotAddUp) {
