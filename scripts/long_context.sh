@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Experiment E4, whole: does a memory free attention for long contexts? Makes the text (scripts/corpus.sh --long), the
-# retrieval documents to train on, trains a mixture of experts and a memory of equal parameters at 256 tokens, goes on
-# with YaRN at 2,048, and asks every pair for RULER's tasks and for LongPPL. docs/lab.md, "Long context".
+# retrieval documents to train on, trains a mixture of experts and a memory of equal parameters at 256 tokens (first to
+# copy, then on the mix), goes on with YaRN at 2,048, and asks every pair for RULER's tasks and for LongPPL. docs/lab.md,
+# "Long context".
 #
 #   scripts/long_context.sh [--jobs N]   N: runs side by side (default 2)
 #
@@ -39,28 +40,36 @@ domain code code.txt
 
 # Retrieval documents. Repeated statements are what a small model learns to copy from; the tasks as RULER asks them
 # follow. Their seeds are not the probe's, which is 0.
-retrieval() {  # NAME, then a line for each kind on stdin: LENGTH DOCUMENTS NEEDLES REPEATS TASKS
-  local name=$1 kind=0 files=()
+retrieval() {  # NAME SEED, then a line for each kind on stdin: LENGTH DOCUMENTS NEEDLES REPEATS TASKS
+  local name=$1 seed=$2 kind=0 files=()
   [[ ! -f $TEXT/$name/train.tokens ]] || return 0
   mkdir -p $TEXT/"$name"
   while read -r length documents needles repeats tasks; do
     kind=$((kind + 1))
     files+=("$TEXT/$name/kind$kind.txt")
     "$ENGRAM" data ruler --tokenizer $TEXT/tokenizer.json --output "${files[-1]}" --length "$length" \
-      --documents "$documents" --needles "$needles" --repeats "$repeats" --tasks "$tasks" --digits 4 --seed $kind \
+      --documents "$documents" --needles "$needles" --repeats "$repeats" --tasks "$tasks" --digits 4 --seed $((seed + kind)) \
       --facts $TEXT/text/factbook.txt
   done
   "$ENGRAM" data prepare --tokenizer $TEXT/tokenizer.json --output $TEXT/"$name" "${files[@]}"
 }
 ALL=single,multi-key,multi-value,multi-query,variables,frequent-words,questions
-retrieval short <<LINES
+retrieval copies 100 <<LINES
+88 6000 1 2 single
+128 6000 1 4 single
+176 6000 1 6 single
+240 6000 1 3 single
+256 6000 2 5 multi-key
+256 6000 3 3 multi-key
+LINES
+retrieval short 200 <<LINES
 96 8000 1 2 single
 176 8000 2 3 single,multi-key
 256 10000 3 3 multi-key,multi-query,multi-value
 256 6000 1 2 single
 256 8000 2 1 $ALL
 LINES
-retrieval long <<LINES
+retrieval long 300 <<LINES
 256 4000 3 3 multi-key,multi-query,multi-value
 512 2000 4 3 single,multi-key,multi-query,multi-value
 1024 1500 4 3 single,multi-key,multi-query,multi-value
