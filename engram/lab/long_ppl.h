@@ -8,6 +8,10 @@
 //
 // Only documents that fill the model's context are read, in windows of that length; the sample is the window.
 #pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
 #include "engram/lab/probe.h"
 
 namespace engram {
