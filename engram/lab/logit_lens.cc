@@ -1,6 +1,7 @@
 #include "engram/lab/logit_lens.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engram/core/progress.h"
 #include "engram/model/windows.h"
@@ -127,10 +128,12 @@ Result<ProbeResult> probe_logit_lens(const ProbeContext& context) {
     const auto paired = paired_differences(traces[0], traces[1]);
     for (size_t block = 0; block < paired.size(); ++block) {
       const auto [mean, error, count] = paired[block];
+      // The last block is the end itself: what differs there is rounding.
       rows.push_back({fmt::format("{}", block + 1), with_error(mean, error),
-                      mean < -1.96 * error  ? "nearer to its end"
-                      : mean > 1.96 * error ? "further from its end"
-                                            : "no difference seen"});
+                      std::abs(mean) < 1e-5  ? "no difference seen"
+                      : mean < -1.96 * error ? "nearer to its end"
+                      : mean > 1.96 * error  ? "further from its end"
+                                             : "no difference seen"});
       differences.push_back(to_json(paired[block]));
     }
     page.table(fmt::format("{} minus {}", context.labels[1], context.labels[0]),

@@ -45,6 +45,13 @@ std::string point_row(const Json& point) {
       1000 * point.at("seconds_per_step").get<double>());
 }
 
+// Without a second seed nothing can be drawn anew.
+std::string interval_words(const Json& interval, const char* format) {
+  const double low = interval[0].get<double>(), high = interval[1].get<double>();
+  if (low == high) return "no interval with one seed";
+  return fmt::format(fmt::runtime(format), low, high);
+}
+
 std::string fit_lines(const Json& analysis) {
   std::string text;
   for (const Json& fit : analysis.at("minima")) {
@@ -53,19 +60,16 @@ std::string fit_lines(const Json& analysis) {
       text += "the fitted parabola has no minimum.\n";
       continue;
     }
-    text += fmt::format(
-        "lowest fitted loss {:.4f} at rho {:.3f}, interval {:.3f} .. {:.3f} (95 %, bootstrap over "
-        "seeds){}.\n",
-        fit.at("loss").get<double>(), fit.at("rho").get<double>(), fit.at("interval")[0].get<double>(),
-        fit.at("interval")[1].get<double>(),
-        fit.at("inside").get<bool>() ? "" : "; the end of the measured range, no minimum inside");
+    text += fmt::format("lowest fitted loss {:.4f} at rho {:.3f}, {}{}.\n", fit.at("loss").get<double>(),
+                        fit.at("rho").get<double>(),
+                        interval_words(fit.at("interval"), "interval {:.3f} .. {:.3f} (95 %, bootstrap over seeds)"),
+                        fit.at("inside").get<bool>() ? "" : "; the end of the measured range, no minimum inside");
   }
   for (const Json& fit : analysis.at("slopes"))
     text += fmt::format(
-        "- {} at {} tokens: {:+.4f} nats per decade of rows, interval {:+.4f} .. {:+.4f}, "
-        "R^2 {:.3f}.\n",
-        fit.at("group").get<std::string>(), tokens_text(fit.at("budget")), fit.at("coefficients")[1].get<double>(),
-        fit.at("interval")[0].get<double>(), fit.at("interval")[1].get<double>(), fit.at("r_squared").get<double>());
+        "- {} at {} tokens: {:+.4f} nats per decade of rows, {}, R^2 {:.3f}.\n", fit.at("group").get<std::string>(),
+        tokens_text(fit.at("budget")), fit.at("coefficients")[1].get<double>(),
+        interval_words(fit.at("interval"), "interval {:+.4f} .. {:+.4f}"), fit.at("r_squared").get<double>());
   return text;
 }
 

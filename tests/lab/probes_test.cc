@@ -89,6 +89,14 @@ TEST_F(Probes, LensOfTheLastBlockIsZero) {
   }
 }
 
+TEST_F(Probes, LensSeesNoDifferenceInTheLastBlock) {
+  ASSERT_TRUE(run("logit-lens", {save("moe", MemoryKind::kNone), save("engram", MemoryKind::kEngram, 2)}).ok());
+  const std::string summary = value_or_throw(Env::posix().read_file(folder_ / "out/summary.md"));
+  const size_t last = summary.rfind("\n| 3 |");
+  ASSERT_NE(last, std::string::npos) << summary;
+  EXPECT_NE(summary.substr(last, summary.find('\n', last + 1) - last).find("no difference seen"), std::string::npos);
+}
+
 TEST_F(Probes, LensLossOfTheLastBlockIsTheModelsLoss) {
   const LoadedModel model = load("model", MemoryKind::kEngram);
   ProbeText text = value_or_throw(read_probe_text(Env::posix(), options_.text, *model.tokenizer));
