@@ -22,3 +22,12 @@ site_packages() {
 
 # Compiling against libtorch takes up to 1.5 GB a job, so the default is two jobs whatever the machine.
 JOBS=${ENGRAM_JOBS:-$(($(nproc) < 2 ? 1 : 2))}
+
+# JOBS from a script's arguments: as above, or --jobs N.
+read_jobs() {
+  if [[ ${1:-} == --jobs && ${2:-} =~ ^[1-9][0-9]*$ ]]; then
+    JOBS=$2
+    shift 2
+  fi
+  [[ $# -eq 0 ]] || { echo "error: '$1': wanted --jobs N at most (try --help)" >&2; exit 2; }
+}

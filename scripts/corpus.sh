@@ -17,6 +17,7 @@ DEFAULT_OUTPUT=$ROOT/demo/data
 DIGESTS=scripts/corpus/text.sha256
 DEBIAN=("r-cran-janeaustenr 1.0.0-1 df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95"
   "wordnet-base 1:3.0-37 61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752")
+TDAVID="sword-comm-tdavid 2.1-1 bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f"
 case ${1:-} in
   -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit 0 ;;
   --study)
@@ -26,14 +27,14 @@ case ${1:-} in
     DIGESTS=scripts/corpus/study_text.sha256
     DEBIAN+=("dict-gcide 0.48.5+nmu2 7b0af5cfde3cbdef5e9d6e78f92ec335ced7c2790f37a40f49bebc6f7347ac0f"
       "dict-foldoc 20230119-1 745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3"
-      "sword-comm-tdavid 2.1-1 bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f")
+      "$TDAVID")
     ;;
   --long)
     shift
     SOURCES=(sotu austen factbook tdavid code)
     DEFAULT_OUTPUT=$ROOT/corpora/long
     DIGESTS=scripts/corpus/long_text.sha256
-    DEBIAN+=("sword-comm-tdavid 2.1-1 bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f")
+    DEBIAN+=("$TDAVID")
     ;;
 esac
 [[ $# -le 1 ]] || { echo "error: $# arguments, wanted at most one folder (try --help)" >&2; exit 2; }

@@ -12,12 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in
   -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit 0 ;;
 esac
-JOBS=2
-if [[ ${1:-} == --jobs && ${2:-} =~ ^[1-9][0-9]*$ ]]; then
-  JOBS=$2
-  shift 2
-fi
-[[ $# -eq 0 ]] || { echo "error: '$1': wanted --jobs N at most (try --help)" >&2; exit 2; }
+read_jobs "$@"
 cd "$ROOT"
 ENGRAM=$(realpath -m "${ENGRAM:-build/release/engram}")
 TEXT=corpora/long
