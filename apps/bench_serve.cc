@@ -20,9 +20,9 @@ struct Flags {
 };
 
 void print_table(const Json& part) {
-  fmt::print("{} sequences, prompts and outputs of {} to {} tokens, {} rounds, {} threads\n",
-             part.at("sequences").get<int>(), part.at("lengths")[0].get<int>(), part.at("lengths")[1].get<int>(),
-             part.at("rounds").get<int>(), part.at("threads").get<int>());
+  fmt::print("{} sequences, {} at once, prompts and outputs of {} to {} tokens, {} rounds, {} threads\n",
+             part.at("sequences").get<int>(), part.at("at_once").get<int>(), part.at("lengths")[0].get<int>(),
+             part.at("lengths")[1].get<int>(), part.at("rounds").get<int>(), part.at("threads").get<int>());
   for (const Json& backbone : part.at("backbones")) {
     fmt::print("\n{}: {} active parameters, a table of {} rows, {} bytes\n", backbone.at("name").get<std::string>(),
                format_count(backbone.at("p_act").get<double>()), format_count(backbone.at("table_rows").get<double>()),
@@ -97,7 +97,11 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
   CLI::App* command =
       bench.add_subcommand("serve", "Throughput of the engine with its table in each tier, by the paper's protocol");
   bench::ServeBenchOptions& options = flags->options;
-  command->add_option("--scale", options.scale, "smoke, or cpu: two backbones for two cores, about ten minutes")
+  command
+      ->add_option(
+          "--scale", options.scale,
+          "smoke; cpu: two backbones for two cores, about ten minutes; gpu: dense 4B and 8B and a table of 100B"
+          " parameters (104 GiB of memory); gpu-smoke")
       ->capture_default_str();
   command->add_option("--tokenizer", options.tokenizer, "tokenizer.json of the real text")->capture_default_str();
   command->add_option("--tokens", options.tokens, "token shard with the real text")->capture_default_str();
@@ -106,6 +110,10 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
   command->add_option("--rounds", options.rounds, "rounds in which the variants take turns")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  command->add_option("--sequences", options.sequences, "requests of a round; 0: the scale's")
+      ->check(CLI::Range(0, 100000));
+  command->add_option("--table-bytes", options.table_bytes, "size of the table; 0: the scale's")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 50));
   command->add_option("--threads", options.threads, "0: all cores")->check(CLI::Range(0, 1024))->capture_default_str();
   command
       ->add_option("--variant", options.variants, "bare, resident, dram-prefetched, drive-cached, ... (default: all)")

@@ -28,6 +28,7 @@ struct ServeFlags {
   std::string checkpoint, api_key_file, kv_cache = "1GiB", reads = "ahead";
   EngineOptions engine;
   HttpServerOptions http;
+  std::string device = "cpu";
   bool prefix_cache = true;
   int threads = 0;
 };
@@ -50,8 +51,12 @@ Status run_serve(const ServeFlags& flags) {
     ENGRAM_ASSIGN_OR_RETURN(http.api_keys, read_api_keys(Env::posix(), flags.api_key_file));
   }
   if (flags.threads > 0) torch::set_num_threads(flags.threads);
+  if (flags.device == "cuda" && !torch::cuda::is_available()) {
+    return Status(StatusCode::kFailedPrecondition,
+                  "--device: got cuda, but no NVIDIA device is usable by this program; wanted cpu");
+  }
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
-                          load_model(Env::posix(), flags.checkpoint, torch::kCPU, may_be_resident(options.tables)));
+                          load_model(Env::posix(), flags.checkpoint, flags.device, may_be_resident(options.tables)));
   http.chat_template = model.chat_template;
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LLMEngine> engine, LLMEngine::create(Env::posix(), model, options));
   EngineThread running(std::move(engine));
@@ -111,6 +116,9 @@ void add_serve(CLI::App& app, Invocation& invocation) {
       ->check(CLI::IsMember({"ahead", "wait"}))
       ->capture_default_str();
   command->add_flag("!--no-prefix-cache", flags->prefix_cache, "compute every prompt from its first token");
+  command->add_option("--device", flags->device, "cpu in fp32, or cuda in bf16")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   command->add_option("--threads", flags->threads, "of the model; 0: all cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

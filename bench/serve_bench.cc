@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <mutex>
 #include <set>
 
 #include "bench/process.h"
@@ -9,6 +10,7 @@
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/model/parameters.h"
+#include "engram/store/dram_store.h"
 #include "engram/store/planner.h"
 #include "engram/store/table_tools.h"
 
@@ -17,70 +19,119 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// A table file of the scale's size and a profile of text like the jobs'; removed at the end.
-class TableFile {
+// The header of a table of the scale's size.
+Result<RowFileInfo> plan_table(const Workload& work) {
+  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, TokenMap::from_tokenizer(*work.tokenizer));
+  SyntheticOptions options;
+  options.config.layer_ids = {1};
+  options.config.max_ngram_size = 3;
+  options.config.n_heads = 8;
+  options.config.head_dim = work.scale.row_dim;
+  options.config.pad_token_id = 0;
+  options.config.compressed_vocab_size = map.compressed_vocab_size();
+  return plan_synthetic(options, work.scale.table_bytes, map);
+}
+
+// A store that several engines' tables own together.
+class SharedStore final : public RowStore {
  public:
-  static Result<std::unique_ptr<TableFile>> create(Env& env, const Workload& work, const std::string& folder) {
-    ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, TokenMap::from_tokenizer(*work.tokenizer));
-    SyntheticOptions options;
-    options.config.layer_ids = {1};
-    options.config.max_ngram_size = 3;
-    options.config.n_heads = 8;
-    options.config.head_dim = work.scale.row_dim;
-    options.config.pad_token_id = 0;
-    options.config.compressed_vocab_size = map.compressed_vocab_size();
-    ENGRAM_ASSIGN_OR_RETURN(const RowFileInfo info, plan_synthetic(options, work.scale.table_bytes, map));
-    std::unique_ptr<TableFile> out(new TableFile);
-    out->path_ = join_path(folder, "bench_serve.rows");
-    out->info_ = info;
-    ENGRAM_RETURN_IF_ERROR(env.create_directories(folder));
-    Progress progress("table", count_row_bytes(info), "bytes");
-    ENGRAM_RETURN_IF_ERROR(write_synthetic(env, out->path_, info, /*seed=*/0, /*resume=*/false, &progress));
-    progress.finish();
-    Progress counting("profile", static_cast<int64_t>(work.sample.size()), "tokens");
-    ENGRAM_ASSIGN_OR_RETURN(const CorpusProfile profile,
-                            profile_corpus(info, map, work.sample, std::vector<int64_t>{0}, {}, &counting));
-    counting.finish();
-    out->profile_ = join_path(folder, "bench_serve.profile");
-    ENGRAM_RETURN_IF_ERROR(profile.rows.save(env, out->profile_));
-    return out;
+  explicit SharedStore(std::shared_ptr<RowStore> store) : store_(std::move(store)) {}
+  void prefetch(std::span<const int64_t> row_ids) override { store_->prefetch(row_ids); }
+  Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) override {
+    return store_->read(row_ids, out);
   }
-  ~TableFile() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-    std::filesystem::remove(profile_, ignored);
-  }
-  const std::string& path() const { return path_; }
-  const std::string& profile() const { return profile_; }
-  const RowFileInfo& info() const { return info_; }
+  int64_t num_rows() const override { return store_->num_rows(); }
+  size_t row_bytes() const override { return store_->row_bytes(); }
+  StoreStats stats() const override { return store_->stats(); }
 
  private:
+  std::shared_ptr<RowStore> store_;
+};
+
+// The table of all engines: a file of it and a profile of text like the jobs', removed at the end; or, where no drive
+// holds it, its rows in memory.
+class Table {
+ public:
+  static Result<std::unique_ptr<Table>> create(Env& env, const Workload& work, const std::string& folder) {
+    std::unique_ptr<Table> out(new Table);
+    ENGRAM_ASSIGN_OR_RETURN(out->info_, plan_table(work));
+    ENGRAM_RETURN_IF_ERROR(work.scale.on_gpu() ? out->fill_memory() : out->write_file(env, work, folder));
+    return out;
+  }
+  ~Table() {
+    std::error_code ignored;
+    for (const std::string& path : {path_, profile_}) {
+      if (!path.empty()) std::filesystem::remove(path, ignored);
+    }
+  }
+  const std::string& path() const { return path_; }  // "": in memory
+  const std::string& profile() const { return profile_; }
+  const RowFileInfo& info() const { return info_; }
+  std::unique_ptr<RowStore> store() const { return std::make_unique<SharedStore>(memory_); }
+
+ private:
+  Status write_file(Env& env, const Workload& work, const std::string& folder) {
+    path_ = join_path(folder, "bench_serve.rows");
+    ENGRAM_RETURN_IF_ERROR(env.create_directories(folder));
+    Progress progress("table", count_row_bytes(info_), "bytes");
+    ENGRAM_RETURN_IF_ERROR(write_synthetic(env, path_, info_, /*seed=*/0, /*resume=*/false, &progress));
+    progress.finish();
+    Progress counting("profile", static_cast<int64_t>(work.sample.size()), "tokens");
+    ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, TokenMap::from_tokenizer(*work.tokenizer));
+    ENGRAM_ASSIGN_OR_RETURN(const CorpusProfile profile,
+                            profile_corpus(info_, map, work.sample, std::vector<int64_t>{0}, {}, &counting));
+    counting.finish();
+    profile_ = join_path(folder, "bench_serve.profile");
+    return profile.rows.save(env, profile_);
+  }
+  Status fill_memory() {
+    const RowTable& table = info_.tables[0];
+    Progress progress("table", count_row_bytes(info_), "bytes");
+    std::mutex counting;
+    const auto fill = [&](int64_t first, int64_t count, std::span<std::byte> rows) -> Status {
+      ENGRAM_RETURN_IF_ERROR(make_synthetic_rows(table, /*seed=*/0, first, count, rows));
+      const std::lock_guard lock(counting);
+      progress.advance(static_cast<int64_t>(rows.size()));
+      return {};
+    };
+    ENGRAM_ASSIGN_OR_RETURN(memory_, DramStore::create(table, fill, "the table"));
+    progress.finish();
+    return {};
+  }
+
   std::string path_, profile_;
+  std::shared_ptr<RowStore> memory_;
   RowFileInfo info_;
 };
 
 struct Variant {
   std::string name;
-  std::string placement;  // "": the bare backbone
+  std::string placement;
   bool overlap = true;
+  bool memory_off = false;
 };
 
 constexpr const char* kReference = "no-memory";
 
-std::vector<Variant> all_variants(const TableFile& table) {
+std::vector<Variant> all_variants(const Table& table) {
+  std::vector<Variant> out = {{"bare", "constant", true, /*memory_off=*/true}, {kReference, "constant"}};
+  if (table.path().empty()) {
+    out.push_back({"dram-prefetched", "dram"});
+    out.push_back({"dram-synchronous", "dram", false});
+    return out;
+  }
   const std::string dram = "dram:" + table.path(), drive = "nvme:" + table.path();
   const int64_t half = table.info().file_bytes() / 40;  // of 5 %
-  return {{"bare", ""},
-          {kReference, "constant"},
-          {"resident", "resident"},
-          {"dram-prefetched", dram},
-          {"dram-synchronous", dram, false},
-          {"drive-prefetched", drive},
-          {"drive-synchronous", drive, false},
-          {"drive-cached", fmt::format("{}?cache={}&hot={}&hot_size={}", drive, half, table.profile(), half)}};
+  out.push_back({"resident", "resident"});
+  out.push_back({"dram-prefetched", dram});
+  out.push_back({"dram-synchronous", dram, false});
+  out.push_back({"drive-prefetched", drive});
+  out.push_back({"drive-synchronous", drive, false});
+  out.push_back({"drive-cached", fmt::format("{}?cache={}&hot={}&hot_size={}", drive, half, table.profile(), half)});
+  return out;
 }
 
-Result<std::vector<Variant>> chosen_variants(const ServeBenchOptions& options, const TableFile& table) {
+Result<std::vector<Variant>> chosen_variants(const ServeBenchOptions& options, const Table& table) {
   std::vector<Variant> all = all_variants(table);
   if (options.variants.empty()) return all;
   std::set<std::string> wanted(options.variants.begin(), options.variants.end());
@@ -138,32 +189,43 @@ HitCount count_hits(const LLMEngine& engine) {
 
 EngineOptions engine_options(const Workload& work, const Variant& variant) {
   EngineOptions options;
-  if (!variant.placement.empty()) options.tables = {variant.placement};
+  options.tables = {variant.placement};
   options.overlap_reads = variant.overlap;
+  options.kv_cache_bytes = work.scale.kv_cache_bytes;
   options.prefix_cache = false;  // jobs share no prefix, and rounds must not help each other
-  options.scheduler.max_sequences = work.scale.sequences;
-  options.scheduler.max_batched_tokens = std::max<int64_t>(512, work.scale.sequences);
+  options.scheduler.max_sequences = work.scale.at_once;
+  options.scheduler.max_batched_tokens = work.scale.on_gpu() ? 4096 : std::max(512, work.scale.at_once);
   return options;
 }
 
-Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Workload& work, const TableFile& table,
-                          int blocks, Progress& progress) {
+// A store in memory is shared; every other placement is the engine's own.
+Result<std::unique_ptr<LLMEngine>> make_engine(Env& env, const LoadedModel& model, const Workload& work,
+                                               const Table& table, const Variant& variant) {
+  const EngineOptions options = engine_options(work, variant);
+  if (!table.path().empty() || variant.placement == "constant") return LLMEngine::create(env, model, options);
+  std::vector<std::unique_ptr<RowStore>> stores;
+  stores.push_back(table.store());
+  ENGRAM_ASSIGN_OR_RETURN(
+      auto tables, ServedTables::create(model, variant.placement, std::move(stores), {table.info().tables[0].format}));
+  return LLMEngine::create(model, options, std::move(tables));
+}
+
+Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Workload& work, const Table& table,
+                          const BackboneShape& shape, Progress& progress) {
   const EngramConfig& engram = table.info().hash->config;
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel bare, make_model(env, work, backbone_config(work, blocks, nullptr)));
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
-                          make_model(env, work, backbone_config(work, blocks, &engram), table.path()));
+                          make_model(env, work, backbone_config(work, shape, &engram), table.path()));
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<Variant> variants, chosen_variants(options, table));
   const auto reference = static_cast<size_t>(
       std::find_if(variants.begin(), variants.end(), [](const Variant& v) { return v.name == kReference; }) -
       variants.begin());
   std::vector<std::unique_ptr<LLMEngine>> engines;
+  std::vector<Server> turns;
   for (const Variant& variant : variants) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        auto engine, LLMEngine::create(env, variant.placement.empty() ? bare : model, engine_options(work, variant)));
+    ENGRAM_ASSIGN_OR_RETURN(auto engine, make_engine(env, model, work, table, variant));
+    turns.push_back({engine.get(), variant.memory_off});
     engines.push_back(std::move(engine));
   }
-  std::vector<LLMEngine*> turns;
-  for (const auto& engine : engines) turns.push_back(engine.get());
   Json list = Json::array();
   for (const bool real : {false, true}) {
     const auto& texts = options.texts;
@@ -189,7 +251,7 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
     }
   }
   ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));
-  return Json{{"name", fmt::format("{} blocks of {}", blocks, work.scale.hidden)},
+  return Json{{"name", fmt::format("{} blocks of {}", shape.blocks, shape.hidden)},
               {"p_act", count.p_act},
               {"table_rows", table.info().tables[0].num_rows},
               {"table_bytes", table.info().file_bytes()},
@@ -212,18 +274,19 @@ ServeBenchOptions default_serve_bench_options() {
 Result<Json> run_serve_bench(Env& env, const ServeBenchOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
   if (options.threads > 0) torch::set_num_threads(options.threads);
-  ENGRAM_ASSIGN_OR_RETURN(const auto table, TableFile::create(env, work, options.folder));
+  ENGRAM_ASSIGN_OR_RETURN(const auto table, Table::create(env, work, options.folder));
   Json backbones = Json::array();
   const int64_t texts = options.texts.empty() ? 2 : static_cast<int64_t>(options.texts.size());
   const int64_t runs = 2 * texts * (options.rounds + 1);
   Progress progress("serve", runs, "rounds");
-  for (int blocks : work.scale.blocks) {
-    ENGRAM_ASSIGN_OR_RETURN(Json backbone, run_backbone(env, options, work, *table, blocks, progress));
+  for (const BackboneShape& shape : work.scale.backbones) {
+    ENGRAM_ASSIGN_OR_RETURN(Json backbone, run_backbone(env, options, work, *table, shape, progress));
     backbones.push_back(std::move(backbone));
   }
   progress.finish();
   return Json{{"scale", options.scale},
               {"sequences", work.scale.sequences},
+              {"at_once", work.scale.at_once},
               {"lengths", {work.scale.shortest, work.scale.longest}},
               {"rounds", options.rounds},
               {"threads", torch::get_num_threads()},

@@ -3,14 +3,16 @@
 // Two dense backbones whose cost per token differs by about two, with one Engram layer in the second block, serve the
 // same requests: prompts and outputs of uniform lengths, output ids given, so that every variant does the same work.
 // "no-memory" is the model whose Engram layer is fed one constant row: the arithmetic stays, the table traffic goes.
-//   bare              the backbone without the Engram block
+//   bare              the same model with its memory off
 //   no-memory         the reference of all ratios
 //   resident          the table beside the weights, bf16
 //   dram-prefetched   DramStore, read where the step begins;   dram-synchronous   the step waits for it first
 //   drive-prefetched  NvmeStore past the page cache;           drive-synchronous
 //   drive-cached      the same behind 5 % of the table in memory: half a hot set, chosen from other text of the same
 //                     shard, half a cache of recent rows
-// each on random ids, and, with "-real-text" behind its name, on real text: random ids hide every cache. Variants take
+// On a GPU (scale gpu: dense 4B and 8B in bf16) the table is as large as host memory takes, without a file: bare,
+// no-memory and the two of DRAM.
+// Each on random ids, and, with "-real-text" behind its name, on real text: random ids hide every cache. Variants take
 // turns step by step; a ratio is taken within a round.
 #pragma once
 #include <cstdint>
@@ -24,14 +26,16 @@
 namespace engram::bench {
 
 struct ServeBenchOptions {
-  std::string scale = "cpu";          // smoke, cpu
+  std::string scale = "cpu";          // smoke, cpu, gpu, gpu-smoke
   std::string tokenizer, tokens;      // tokenizer.json and a token shard: the real text
   std::string folder;                 // where the table is made, and removed at the end
   std::string python, llama_script;   // interpreter with llama-cpp-python and gguf; bench/llama_peer.py
   std::vector<std::string> variants;  // of the names above, "no-memory" added; empty: all
   std::vector<std::string> texts;     // random, real; empty: both
   int rounds = 5;
-  int threads = 0;  // 0: all cores
+  int sequences = 0;        // requests of a round; 0: the scale's
+  int64_t table_bytes = 0;  // 0: the scale's
+  int threads = 0;          // 0: all cores
 };
 ServeBenchOptions default_serve_bench_options();
 

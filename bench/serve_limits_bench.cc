@@ -45,7 +45,7 @@ Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options)
   ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
   if (options.threads > 0) torch::set_num_threads(options.threads);
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
-                          make_model(env, work, backbone_config(work, work.scale.blocks[0], nullptr)));
+                          make_model(env, work, backbone_config(work, work.scale.backbones[0], nullptr)));
   EngineOptions engine_of_32;
   engine_of_32.prefix_cache = false;
   engine_of_32.scheduler = {.max_sequences = 32, .max_batched_tokens = 512};
@@ -88,7 +88,7 @@ Result<Json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options) {
     if (!env.file_exists(path)) return not_found("{}: not there; scripts/setup.sh --oracles makes it", path);
   }
   if (options.threads > 0) torch::set_num_threads(options.threads);
-  ModelConfig config = backbone_config(work, work.scale.blocks[0], nullptr);
+  ModelConfig config = backbone_config(work, work.scale.backbones[0], nullptr);
   config.max_position_embeddings = 1024;
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, make_model(env, work, config));
   EngineOptions engine_options;

@@ -11,16 +11,32 @@
 namespace engram::bench {
 namespace {
 
+constexpr int64_t kMiB = int64_t{1} << 20, kGiB = int64_t{1} << 30;
+
+// The gpu backbones have the shapes of Qwen3-4B and Qwen3-8B; the table has 100B parameters in fp8.
 constexpr Scale kScales[] = {
-    {"smoke", 64, 128, 4, 2, 16, {2, 4}, 6, 4, 20, 16, int64_t{4} << 20},
-    {"cpu", 512, 1408, 8, 4, 64, {6, 13}, 10, 10, 102, 64, int64_t{512} << 20},
+    {"smoke", "cpu", {{64, 128, 4, 2, 16, 2}, {64, 128, 4, 2, 16, 4}}, 6, 6, 4, 20, 16, 4 * kMiB, kGiB},
+    {"cpu", "cpu", {{512, 1408, 8, 4, 64, 6}, {512, 1408, 8, 4, 64, 13}}, 10, 10, 10, 102, 64, 512 * kMiB, kGiB},
+    {"gpu",
+     "cuda",
+     {{2560, 9728, 32, 8, 128, 36}, {4096, 12288, 32, 8, 128, 36}},
+     512,
+     128,
+     100,
+     1024,
+     256,
+     103'300'000'000,
+     20 * kGiB},
+    {"gpu-smoke", "cuda", {{256, 512, 4, 2, 64, 2}, {256, 512, 4, 2, 64, 4}}, 16, 8, 10, 102, 64, 64 * kMiB, kGiB},
 };
 
 Result<Scale> find_scale(const std::string& name) {
+  std::string known;
   for (const Scale& scale : kScales) {
     if (name == scale.name) return scale;
+    known += std::string(" ") + scale.name;
   }
-  return invalid_argument("--scale: got '{}', wanted smoke or cpu", name);
+  return invalid_argument("--scale: got '{}', wanted one of{}", name, known);
 }
 
 }  // namespace
@@ -47,6 +63,12 @@ std::vector<Job> Workload::jobs(bool real, int round, size_t count) const {
 Result<Workload> read_workload(Env& env, const ServeBenchOptions& options) {
   Workload out;
   ENGRAM_ASSIGN_OR_RETURN(out.scale, find_scale(options.scale));
+  if (options.sequences > 0) out.scale.sequences = options.sequences;
+  if (options.table_bytes > 0) out.scale.table_bytes = options.table_bytes;
+  if (out.scale.on_gpu() && !torch::cuda::is_available()) {
+    return Status(StatusCode::kFailedPrecondition,
+                  fmt::format("--scale {}: no NVIDIA device is usable by this program", options.scale));
+  }
   for (const std::string& path : {options.tokenizer, options.tokens}) {
     if (!env.file_exists(path)) return not_found("{}: not there; scripts/corpus.sh makes it, or name another", path);
   }
@@ -69,13 +91,12 @@ Result<Workload> read_workload(Env& env, const ServeBenchOptions& options) {
   return out;
 }
 
-ModelConfig backbone_config(const Workload& work, int blocks, const EngramConfig* engram) {
-  const Scale& s = work.scale;
+ModelConfig backbone_config(const Workload& work, const BackboneShape& s, const EngramConfig* engram) {
   ModelConfig c;
   c.vocab_size = work.tokenizer->vocab_size();
   c.hidden_size = s.hidden;
-  c.num_hidden_layers = blocks;
-  c.max_position_embeddings = 2 * s.longest;
+  c.num_hidden_layers = s.blocks;
+  c.max_position_embeddings = 2 * work.scale.longest;
   c.attention = AttentionKind::kGqa;
   c.num_attention_heads = s.heads;
   c.num_key_value_heads = s.kv_heads;
@@ -87,13 +108,36 @@ ModelConfig backbone_config(const Workload& work, int blocks, const EngramConfig
   return c;
 }
 
+namespace {
+
+// Billions of weights are drawn where they stay.
+Transformer make_on_gpu(ModelConfig config) {
+  const torch::NoGradGuard no_grad;
+  const double std = config.initializer_range;
+  config.initializer_range = 0;
+  Transformer model(config);
+  const auto bf16 = torch::TensorOptions().device(torch::kCUDA).dtype(torch::kBFloat16);
+  for (auto& named : model->named_parameters()) {
+    torch::Tensor& parameter = named.value();
+    const bool drawn = parameter.dim() > 1 && named.key().find("norm") == std::string::npos;
+    parameter.set_data(drawn ? torch::empty(parameter.sizes(), bf16).normal_(0, std) : parameter.to(bf16));
+  }
+  return model;
+}
+
+}  // namespace
+
 Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig& config, const std::string& resident) {
   LoadedModel out;
   out.config = config;
   out.tokenizer = work.tokenizer;
   ENGRAM_ASSIGN_OR_RETURN(out.hashing, make_memory_hashing(config, *work.tokenizer));
   torch::manual_seed(0);
-  out.model = Transformer(config);
+  if (work.scale.on_gpu()) {
+    out.model = make_on_gpu(config);
+  } else {
+    out.model = Transformer(config);
+  }
   out.model->eval();
   if (resident.empty()) return out;
   ENGRAM_ASSIGN_OR_RETURN(const auto source, open_table_source(env, resident));
@@ -116,7 +160,8 @@ Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig
 
 namespace {
 
-Status add_jobs(LLMEngine& engine, const std::vector<Job>& jobs, Status& failure) {
+Status add_jobs(const Server& server, const std::vector<Job>& jobs, Status& failure) {
+  LLMEngine& engine = *server.engine;
   for (size_t i = 0; i < jobs.size(); ++i) {
     GenerationRequest request;
     request.prompt = jobs[i].prompt;
@@ -124,6 +169,7 @@ Status add_jobs(LLMEngine& engine, const std::vector<Job>& jobs, Status& failure
     request.sampling.max_tokens = static_cast<int>(jobs[i].output.size());
     request.sampling.temperature = 0;
     request.sampling.ignore_eos = true;
+    request.memory_off = server.memory_off;
     ENGRAM_RETURN_IF_ERROR(engine.check(request));
     engine.add(i, std::move(request), [&failure](const GenerationEvent& event) {
       if (event.finish == FinishReason::kError && failure.ok()) failure = event.error;
@@ -134,20 +180,22 @@ Status add_jobs(LLMEngine& engine, const std::vector<Job>& jobs, Status& failure
 
 }  // namespace
 
-Result<std::vector<Measurement>> serve(std::span<LLMEngine* const> engines, const std::vector<Job>& jobs) {
+Result<std::vector<Measurement>> serve(const std::vector<Server>& servers, const std::vector<Job>& jobs) {
+  const bool on_gpu = torch::cuda::is_available();
   Status failure;
   std::vector<EngineMetrics> before;
-  for (LLMEngine* engine : engines) {
-    ENGRAM_RETURN_IF_ERROR(add_jobs(*engine, jobs, failure));
-    before.push_back(engine->metrics());
+  for (const Server& server : servers) {
+    ENGRAM_RETURN_IF_ERROR(add_jobs(server, jobs, failure));
+    before.push_back(server.engine->metrics());
   }
-  std::vector<double> seconds(engines.size());
-  const auto has_work = [](const LLMEngine* engine) { return engine->has_work(); };
-  for (size_t first = 0; std::ranges::any_of(engines, has_work); ++first) {
-    for (size_t turn = 0; turn < engines.size(); ++turn) {
-      const size_t at = (first + turn) % engines.size();  // each step begins with another
+  std::vector<double> seconds(servers.size());
+  const auto has_work = [](const Server& server) { return server.engine->has_work(); };
+  for (size_t first = 0; std::ranges::any_of(servers, has_work); ++first) {
+    for (size_t turn = 0; turn < servers.size(); ++turn) {
+      const size_t at = (first + turn) % servers.size();  // each step begins with another
       const double start = now_seconds();
-      if (engines[at]->has_work()) engines[at]->step();
+      if (has_work(servers[at])) servers[at].engine->step();
+      if (on_gpu) torch::cuda::synchronize();  // a step that samples nothing does not wait by itself
       seconds[at] += now_seconds() - start;
     }
   }
@@ -158,8 +206,8 @@ Result<std::vector<Measurement>> serve(std::span<LLMEngine* const> engines, cons
     tokens += static_cast<int64_t>(job.prompt.size() + job.output.size());
   }
   std::vector<Measurement> out;
-  for (size_t i = 0; i < engines.size(); ++i) {
-    const EngineMetrics after = engines[i]->metrics();
+  for (size_t i = 0; i < servers.size(); ++i) {
+    const EngineMetrics after = servers[i].engine->metrics();
     out.push_back({seconds[i], static_cast<double>(generated) / seconds[i],
                    (after.stall_seconds - before[i].stall_seconds) / seconds[i],
                    static_cast<double>(after.row_bytes - before[i].row_bytes) / static_cast<double>(tokens)});

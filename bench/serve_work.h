@@ -2,6 +2,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/serve_bench.h"
@@ -10,14 +11,21 @@
 
 namespace engram::bench {
 
+struct BackboneShape {
+  int hidden, intermediate, heads, kv_heads, head_dim, blocks;
+};
+
 // The paper: 512 sequences, both lengths uniform in [100, 1024], dense backbones of 4B and 8B.
 struct Scale {
   const char* name;
-  int hidden, intermediate, heads, kv_heads, head_dim;
-  int blocks[2];
-  int sequences, shortest, longest;
+  const char* device;
+  BackboneShape backbones[2];
+  int sequences, at_once;  // requests of a round; those that run at the same time
+  int shortest, longest;
   int row_dim;
   int64_t table_bytes;
+  int64_t kv_cache_bytes;  // of each engine
+  bool on_gpu() const { return std::string_view(device) == "cuda"; }
 };
 
 // A prompt and what is generated after it.
@@ -35,9 +43,10 @@ struct Workload {
 };
 Result<Workload> read_workload(Env& env, const ServeBenchOptions& options);
 
-// A dense model of the scale. engram: null for the bare backbone.
-ModelConfig backbone_config(const Workload& work, int blocks, const EngramConfig* engram);
-// Random weights. resident: a row file whose rows become the model's table, in bf16; "" for none.
+// A dense model of the scale. engram: null for the backbone alone.
+ModelConfig backbone_config(const Workload& work, const BackboneShape& shape, const EngramConfig* engram);
+// Random weights, on the scale's device. resident: a row file whose rows become the model's table, in bf16; "" for
+// none.
 Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig& config,
                                const std::string& resident = "");
 
@@ -46,8 +55,13 @@ struct Measurement {
   double tokens_per_second = 0;  // generated
   double stall_share = 0, bytes_per_token = 0;
 };
+// An engine, and whether its requests knock the memory out.
+struct Server {
+  LLMEngine* engine;
+  bool memory_off = false;
+};
 // Each engine serves all jobs at once. Engines take turns step by step, and the time of each is that of its steps: what
 // slows the machine for a while slows all of them.
-Result<std::vector<Measurement>> serve(std::span<LLMEngine* const> engines, const std::vector<Job>& jobs);
+Result<std::vector<Measurement>> serve(const std::vector<Server>& servers, const std::vector<Job>& jobs);
 
 }  // namespace engram::bench

@@ -6,9 +6,30 @@
 #include <unistd.h>
 
 #include <ctime>
+#include <filesystem>
 #include <fstream>
 
 namespace engram {
+
+namespace {
+
+// ", " and the first NVIDIA GPU's name and how many there are; empty without its driver.
+std::string gpu_description() {
+  std::error_code none;
+  std::string model;
+  int count = 0;
+  for (const auto& gpu : std::filesystem::directory_iterator("/proc/driver/nvidia/gpus", none)) {
+    std::ifstream information(gpu.path() / "information");
+    for (std::string line; std::getline(information, line);) {
+      const auto at = line.find_first_not_of(" \t", 6);
+      if (line.rfind("Model:", 0) == 0 && at != std::string::npos && count++ == 0) model = line.substr(at);
+    }
+  }
+  if (count == 0) return "";
+  return count == 1 ? ", " + model : fmt::format(", {} x {}", count, model);
+}
+
+}  // namespace
 
 std::string machine_description() {
   std::string model = "unknown processor";
@@ -25,7 +46,7 @@ std::string machine_description() {
                                                                   : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   const double gib = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE)) /
                      (1024.0 * 1024.0 * 1024.0);
-  return fmt::format("{}, {} cores, {:.1f} GiB", model, cores, gib);
+  return fmt::format("{}, {} cores, {:.1f} GiB{}", model, cores, gib, gpu_description());
 }
 
 int64_t peak_rss_bytes() {

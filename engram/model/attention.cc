@@ -22,7 +22,7 @@ double score_scale(const StepContext& context, const AttentionHeads& heads) {
 }
 
 void write_rows(torch::Tensor& cache, const PagedStep& step, const torch::Tensor& rows) {
-  cache.index_copy_(0, step.slots().to(cache.device()), rows.to(cache.scalar_type()));
+  cache.index_copy_(0, step.slots(), rows.to(cache.scalar_type()));
 }
 
 }  // namespace
@@ -161,8 +161,7 @@ void RotaryCache::grow(int64_t length, torch::Device device, torch::Dtype dtype)
 
 StepContext RotaryCache::at(const PagedStep& step, int64_t length, torch::Device device, torch::Dtype dtype) {
   grow(length, device, dtype);
-  const torch::Tensor positions = step.positions().to(device);
-  return {step, cos_.index_select(0, positions), sin_.index_select(0, positions), score_factor_};
+  return {step, cos_.index_select(0, step.positions()), sin_.index_select(0, step.positions()), score_factor_};
 }
 
 void RotaryCache::fill(AttentionContext& context, torch::Device device, torch::Dtype dtype) {

@@ -310,7 +310,7 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
     out.tables.push_back(
         std::make_unique<ResidentTable>(read_tensor(memory_file->tensors().at(table_name(out.config, layer)))));
   }
-  out.model->to(device);
+  out.model->place(device, device.is_cpu() ? torch::kFloat : torch::kBFloat16);
   out.model->eval();
   return out;
 }

@@ -51,6 +51,7 @@ struct LoadedModel {
 
 // path: a checkpoint directory, or a training OUTPUT (its `latest`). kNotFound, kDataLoss, kInvalidArgument.
 Result<std::string> resolve_checkpoint(Env& env, const std::string& path);
+// Weights are fp32 on the CPU and bf16 on a GPU.
 // with_tables false: `tables` stays empty, for tables that are read from elsewhere (step_memory.h).
 Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device = torch::kCPU,
                                bool with_tables = true);

@@ -1,5 +1,6 @@
 #include "engram/model/engram.h"
 
+#include "engram/model/norm.h"
 #include "engram/model/paged_ops.h"
 
 namespace engram {
@@ -17,7 +18,7 @@ EngramImpl::EngramImpl(const ModelConfig& config, int layer)
       dilation_(config.engram.max_ngram_size),
       gate_(config.engram_gate) {
   const int64_t out = (gated_streams_ + 1) * hidden_size_;
-  wkv_ = register_module("wkv", Weights(torch::randn({out, memory_dim_}) * config.initializer_range,
+  wkv_ = register_module("wkv", Weights(initial_weight({out, memory_dim_}, config.initializer_range),
                                         config.engram_proj_bias ? torch::zeros({out}) : torch::Tensor()));
   query_norm_ = register_module("query_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
   key_norm_ = register_module("key_norm", Weights(torch::ones({gated_streams_, hidden_size_})));

@@ -15,7 +15,7 @@ double logit(double p) { return std::log(p / (1.0 - p)); }
 // (fn u) * r: the norm is a factor per token, so it is applied after the product.
 torch::Tensor mixed_streams(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, double norm_eps) {
   torch::Tensor u = at_least_float(streams_Nnd.flatten(1));
-  return at::linear(u, fn) * torch::rsqrt(u.square().mean(-1, /*keepdim=*/true) + norm_eps);
+  return at::linear(u, fn.to(u.scalar_type())) * torch::rsqrt(u.square().mean(-1, /*keepdim=*/true) + norm_eps);
 }
 
 // sum_i weight_i x_i as one small matrix product per token.

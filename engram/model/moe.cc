@@ -44,7 +44,7 @@ Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const Rout
 
 struct MoeImpl::GateImpl : torch::nn::Module {
   GateImpl(int64_t experts, int64_t hidden_size, double std) {
-    weight = register_parameter("weight", torch::randn({experts, hidden_size}) * std);
+    weight = register_parameter("weight", initial_weight({experts, hidden_size}, std));
     e_score_correction_bias = register_buffer("e_score_correction_bias", torch::zeros({experts}));
   }
   torch::Tensor weight, e_score_correction_bias;
@@ -52,8 +52,8 @@ struct MoeImpl::GateImpl : torch::nn::Module {
 
 struct MoeImpl::ExpertsImpl : torch::nn::Module {
   ExpertsImpl(int64_t experts, int64_t hidden_size, int64_t width, double std) {
-    gate_up = register_parameter("gate_up", torch::randn({experts, 2 * width, hidden_size}) * std);
-    down = register_parameter("down", torch::randn({experts, hidden_size, width}) * std);
+    gate_up = register_parameter("gate_up", initial_weight({experts, 2 * width, hidden_size}, std));
+    down = register_parameter("down", initial_weight({experts, hidden_size, width}, std));
   }
   torch::Tensor gate_up, down;
 };
@@ -75,12 +75,12 @@ torch::Tensor MoeImpl::forward(const torch::Tensor& x_Nd) {
   {
     // A choice among experts is not a smooth function: in bf16 it would differ from the fp32 one.
     NoAutocast fp32;
-    torch::Tensor logits = at::linear(at_least_float(x_Nd), gate_->weight);
+    torch::Tensor logits = at::linear(at_least_float(x_Nd), at_least_float(gate_->weight));
     routing = route(logits, gate_->e_score_correction_bias, options_);
   }
   if (is_training()) {
     if (load_.device() != x_Nd.device()) load_ = load_.to(x_Nd.device());
-    load_ += at::bincount(routing.index.view({-1}), {}, load_.size(0));
+    load_ += count_choices(routing.index, load_.size(0));
   }
   torch::Tensor y = moe_experts(x_Nd, experts_->gate_up, experts_->down, routing.index, routing.weight);
   return shared_experts_ ? y + shared_experts_->forward(x_Nd) : y;

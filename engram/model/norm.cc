@@ -11,7 +11,7 @@ RmsNormImpl::RmsNormImpl(int64_t size, double eps) : eps_(eps) {
 torch::Tensor RmsNormImpl::forward(const torch::Tensor& x) { return rms_norm(x, weight, eps_); }
 
 LinearImpl::LinearImpl(int64_t in, int64_t out, double std) {
-  weight = register_parameter("weight", torch::randn({out, in}) * std);
+  weight = register_parameter("weight", initial_weight({out, in}, std));
 }
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) { return linear_rows(x, weight); }

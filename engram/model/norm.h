@@ -8,6 +8,11 @@
 
 namespace engram {
 
+// A fresh weight ~ N(0, std). std 0: nothing is drawn, the caller writes all of it (a large model, on its device).
+inline torch::Tensor initial_weight(torch::IntArrayRef sizes, double std) {
+  return std > 0 ? torch::randn(sizes) * std : torch::empty(sizes);
+}
+
 class RmsNormImpl : public torch::nn::Module {
  public:
   RmsNormImpl(int64_t size, double eps);

@@ -44,7 +44,7 @@ struct PagedRow {
 };
 inline PagedRow page_rows(const torch::Tensor& projected, torch::Tensor gates, const torch::Tensor& inv_value,
                           const torch::Tensor& memory_off, int64_t dim) {
-  if (memory_off.defined()) gates = gates.masked_fill(memory_off.to(gates.device()).unsqueeze(1), 0.0);
+  if (memory_off.defined()) gates = gates.masked_fill(memory_off.unsqueeze(1), 0.0);
   torch::Tensor value = projected.narrow(1, projected.size(1) - dim, dim);
   return {gates, at::cat({value, gates, gates * inv_value}, 1)};
 }

@@ -39,6 +39,9 @@ torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Ten
 torch::Tensor linear_cross_entropy_composed(const torch::Tensor& hidden, const torch::Tensor& weight,
                                             const torch::Tensor& targets, bool reduction_sum = false);
 
+// How often each of `experts` stands in topk_index: [experts] int64. Does not wait for a GPU.
+torch::Tensor count_choices(const torch::Tensor& topk_index, int64_t experts);
+
 // Routed SwiGLU experts, grouped by expert: y[n] = sum_j topk_weight[n,j] * expert_{topk_index[n,j]}(x[n]).
 //   x [N, d]; gate_up [E, 2f, d] (gate rows first); down [E, d, f]; topk_index [N, k] int64; topk_weight [N, k].
 // Differentiable in x, gate_up, down, topk_weight.

@@ -1,5 +1,7 @@
 // The composed forms: libtorch operators and nothing else, differentiable by autograd on every device and dtype.
 // Reduced precision inputs (bf16) are widened to fp32 for norms, gates and sums; results return in the input's dtype.
+#include <ATen/autocast_mode.h>
+
 #include <cmath>
 
 #include "engram/model/ops.h"
@@ -18,6 +20,13 @@ torch::Tensor normalized(const torch::Tensor& x, const torch::Tensor& weight, do
 bool can_group(const torch::Tensor& rows, const torch::Tensor& weight) {
   const int64_t unit = 16 / rows.element_size();
   return rows.scalar_type() != torch::kDouble && weight.size(1) % unit == 0 && weight.size(2) % unit == 0;
+}
+
+// Autocast knows the grouped product only on the CPU, where a kernel is used instead: the other devices' experts are
+// cast here.
+torch::Tensor autocast(const torch::Tensor& x) {
+  const c10::DeviceType device = x.device().type();
+  return at::autocast::is_autocast_enabled(device) ? x.to(at::autocast::get_autocast_dtype(device)) : x;
 }
 
 // Each expert's weight times its slice of the sorted rows.
@@ -68,18 +77,25 @@ torch::Tensor linear_cross_entropy_composed(const torch::Tensor& hidden, const t
   return reduction_sum ? sum : sum / valid.sum().clamp_min(1);
 }
 
-torch::Tensor moe_experts_composed(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
+torch::Tensor count_choices(const torch::Tensor& topk_index, int64_t experts) {
+  const torch::Tensor flat = topk_index.reshape({-1});
+  if (flat.is_cpu()) return at::bincount(flat, {}, experts);
+  return torch::zeros({experts}, flat.options()).scatter_add_(0, flat, torch::ones_like(flat));  // bincount would wait
+}
+
+torch::Tensor moe_experts_composed(const torch::Tensor& input, const torch::Tensor& gate_up, const torch::Tensor& down,
                                    const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
+  const torch::Tensor x = autocast(input);
   const int64_t n = topk_index.size(0), k = topk_index.size(1), experts = gate_up.size(0);
   torch::Tensor flat = topk_index.reshape({-1});
   torch::Tensor order = std::get<1>(flat.sort(/*stable=*/true, /*dim=*/0, /*descending=*/false));
   torch::Tensor rank = torch::empty_like(order).scatter_(0, order, torch::arange(n * k, order.options()));
-  torch::Tensor counts = torch::bincount(flat, {}, experts);
+  torch::Tensor counts = count_choices(flat, experts);
   torch::Tensor rows = x.unsqueeze(1).expand({n, k, x.size(1)}).reshape({n * k, x.size(1)}).index_select(0, order);
   torch::Tensor inner = swiglu_composed(expert_products(rows, gate_up.to(x.scalar_type()), counts));
   torch::Tensor out = expert_products(inner, down.to(x.scalar_type()), counts).index_select(0, rank);
   torch::Tensor wide = widen(out).view({n, k, x.size(1)});
-  return (wide * topk_weight.to(wide.scalar_type()).unsqueeze(-1)).sum(1).to(x.scalar_type());
+  return (wide * topk_weight.to(wide.scalar_type()).unsqueeze(-1)).sum(1).to(input.scalar_type());
 }
 
 torch::Tensor gather_rows_composed(const torch::Tensor& unique_rows, const torch::Tensor& index) {

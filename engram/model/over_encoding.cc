@@ -1,12 +1,13 @@
 #include "engram/model/over_encoding.h"
 
+#include "engram/model/norm.h"
 #include "engram/model/ops.h"
 
 namespace engram {
 
 OverEncodingImpl::OverEncodingImpl(const ModelConfig& config)
     : memory_dim_(config.engram.memory_dim()), rows_per_token_(config.engram.rows_per_token()) {
-  proj_ = register_module("proj", Weights(torch::randn({config.hidden_size, memory_dim_}) * config.initializer_range));
+  proj_ = register_module("proj", Weights(initial_weight({config.hidden_size, memory_dim_}, config.initializer_range)));
 }
 
 torch::Tensor OverEncodingImpl::forward(const torch::Tensor& embedding_BTd, const MemoryRows& rows) {
@@ -28,7 +29,7 @@ torch::Tensor OverEncodingImpl::step(const torch::Tensor& embedding_Nd, const to
               memory_Nm.sizes(), ", wanted [", step.num_tokens(), ", ", memory_dim_, "]");
   torch::Tensor memory = memory_Nm;
   if (step.memory_off().defined()) {
-    memory = memory.masked_fill(step.memory_off().to(memory.device()).unsqueeze(1), 0.0);
+    memory = memory.masked_fill(step.memory_off().unsqueeze(1), 0.0);
   }
   return (embedding_Nd + torch::linear(memory, proj_->weight)) * scale;
 }

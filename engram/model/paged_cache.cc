@@ -1,9 +1,11 @@
 #include "engram/model/paged_cache.h"
 
+#include <algorithm>
+
 namespace engram {
 
-PagedStep::PagedStep(std::vector<StepSequence> sequences, int64_t block_size)
-    : sequences_(std::move(sequences)), block_size_(block_size), first_{0} {
+PagedStep::PagedStep(std::vector<StepSequence> sequences, int64_t block_size, torch::Device device)
+    : sequences_(std::move(sequences)), block_size_(block_size), first_{0}, device_(device) {
   TORCH_CHECK(block_size_ > 0 && !sequences_.empty(), "paged step: got ", sequences_.size(), " sequences in blocks of ",
               block_size_, " tokens, wanted at least one of each");
   bool some_off = false;
@@ -26,6 +28,33 @@ PagedStep::PagedStep(std::vector<StepSequence> sequences, int64_t block_size)
     }
     if (sequences_[i].memory_off) memory_off_.narrow(0, first_[i], sequences_[i].count).fill_(true);
   }
+  if (device_.is_cpu()) return;
+  for (torch::Tensor* host : {&positions_, &slots_, &memory_off_}) {
+    if (host->defined()) *host = copy_ahead(*host, device_);
+  }
+  find_keys();
+}
+
+void PagedStep::find_keys() {
+  const auto count = static_cast<int64_t>(sequences_.size());
+  torch::Tensor query_ends = torch::zeros({count + 1}, torch::kInt), key_ends = torch::zeros({count + 1}, torch::kInt);
+  std::vector<int64_t> slots;
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    const int64_t length = sequences_[i].position + sequences_[i].count;
+    for (int64_t position = 0; position < length; ++position) slots.push_back(slot_of(i, position));
+    query_ends.mutable_data_ptr<int32_t>()[i + 1] = static_cast<int32_t>(first_[i + 1]);
+    key_ends.mutable_data_ptr<int32_t>()[i + 1] = static_cast<int32_t>(slots.size());
+    keys_.longest_query = std::max(keys_.longest_query, sequences_[i].count);
+    keys_.longest_key = std::max(keys_.longest_key, length);
+  }
+  keys_.slots = copy_ahead(torch::tensor(slots, torch::kLong), device_);
+  keys_.query_ends = copy_ahead(query_ends, device_);
+  keys_.key_ends = copy_ahead(key_ends, device_);
+}
+
+torch::Tensor copy_ahead(const torch::Tensor& host, torch::Device device) {
+  if (device.is_cpu()) return host;
+  return host.pin_memory().to(device, /*non_blocking=*/true);
 }
 
 int64_t PagedStep::slot_of(size_t sequence, int64_t position) const {
@@ -44,7 +73,7 @@ torch::Tensor PagedStep::tap_slots(int64_t taps, int64_t dilation) const {
       }
     }
   }
-  return out;
+  return copy_ahead(out, device_);
 }
 
 int64_t attention_row_width(const ModelConfig& c) {
@@ -57,12 +86,13 @@ int64_t memory_row_width(const ModelConfig& c) {
   return c.hidden_size + 2 * (c.engram_branch_gates ? c.hc_mult : 1);
 }
 
-PagedCache::PagedCache(const ModelConfig& config, int64_t num_blocks, int64_t block_size, torch::Device device)
+PagedCache::PagedCache(const ModelConfig& config, int64_t num_blocks, int64_t block_size, torch::Device device,
+                       torch::Dtype dtype)
     : num_blocks_(num_blocks), block_size_(block_size) {
   const int64_t slots = num_blocks * block_size;
   const auto options = torch::TensorOptions().dtype(torch::kFloat).device(device);
   for (int i = 0; i < config.num_hidden_layers; ++i) {
-    attention_.push_back(torch::zeros({slots, attention_row_width(config)}, options));
+    attention_.push_back(torch::zeros({slots, attention_row_width(config)}, options.dtype(dtype)));
   }
   if (memory_row_width(config) == 0) return;
   for (int i = 0; i < config.num_memory_layers(); ++i) {
@@ -70,9 +100,10 @@ PagedCache::PagedCache(const ModelConfig& config, int64_t num_blocks, int64_t bl
   }
 }
 
-int64_t PagedCache::bytes_per_token(const ModelConfig& config) {
+int64_t PagedCache::bytes_per_token(const ModelConfig& config, torch::Dtype dtype) {
   const int64_t layers = memory_row_width(config) > 0 ? config.num_memory_layers() : 0;
-  return 4 * (config.num_hidden_layers * attention_row_width(config) + layers * memory_row_width(config));
+  const auto attention = config.num_hidden_layers * attention_row_width(config);
+  return static_cast<int64_t>(torch::elementSize(dtype)) * attention + 4 * layers * memory_row_width(config);
 }
 
 }  // namespace engram

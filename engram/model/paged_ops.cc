@@ -41,11 +41,38 @@ void check_attend(const torch::Tensor& query, const torch::Tensor& cache, const 
               "attend_paged: the heads do not fit cached rows of ", cache.sizes());
 }
 
+// MLA's value is the front of its key: read as wide as the key, its columns beyond the value are dropped afterwards.
+int64_t flash_width(const PagedHeads& heads) { return std::max(heads.key_width, heads.value_width); }
+
+// What FlashAttention takes: halves on a GPU, heads of one width up to 256 in steps of 8.
+bool can_flash(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step, const PagedHeads& heads) {
+  const bool half = query.scalar_type() == torch::kBFloat16 || query.scalar_type() == torch::kHalf;
+  const int64_t width = flash_width(heads);
+  const bool one_width = heads.key_width == width && (heads.value_width == width || heads.kv_heads == 1);
+  return query.is_cuda() && step.keys().slots.defined() && half && cache.scalar_type() == query.scalar_type() &&
+         one_width && width % 8 == 0 && width <= 256 && heads.value_at + heads.kv_heads * width <= cache.size(1);
+}
+
+// The keys of all sequences are gathered back to back; one call attends to each sequence's own, the newest aligned.
+torch::Tensor attend_paged_flash(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
+                                 const PagedHeads& heads) {
+  const PagedKeys& keys = step.keys();
+  const int64_t width = flash_width(heads), columns = heads.kv_heads * width;
+  const torch::Tensor rows = cache.index_select(0, keys.slots);
+  const auto head_rows = [&](int64_t at) { return rows.narrow(1, at, columns).unflatten(1, {heads.kv_heads, width}); };
+  const torch::Tensor out = std::get<0>(at::_flash_attention_forward(
+      query.view({-1, heads.heads, width}), head_rows(heads.key_at), head_rows(heads.value_at), keys.query_ends,
+      keys.key_ends, keys.longest_query, keys.longest_key, /*dropout_p=*/0.0, /*is_causal=*/true,
+      /*return_debug_mask=*/false, heads.scale));
+  return out.narrow(2, 0, heads.value_width).reshape({query.size(0), -1});
+}
+
 }  // namespace
 
 torch::Tensor attend_paged(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
                            const PagedHeads& heads) {
   check_attend(query, cache, step, heads);
+  if (can_flash(query, cache, step, heads)) return attend_paged_flash(query, cache, step, heads);
   if (!internal::has_kernel(query)) return attend_paged_composed(query, cache, step, heads);
   const torch::Tensor q = internal::to_fp32(query);
   const int64_t group = heads.heads / heads.kv_heads, out_row = heads.heads * heads.value_width;
@@ -113,11 +140,11 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_composed(
   torch::Tensor square = value.square().mean(-1, /*keepdim=*/true);
   torch::Tensor inv_value = (gates.square() * square + options.conv_norm_eps).rsqrt();
   const internal::PagedRow paged = internal::page_rows(wide, gates, inv_value, step.memory_off(), dim);
-  cache.index_copy_(0, step.slots().to(cache.device()), paged.row);
+  cache.index_copy_(0, step.slots(), paged.row);
   torch::Tensor y = paged.gates.unsqueeze(-1) * value.unsqueeze(1);
   if (conv_weight.defined()) {
     const int64_t taps = conv_weight.size(1);
-    const torch::Tensor slots = step.tap_slots(taps, options.dilation).to(cache.device());
+    const torch::Tensor slots = step.tap_slots(taps, options.dilation);
     torch::Tensor rows = cache.index_select(0, slots.clamp_min(0).flatten()).view({n, taps, -1});
     torch::Tensor weight = rows.narrow(2, dim + streams, streams).masked_fill((slots < 0).unsqueeze(-1), 0.0);
     torch::Tensor normal = rows.narrow(2, 0, dim).unsqueeze(2) * weight.unsqueeze(-1);      // [N, taps, G, d]

@@ -1,7 +1,8 @@
 // The two operators that decode over pages (paged_cache.h): attention, and Engram's gates and convolution.
 //
-// Forward only. On CPU in fp32 they run kernels (kernels/paged_attention.h, kernels/paged_engram.h); elsewhere they are
-// composed of libtorch operators, which is also their oracle. Bad shapes throw c10::Error.
+// Forward only. On CPU in fp32 they run kernels (kernels/paged_attention.h, kernels/paged_engram.h); on a GPU in bf16
+// attention is libtorch's FlashAttention over the gathered rows; elsewhere they are composed of libtorch operators,
+// sequence by sequence, which is also their oracle. Bad shapes throw c10::Error.
 #pragma once
 #include <torch/torch.h>
 

@@ -5,9 +5,14 @@
 #include <functional>
 #include <thread>
 
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
 #include "engram/kernels/row_codec.h"
 #include "engram/model/ops.h"
 #include "engram/model/parallel.h"
+#include "engram/model/row_decoding.h"
 #include "engram/store/open.h"
 
 namespace engram {
@@ -72,10 +77,33 @@ bool may_be_resident(std::span<const std::string> placements) {
   return resident;
 }
 
+ServedTables::ServedTables(const LoadedModel& model)
+    : model_(&model),
+      device_(model.model->parameters().front().device()),
+      dtype_(model.model->parameters().front().scalar_type()) {
+  if (device_.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl guard(device_.type());
+  staging_ = guard.getStreamFromGlobalPool(device_, /*isHighPriority=*/true);
+}
+
+Result<std::unique_ptr<ServedTables>> ServedTables::create(const LoadedModel& model, const std::string& placement,
+                                                           std::vector<std::unique_ptr<RowStore>> stores,
+                                                           std::vector<RowFormat> formats) {
+  std::unique_ptr<ServedTables> out(new ServedTables(model));
+  const auto layers = static_cast<size_t>(model.config.num_memory_layers());
+  out->placements_.assign(layers, placement);
+  for (size_t layer = 0; layer < layers; ++layer) out->store_of_layer_.push_back(static_cast<int>(layer));
+  out->formats_ = std::move(formats);
+  ENGRAM_ASSIGN_OR_RETURN(MemoryPipeline pipeline,
+                          MemoryPipeline::create(model.hashing.map, model.hashing.hashers, std::move(stores),
+                                                 model.config.engram.layer_ids));
+  out->stores_ = std::make_unique<MemoryPipeline>(std::move(pipeline));
+  return out;
+}
+
 Result<std::unique_ptr<ServedTables>> ServedTables::open(Env& env, const LoadedModel& model,
                                                          std::span<const std::string> placements) {
-  std::unique_ptr<ServedTables> out(new ServedTables);
-  out->model_ = &model;
+  std::unique_ptr<ServedTables> out(new ServedTables(model));
   ENGRAM_ASSIGN_OR_RETURN(out->placements_, place_layers(model.config, placements));
   ENGRAM_RETURN_IF_ERROR(out->open_stores(env));
   for (size_t layer = 0; layer < out->placements_.size(); ++layer) {
@@ -186,6 +214,7 @@ struct Chunks {
 StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) const {
   StepMemory out;
   out.tables_ = this;
+  out.overlap_ = overlap;
   out.sequences_ = std::move(sequences);
   out.failures_.resize(out.sequences_.size());
   for (const StepTokens& s : out.sequences_) {
@@ -203,18 +232,23 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
     }
   }
   if (!stores_ || out.num_read_ == 0) return out;
-  const Chunks chunks(out.sequences_, model_->config.engram.max_ngram_size,
-                      [this](const StepTokens& s) { return canonical_before(s); });
   std::vector<std::span<std::byte>> spans;
   for (int i = 0; i < stores_->num_layers(); ++i) {
     const int64_t size =
         out.num_read_ * stores_->rows_per_token() * static_cast<int64_t>(stores_->store(i).row_bytes());
-    out.bytes_of_.push_back(torch::empty({size}, torch::kUInt8));
+    const auto bytes = torch::TensorOptions().dtype(torch::kUInt8).pinned_memory(!device_.is_cpu());
+    out.bytes_of_.push_back(torch::empty({size}, bytes));
     spans.emplace_back(reinterpret_cast<std::byte*>(out.bytes_of_.back().mutable_data_ptr<uint8_t>()),
                        static_cast<size_t>(size));
     out.bytes_ += size;
   }
-  out.read_ = std::make_unique<MemoryRead>(value_or_throw(stores_->read(chunks.chunks, spans)));
+  if (overlap && !device_.is_cpu()) {
+    // The tokens that the spans name, and the buffers, stay where they are for as long as `out` lives, moved or not.
+    out.starting_ =
+        std::async(std::launch::async, [this, spans, tokens = out.sequences_] { return start_read(tokens, spans); });
+    return out;
+  }
+  out.read_ = std::make_unique<MemoryRead>(start_read(out.sequences_, spans));
   if (overlap) return out;
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < stores_->num_layers(); ++i) {
@@ -222,6 +256,13 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
   }
   out.stall_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return out;
+}
+
+MemoryRead ServedTables::start_read(std::span<const StepTokens> sequences,
+                                    std::span<const std::span<std::byte>> out) const {
+  const Chunks chunks(sequences, model_->config.engram.max_ngram_size,
+                      [this](const StepTokens& s) { return canonical_before(s); });
+  return value_or_throw(stores_->read(chunks.chunks, out));
 }
 
 void ServedTables::prefetch(std::span<const StepTokens> sequences) const {
@@ -235,17 +276,19 @@ torch::Tensor StepMemory::rows(int memory_layer) {
   const ModelConfig& config = tables_->model_->config;
   const size_t layer = static_cast<size_t>(memory_layer);
   const int64_t width = config.engram.memory_dim();
+  const bool on_host = tables_->device_.is_cpu();
+  const auto options = torch::TensorOptions().device(tables_->device_).dtype(on_host ? torch::kFloat : tables_->dtype_);
   torch::Tensor dense;
   if (const int store = tables_->store_of_layer_[layer]; store >= 0) {
     dense = stored_rows(memory_layer, static_cast<size_t>(store));
   } else if (tables_->placements_[layer] == kConstant) {
-    dense = torch::full({num_read_, width}, 0.1f);
+    dense = torch::full({num_read_, width}, 0.1f, options);
   } else {
     const MemoryRows gathered = tables_->model_->tables[layer]->gather(row_ids_[layer], 1, num_read_);
-    dense = gather_rows(gathered.unique_rows, gathered.index).view({num_read_, width});
+    dense = gather_rows(gathered.unique_rows, gathered.index).view({num_read_, width}).to(options);
   }
   if (num_read_ == num_tokens_) return dense;
-  torch::Tensor all = torch::zeros({num_tokens_, width});
+  torch::Tensor all = torch::zeros({num_tokens_, width}, options);
   int64_t from = 0, to = 0;
   for (const StepTokens& s : sequences_) {
     const auto count = static_cast<int64_t>(s.tokens.size());
@@ -259,10 +302,41 @@ torch::Tensor StepMemory::rows(int memory_layer) {
 }
 
 torch::Tensor StepMemory::stored_rows(int memory_layer, size_t store) {
+  wait(memory_layer, store);
+  return tables_->device_.is_cpu() ? decode_on_host(store) : decode_on_device(store);
+}
+
+void StepMemory::wait(int memory_layer, size_t store) {
   const auto start = std::chrono::steady_clock::now();
+  if (starting_.valid()) read_ = std::make_unique<MemoryRead>(starting_.get());
   const Status status = read_->wait(static_cast<int>(store));
   stall_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!status.ok()) reread(memory_layer, store);
+}
+
+torch::Tensor StepMemory::decode_on_device(size_t store) const {
+  const torch::Device device = tables_->device_;
+  const RowFormat& format = tables_->formats_[store];
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  const c10::Stream model_stream = guard.getStream(device);
+  // Without overlap the model's own stream copies, as an engine would that has no other.
+  const c10::Stream stream = overlap_ ? *tables_->staging_ : model_stream;
+  torch::Tensor out;
+  {
+    const c10::StreamGuard on_stream(stream);
+    const torch::Tensor bytes = bytes_of_[store].to(device, /*non_blocking=*/true).view({-1, format.row_bytes()});
+    out = decode_rows_composed(format, bytes, tables_->dtype_).view({num_read_, -1});
+    zero_failed(out);
+  }
+  if (!overlap_) return out;
+  c10::Event decoded(device.type());
+  decoded.record(stream);
+  decoded.block(model_stream);
+  out.record_stream(model_stream);  // its memory is not reused before the model has read it
+  return out;
+}
+
+torch::Tensor StepMemory::decode_on_host(size_t store) const {
   const RowFormat& format = tables_->formats_[store];
   const int64_t count = num_read_ * tables_->stores_->rows_per_token();
   torch::Tensor out = torch::empty({num_read_, tables_->model_->config.engram.memory_dim()});
@@ -272,15 +346,19 @@ torch::Tensor StepMemory::stored_rows(int memory_layer, size_t store) {
     decode_rows(format, from + static_cast<size_t>(begin) * stride, stride, end - begin,
                 out.mutable_data_ptr<float>() + begin * format.width);
   });
-  // A sequence whose rows could not be read goes on with zeros, so that the others' step is whole.
+  zero_failed(out);
+  return out;
+}
+
+// A sequence whose rows could not be read goes on with zeros, so that the others' step is whole.
+void StepMemory::zero_failed(torch::Tensor& rows) const {
   int64_t at = 0;
   for (size_t i = 0; i < sequences_.size(); ++i) {
     if (sequences_[i].memory_off) continue;
     const auto tokens = static_cast<int64_t>(sequences_[i].tokens.size());
-    if (!failures_[i].ok()) out.narrow(0, at, tokens).zero_();
+    if (!failures_[i].ok()) rows.narrow(0, at, tokens).zero_();
     at += tokens;
   }
-  return out;
 }
 
 // One read serves all sequences of a step; after an error each is read alone, so that only those fail that must.

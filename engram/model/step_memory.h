@@ -2,6 +2,8 @@
 //
 // Row ids depend on tokens alone, so begin() hashes and starts every read before the model runs; rows() waits only
 // where a layer needs its rows, then decodes them. How long it waited is measured.
+// A model on a GPU gets its rows without waiting for the GPU: they are read into memory that it can copy from, by a
+// thread of their own; copy and decoding run on a stream of their own, which the model's waits for where it needs them.
 // A placement says where a layer's table is:
 //   resident       in this process, as the checkpoint has it
 //   constant       nowhere: every token gets one and the same row. What the arithmetic costs without the traffic
@@ -10,7 +12,9 @@
 #include <torch/torch.h>
 
 #include <chrono>
+#include <future>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,8 +41,8 @@ bool may_be_resident(std::span<const std::string> placements);
 // Move-only; one thread; waits for its reads when destroyed. ServedTables outlives it.
 class StepMemory {
  public:
-  // [N, R*d_row] fp32 on the CPU. A sequence whose rows cannot be read gets zeros, and its entry of failures() says
-  // why.
+  // [N, R*d_row] on the model's device and, but for fp32 on the CPU, in its dtype. A sequence whose rows cannot be read
+  // gets zeros, and its entry of failures() says why.
   torch::Tensor rows(int memory_layer);
   // One per sequence, ok unless a read of it failed.
   const std::vector<Status>& failures() const { return failures_; }
@@ -48,6 +52,10 @@ class StepMemory {
  private:
   friend class ServedTables;
   torch::Tensor stored_rows(int memory_layer, size_t store);
+  torch::Tensor decode_on_host(size_t store) const;
+  torch::Tensor decode_on_device(size_t store) const;
+  void zero_failed(torch::Tensor& rows) const;
+  void wait(int memory_layer, size_t store);
   void reread(int memory_layer, size_t store);
 
   const ServedTables* tables_ = nullptr;
@@ -56,7 +64,9 @@ class StepMemory {
   std::vector<std::vector<int64_t>> row_ids_;  // [layers] for resident ones
   std::vector<torch::Tensor> bytes_of_;        // [stores] uint8
   std::vector<Status> failures_;
+  bool overlap_ = true;
   std::unique_ptr<MemoryRead> read_;  // behind the buffers it writes to
+  std::future<MemoryRead> starting_;  // what becomes read_, while another thread starts it
   double stall_seconds_ = 0;
   int64_t bytes_ = 0;
 };
@@ -69,6 +79,10 @@ class ServedTables {
   // width); and what opening a store says.
   static Result<std::unique_ptr<ServedTables>> open(Env& env, const LoadedModel& model,
                                                     std::span<const std::string> placements);
+  // The same over stores that the caller made, one per memory layer, in `formats`; `placement` is what they are called.
+  static Result<std::unique_ptr<ServedTables>> create(const LoadedModel& model, const std::string& placement,
+                                                      std::vector<std::unique_ptr<RowStore>> stores,
+                                                      std::vector<RowFormat> formats);
 
   // overlap false: waits for all reads here, as an engine without prefetching would.
   StepMemory begin(std::vector<StepTokens> sequences, bool overlap = true) const;
@@ -85,11 +99,15 @@ class ServedTables {
 
  private:
   friend class StepMemory;
-  ServedTables() = default;
+  explicit ServedTables(const LoadedModel& model);
   std::vector<int32_t> canonical_before(const StepTokens& sequence) const;
+  MemoryRead start_read(std::span<const StepTokens> sequences, std::span<const std::span<std::byte>> out) const;
   Status open_stores(Env& env);
 
-  const LoadedModel* model_ = nullptr;
+  const LoadedModel* model_;
+  torch::Device device_;                    // of the model
+  torch::Dtype dtype_;                      // of the model's weights
+  std::optional<c10::Stream> staging_;      // of copies and decoding; none on the CPU
   std::vector<std::string> placements_;     // [layers]
   std::vector<int> store_of_layer_;         // [layers] position in the pipeline, -1: none
   std::vector<RowFormat> formats_;          // [stores]

@@ -126,7 +126,7 @@ TORCH_MODULE(Block);
 struct DecoderImpl : torch::nn::Module {
   explicit DecoderImpl(const ModelConfig& c) {
     embed_tokens =
-        register_module("embed_tokens", Weights(torch::randn({c.vocab_size, c.hidden_size}) * c.initializer_range));
+        register_module("embed_tokens", Weights(initial_weight({c.vocab_size, c.hidden_size}, c.initializer_range)));
     if (c.memory == MemoryKind::kOverEncoding) over_encoding = register_module("over_encoding", OverEncoding(c));
     torch::nn::ModuleList list;
     for (int i = 0; i < c.num_hidden_layers; ++i) {
@@ -297,6 +297,12 @@ torch::Tensor TransformerImpl::step(const StepInput& input) {
     if (input.gates != nullptr && reads) input.gates->push_back(gates);
   }
   return decoder.norm(hyper ? decoder.hc_head(x) : x);
+}
+
+void TransformerImpl::place(torch::Device device, torch::Dtype dtype) {
+  const torch::NoGradGuard no_grad;
+  for (torch::Tensor& parameter : parameters()) parameter.set_data(parameter.to(device, dtype));
+  for (torch::Tensor& buffer : buffers()) buffer.set_data(buffer.to(device));
 }
 
 torch::Tensor TransformerImpl::logits(const torch::Tensor& hidden_BTd) {

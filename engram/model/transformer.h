@@ -74,6 +74,9 @@ class TransformerImpl : public torch::nn::Module {
   // Per Engram layer: mean gate of the last forward in training mode.
   std::vector<double> gate_means() const;
 
+  // Moves the model for inference. Parameters get the dtype; routing biases, which are sums of small steps, stay fp32.
+  void place(torch::Device device, torch::Dtype dtype);
+
   const ModelConfig& config() const { return config_; }
 
  private:

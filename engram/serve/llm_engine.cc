@@ -47,8 +47,10 @@ EngineInfo make_info(const LoadedModel& model, const EngineOptions& options, con
 }
 
 // Pages for the bytes given, but not more than all sequences at their longest need.
-Result<int64_t> count_blocks(const ModelConfig& config, const EngineOptions& options) {
-  const int64_t block_bytes = PagedCache::bytes_per_token(config) * options.block_size;
+Result<int64_t> count_blocks(const LoadedModel& model, const EngineOptions& options) {
+  const ModelConfig& config = model.config;
+  const int64_t block_bytes =
+      PagedCache::bytes_per_token(config, page_dtype(model.model->parameters().front())) * options.block_size;
   const int64_t longest = (config.max_position_embeddings + options.block_size - 1) / options.block_size;
   const int64_t blocks = std::min(options.kv_cache_bytes / block_bytes, longest * options.scheduler.max_sequences);
   if (blocks < longest) {
@@ -57,6 +59,12 @@ Result<int64_t> count_blocks(const ModelConfig& config, const EngineOptions& opt
                               options.kv_cache_bytes, longest * block_bytes, config.max_position_embeddings));
   }
   return blocks;
+}
+
+// What is sampled, unless the request says what comes.
+int32_t next_token(const Sequence& sequence, int32_t sampled) {
+  const auto at = static_cast<size_t>(sequence.num_generated());
+  return at < sequence.request.forced.size() ? sequence.request.forced[at] : sampled;
 }
 
 }  // namespace
@@ -93,12 +101,19 @@ Status EngineOptions::validate() const {
 
 Result<std::unique_ptr<LLMEngine>> LLMEngine::create(Env& env, const LoadedModel& model, const EngineOptions& options) {
   ENGRAM_RETURN_IF_ERROR(options.validate());
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t blocks, count_blocks(model.config, options));
+  ENGRAM_RETURN_IF_ERROR(count_blocks(model, options).status());  // before a table is read
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ServedTables> tables, ServedTables::open(env, model, options.tables));
+  return create(model, options, std::move(tables));
+}
+
+Result<std::unique_ptr<LLMEngine>> LLMEngine::create(const LoadedModel& model, const EngineOptions& options,
+                                                     std::shared_ptr<const ServedTables> tables) {
+  ENGRAM_RETURN_IF_ERROR(options.validate());
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t blocks, count_blocks(model, options));
   return std::unique_ptr<LLMEngine>(new LLMEngine(model, options, std::move(tables), blocks));
 }
 
-LLMEngine::LLMEngine(const LoadedModel& model, const EngineOptions& options, std::unique_ptr<ServedTables> tables,
+LLMEngine::LLMEngine(const LoadedModel& model, const EngineOptions& options, std::shared_ptr<const ServedTables> tables,
                      int64_t num_blocks)
     : model_(model),
       options_(options),
@@ -171,34 +186,22 @@ void LLMEngine::step() {
     scheduler_.advance(chunks[i]);
     if (!samples) continue;
     ++sampled;
-    accept(sequence, output.logits[i]);
+    accept(sequence, output.logits[i], output.likeliest[i]);
   }
   metrics_.last_batch = static_cast<int64_t>(chunks.size());
   count_step(output, seconds_since(start), sampled);
 }
 
-void LLMEngine::accept(Sequence& sequence, std::span<float> logits) {
+void LLMEngine::accept(Sequence& sequence, std::span<float> logits, std::optional<int32_t> likeliest) {
   Running& running = *requests_.at(sequence.id);
   const SamplingParams& sampling = sequence.request.sampling;
-  if (!std::ranges::all_of(logits, [](float x) { return std::isfinite(x); })) {
+  const bool finite =
+      likeliest ? *likeliest >= 0 : std::ranges::all_of(logits, [](float x) { return std::isfinite(x); });
+  if (!finite) {
     return end(sequence.id, FinishReason::kError, Status(StatusCode::kInternal, "the model's logits are not finite"));
   }
   GenerationEvent event;
-  // Log probabilities are the model's own, before penalties and temperature.
-  std::vector<float> own;
-  if (sampling.logprobs >= 0) own.assign(logits.begin(), logits.end());
-  if (running.penalties.any()) {
-    apply_penalties(running.penalties, sequence.tokens, static_cast<size_t>(sequence.num_prompt()), logits);
-  }
-  event.token = running.sampler.sample(logits);
-  const auto& forced = sequence.request.forced;
-  if (const auto at = static_cast<size_t>(sequence.num_generated()); at < forced.size()) event.token = forced[at];
-  if (sampling.logprobs >= 0) {
-    event.logprob = TokenLogprob{event.token, log_probability(own, event.token)};
-    for (const auto& [token, logprob] : top_log_probabilities(own, sampling.logprobs)) {
-      event.top_logprobs.push_back({token, logprob});
-    }
-  }
+  event.token = likeliest ? next_token(sequence, *likeliest) : sample(running, logits, event);
   sequence.tokens.push_back(event.token);
   const bool at_eos = event.token == model_.special.eos && !sampling.ignore_eos;
   event.text = running.text.push(event.token);
@@ -215,6 +218,22 @@ void LLMEngine::accept(Sequence& sequence, std::span<float> logits) {
   event.trace = std::move(running.trace);
   running.trace.clear();
   emit(running, std::move(event));
+}
+
+// Log probabilities are the model's own, before penalties and temperature.
+int32_t LLMEngine::sample(Running& running, std::span<float> logits, GenerationEvent& event) {
+  const Sequence& sequence = running.sequence;
+  const int count = sequence.request.sampling.logprobs;
+  std::vector<float> own;
+  if (count >= 0) own.assign(logits.begin(), logits.end());
+  if (running.penalties.any()) {
+    apply_penalties(running.penalties, sequence.tokens, static_cast<size_t>(sequence.num_prompt()), logits);
+  }
+  const int32_t token = next_token(sequence, running.sampler.sample(logits));
+  if (count < 0) return token;
+  event.logprob = TokenLogprob{token, log_probability(own, token)};
+  for (const auto& [other, logprob] : top_log_probabilities(own, count)) event.top_logprobs.push_back({other, logprob});
+  return token;
 }
 
 void LLMEngine::emit(Running& running, GenerationEvent event) {

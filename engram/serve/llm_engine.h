@@ -40,6 +40,9 @@ class LLMEngine {
   // `model` outlives it. kInvalidArgument: options, placements; kResourceExhausted: a page cache too small for one
   // sequence of max_position_embeddings.
   static Result<std::unique_ptr<LLMEngine>> create(Env& env, const LoadedModel& model, const EngineOptions& options);
+  // Over tables that several engines share; options.tables says nothing.
+  static Result<std::unique_ptr<LLMEngine>> create(const LoadedModel& model, const EngineOptions& options,
+                                                   std::shared_ptr<const ServedTables> tables);
   ~LLMEngine();
 
   // kInvalidArgument: a request that cannot be served. Any thread.
@@ -58,10 +61,11 @@ class LLMEngine {
 
  private:
   struct Running;  // what the engine knows of a request beside its Sequence
-  LLMEngine(const LoadedModel& model, const EngineOptions& options, std::unique_ptr<ServedTables> tables,
+  LLMEngine(const LoadedModel& model, const EngineOptions& options, std::shared_ptr<const ServedTables> tables,
             int64_t num_blocks);
-  // A sequence's logits are there: samples its next token and tells the client.
-  void accept(Sequence& sequence, std::span<float> logits);
+  // A sequence's logits are there, or its likeliest token: samples its next one and tells the client.
+  void accept(Sequence& sequence, std::span<float> logits, std::optional<int32_t> likeliest);
+  int32_t sample(Running& running, std::span<float> logits, GenerationEvent& event);
   // Takes a sequence out and tells its client why.
   void end(uint64_t id, FinishReason reason, const Status& error);
   void emit(Running& running, GenerationEvent event);
@@ -70,7 +74,7 @@ class LLMEngine {
   const LoadedModel& model_;
   EngineOptions options_;
   EngineInfo info_;
-  std::unique_ptr<ServedTables> tables_;
+  std::shared_ptr<const ServedTables> tables_;
   BlockManager blocks_;
   Scheduler scheduler_;
   ModelRunner runner_;

@@ -5,13 +5,13 @@
 namespace engram {
 namespace {
 
-PagedStep make_step(std::span<const ScheduledChunk> chunks, int64_t block_size) {
+PagedStep make_step(std::span<const ScheduledChunk> chunks, int64_t block_size, torch::Device device) {
   std::vector<StepSequence> sequences;
   for (const ScheduledChunk& chunk : chunks) {
     const Sequence& s = *chunk.sequence;
     sequences.push_back({s.num_computed, chunk.count, s.block_table, s.request.memory_off});
   }
-  return PagedStep(std::move(sequences), block_size);
+  return PagedStep(std::move(sequences), block_size, device);
 }
 
 StepTokens step_tokens(const ScheduledChunk& chunk) {
@@ -28,7 +28,7 @@ torch::Tensor token_tensor(std::span<const ScheduledChunk> chunks, int64_t num_t
     const StepTokens part = step_tokens(chunk);
     to = std::copy(part.tokens.begin(), part.tokens.end(), to);
   }
-  return tokens.to(device);
+  return copy_ahead(tokens, device);
 }
 
 }  // namespace
@@ -38,7 +38,7 @@ ModelRunner::ModelRunner(const LoadedModel& model, const ServedTables& tables, i
     : model_(model),
       tables_(tables),
       device_(model.model->parameters().front().device()),
-      cache_(model.config, num_blocks, block_size, device_),
+      cache_(model.config, num_blocks, block_size, device_, page_dtype(model.model->parameters().front())),
       overlap_reads_(overlap_reads) {}
 
 StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<const UpcomingTokens> upcoming) {
@@ -48,7 +48,7 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   StepMemory memory = tables_.begin(std::move(tokens), overlap_reads_);  // rows are on their way from here
   if (overlap_reads_ && !upcoming.empty()) prefetch(upcoming);
 
-  const PagedStep step = make_step(chunks, cache_.block_size());
+  const PagedStep step = make_step(chunks, cache_.block_size(), device_);
   Transformer transformer = model_.model;
   std::vector<torch::Tensor> gates;
   const bool traced =
@@ -57,7 +57,7 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   input.tokens = token_tensor(chunks, step.num_tokens(), device_);
   input.step = &step;
   input.cache = &cache_;
-  input.memory = [&](int layer) { return memory.rows(layer).to(device_, /*non_blocking=*/true); };
+  input.memory = [&](int layer) { return memory.rows(layer); };
   input.gates = traced ? &gates : nullptr;
   const torch::Tensor hidden = transformer->step(input);
 
@@ -70,20 +70,45 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   out.stall_seconds = memory.stall_seconds();
   out.row_bytes = memory.bytes();
   out.logits.resize(chunks.size());
+  out.likeliest.resize(chunks.size());
   out.traces.resize(chunks.size());
   if (!last.empty()) {
-    const torch::Tensor rows = hidden.index_select(0, torch::tensor(last, torch::kLong).to(device_));
-    logits_ = transformer->logits(rows).to(torch::kCPU, torch::kFloat).contiguous();
+    const torch::Tensor rows = hidden.index_select(0, copy_ahead(torch::tensor(last, torch::kLong), device_));
+    read_logits(chunks, transformer->logits(rows), out);
   }
-  int64_t row = 0;
   for (size_t i = 0; i < chunks.size(); ++i) {
-    if (chunks[i].samples()) {
-      const int64_t width = logits_.size(1);
-      out.logits[i] = {logits_.mutable_data_ptr<float>() + row++ * width, static_cast<size_t>(width)};
-    }
     if (chunks[i].sequence->request.trace) out.traces[i] = trace(chunks[i], step.first_token(i), gates);
   }
   return out;
+}
+
+// The step's one wait for a GPU: its tokens must be known before the next step's rows can be.
+void ModelRunner::read_logits(std::span<const ScheduledChunk> chunks, const torch::Tensor& logits, StepOutput& out) {
+  std::vector<size_t> whole, alone;  // chunks whose logits are read, and those whose likeliest token is
+  std::vector<int64_t> whole_rows, alone_rows;
+  int64_t row = 0;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if (!chunks[i].samples()) continue;
+    const bool only = !logits.is_cpu() && chunks[i].sequence->request.sampling.wants_likeliest_only();
+    (only ? alone : whole).push_back(i);
+    (only ? alone_rows : whole_rows).push_back(row++);
+  }
+  if (!alone.empty()) {
+    const torch::Tensor finite = logits.isfinite().all(-1);
+    const torch::Tensor best = logits.argmax(-1).masked_fill(finite.logical_not(), -1).to(torch::kCPU);
+    for (size_t i = 0; i < alone.size(); ++i) {
+      out.likeliest[alone[i]] = static_cast<int32_t>(best.const_data_ptr<int64_t>()[alone_rows[i]]);
+    }
+  }
+  if (whole.empty()) return;
+  const torch::Tensor rows =
+      alone.empty() ? logits : logits.index_select(0, copy_ahead(torch::tensor(whole_rows, torch::kLong), device_));
+  logits_ = rows.to(torch::kCPU, torch::kFloat).contiguous();
+  const int64_t width = logits_.size(1);
+  for (size_t i = 0; i < whole.size(); ++i) {
+    float* from = logits_.mutable_data_ptr<float>() + static_cast<int64_t>(i) * width;
+    out.logits[whole[i]] = {from, static_cast<size_t>(width)};
+  }
 }
 
 void ModelRunner::prefetch(std::span<const UpcomingTokens> upcoming) const {

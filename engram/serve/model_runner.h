@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engram/model/step_memory.h"
@@ -11,8 +12,10 @@
 namespace engram {
 
 struct StepOutput {
-  // For each chunk, in order: logits [V] of its last token when it samples, else empty. Valid until the next run().
+  // For each chunk, in order, when it samples: logits [V] of its last token, valid until the next run(); or, from a
+  // GPU and where that is all its request wants, the likeliest token alone: -1 when the logits are not finite.
   std::vector<std::span<float>> logits;
+  std::vector<std::optional<int32_t>> likeliest;
   std::vector<Status> failures;                 // for each chunk: its rows could not be read
   std::vector<std::vector<TokenTrace>> traces;  // for each chunk whose request wants one: its tokens
   double stall_seconds = 0;                     // waiting for rows
@@ -29,6 +32,7 @@ class ModelRunner {
   StepOutput run(std::span<const ScheduledChunk> chunks, std::span<const UpcomingTokens> upcoming = {});
 
  private:
+  void read_logits(std::span<const ScheduledChunk> chunks, const torch::Tensor& logits, StepOutput& out);
   void prefetch(std::span<const UpcomingTokens> upcoming) const;
   std::vector<TokenTrace> trace(const ScheduledChunk& chunk, int64_t first_token,
                                 const std::vector<torch::Tensor>& gates) const;

@@ -32,4 +32,9 @@ Status SamplingParams::validate() const {
   return Status();
 }
 
+bool SamplingParams::wants_likeliest_only() const {
+  const bool plain = repetition_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0;
+  return temperature == 0.0 && plain && logprobs < 0;
+}
+
 }  // namespace engram

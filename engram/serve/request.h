@@ -26,6 +26,8 @@ struct SamplingParams {
   int logprobs = -1;              // the chosen token's and those of the n likeliest; -1: none
   bool ignore_eos = false;
   Status validate() const;  // kInvalidArgument: names the field, got, wanted
+  // The next token is the likeliest one, and nothing else of its logits is asked for.
+  bool wants_likeliest_only() const;
 };
 
 struct GenerationRequest {

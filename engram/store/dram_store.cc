@@ -29,13 +29,11 @@ void gather_rows(const std::byte* rows, size_t row_bytes, std::span<const int64_
 }
 
 // Rows [begin, end) of the table into `rows`, a piece at a time.
-Status load_rows(const RowFileReader& reader, int table_index, int64_t begin, int64_t end, std::byte* rows) {
-  const int64_t row_bytes = reader.info().tables[static_cast<size_t>(table_index)].row_bytes;
+Status fill_rows(const DramStore::Fill& fill, int64_t row_bytes, int64_t begin, int64_t end, std::byte* rows) {
   const int64_t step = std::max<int64_t>(1, (int64_t{4} << 20) / row_bytes);
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
-    const std::span<std::byte> out{rows + row * row_bytes, static_cast<size_t>(count * row_bytes)};
-    ENGRAM_RETURN_IF_ERROR(reader.read_rows(table_index, row, count, out));
+    ENGRAM_RETURN_IF_ERROR(fill(row, count, {rows + row * row_bytes, static_cast<size_t>(count * row_bytes)}));
   }
   return {};
 }
@@ -45,11 +43,18 @@ Status load_rows(const RowFileReader& reader, int table_index, int64_t begin, in
 Result<std::unique_ptr<DramStore>> DramStore::open(Env& env, const std::string& path, int layer_id, int threads) {
   ENGRAM_ASSIGN_OR_RETURN(const RowFileReader reader, RowFileReader::open(env, path));
   ENGRAM_ASSIGN_OR_RETURN(const int table_index, reader.info().find_layer(layer_id));
+  const auto read = [&](int64_t first, int64_t count, std::span<std::byte> rows) {
+    return reader.read_rows(table_index, first, count, rows);
+  };
+  return create(reader.info().tables[static_cast<size_t>(table_index)], read, path, threads);
+}
+
+Result<std::unique_ptr<DramStore>> DramStore::create(const RowTable& table, const Fill& fill, const std::string& name,
+                                                     int threads) {
   std::unique_ptr<DramStore> store(new DramStore);
-  store->table_ = reader.info().tables[static_cast<size_t>(table_index)];
-  const RowTable& table = store->table_;
+  store->table_ = table;
   ENGRAM_ASSIGN_OR_RETURN(store->rows_,
-                          HugeMemory::allocate(static_cast<size_t>(table.num_rows * table.row_bytes), path.c_str()));
+                          HugeMemory::allocate(static_cast<size_t>(table.num_rows * table.row_bytes), name.c_str()));
   std::byte* rows = store->rows_.bytes().data();
   const int64_t parts = threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
   std::vector<Status> results(static_cast<size_t>(parts));
@@ -58,7 +63,7 @@ Result<std::unique_ptr<DramStore>> DramStore::open(Env& env, const std::string& 
     workers.emplace_back([&, part] {
       const int64_t share = table.num_rows / parts, extra = table.num_rows % parts;
       const int64_t begin = part * share + std::min(part, extra), end = begin + share + (part < extra ? 1 : 0);
-      results[static_cast<size_t>(part)] = load_rows(reader, table_index, begin, end, rows);
+      results[static_cast<size_t>(part)] = fill_rows(fill, table.row_bytes, begin, end, rows);
     });
   }
   for (std::thread& worker : workers) worker.join();

@@ -2,6 +2,7 @@
 // MappedStore: the same rows through a mapping of the file.
 #pragma once
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +19,11 @@ class DramStore final : public RowStore {
  public:
   // threads: that load; 0 is one per core. kResourceExhausted: the rows are more than the memory there is; kDataLoss.
   static Result<std::unique_ptr<DramStore>> open(Env& env, const std::string& path, int layer_id, int threads = 0);
+
+  // Rows that are in no file: fill(first row, count, their bytes) makes them, from several threads.
+  using Fill = std::function<Status(int64_t first, int64_t count, std::span<std::byte> rows)>;
+  static Result<std::unique_ptr<DramStore>> create(const RowTable& table, const Fill& fill, const std::string& name,
+                                                   int threads = 0);
 
   void prefetch(std::span<const int64_t> /*row_ids*/) override {}
   Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) override;

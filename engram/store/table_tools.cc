@@ -140,6 +140,12 @@ Status write_synthetic(Env& env, const std::string& path, const RowFileInfo& inf
                     });
 }
 
+Status make_synthetic_rows(const RowTable& table, uint64_t seed, int64_t first, int64_t count,
+                           std::span<std::byte> out) {
+  std::vector<float> values;
+  return fill_rows(seed, table, first, count, out.data(), values);
+}
+
 Result<RowFileInfo> plan_convert(const TableSource& source, std::optional<RowType> type) {
   std::vector<RowTable> tables;
   for (const SourceTable& table : source.tables()) {

@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "engram/core/env.h"
@@ -30,6 +31,10 @@ Result<RowFileInfo> plan_synthetic(const SyntheticOptions& options, int64_t file
 // Row `row` of a layer depends on (seed, layer id, row) only.
 Status write_synthetic(Env& env, const std::string& path, const RowFileInfo& info, uint64_t seed, bool resume,
                        Progress* progress);
+
+// Rows [first, first + count) of such a table, back to back: for stores without a file. Any thread.
+Status make_synthetic_rows(const RowTable& table, uint64_t seed, int64_t first, int64_t count,
+                           std::span<std::byte> out);
 
 // The header that convert_table() writes. type: none keeps each table's own format.
 Result<RowFileInfo> plan_convert(const TableSource& source, std::optional<RowType> type);

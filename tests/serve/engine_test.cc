@@ -114,6 +114,9 @@ class ServeEngine : public ::testing::Test {
     EXPECT_EQ(engine.metrics().running + engine.metrics().waiting, 0);
   }
 
+  // Over the same model on a GPU. dtype fp32: the tokens must be generate()'s.
+  void place(torch::Dtype dtype) { model_.model->place(torch::kCUDA, dtype); }
+
   static int64_t block_bytes(const ModelConfig& config, int64_t block_size) {
     return PagedCache::bytes_per_token(config) * block_size;
   }
@@ -160,6 +163,41 @@ TEST_F(ServeEngine, EqualsGenerateWithACachedPrefix) {
   expect_reference(*caching);
   EXPECT_GT(caching->metrics().cached_prompt_tokens, 0u);
   expect_reference(*caching);  // all prompts are known now
+}
+
+TEST_F(ServeEngine, EqualsGenerateOnAGpu) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no NVIDIA device";
+  const std::string file = row_file();
+  place(torch::kFloat);
+  for (const std::string& table : {std::string("resident"), "dram:" + file, "nvme:" + file + "?cache=16KiB"}) {
+    for (bool overlap : {true, false}) {
+      EngineOptions options;
+      options.tables = {table};
+      options.overlap_reads = overlap;
+      expect_reference(*engine(options));
+    }
+  }
+}
+
+// bf16 has other ties than fp32: what holds is that every request ends and that both ways to sample work.
+TEST_F(ServeEngine, ServesInBf16OnAGpu) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no NVIDIA device";
+  const std::string file = row_file(RowType::kFP8);
+  place(torch::kBFloat16);
+  EngineOptions options;
+  options.tables = {"dram:" + file};
+  auto served = engine(options);
+  GenerationRequest logprobs = request("the other way to sample", 5);
+  logprobs.sampling.logprobs = 2;
+  for (uint64_t id = 1; id <= 8; ++id) add(*served, id, request(std::string(id * 4, 'q'), 9));
+  add(*served, 9, std::move(logprobs));
+  run(*served);
+  for (uint64_t id = 1; id <= 8; ++id) {
+    EXPECT_EQ(outcomes_[id].tokens.size(), 9u) << outcomes_[id].error.message();
+  }
+  ASSERT_EQ(outcomes_[9].tokens.size(), 5u);
+  EXPECT_EQ(outcomes_[9].events[0].top_logprobs.size(), 2u);
+  EXPECT_EQ(outcomes_[9].events[0].top_logprobs[0].token, outcomes_[9].tokens[0]);
 }
 
 TEST_F(ServeEngine, EqualsGenerateWithTablesInAnyTier) {

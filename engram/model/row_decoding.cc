@@ -1,0 +1,46 @@
+#include "engram/model/row_decoding.h"
+
+namespace engram {
+namespace {
+
+// codes [n, width] times one scale [n, num_scales] for every `block` columns.
+torch::Tensor scaled(const RowFormat& format, const torch::Tensor& codes, const torch::Tensor& scales) {
+  if (format.width % format.block == 0) {
+    return (codes.unflatten(1, {-1, format.block}) * scales.unsqueeze(2)).flatten(1);
+  }
+  return codes * scales.repeat_interleave(format.block, 1).narrow(1, 0, format.width);
+}
+
+torch::Tensor nibbles(const torch::Tensor& packed) {
+  const torch::Tensor pairs = at::stack({packed.bitwise_and(0xF), packed.bitwise_right_shift(4)}, 2).flatten(1);
+  return pairs.to(torch::kFloat) - pairs.ge(8).to(torch::kFloat) * 16;
+}
+
+torch::Tensor decoded(const RowFormat& format, const torch::Tensor& bytes) {
+  const torch::Tensor codes = bytes.narrow(1, 0, format.code_bytes());
+  const torch::Tensor rest = bytes.narrow(1, format.code_bytes(), format.row_bytes() - format.code_bytes());
+  const auto floats = [&rest] { return rest.contiguous().view(torch::kFloat); };
+  switch (format.type) {
+    case RowType::kFP32: return codes.view(torch::kFloat);
+    case RowType::kBF16: return codes.view(torch::kBFloat16);
+    case RowType::kFP8: {
+      const torch::Tensor values = codes.view(torch::kFloat8_e4m3fn).to(torch::kFloat);
+      if (format.block == 0) return values * format.table_scale;
+      return scaled(format, values, rest.view(torch::kFloat8_e8m0fnu).to(torch::kFloat));
+    }
+    case RowType::kInt8: return scaled(format, codes.view(torch::kChar).to(torch::kFloat), floats());
+    case RowType::kInt4: return scaled(format, nibbles(codes), floats());
+  }
+  TORCH_CHECK(false, "decode_rows_composed: unknown row type");
+}
+
+}  // namespace
+
+torch::Tensor decode_rows_composed(const RowFormat& format, const torch::Tensor& bytes, torch::Dtype dtype) {
+  TORCH_CHECK(bytes.dim() == 2 && bytes.size(1) == format.row_bytes() && bytes.scalar_type() == torch::kUInt8,
+              "decode_rows_composed: got ", bytes.sizes(), ' ', bytes.scalar_type(), ", wanted [n, ",
+              format.row_bytes(), "] uint8");
+  return decoded(format, bytes.contiguous()).to(dtype);
+}
+
+}  // namespace engram
