@@ -248,6 +248,9 @@ Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Work
     for (size_t i = 0; i < series.size(); ++i) {
       list.push_back(summary_of(series[i], series[reference]));
       list.back()["hit_rate"] = count_hits(*engines[i]).since(before[i]);
+      progress.log(fmt::format("{} blocks of {}: {}: {:.1f} tokens/s, {:.4f} of no-memory", shape.blocks, shape.hidden,
+                               series[i].name, list.back()["tokens_per_second"].get<double>(),
+                               list.back()["ratio_to_no_memory"].get<double>()));
     }
   }
   ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));

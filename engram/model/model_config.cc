@@ -315,7 +315,9 @@ Status ModelConfig::validate() const {
   ENGRAM_RETURN_IF_ERROR(check_range("num_hidden_layers", num_hidden_layers, 1, 1024));
   ENGRAM_RETURN_IF_ERROR(check_range("max_position_embeddings", max_position_embeddings, 1));
   ENGRAM_RETURN_IF_ERROR(check_positive("rms_norm_eps", rms_norm_eps));
-  ENGRAM_RETURN_IF_ERROR(check_positive("initializer_range", initializer_range));
+  if (!std::isfinite(initializer_range) || initializer_range < 0) {
+    return invalid_argument("initializer_range: got {}, wanted 0 or a positive number", initializer_range);
+  }
   ENGRAM_RETURN_IF_ERROR(check_positive("rope_theta", rope_theta));
   ENGRAM_RETURN_IF_ERROR(check_rope_scaling(*this));
   ENGRAM_RETURN_IF_ERROR(check_attention(*this));

@@ -192,6 +192,9 @@ torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, doub
       x.dim() >= 1 && (weight.dim() == 1 || (weight.dim() == 2 && x.dim() >= 2 && weight.size(0) == x.size(-2))) &&
           weight.size(-1) == x.size(-1),
       "rms_norm: got x ", x.sizes(), ", weight ", weight.sizes(), ", wanted [.., d] and [d], or [.., M, d] and [M, d]");
+  if (x.is_cuda() && weight.dim() == 1 && x.scalar_type() != torch::kDouble) {  // one launch instead of eight
+    return at::rms_norm(x, {x.size(-1)}, weight.to(x.scalar_type()), eps).to(x.scalar_type());
+  }
   return has_kernel(x) ? RmsNormFunction::apply(x, weight, eps) : rms_norm_composed(x, weight, eps);
 }
 

@@ -125,6 +125,9 @@ Status read_model(const toml::table* table, const std::string& name, ModelConfig
 
 Status check_together(const Recipe& recipe, const std::string& name) {
   const DataRecipe& data = recipe.data;
+  if (recipe.model.initializer_range == 0) {
+    return invalid_argument("{}: model.initializer_range: got 0, wanted a positive number to draw weights with", name);
+  }
   if (recipe.train.steps == 0) return invalid_argument("{}: train.steps: missing, wanted the number of steps", name);
   if (recipe.train.stop_at > recipe.train.steps)
     return invalid_argument("{}: train.stop_at: got {}, wanted at most train.steps {}", name, recipe.train.stop_at,

@@ -79,6 +79,7 @@ TEST_F(Cuda, TrainingStepEqualsTheCpu) {
   for (const AttentionKind attention : {AttentionKind::kMla, AttentionKind::kGqa}) {
     ModelConfig config = tiny_config(tiny_tokenizer());
     config.attention = attention;
+    config.num_key_value_heads = 2;
     TinyModel tiny = tiny_model(config);
     TinyModel other = tiny_model(config);
     other.model->to(torch::kCUDA);
