@@ -103,18 +103,18 @@ torch::Tensor GqaAttentionImpl::forward(const torch::Tensor& x_Nd, const Attenti
 
 torch::Tensor GqaAttentionImpl::step(const torch::Tensor& x_Nd, const StepContext& context, torch::Tensor& cache) {
   const int64_t n = x_Nd.size(0), width = heads_.rope, key = heads_.kv_heads * width;
-  auto parts = qkv_proj_(x_Nd).split_with_sizes({heads_.heads * width, key, key}, -1);
-  const auto turned = [&](const torch::Tensor& x) {
-    return rotate(x.reshape({n, -1, width}), context, heads_.interleaved).view({n, -1});
-  };
-  write_rows(cache, context.step, at::cat({turned(parts[1]), parts[2]}, 1));
+  // Queries and keys stand side by side, and one rotation turns both.
+  const int64_t query = heads_.heads * width;
+  auto parts = qkv_proj_(x_Nd).split_with_sizes({query + key, key}, -1);
+  const torch::Tensor turned = rotate(parts[0].view({n, -1, width}), context, heads_.interleaved).view({n, -1});
+  write_rows(cache, context.step, at::cat({turned.narrow(1, query, key), parts[1]}, 1));
   PagedHeads paged;
   paged.heads = heads_.heads;
   paged.kv_heads = heads_.kv_heads;
   paged.key_width = paged.value_width = width;
   paged.value_at = key;
   paged.scale = score_scale(context, heads_);
-  return o_proj_(attend_paged(turned(parts[0]), cache, context.step, paged));
+  return o_proj_(attend_paged(turned.narrow(1, 0, query), cache, context.step, paged));
 }
 
 std::shared_ptr<AttentionImpl> make_attention(const ModelConfig& config) {

@@ -13,7 +13,7 @@ namespace {
 torch::Tensor widen(const torch::Tensor& x) { return x.scalar_type() == torch::kDouble ? x : x.to(torch::kFloat); }
 
 torch::Tensor normalized(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
-  return x * torch::rsqrt(x.square().mean(-1, /*keepdim=*/true) + eps) * weight.to(x.scalar_type());
+  return at::rms_norm(x, {x.size(-1)}, /*weight=*/std::nullopt, eps) * weight.to(x.scalar_type());
 }
 
 // The grouped product takes no double and wants rows of whole 16-byte units.
@@ -65,7 +65,9 @@ torch::Tensor apply_rope_composed(const torch::Tensor& x, const torch::Tensor& c
   const int64_t pair_dim = interleaved ? -1 : -2;
   torch::Tensor first = pairs.select(pair_dim, 0), second = pairs.select(pair_dim, 1);
   torch::Tensor c = cos.to(wide.scalar_type()).unsqueeze(1), s = sin.to(wide.scalar_type()).unsqueeze(1);
-  return torch::stack({first * c - second * s, second * c + first * s}, pair_dim).flatten(-2).to(x.scalar_type());
+  const torch::Tensor turned_first = at::addcmul(first * c, second, s, -1),
+                      turned_second = at::addcmul(second * c, first, s);
+  return torch::stack({turned_first, turned_second}, pair_dim).flatten(-2).to(x.scalar_type());
 }
 
 torch::Tensor linear_cross_entropy_composed(const torch::Tensor& hidden, const torch::Tensor& weight,

@@ -16,7 +16,13 @@ torch::Tensor nibbles(const torch::Tensor& packed) {
   return pairs.to(torch::kFloat) - pairs.ge(8).to(torch::kFloat) * 16;
 }
 
-torch::Tensor decoded(const RowFormat& format, const torch::Tensor& bytes) {
+// fp8 with power-of-two scales has no more digits than bf16: its product is rounded once there too.
+torch::Dtype work_dtype(const RowFormat& format, torch::Dtype dtype) {
+  const bool exact = format.type == RowType::kFP8 && format.block > 0 && dtype == torch::kBFloat16;
+  return exact ? torch::kBFloat16 : torch::kFloat;
+}
+
+torch::Tensor decoded(const RowFormat& format, const torch::Tensor& bytes, torch::Dtype work) {
   const torch::Tensor codes = bytes.narrow(1, 0, format.code_bytes());
   const torch::Tensor rest = bytes.narrow(1, format.code_bytes(), format.row_bytes() - format.code_bytes());
   const auto floats = [&rest] { return rest.contiguous().view(torch::kFloat); };
@@ -24,9 +30,9 @@ torch::Tensor decoded(const RowFormat& format, const torch::Tensor& bytes) {
     case RowType::kFP32: return codes.view(torch::kFloat);
     case RowType::kBF16: return codes.view(torch::kBFloat16);
     case RowType::kFP8: {
-      const torch::Tensor values = codes.view(torch::kFloat8_e4m3fn).to(torch::kFloat);
+      const torch::Tensor values = codes.view(torch::kFloat8_e4m3fn).to(work);
       if (format.block == 0) return values * format.table_scale;
-      return scaled(format, values, rest.view(torch::kFloat8_e8m0fnu).to(torch::kFloat));
+      return scaled(format, values, rest.view(torch::kFloat8_e8m0fnu).to(work));
     }
     case RowType::kInt8: return scaled(format, codes.view(torch::kChar).to(torch::kFloat), floats());
     case RowType::kInt4: return scaled(format, nibbles(codes), floats());
@@ -40,7 +46,7 @@ torch::Tensor decode_rows_composed(const RowFormat& format, const torch::Tensor&
   TORCH_CHECK(bytes.dim() == 2 && bytes.size(1) == format.row_bytes() && bytes.scalar_type() == torch::kUInt8,
               "decode_rows_composed: got ", bytes.sizes(), ' ', bytes.scalar_type(), ", wanted [n, ",
               format.row_bytes(), "] uint8");
-  return decoded(format, bytes.contiguous()).to(dtype);
+  return decoded(format, bytes.contiguous(), work_dtype(format, dtype)).to(dtype);
 }
 
 }  // namespace engram

@@ -8,8 +8,8 @@
 
 namespace engram {
 
-// bytes [n, format.row_bytes()] uint8 -> [n, format.width], computed in fp32 as row_format.h says, then of `dtype`.
-// Equal bit for bit to decode_rows() in fp32. Throws c10::Error on another shape.
+// bytes [n, format.row_bytes()] uint8 -> [n, format.width]: decode_rows()'s values bit for bit, rounded to `dtype`.
+// Throws c10::Error on another shape.
 torch::Tensor decode_rows_composed(const RowFormat& format, const torch::Tensor& bytes, torch::Dtype dtype);
 
 }  // namespace engram

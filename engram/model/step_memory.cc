@@ -5,6 +5,7 @@
 #include <functional>
 #include <thread>
 
+#include <ATen/Parallel.h>
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -244,8 +245,10 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
   }
   if (overlap && !device_.is_cpu()) {
     // The tokens that the spans name, and the buffers, stay where they are for as long as `out` lives, moved or not.
-    out.starting_ =
-        std::async(std::launch::async, [this, spans, tokens = out.sequences_] { return start_read(tokens, spans); });
+    const auto task = std::make_shared<std::packaged_task<MemoryRead()>>(
+        [this, spans, tokens = out.sequences_] { return start_read(tokens, spans); });
+    out.starting_.future = task->get_future();
+    at::launch([task] { (*task)(); });
     return out;
   }
   out.read_ = std::make_unique<MemoryRead>(start_read(out.sequences_, spans));
@@ -308,7 +311,7 @@ torch::Tensor StepMemory::stored_rows(int memory_layer, size_t store) {
 
 void StepMemory::wait(int memory_layer, size_t store) {
   const auto start = std::chrono::steady_clock::now();
-  if (starting_.valid()) read_ = std::make_unique<MemoryRead>(starting_.get());
+  if (starting_.future.valid()) read_ = std::make_unique<MemoryRead>(starting_.future.get());
   const Status status = read_->wait(static_cast<int>(store));
   stall_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!status.ok()) reread(memory_layer, store);

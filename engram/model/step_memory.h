@@ -66,7 +66,15 @@ class StepMemory {
   std::vector<Status> failures_;
   bool overlap_ = true;
   std::unique_ptr<MemoryRead> read_;  // behind the buffers it writes to
-  std::future<MemoryRead> starting_;  // what becomes read_, while another thread starts it
+  // What becomes read_, while another thread starts it, which uses what lies before it here.
+  struct Starting {
+    Starting() = default;
+    Starting(Starting&&) = default;
+    ~Starting() {
+      if (future.valid()) future.wait();
+    }
+    std::future<MemoryRead> future;
+  } starting_;
   double stall_seconds_ = 0;
   int64_t bytes_ = 0;
 };

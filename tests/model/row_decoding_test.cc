@@ -36,6 +36,8 @@ void expect_kernel(torch::Device device) {
     decode_rows(format, stored, static_cast<size_t>(format.row_bytes()), kRows, wanted.mutable_data_ptr<float>());
     const torch::Tensor got = decode_rows_composed(format, bytes.to(device), torch::kFloat).to(torch::kCPU);
     EXPECT_TRUE(torch::equal(got, wanted)) << format.to_string();
+    const torch::Tensor half = decode_rows_composed(format, bytes.to(device), torch::kBFloat16).to(torch::kCPU);
+    EXPECT_TRUE(torch::equal(half, wanted.to(torch::kBFloat16))) << format.to_string();
   }
 }
 
