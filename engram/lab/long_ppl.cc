@@ -29,8 +29,8 @@ torch::Tensor stretch_losses(const LoadedModel& model, const ProbeText& text, st
   const auto count = static_cast<int64_t>(starts.size());
   Transformer transformer = model.model;
   const torch::Tensor logits = transformer->logits(transformer->forward(model.prepare_input(tokens, count, length)));
-  const torch::Tensor wanted = torch::tensor(targets, torch::kInt64).view({count, length, 1}).to(logits.device());
-  return (logits.logsumexp(2) - logits.gather(2, wanted).squeeze(2)).to(torch::kCPU, torch::kFloat).contiguous();
+  const torch::Tensor wanted = torch::tensor(targets, torch::kInt64).view({count, length});
+  return target_nats(logits, wanted).to(torch::kCPU, torch::kFloat).contiguous();
 }
 
 // Mean loss of the chosen tokens of some windows; not a number where there are none.

@@ -70,6 +70,10 @@ TokenBytes token_bytes_of(const Tokenizer& tokenizer, const std::vector<int32_t>
   return out;
 }
 
+torch::Tensor target_nats(const torch::Tensor& logits, const torch::Tensor& targets) {
+  return logits.logsumexp(-1) - logits.gather(-1, targets.to(logits.device()).unsqueeze(-1)).squeeze(-1);
+}
+
 std::vector<float> token_losses(const LoadedModel& model, const ProbeText& text, bool memory_off) {
   torch::InferenceMode inference;
   Transformer transformer = model.model;
@@ -79,9 +83,7 @@ std::vector<float> token_losses(const LoadedModel& model, const ProbeText& text,
                     const ForwardInput input =
                         model.prepare_input(batch.tokens, batch.count, batch.length, batch.starts, memory_off);
                     const torch::Tensor logits = transformer->logits(transformer->forward(input));
-                    const torch::Tensor chosen =
-                        logits.gather(2, batch.targets.to(logits.device()).unsqueeze(2)).squeeze(2);
-                    const torch::Tensor nats = (logits.logsumexp(2) - chosen).to(torch::kCPU).contiguous();
+                    const torch::Tensor nats = target_nats(logits, batch.targets).to(torch::kCPU).contiguous();
                     const float* values = nats.const_data_ptr<float>();
                     losses.insert(losses.end(), values, values + nats.numel());
                     return true;

@@ -40,6 +40,8 @@ struct TokenBytes {
 };
 TokenBytes token_bytes_of(const Tokenizer& tokenizer, const std::vector<int32_t>& tokens);
 
+// -log p of targets [..] int64 under logits [.., V]: nats, [..].
+torch::Tensor target_nats(const torch::Tensor& logits, const torch::Tensor& targets);
 // Nats of every token after the first, in windows of the model's length (model/windows.h): [tokens - 1].
 std::vector<float> token_losses(const LoadedModel& model, const ProbeText& text, bool memory_off);
 

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "engram/core/json.h"
+#include "engram/lab/probe_text.h"
 
 namespace engram {
 namespace {
@@ -51,8 +52,7 @@ void score_batch(const LoadedModel& model, std::span<const Continuation> all, st
     const torch::Tensor logits =
         transformer->logits(hidden[static_cast<int64_t>(i)].narrow(0, sequences[i].first, count).unsqueeze(0))[0];
     const torch::Tensor targets = torch::tensor(wanted, torch::kInt).to(torch::kLong).to(logits.device());
-    const torch::Tensor nats = logits.logsumexp(1) - logits.gather(1, targets.unsqueeze(1)).squeeze(1);
-    scores[chosen[i]] = {-nats.to(torch::kDouble).sum().item<double>(), count,
+    scores[chosen[i]] = {-target_nats(logits, targets).to(torch::kDouble).sum().item<double>(), count,
                          logits.argmax(1).eq(targets).all().item<bool>(), sequences[i].shortened};
   }
 }

@@ -21,7 +21,8 @@ Result<std::string> study_folder(Env& env, const std::string& results, const Stu
 
 // Every record in FOLDER/runs; none when the folder is not there. kDataLoss: a record that is no record of `study`.
 Result<StudyRecords> read_records(Env& env, const std::string& folder, const std::string& study);
-// kFailedPrecondition: the record of a planned run was made by another recipe; names the keys.
+// kFailedPrecondition: the record of a planned run was made by another recipe; names the keys. The device and where the
+// tables lay there may differ.
 Status check_records(const StudyRecords& records, const std::vector<StudyRun>& runs, const std::string& folder);
 
 // The record of a run that has ended: its last metrics, and `summary`, what `engram train --json` printed.

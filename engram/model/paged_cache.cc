@@ -1,6 +1,7 @@
 #include "engram/model/paged_cache.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace engram {
 
@@ -38,18 +39,35 @@ PagedStep::PagedStep(std::vector<StepSequence> sequences, int64_t block_size, to
 void PagedStep::find_keys() {
   const auto count = static_cast<int64_t>(sequences_.size());
   torch::Tensor query_ends = torch::zeros({count + 1}, torch::kInt), key_ends = torch::zeros({count + 1}, torch::kInt);
-  std::vector<int64_t> slots;
+  int64_t keys = 0;
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const int64_t length = sequences_[i].position + sequences_[i].count;
-    for (int64_t position = 0; position < length; ++position) slots.push_back(slot_of(i, position));
+    keys += length;
     query_ends.mutable_data_ptr<int32_t>()[i + 1] = static_cast<int32_t>(first_[i + 1]);
-    key_ends.mutable_data_ptr<int32_t>()[i + 1] = static_cast<int32_t>(slots.size());
+    key_ends.mutable_data_ptr<int32_t>()[i + 1] = static_cast<int32_t>(keys);
     keys_.longest_query = std::max(keys_.longest_query, sequences_[i].count);
     keys_.longest_key = std::max(keys_.longest_key, length);
   }
-  keys_.slots = copy_ahead(torch::tensor(slots, torch::kLong), device_);
+  keys_.slots = copy_ahead(key_slots(), device_);
   keys_.query_ends = copy_ahead(query_ends, device_);
   keys_.key_ends = copy_ahead(key_ends, device_);
+}
+
+torch::Tensor PagedStep::key_slots() const {
+  int64_t keys = 0;
+  for (const StepSequence& s : sequences_) keys += s.position + s.count;
+  torch::Tensor out = torch::empty({keys}, torch::kLong);
+  int64_t* to = out.mutable_data_ptr<int64_t>();
+  for (const StepSequence& s : sequences_) {  // page by page: this is most of what a step's layout costs
+    int64_t left = s.position + s.count;
+    for (auto block = s.blocks.begin(); left > 0; ++block) {
+      const int64_t count = std::min(left, block_size_);
+      std::iota(to, to + count, int64_t{*block} * block_size_);
+      to += count;
+      left -= count;
+    }
+  }
+  return out;
 }
 
 torch::Tensor copy_ahead(const torch::Tensor& host, torch::Device device) {

@@ -51,6 +51,8 @@ class PagedStep {
   // [N, taps] int64: the slot that each tap of the convolution reads, the token's own first; -1: before the
   // sequence's start.
   torch::Tensor tap_slots(int64_t taps, int64_t dilation) const;
+  // [K] int64, CPU: the slots of all tokens so far, sequence behind sequence.
+  torch::Tensor key_slots() const;
   int64_t slot_of(size_t sequence, int64_t position) const;
 
  private:

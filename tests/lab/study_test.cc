@@ -235,6 +235,10 @@ TEST_F(StudyTest, RecordsComeBackAndBelongToOneRecipe) {
   for (StudyRun& other : elsewhere) other.text = "another";
   EXPECT_NE(check_records(*records, elsewhere, *folder).message().find("another text"), std::string::npos);
 
+  const auto on_a_gpu = expand(kRho, {"train.device=cuda", "train.table_placement=device"});
+  ASSERT_TRUE(on_a_gpu.ok()) << on_a_gpu.status().message();
+  EXPECT_TRUE(check_records(*records, *on_a_gpu, *folder).ok()) << "a study may go on elsewhere";
+
   const auto changed = expand(kRho, {"optimizer.muon_lr=0.5"});
   const Status status = check_records(*records, *changed, *folder);
   EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);

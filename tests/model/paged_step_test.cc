@@ -200,6 +200,16 @@ TEST(PagedOps, KernelsEqualTheComposedForm) {
   EXPECT_EQ(y.narrow(0, 2, 4).abs().max().item<float>(), 0.0f) << "tokens without memory add nothing";
 }
 
+TEST(PagedStep, KeySlotsAreThoseOfEveryToken) {
+  const PagedStep step({{4, 2, {7, 1}, false}, {0, 1, {3, 9}, false}, {5, 4, {0, 8, 2}, false}}, 3);
+  std::vector<int64_t> wanted;
+  for (size_t i = 0; i < step.sequences().size(); ++i) {
+    const int64_t length = step.sequences()[i].position + step.sequences()[i].count;
+    for (int64_t position = 0; position < length; ++position) wanted.push_back(step.slot_of(i, position));
+  }
+  EXPECT_TRUE(torch::equal(step.key_slots(), torch::tensor(wanted, torch::kLong)));
+}
+
 TEST(PagedStep, RefusesTokensBeyondTheirBlocks) {
   EXPECT_THROW(PagedStep({{4, 3, {0, 1}, false}}, 3), c10::Error);
   EXPECT_THROW(PagedStep({}, 3), c10::Error);
