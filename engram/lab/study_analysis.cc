@@ -166,7 +166,21 @@ std::string sweep_label(const nlohmann::json& run) {
   return label;
 }
 
-// Runs of one model and budget, in the order of the study's groups, then budget, then x.
+// The sweep's values, which records keep as a recipe writes them ("[11]"), with numbers as numbers: what sorts them.
+nlohmann::json sweep_order(const nlohmann::json& run) {
+  nlohmann::json order = nlohmann::json::array();
+  if (const auto* sweep = json_find(run, "sweep"); sweep && sweep->is_object())
+    for (const auto& [key, value] : sweep->items()) {
+      nlohmann::json parsed = value;
+      if (value.is_string())
+        parsed = nlohmann::json::parse(value.get<std::string>(), nullptr, /*allow_exceptions=*/false);
+      order.push_back(parsed.is_discarded() ? value : parsed);
+    }
+  return order;
+}
+
+// Runs of one model and budget, in the order of the study's groups, then budget, then x, then the sweep's values as
+// numbers: [2] before [11].
 Result<std::vector<Point>> collect_points(const nlohmann::json& data) {
   const auto* groups = json_find(data, "groups");
   const auto* runs = json_find(data, "runs");
@@ -185,7 +199,7 @@ Result<std::vector<Point>> collect_points(const nlohmann::json& data) {
     ENGRAM_ASSIGN_OR_RETURN(group.baseline, json_string(groups->at(i), "baseline", "data.json: group"));
     known.emplace(name, std::move(group));
   }
-  std::map<std::tuple<size_t, int64_t, double, std::string>, Point> points;
+  std::map<std::tuple<size_t, int64_t, double, nlohmann::json, std::string>, Point> points;
   for (const auto& run : *runs) {
     ENGRAM_ASSIGN_OR_RETURN(const std::string group, json_string(run, "group", "data.json: run"));
     ENGRAM_ASSIGN_OR_RETURN(const int64_t seed, json_integer(run, "seed", "data.json: run"));
@@ -202,7 +216,8 @@ Result<std::vector<Point>> collect_points(const nlohmann::json& data) {
     point.label = sweep_label(run);
     point.budget = budget;
     if (point.axis == "rho" || point.axis == "rows") point.x = run.at(point.axis).get<double>();
-    const auto key = std::make_tuple(order, budget, point.axis == "rho" ? -point.x : point.x, point.label);
+    const auto key =
+        std::make_tuple(order, budget, point.axis == "rho" ? -point.x : point.x, sweep_order(run), point.label);
     points.try_emplace(key, std::move(point)).first->second.runs[seed] = run;
   }
   std::vector<Point> sorted;

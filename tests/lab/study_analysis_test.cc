@@ -1,5 +1,6 @@
 #include "engram/lab/study_analysis.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -128,6 +129,19 @@ TEST(StudySvg, PointsStandAtTheirLossAndShare) {
     EXPECT_NEAR(drawn[i].first, drawn[0].first - per_rho * (1.0 - points[i].first), 0.2);
     EXPECT_NEAR(drawn[i].second, drawn[0].second + per_nat * (points[i].second - 4.0), 0.2);
   }
+}
+
+TEST(AnalyseStudy, SweepsStandInTheOrderOfTheirNumbers) {
+  nlohmann::json data = {{"groups", {{{"name", "place"}, {"axis", "sweep"}, {"baseline", "place"}}}},
+                         {"runs", nlohmann::json::array()}};
+  for (const int block : {11, 2, 0, 5}) {
+    data["runs"].push_back(run_json("place", 1, 0, 4));
+    data["runs"].back()["sweep"] = {{"model.engram.layer_ids", fmt::format("[{}]", block)}};  // as records have it
+  }
+  const auto analysis = value_or_throw(analyse_study(data));
+  std::vector<std::string> labels;
+  for (const auto& point : analysis.at("points")) labels.push_back(point.at("label"));
+  EXPECT_EQ(labels, (std::vector<std::string>{"layer_ids [0]", "layer_ids [2]", "layer_ids [5]", "layer_ids [11]"}));
 }
 
 TEST(AnalyseStudy, WhatIsMissingIsNamed) {
