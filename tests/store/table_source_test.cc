@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -13,6 +14,7 @@
 #include "engram/core/safetensors.h"
 #include "engram/core/sha256.h"
 #include "engram/kernels/row_codec.h"
+#include "engram/store/dram_store.h"
 #include "engram/store/ggml_rows.h"
 #include "engram/store/import.h"
 #include "engram/store/table_tools.h"
@@ -375,6 +377,25 @@ TEST_F(TableSources, SyntheticTablesFitTheirSize) {
     EXPECT_FALSE(std::equal(values.begin(), values.begin() + 256, values.begin() + 256)) << "two rows are alike";
   }
   EXPECT_FALSE(plan_synthetic({}, 1000, TokenMap::identity(1000)).ok());
+}
+
+// The rows of a table that is in no file are those of the file, and a row that cannot be made ends the store.
+TEST_F(TableSources, SyntheticRowsInMemoryAreTheFiles) {
+  const std::string path = (folder_ / "synthetic.rows").string();
+  const RowFileInfo info = value_or_throw(plan_synthetic({}, 2 << 20, TokenMap::identity(1000)));
+  ASSERT_TRUE(write_synthetic(Env::posix(), path, info, 3, false, nullptr).ok());
+  for (const RowTable& table : info.tables) {
+    const auto fill = [&](int64_t first, int64_t count, std::span<std::byte> rows) {
+      return make_synthetic_rows(table, 3, first, count, rows);
+    };
+    const auto made = value_or_throw(DramStore::create(table, fill, "made", 3));
+    const auto read = value_or_throw(DramStore::open(Env::posix(), path, table.layer_id));
+    EXPECT_TRUE(std::ranges::equal(made->rows(), read->rows()));
+  }
+  const auto failing = [](int64_t first, int64_t, std::span<std::byte>) {
+    return first > 0 ? Status(StatusCode::kDataLoss, "no such row") : Status();
+  };
+  EXPECT_EQ(DramStore::create(info.tables[0], failing, "made", 2).status().code(), StatusCode::kDataLoss);
 }
 
 // A disk that fills up in the middle leaves no file under its name; with `resume` the work goes on where it stopped.
