@@ -212,7 +212,8 @@ struct Chunks {
 
 }  // namespace
 
-StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) const {
+StepMemory ServedTables::begin(std::vector<StepTokens> sequences, std::vector<StepTokens> upcoming,
+                               bool overlap) const {
   StepMemory out;
   out.tables_ = this;
   out.overlap_ = overlap;
@@ -232,7 +233,11 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
       out.row_ids_[layer].insert(out.row_ids_[layer].end(), ids.begin(), ids.end());
     }
   }
-  if (!stores_ || out.num_read_ == 0) return out;
+  if (!stores_) return out;
+  if (out.num_read_ == 0) {
+    prefetch(upcoming);
+    return out;
+  }
   std::vector<std::span<std::byte>> spans;
   for (int i = 0; i < stores_->num_layers(); ++i) {
     const int64_t size =
@@ -246,12 +251,12 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
   if (overlap && !device_.is_cpu()) {
     // The tokens that the spans name, and the buffers, stay where they are for as long as `out` lives, moved or not.
     const auto task = std::make_shared<std::packaged_task<MemoryRead()>>(
-        [this, spans, tokens = out.sequences_] { return start_read(tokens, spans); });
+        [this, spans, tokens = out.sequences_, next = std::move(upcoming)] { return start_read(tokens, next, spans); });
     out.starting_.future = task->get_future();
     at::launch([task] { (*task)(); });
     return out;
   }
-  out.read_ = std::make_unique<MemoryRead>(start_read(out.sequences_, spans));
+  out.read_ = std::make_unique<MemoryRead>(start_read(out.sequences_, upcoming, spans));
   if (overlap) return out;
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < stores_->num_layers(); ++i) {
@@ -261,15 +266,17 @@ StepMemory ServedTables::begin(std::vector<StepTokens> sequences, bool overlap) 
   return out;
 }
 
-MemoryRead ServedTables::start_read(std::span<const StepTokens> sequences,
+MemoryRead ServedTables::start_read(std::span<const StepTokens> sequences, std::span<const StepTokens> upcoming,
                                     std::span<const std::span<std::byte>> out) const {
   const Chunks chunks(sequences, model_->config.engram.max_ngram_size,
                       [this](const StepTokens& s) { return canonical_before(s); });
-  return value_or_throw(stores_->read(chunks.chunks, out));
+  MemoryRead read = value_or_throw(stores_->read(chunks.chunks, out));
+  prefetch(upcoming);
+  return read;
 }
 
 void ServedTables::prefetch(std::span<const StepTokens> sequences) const {
-  if (!stores_) return;
+  if (sequences.empty()) return;
   const Chunks chunks(sequences, model_->config.engram.max_ngram_size,
                       [this](const StepTokens& s) { return canonical_before(s); });
   stores_->prefetch(chunks.chunks);

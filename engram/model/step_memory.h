@@ -92,10 +92,9 @@ class ServedTables {
                                                       std::vector<std::unique_ptr<RowStore>> stores,
                                                       std::vector<RowFormat> formats);
 
+  // upcoming: a hint, behind the step's own reads, that these tokens may follow.
   // overlap false: waits for all reads here, as an engine without prefetching would.
-  StepMemory begin(std::vector<StepTokens> sequences, bool overlap = true) const;
-  // A hint that these tokens may follow.
-  void prefetch(std::span<const StepTokens> sequences) const;
+  StepMemory begin(std::vector<StepTokens> sequences, std::vector<StepTokens> upcoming = {}, bool overlap = true) const;
   // Row ids of a layer [tokens, R], and the tier that would serve each now.
   std::vector<int64_t> row_ids(int memory_layer, const StepTokens& sequence) const;
   std::vector<std::string> tiers(int memory_layer, std::span<const int64_t> row_ids) const;
@@ -109,7 +108,9 @@ class ServedTables {
   friend class StepMemory;
   explicit ServedTables(const LoadedModel& model);
   std::vector<int32_t> canonical_before(const StepTokens& sequence) const;
-  MemoryRead start_read(std::span<const StepTokens> sequences, std::span<const std::span<std::byte>> out) const;
+  MemoryRead start_read(std::span<const StepTokens> sequences, std::span<const StepTokens> upcoming,
+                        std::span<const std::span<std::byte>> out) const;
+  void prefetch(std::span<const StepTokens> sequences) const;
   Status open_stores(Env& env);
 
   const LoadedModel* model_;

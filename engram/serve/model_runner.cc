@@ -21,6 +21,17 @@ StepTokens step_tokens(const ScheduledChunk& chunk) {
   return {all.first(done), all.subspan(done, static_cast<size_t>(chunk.count)), s.request.memory_off};
 }
 
+std::vector<StepTokens> upcoming_tokens(std::span<const UpcomingTokens> upcoming) {
+  std::vector<StepTokens> out;
+  for (const UpcomingTokens& next : upcoming) {
+    const std::span<const int32_t> all = next.sequence->tokens;
+    const auto first = static_cast<size_t>(next.first);
+    out.push_back(
+        {all.first(first), all.subspan(first, static_cast<size_t>(next.count)), next.sequence->request.memory_off});
+  }
+  return out;
+}
+
 torch::Tensor token_tensor(std::span<const ScheduledChunk> chunks, int64_t num_tokens, torch::Device device) {
   torch::Tensor tokens = torch::empty({num_tokens}, torch::kLong);
   int64_t* to = tokens.mutable_data_ptr<int64_t>();
@@ -45,8 +56,8 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   const c10::InferenceMode inference;
   std::vector<StepTokens> tokens;
   for (const ScheduledChunk& chunk : chunks) tokens.push_back(step_tokens(chunk));
-  StepMemory memory = tables_.begin(std::move(tokens), overlap_reads_);  // rows are on their way from here
-  if (overlap_reads_ && !upcoming.empty()) prefetch(upcoming);
+  std::vector<StepTokens> next = overlap_reads_ ? upcoming_tokens(upcoming) : std::vector<StepTokens>();
+  StepMemory memory = tables_.begin(std::move(tokens), std::move(next), overlap_reads_);  // rows are on their way
 
   const PagedStep step = make_step(chunks, cache_.block_size(), device_);
   Transformer transformer = model_.model;
@@ -109,17 +120,6 @@ void ModelRunner::read_logits(std::span<const ScheduledChunk> chunks, const torc
     float* from = logits_.mutable_data_ptr<float>() + static_cast<int64_t>(i) * width;
     out.logits[whole[i]] = {from, static_cast<size_t>(width)};
   }
-}
-
-void ModelRunner::prefetch(std::span<const UpcomingTokens> upcoming) const {
-  std::vector<StepTokens> hints;
-  for (const UpcomingTokens& next : upcoming) {
-    const std::span<const int32_t> all = next.sequence->tokens;
-    const auto first = static_cast<size_t>(next.first);
-    hints.push_back(
-        {all.first(first), all.subspan(first, static_cast<size_t>(next.count)), next.sequence->request.memory_off});
-  }
-  tables_.prefetch(hints);
 }
 
 std::vector<TokenTrace> ModelRunner::trace(const ScheduledChunk& chunk, int64_t first_token,

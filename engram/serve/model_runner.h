@@ -33,7 +33,6 @@ class ModelRunner {
 
  private:
   void read_logits(std::span<const ScheduledChunk> chunks, const torch::Tensor& logits, StepOutput& out);
-  void prefetch(std::span<const UpcomingTokens> upcoming) const;
   std::vector<TokenTrace> trace(const ScheduledChunk& chunk, int64_t first_token,
                                 const std::vector<torch::Tensor>& gates) const;
 
