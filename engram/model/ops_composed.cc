@@ -22,8 +22,7 @@ bool can_group(const torch::Tensor& rows, const torch::Tensor& weight) {
   return rows.scalar_type() != torch::kDouble && weight.size(1) % unit == 0 && weight.size(2) % unit == 0;
 }
 
-// Autocast knows the grouped product only on the CPU, where a kernel is used instead: the other devices' experts are
-// cast here.
+// Autocast does not know the grouped product: its rows are cast here.
 torch::Tensor autocast(const torch::Tensor& x) {
   const c10::DeviceType device = x.device().type();
   return at::autocast::is_autocast_enabled(device) ? x.to(at::autocast::get_autocast_dtype(device)) : x;

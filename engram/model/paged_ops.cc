@@ -41,14 +41,12 @@ void check_attend(const torch::Tensor& query, const torch::Tensor& cache, const 
               "attend_paged: the heads do not fit cached rows of ", cache.sizes());
 }
 
-// MLA's value is the front of its key: read as wide as the key, its columns beyond the value are dropped afterwards.
-int64_t flash_width(const PagedHeads& heads) { return std::max(heads.key_width, heads.value_width); }
-
-// What FlashAttention takes: halves on a GPU, heads of one width up to 256 in steps of 8.
+// What FlashAttention takes: halves on a GPU, heads of one width up to 256 in steps of 8. MLA's value is the front of
+// its one key: read as wide as the key, its columns beyond the value are dropped afterwards.
 bool can_flash(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step, const PagedHeads& heads) {
   const bool half = query.scalar_type() == torch::kBFloat16 || query.scalar_type() == torch::kHalf;
-  const int64_t width = flash_width(heads);
-  const bool one_width = heads.key_width == width && (heads.value_width == width || heads.kv_heads == 1);
+  const int64_t width = heads.key_width;
+  const bool one_width = heads.value_width == width || (heads.kv_heads == 1 && heads.value_width < width);
   return query.is_cuda() && step.keys().slots.defined() && half && cache.scalar_type() == query.scalar_type() &&
          one_width && width % 8 == 0 && width <= 256 && heads.value_at + heads.kv_heads * width <= cache.size(1);
 }
@@ -57,7 +55,7 @@ bool can_flash(const torch::Tensor& query, const torch::Tensor& cache, const Pag
 torch::Tensor attend_paged_flash(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
                                  const PagedHeads& heads) {
   const PagedKeys& keys = step.keys();
-  const int64_t width = flash_width(heads), columns = heads.kv_heads * width;
+  const int64_t width = heads.key_width, columns = heads.kv_heads * width;
   const torch::Tensor rows = cache.index_select(0, keys.slots);
   const auto head_rows = [&](int64_t at) { return rows.narrow(1, at, columns).unflatten(1, {heads.kv_heads, width}); };
   const torch::Tensor out = std::get<0>(at::_flash_attention_forward(
