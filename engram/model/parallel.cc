@@ -2,6 +2,9 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <atomic>
+
 namespace engram {
 
 int64_t parallel_threads() { return at::get_num_threads(); }
@@ -11,8 +14,9 @@ void parallel_ranges(int64_t size, int64_t grain, const std::function<void(int64
 }
 
 void parallel_tasks(int64_t tasks, const std::function<void(int64_t)>& work) {
-  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) work(i);
+  std::atomic<int64_t> next = 0;
+  at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1, [&](int64_t, int64_t) {
+    for (int64_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(i);
   });
 }
 
