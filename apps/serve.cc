@@ -109,6 +109,12 @@ void add_serve(CLI::App& app, Invocation& invocation) {
       ->capture_default_str();
   command->add_option("--max-batched-tokens", flags->engine.scheduler.max_batched_tokens, "tokens of one step")
       ->capture_default_str();
+  command
+      ->add_option("--draft-tokens", flags->engine.scheduler.max_draft_tokens,
+                   "guesses at a sequence's next tokens that a step checks (prompt lookup): the same output in fewer"
+                   " steps where text repeats; 0: none")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   command->add_option("--max-waiting", flags->engine.max_waiting, "requests that may queue; more get 429")
       ->capture_default_str();
   command->add_option("--max-connections", flags->http.max_connections, "more get 503")->capture_default_str();

@@ -41,11 +41,12 @@ struct EngineMetrics {
   int64_t kv_blocks_used = 0, kv_blocks_total = 0;
   uint64_t steps = 0, preemptions = 0;
   uint64_t prompt_tokens = 0, cached_prompt_tokens = 0, generated_tokens = 0;
-  uint64_t finished = 0, cancelled = 0, failed = 0;  // requests
-  double step_seconds = 0, stall_seconds = 0;        // in steps; in waiting for rows
-  uint64_t row_bytes = 0;                            // of rows asked for from stores
-  double tokens_per_second = 0;                      // generated, over the last seconds
-  int64_t last_batch = 0;                            // sequences of the last step
+  uint64_t draft_tokens = 0, accepted_draft_tokens = 0;  // checked; of these right
+  uint64_t finished = 0, cancelled = 0, failed = 0;      // requests
+  double step_seconds = 0, stall_seconds = 0;            // in steps; in waiting for rows
+  uint64_t row_bytes = 0;                                // of rows asked for from stores
+  double tokens_per_second = 0;                          // generated, over the last seconds
+  int64_t last_batch = 0;                                // sequences of the last step
   DurationHistogram time_to_first_token, inter_token, request;
   std::vector<std::pair<int, StoreStats>> stores;  // per layer id, when the tables are behind a RowStore
 };

@@ -92,6 +92,9 @@ Status EngineOptions::validate() const {
   if (scheduler.max_sequences < 1) {
     return invalid_argument("max_sequences: got {}, wanted at least 1", scheduler.max_sequences);
   }
+  if (scheduler.max_draft_tokens < 0) {
+    return invalid_argument("max_draft_tokens: got {}, wanted 0 or more", scheduler.max_draft_tokens);
+  }
   if (scheduler.max_batched_tokens < scheduler.max_sequences) {
     return invalid_argument("max_batched_tokens: got {}, wanted at least max_sequences, {}",
                             scheduler.max_batched_tokens, scheduler.max_sequences);
@@ -171,37 +174,57 @@ void LLMEngine::step() {
     }
     return;
   }
-  int64_t sampled = 0;
+  int64_t accepted = 0;
   for (size_t i = 0; i < chunks.size(); ++i) {
     Sequence& sequence = *chunks[i].sequence;
-    if (!output.failures[i].ok()) {
+    if (output.failures[i].ok()) {
+      Running& running = *requests_.at(sequence.id);
+      std::move(output.traces[i].begin(), output.traces[i].end(), std::back_inserter(running.trace));
+      accepted += finish(chunks[i], output.next[i]);
+    } else if (sequence.num_drafts > 0) {  // the row may be a draft's, which nobody has asked for
+      sequence.take_drafts();
+      sequence.draft_limit = 0;
+    } else {
       end(sequence.id, FinishReason::kError, output.failures[i]);
-      continue;
     }
-    Running& running = *requests_.at(sequence.id);
-    std::move(output.traces[i].begin(), output.traces[i].end(), std::back_inserter(running.trace));
-    const bool samples = chunks[i].samples();
-    metrics_.prompt_tokens +=
-        static_cast<uint64_t>(std::clamp<int64_t>(sequence.num_prompt() - sequence.num_computed, 0, chunks[i].count));
-    scheduler_.advance(chunks[i]);
-    if (!samples) continue;
-    ++sampled;
-    accept(sequence, output.logits[i], output.likeliest[i]);
   }
   metrics_.last_batch = static_cast<int64_t>(chunks.size());
-  count_step(output, seconds_since(start), sampled);
+  count_step(output, seconds_since(start), accepted);
 }
 
-void LLMEngine::accept(Sequence& sequence, std::span<float> logits, std::optional<int32_t> likeliest) {
+int64_t LLMEngine::finish(const ScheduledChunk& chunk, std::span<const NextToken> next) {
+  Sequence& sequence = *chunk.sequence;
+  const std::vector<int32_t> drafts = sequence.take_drafts();
+  const int64_t count = chunk.count - std::ssize(drafts);
+  metrics_.prompt_tokens +=
+      static_cast<uint64_t>(std::clamp<int64_t>(sequence.num_prompt() - sequence.num_computed, 0, count));
+  metrics_.draft_tokens += drafts.size();
+  scheduler_.advance(sequence, count);
+  if (next.empty()) return 0;
+  size_t right = 0;  // drafts that were
+  while (accept(sequence, next[right])) {
+    if (right == drafts.size() || sequence.tokens.back() != drafts[right]) {
+      scheduler_.judge_drafts(sequence, std::ssize(drafts), static_cast<int64_t>(right));
+      break;
+    }
+    scheduler_.advance(sequence, 1);
+    ++right;
+    ++metrics_.accepted_draft_tokens;
+  }
+  return static_cast<int64_t>(right) + 1;
+}
+
+bool LLMEngine::accept(Sequence& sequence, const NextToken& next) {
   Running& running = *requests_.at(sequence.id);
   const SamplingParams& sampling = sequence.request.sampling;
-  const bool finite =
-      likeliest ? *likeliest >= 0 : std::ranges::all_of(logits, [](float x) { return std::isfinite(x); });
+  const bool finite = next.likeliest ? *next.likeliest >= 0
+                                     : std::ranges::all_of(next.logits, [](float x) { return std::isfinite(x); });
   if (!finite) {
-    return end(sequence.id, FinishReason::kError, Status(StatusCode::kInternal, "the model's logits are not finite"));
+    end(sequence.id, FinishReason::kError, Status(StatusCode::kInternal, "the model's logits are not finite"));
+    return false;
   }
   GenerationEvent event;
-  event.token = likeliest ? next_token(sequence, *likeliest) : sample(running, logits, event);
+  event.token = next.likeliest ? next_token(sequence, *next.likeliest) : sample(running, next.logits, event);
   sequence.tokens.push_back(event.token);
   const bool at_eos = event.token == model_.special.eos && !sampling.ignore_eos;
   event.text = running.text.push(event.token);
@@ -217,7 +240,9 @@ void LLMEngine::accept(Sequence& sequence, std::span<float> logits, std::optiona
   running.last_token = Clock::now();
   event.trace = std::move(running.trace);
   running.trace.clear();
+  const bool goes_on = event.finish == FinishReason::kNone;
   emit(running, std::move(event));
+  return goes_on;
 }
 
 // Log probabilities are the model's own, before penalties and temperature.
@@ -263,15 +288,15 @@ void LLMEngine::end(uint64_t id, FinishReason reason, const Status& error) {
   emit(*found->second, std::move(event));
 }
 
-void LLMEngine::count_step(const StepOutput& output, double seconds, int64_t sampled) {
+void LLMEngine::count_step(const StepOutput& output, double seconds, int64_t accepted) {
   ++metrics_.steps;
   metrics_.step_seconds += seconds;
   metrics_.stall_seconds += output.stall_seconds;
   metrics_.row_bytes += static_cast<uint64_t>(output.row_bytes);
-  metrics_.generated_tokens += static_cast<uint64_t>(sampled);
+  metrics_.generated_tokens += static_cast<uint64_t>(accepted);
   const Clock::time_point now = Clock::now();
-  recent_.emplace_back(now, sampled);
-  recent_tokens_ += sampled;
+  recent_.emplace_back(now, accepted);
+  recent_tokens_ += accepted;
   while (std::chrono::duration<double>(now - recent_.front().first).count() > kRateWindowSeconds) {
     recent_tokens_ -= recent_.front().second;
     recent_.pop_front();

@@ -2,7 +2,8 @@
 //
 // A step: the scheduler chooses tokens, the runner starts their reads and runs them, every sequence whose last token
 // ran gets a new one, and its client hears of it. Greedy output equals `engram generate`'s, token for token, for any
-// batch, chunking and preemption (but for ties closer than rounding).
+// batch, chunking, preemption and drafts (but for ties closer than rounding).
+// A draft is kept when it is the token that is sampled anyway, so that drafts change when tokens come and never which.
 // EngineThread puts it behind the Engine interface, on a thread of its own.
 #pragma once
 #include <chrono>
@@ -63,13 +64,15 @@ class LLMEngine {
   struct Running;  // what the engine knows of a request beside its Sequence
   LLMEngine(const LoadedModel& model, const EngineOptions& options, std::shared_ptr<const ServedTables> tables,
             int64_t num_blocks);
-  // A sequence's logits are there, or its likeliest token: samples its next one and tells the client.
-  void accept(Sequence& sequence, std::span<float> logits, std::optional<int32_t> likeliest);
+  // A chunk has run: its tokens are computed, new ones are accepted. How many.
+  int64_t finish(const ScheduledChunk& chunk, std::span<const NextToken> next);
+  // Chooses a sequence's next token and tells the client. False: with this the sequence has ended.
+  bool accept(Sequence& sequence, const NextToken& next);
   int32_t sample(Running& running, std::span<float> logits, GenerationEvent& event);
   // Takes a sequence out and tells its client why.
   void end(uint64_t id, FinishReason reason, const Status& error);
   void emit(Running& running, GenerationEvent event);
-  void count_step(const StepOutput& output, double seconds, int64_t sampled);
+  void count_step(const StepOutput& output, double seconds, int64_t accepted);
 
   const LoadedModel& model_;
   EngineOptions options_;

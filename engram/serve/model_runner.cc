@@ -72,19 +72,20 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   input.gates = traced ? &gates : nullptr;
   const torch::Tensor hidden = transformer->step(input);
 
-  std::vector<int64_t> last;
+  std::vector<int64_t> sampled;
   for (size_t i = 0; i < chunks.size(); ++i) {
-    if (chunks[i].samples()) last.push_back(step.first_token(i) + chunks[i].count - 1);
+    if (!chunks[i].samples()) continue;
+    const int64_t end = step.first_token(i) + chunks[i].count;
+    for (int64_t at = end - 1 - chunks[i].sequence->num_drafts; at < end; ++at) sampled.push_back(at);
   }
   StepOutput out;
   out.failures = memory.failures();
   out.stall_seconds = memory.stall_seconds();
   out.row_bytes = memory.bytes();
-  out.logits.resize(chunks.size());
-  out.likeliest.resize(chunks.size());
+  out.next.resize(chunks.size());
   out.traces.resize(chunks.size());
-  if (!last.empty()) {
-    const torch::Tensor rows = hidden.index_select(0, copy_ahead(torch::tensor(last, torch::kLong), device_));
+  if (!sampled.empty()) {
+    const torch::Tensor rows = hidden.index_select(0, copy_ahead(torch::tensor(sampled, torch::kLong), device_));
     read_logits(chunks, transformer->logits(rows), out);
   }
   for (size_t i = 0; i < chunks.size(); ++i) {
@@ -95,20 +96,24 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
 
 // The step's one wait for a GPU: its tokens must be known before the next step's rows can be.
 void ModelRunner::read_logits(std::span<const ScheduledChunk> chunks, const torch::Tensor& logits, StepOutput& out) {
-  std::vector<size_t> whole, alone;  // chunks whose logits are read, and those whose likeliest token is
+  std::vector<NextToken*> whole, alone;  // those whose logits are read, and those whose likeliest token is
   std::vector<int64_t> whole_rows, alone_rows;
   int64_t row = 0;
   for (size_t i = 0; i < chunks.size(); ++i) {
     if (!chunks[i].samples()) continue;
-    const bool only = !logits.is_cpu() && chunks[i].sequence->request.sampling.wants_likeliest_only();
-    (only ? alone : whole).push_back(i);
-    (only ? alone_rows : whole_rows).push_back(row++);
+    const Sequence& sequence = *chunks[i].sequence;
+    const bool only = !logits.is_cpu() && sequence.request.sampling.wants_likeliest_only();
+    out.next[i].resize(static_cast<size_t>(1 + sequence.num_drafts));
+    for (NextToken& next : out.next[i]) {
+      (only ? alone : whole).push_back(&next);
+      (only ? alone_rows : whole_rows).push_back(row++);
+    }
   }
   if (!alone.empty()) {
     const torch::Tensor finite = logits.isfinite().all(-1);
     const torch::Tensor best = logits.argmax(-1).masked_fill(finite.logical_not(), -1).to(torch::kCPU);
     for (size_t i = 0; i < alone.size(); ++i) {
-      out.likeliest[alone[i]] = static_cast<int32_t>(best.const_data_ptr<int64_t>()[alone_rows[i]]);
+      alone[i]->likeliest = static_cast<int32_t>(best.const_data_ptr<int64_t>()[alone_rows[i]]);
     }
   }
   if (whole.empty()) return;
@@ -118,7 +123,7 @@ void ModelRunner::read_logits(std::span<const ScheduledChunk> chunks, const torc
   const int64_t width = logits_.size(1);
   for (size_t i = 0; i < whole.size(); ++i) {
     float* from = logits_.mutable_data_ptr<float>() + static_cast<int64_t>(i) * width;
-    out.logits[whole[i]] = {from, static_cast<size_t>(width)};
+    whole[i]->logits = {from, static_cast<size_t>(width)};
   }
 }
 

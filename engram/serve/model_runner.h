@@ -11,11 +11,16 @@
 
 namespace engram {
 
+// What the model says behind one token: logits [V], valid until the next run(); or, from a GPU and where that is all
+// the request wants, the likeliest token alone: -1 when the logits are not finite.
+struct NextToken {
+  std::span<float> logits;
+  std::optional<int32_t> likeliest;
+};
+
 struct StepOutput {
-  // For each chunk, in order, when it samples: logits [V] of its last token, valid until the next run(); or, from a
-  // GPU and where that is all its request wants, the likeliest token alone: -1 when the logits are not finite.
-  std::vector<std::span<float>> logits;
-  std::vector<std::optional<int32_t>> likeliest;
+  // For each chunk, in order, when it samples: behind its last known token, then behind each of its drafts.
+  std::vector<std::vector<NextToken>> next;
   std::vector<Status> failures;                 // for each chunk: its rows could not be read
   std::vector<std::vector<TokenTrace>> traces;  // for each chunk whose request wants one: its tokens
   double stall_seconds = 0;                     // waiting for rows

@@ -43,6 +43,8 @@ void engine_metrics(std::string& out, const EngineMetrics& m) {
   single(out, "engram_prompt_tokens_cached_total", "counter", "Prompt tokens found in the prefix cache.",
          m.cached_prompt_tokens);
   single(out, "engram_generated_tokens_total", "counter", "Tokens generated.", m.generated_tokens);
+  single(out, "engram_draft_tokens_total", "counter", "Drafts that steps checked.", m.draft_tokens);
+  single(out, "engram_accepted_draft_tokens_total", "counter", "Drafts that were right.", m.accepted_draft_tokens);
   single(out, "engram_step_seconds_total", "counter", "Time in steps.", m.step_seconds);
   single(out, "engram_stall_seconds_total", "counter", "Time in steps spent waiting for rows.", m.stall_seconds);
   family(out, "engram_requests_total", "counter", "Requests that ended.");
@@ -131,6 +133,8 @@ std::string metrics_json(const EngineMetrics& m, const HttpCounters& http) {
                                 {"prompt_tokens", m.prompt_tokens},
                                 {"cached_prompt_tokens", m.cached_prompt_tokens},
                                 {"generated_tokens", m.generated_tokens},
+                                {"draft_tokens", m.draft_tokens},
+                                {"accepted_draft_tokens", m.accepted_draft_tokens},
                                 {"finished", m.finished},
                                 {"cancelled", m.cancelled},
                                 {"failed", m.failed},

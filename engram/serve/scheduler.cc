@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engram/serve/prompt_lookup.h"
+
 namespace engram {
 
 Scheduler::Scheduler(const SchedulerOptions& options, BlockManager& blocks) : options_(options), blocks_(blocks) {
@@ -65,7 +67,31 @@ std::vector<ScheduledChunk> Scheduler::schedule() {
   // A later pass may have preempted a sequence of an earlier one.
   std::erase_if(chunks, [](const ScheduledChunk& chunk) { return chunk.sequence->block_table.empty(); });
   if (num_preemptions_ == preempted_before) admit(chunks, budget);
+  if (options_.max_draft_tokens > 0) add_drafts(chunks, budget);
   return chunks;
+}
+
+// Drafts take what is left of budget and pages. A traced request has none: its traces are of tokens that stay.
+void Scheduler::add_drafts(std::vector<ScheduledChunk>& chunks, int64_t budget) {
+  for (ScheduledChunk& chunk : chunks) {
+    Sequence& sequence = *chunk.sequence;
+    if (!sequence.is_decoding() || sequence.request.trace || sequence.draft_limit == 0) continue;
+    const int64_t limit = std::min(options_.max_draft_tokens, sequence.draft_limit.value_or(options_.max_draft_tokens));
+    const int64_t useful = sequence.request.sampling.max_tokens - sequence.num_generated() - 1;
+    const std::span<const int32_t> drafts = prompt_lookup(sequence.tokens, std::min({limit, useful, budget}));
+    if (drafts.empty() || !blocks_.reserve(sequence, sequence.num_computed + chunk.count + std::ssize(drafts)))
+      continue;
+    chunk.count += std::ssize(drafts);
+    budget -= std::ssize(drafts);
+    sequence.add_drafts(drafts);
+  }
+}
+
+void Scheduler::judge_drafts(Sequence& sequence, int64_t drafts, int64_t accepted) const {
+  if (drafts == 0) return;
+  const int64_t limit = sequence.draft_limit.value_or(options_.max_draft_tokens);
+  if (accepted == drafts) sequence.draft_limit = std::min(2 * limit, options_.max_draft_tokens);
+  if (accepted == 0) sequence.draft_limit = std::max<int64_t>(limit / 2, 1);
 }
 
 std::vector<UpcomingTokens> Scheduler::upcoming(std::span<const ScheduledChunk> chunks) {
@@ -73,6 +99,7 @@ std::vector<UpcomingTokens> Scheduler::upcoming(std::span<const ScheduledChunk> 
   int64_t budget = options_.max_batched_tokens;
   const auto name = [&](Sequence& sequence, int64_t done) {
     const int64_t end = std::min(sequence.num_tokens(), done + budget);
+    if (end <= done) return;
     budget -= end - done;
     const int64_t first = std::max(done, sequence.num_foretold);
     if (first >= end) return;
@@ -80,16 +107,13 @@ std::vector<UpcomingTokens> Scheduler::upcoming(std::span<const ScheduledChunk> 
     sequence.num_foretold = end;
   };
   for (const ScheduledChunk& chunk : chunks) name(*chunk.sequence, chunk.sequence->num_computed + chunk.count);
-  int64_t places = options_.max_sequences - num_running();
-  for (auto next = waiting_.begin(); next != waiting_.end() && budget > 0 && places > 0; ++next, --places) {
-    name(**next, 0);
-  }
+  for (auto next = waiting_.begin(); next != waiting_.end() && budget > 0; ++next) name(**next, 0);
   return out;
 }
 
-void Scheduler::advance(const ScheduledChunk& chunk) {
-  chunk.sequence->num_computed += chunk.count;
-  blocks_.publish(*chunk.sequence);
+void Scheduler::advance(Sequence& sequence, int64_t count) {
+  sequence.num_computed += count;
+  blocks_.publish(sequence);
 }
 
 std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {

@@ -1,10 +1,12 @@
 // Sequence: one request while it is served: its tokens, how many of them are in the pages, and which pages.
 //
-// Tokens are the prompt, then what was generated. The engine has computed the first num_computed of them: their keys
-// and values (and what the memory keeps) are in the pages of block_table. A sequence whose tokens are all computed but
-// the last is decoding.
+// Tokens are the prompt, then what was generated; while a step runs, drafts may stand behind these. The engine has
+// computed the first num_computed of them: their keys and values (and what the memory keeps) are in the pages of
+// block_table. A sequence whose tokens are all computed but the last is decoding.
 #pragma once
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "engram/serve/request.h"
@@ -19,18 +21,34 @@ struct Sequence {
   GenerationRequest request;
   std::vector<int32_t> tokens;
   int64_t num_computed = 0;
-  int64_t num_cached = 0;    // of the prompt, found in the prefix cache at the first admission
-  int64_t num_foretold = 0;  // Scheduler's: tokens that upcoming() has named
+  int64_t num_cached = 0;              // of the prompt, found in the prefix cache at the first admission
+  int64_t num_foretold = 0;            // Scheduler's: tokens that upcoming() has named
+  int64_t num_drafts = 0;              // at the end of tokens
+  std::optional<int64_t> draft_limit;  // Scheduler's: drafts of a step, by how the last ones did; 0: never any
   std::vector<int32_t> block_table;
   // BlockManager's: full blocks that are in the prefix cache's chain, and the last one's identity.
   int64_t num_chained = 0;
   uint64_t chain = 0;
 
-  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()) - num_drafts; }
   int64_t num_prompt() const { return static_cast<int64_t>(request.prompt.size()); }
   int64_t num_generated() const { return num_tokens() - num_prompt(); }
   int64_t num_left() const { return num_tokens() - num_computed; }  // tokens to run
   bool is_decoding() const { return num_left() == 1 && num_generated() > 0; }
+
+  // Puts guesses at the next tokens behind the known ones. They may be a part of `tokens`.
+  void add_drafts(std::span<const int32_t> drafts) {
+    const std::vector<int32_t> copy(drafts.begin(), drafts.end());
+    tokens.insert(tokens.end(), copy.begin(), copy.end());
+    num_drafts += std::ssize(copy);
+  }
+  // Takes them off again.
+  std::vector<int32_t> take_drafts() {
+    const std::vector<int32_t> out(tokens.end() - num_drafts, tokens.end());
+    tokens.resize(tokens.size() - out.size());
+    num_drafts = 0;
+    return out;
+  }
 };
 
 }  // namespace engram

@@ -101,6 +101,16 @@ class Serve(unittest.TestCase):
                 got = list(pool.map(lambda p: self.complete(p, memory=memory)["choices"][0]["text"], PROMPTS))
             self.assertEqual(wanted, got, f"memory {memory}")
 
+    def test_drafts_change_nothing_but_the_steps(self):
+        with Server(self.checkpoint, "--table", f"nvme:{self.rows}?cache=1MiB", "--draft-tokens", 4) as drafting:
+            for prompt in PROMPTS:
+                body = {"prompt": prompt, "temperature": 0, "max_tokens": 40}
+                self.assertEqual(self.complete(prompt, max_tokens=40)["choices"][0]["text"],
+                                 post(drafting.url, "/v1/completions", body)["choices"][0]["text"])
+            metrics = json.loads(get(drafting.url, "/metrics.json"))
+            self.assertGreater(metrics["accepted_draft_tokens"], 0)
+            self.assertLess(metrics["steps"], metrics["generated_tokens"])
+
     def test_a_stream_gives_the_same_text(self):
         whole = self.complete("the ")["choices"][0]["text"]
         body = {"model": "smoke", "prompt": "the ", "temperature": 0, "max_tokens": 12, "stream": True}

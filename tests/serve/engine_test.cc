@@ -49,6 +49,27 @@ class ServeEngine : public ::testing::Test {
     return path;
   }
 
+  // One row a page, so that a page is a row that some texts have and others do not.
+  std::string file_of_a_row_a_page() {
+    ModelConfig c = model_.config;
+    c.engram.head_dim = 1022;  // 4088 bytes in fp32
+    make("wide", c);
+    return row_file();
+  }
+
+  // Damages the page of the last row that the last of `tokens` has in the first layer. The page.
+  int64_t damage(const std::string& file, const std::vector<int32_t>& before, const std::vector<int32_t>& tokens) {
+    const std::vector<std::string> placements = {"nvme:" + file};
+    const auto tables = value_or_throw(ServedTables::open(Env::posix(), model_, placements));
+    const int64_t row = tables->row_ids(0, {before, tokens, false}).back();
+    const RowFileInfo info = value_or_throw(RowFileReader::open(Env::posix(), file)).info();
+    const int64_t page = info.tables[0].page_of(row);
+    std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekp(page * kRowPageBytes + 100);
+    bytes.put('\x5A').put('\x5A').put('\x5A');
+    return page;
+  }
+
   std::unique_ptr<LLMEngine> engine(EngineOptions options = {}) {
     return value_or_throw(LLMEngine::create(Env::posix(), model_, options));
   }
@@ -152,6 +173,56 @@ TEST_F(ServeEngine, EqualsGenerateUnderPreemption) {
     auto small = engine(options);
     expect_reference(*small);
     EXPECT_GT(small->metrics().preemptions, 0u);
+  }
+}
+
+TEST_F(ServeEngine, EqualsGenerateWithDrafts) {
+  uint64_t drafts = 0, accepted = 0;
+  for (int64_t most : {1, 3, 8}) {
+    for (bool tight : {false, true}) {
+      EngineOptions options;
+      options.block_size = 4;
+      options.scheduler = {.max_sequences = 4, .max_batched_tokens = tight ? 6 : 64, .max_draft_tokens = most};
+      if (tight) options.kv_cache_bytes = block_bytes(model_.config, 4) * (kContext / 4 + 3);
+      auto drafting = engine(options);
+      expect_reference(*drafting);
+      drafts += drafting->metrics().draft_tokens;
+      accepted += drafting->metrics().accepted_draft_tokens;
+    }
+  }
+  EXPECT_GT(accepted, 0u);
+  EXPECT_LT(accepted, drafts) << "wrong drafts were not tried";
+}
+
+// What repeats comes in fewer steps; one event a token, in order, as without drafts.
+TEST_F(ServeEngine, DraftsSaveSteps) {
+  GenerationRequest r = request("copy", 40);
+  r.sampling.logprobs = 1;
+  for (int i = 0; i < 40; ++i) r.forced.push_back(65 + i % 5);
+  std::vector<GenerationEvent> events;
+  uint64_t steps = 0;
+  for (int64_t most : {0, 4}) {
+    EngineOptions options;
+    options.scheduler.max_draft_tokens = most;
+    auto e = engine(options);
+    outcomes_.clear();
+    add(*e, 1, r);
+    run(*e);
+    ASSERT_EQ(outcomes_[1].tokens, r.forced);
+    EXPECT_EQ(e->metrics().generated_tokens, 40u);
+    if (most == 0) {
+      events = outcomes_[1].events;
+      steps = e->metrics().steps;
+      EXPECT_EQ(e->metrics().draft_tokens, 0u);
+      continue;
+    }
+    EXPECT_LT(e->metrics().steps, steps / 2);
+    ASSERT_EQ(outcomes_[1].events.size(), events.size());
+    for (size_t i = 0; i < events.size(); ++i) {
+      const GenerationEvent& event = outcomes_[1].events[i];
+      EXPECT_EQ(event.completion_tokens, static_cast<int64_t>(i) + 1);
+      EXPECT_NEAR(event.logprob->logprob, events[i].logprob->logprob, 1e-4) << "token " << i;
+    }
   }
 }
 
@@ -289,12 +360,17 @@ TEST_F(ServeEngine, SamplesAsGenerateDoes) {
   r.sampling.top_k = 40;
   r.sampling.top_p = 0.95;
   r.sampling.seed = 17;
-  auto e = engine();
-  add(*e, 1, r);
-  add(*e, 2, r);
-  run(*e);
-  EXPECT_EQ(outcomes_[1].tokens, wanted);
-  EXPECT_EQ(outcomes_[2].tokens, wanted) << "a seed belongs to a request";
+  for (int64_t drafts : {0, 4}) {
+    EngineOptions with;
+    with.scheduler.max_draft_tokens = drafts;
+    auto e = engine(with);
+    outcomes_.clear();
+    add(*e, 1, r);
+    add(*e, 2, r);
+    run(*e);
+    EXPECT_EQ(outcomes_[1].tokens, wanted);
+    EXPECT_EQ(outcomes_[2].tokens, wanted) << "a seed belongs to a request";
+  }
 }
 
 TEST_F(ServeEngine, StopsAtStringsAndLengths) {
@@ -397,11 +473,7 @@ TEST_F(ServeEngine, RefusesWhatCannotBeServed) {
 
 // Damage in the middle of decoding: requests that need the page fail, with its name, the others go on.
 TEST_F(ServeEngine, ADamagedPageFailsOnlyThoseWhoNeedIt) {
-  // One row a page, so that a page is a row that some texts have and others do not.
-  ModelConfig c = model_.config;
-  c.engram.head_dim = 1022;  // 4088 bytes in fp32
-  make("wide", c);
-  const std::string file = row_file();
+  const std::string file = file_of_a_row_a_page();
   EngineOptions options;
   options.tables = {"nvme:" + file};
   auto whole = engine(options);
@@ -410,16 +482,8 @@ TEST_F(ServeEngine, ADamagedPageFailsOnlyThoseWhoNeedIt) {
   run(*whole);
   for (uint64_t id = 0; id < 6; ++id) wanted.push_back(outcomes_[id].tokens);
 
-  // Damage the page of the last row id that request 0 needs in layer 1.
-  const auto tables = value_or_throw(ServedTables::open(Env::posix(), model_, options.tables));
   const std::vector<int32_t> prompt = request("a", 1).prompt;
-  const int64_t row = tables->row_ids(0, {{}, prompt, false}).back();
-  const RowFileInfo info = value_or_throw(RowFileReader::open(Env::posix(), file)).info();
-  const int64_t page = info.tables[0].page_of(row);
-  std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
-  bytes.seekp(page * kRowPageBytes + 100);
-  bytes.put('\x5A').put('\x5A').put('\x5A');
-  bytes.close();
+  const int64_t page = damage(file, {}, prompt);
 
   outcomes_.clear();
   auto damaged = engine(options);
@@ -437,6 +501,35 @@ TEST_F(ServeEngine, ADamagedPageFailsOnlyThoseWhoNeedIt) {
   }
   EXPECT_GT(survivors, 2);
   EXPECT_EQ(damaged->metrics().kv_blocks_used, 0);
+}
+
+// A draft needs a row that cannot be read: nobody has asked for that token, so the request goes on without drafts.
+TEST_F(ServeEngine, ADamagedPageOfADraftFailsNobody) {
+  const std::string file = file_of_a_row_a_page();
+  EngineOptions options;
+  options.tables = {"nvme:" + file};
+  options.block_size = 4;
+  options.scheduler.max_draft_tokens = 3;
+  auto e = engine(options);
+  GenerationRequest first = request("", 1);
+  first.prompt = {31, 32, 33, 34, 35, 36, 37, 38, 39};
+  add(*e, 1, first);
+  run(*e);
+  damage(file, {31, 32}, {33});
+  GenerationRequest next = first;  // its beginning is in the prefix cache; 31 32 brings up the draft 33
+  next.prompt.push_back(31);
+  next.forced = {32, 45, 46};
+  next.sampling.max_tokens = 3;
+  add(*e, 2, next);
+  run(*e);
+  EXPECT_EQ(outcomes_[2].finish, FinishReason::kLength) << outcomes_[2].error.message();
+  EXPECT_EQ(outcomes_[2].tokens, next.forced);
+  EXPECT_EQ(e->metrics().steps, 1u + 3 + 1) << "one step was in vain";
+  next.forced = {32, 33, 46};  // this one asks for it
+  add(*e, 3, next);
+  run(*e);
+  EXPECT_EQ(outcomes_[3].finish, FinishReason::kError);
+  EXPECT_EQ(e->metrics().kv_blocks_used, 0);
 }
 
 TEST_F(ServeEngine, TracesGatesAndRows) {

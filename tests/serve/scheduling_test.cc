@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 
+#include "engram/serve/prompt_lookup.h"
 #include "engram/serve/scheduler.h"
 
 namespace engram {
@@ -17,10 +18,10 @@ std::vector<int32_t> tokens_from(int32_t first, int64_t count) {
   return out;
 }
 
-std::unique_ptr<Sequence> make_sequence(uint64_t id, std::vector<int32_t> prompt, bool memory_off = false) {
+std::unique_ptr<Sequence> make_sequence(uint64_t id, std::vector<int32_t> prompt, int max_tokens = 100) {
   GenerationRequest request;
   request.prompt = std::move(prompt);
-  request.memory_off = memory_off;
+  request.sampling.max_tokens = max_tokens;
   return std::make_unique<Sequence>(id, std::move(request));
 }
 
@@ -69,7 +70,8 @@ TEST(BlockManager, SharesAPrefixButNeverTheLastToken) {
 
 TEST(BlockManager, PrefixesDifferByMemory) {
   BlockManager blocks(10, 4);
-  auto on = make_sequence(1, tokens_from(0, 9)), off = make_sequence(2, tokens_from(0, 9), /*memory_off=*/true);
+  auto on = make_sequence(1, tokens_from(0, 9)), off = make_sequence(2, tokens_from(0, 9));
+  off->request.memory_off = true;
   compute(blocks, *on);
   blocks.take_prefix(*off);
   EXPECT_EQ(off->num_computed, 0) << "keys and values depend on whether the memory is on";
@@ -120,7 +122,7 @@ TEST(Scheduler, MixesDecodingAndChunksWithinTheBudget) {
   EXPECT_TRUE(chunks[0].samples());
   EXPECT_EQ(chunks[1].count, 7);
   EXPECT_FALSE(chunks[1].samples());
-  for (const auto& chunk : chunks) scheduler.advance(chunk);
+  for (const auto& chunk : chunks) scheduler.advance(*chunk.sequence, chunk.count);
   chunks[0].sequence->tokens.push_back(5);
   chunks = scheduler.schedule();
   ASSERT_EQ(chunks.size(), 2u);
@@ -129,20 +131,27 @@ TEST(Scheduler, MixesDecodingAndChunksWithinTheBudget) {
   EXPECT_EQ(chunks[1].count, 9);
 }
 
-// Random traffic: every sequence ends, in every step pages belong to one writer, the budget holds.
+// Random traffic, with drafts and without: every sequence ends, in every step pages belong to one writer, the budget
+// holds.
 TEST(Scheduler, EverySequenceEndsUnderPressure) {
+  const auto next_token = [](int64_t position) { return static_cast<int32_t>(1000 + position % 3); };
+  size_t num_drafts = 0, num_right = 0;
   for (unsigned seed = 1; seed <= 20; ++seed) {
     std::mt19937 engine(seed);
     const int64_t block_size = 1 + engine() % 5, longest = 40;
     BlockManager blocks((longest + block_size - 1) / block_size + static_cast<int64_t>(engine() % 20), block_size,
                         engine() % 2 == 0);
-    const SchedulerOptions options{.max_sequences = 1 + static_cast<int64_t>(engine() % 8), .max_batched_tokens = 12};
+    const SchedulerOptions options{.max_sequences = 1 + static_cast<int64_t>(engine() % 8),
+                                   .max_batched_tokens = 12,
+                                   .max_draft_tokens = static_cast<int64_t>(engine() % 4)};
     Scheduler scheduler(options, blocks);
     std::map<uint64_t, int64_t> goal;
     for (uint64_t id = 1; id <= 12; ++id) {
       const int64_t prompt = 1 + engine() % 25;
-      goal[id] = prompt + 1 + engine() % 15;
-      scheduler.add(make_sequence(id, tokens_from(engine() % 2 == 0 ? 0 : static_cast<int32_t>(id * 100), prompt)));
+      const int max_tokens = 1 + static_cast<int>(engine() % 15);
+      goal[id] = prompt + max_tokens;
+      scheduler.add(
+          make_sequence(id, tokens_from(engine() % 2 == 0 ? 0 : static_cast<int32_t>(id * 100), prompt), max_tokens));
     }
     int steps = 0;
     while (!goal.empty()) {
@@ -163,10 +172,20 @@ TEST(Scheduler, EverySequenceEndsUnderPressure) {
       ASSERT_LE(scheduler.num_running(), options.max_sequences);
       for (const auto& chunk : chunks) {
         const bool samples = chunk.samples();
-        scheduler.advance(chunk);
-        if (!samples) continue;
         Sequence& s = *chunk.sequence;
-        s.tokens.push_back(static_cast<int32_t>(1000 + s.num_tokens()));
+        const std::vector<int32_t> drafts = s.take_drafts();
+        num_drafts += drafts.size();
+        scheduler.advance(s, chunk.count - std::ssize(drafts));
+        if (!samples) continue;
+        s.tokens.push_back(next_token(s.num_tokens()));
+        int64_t right = 0;
+        for (; right < std::ssize(drafts) && drafts[static_cast<size_t>(right)] == s.tokens.back(); ++right) {
+          scheduler.advance(s, 1);
+          s.tokens.push_back(next_token(s.num_tokens()));
+        }
+        scheduler.judge_drafts(s, std::ssize(drafts), right);
+        num_right += static_cast<size_t>(right);
+        ASSERT_LE(s.num_tokens(), goal[s.id]);
         if (s.num_tokens() < goal[s.id]) continue;
         goal.erase(s.id);
         ASSERT_NE(scheduler.remove(s.id), nullptr);
@@ -174,6 +193,8 @@ TEST(Scheduler, EverySequenceEndsUnderPressure) {
     }
     EXPECT_EQ(blocks.num_free(), blocks.num_blocks()) << "seed " << seed;
   }
+  EXPECT_GT(num_right, 0u);
+  EXPECT_GE(num_drafts, num_right);
 }
 
 TEST(Scheduler, PreemptsTheYoungestAndTakesItBackFirst) {
@@ -184,7 +205,7 @@ TEST(Scheduler, PreemptsTheYoungestAndTakesItBackFirst) {
   auto chunks = scheduler.schedule();
   ASSERT_EQ(chunks.size(), 2u);
   for (const auto& chunk : chunks) {
-    scheduler.advance(chunk);
+    scheduler.advance(*chunk.sequence, chunk.count);
     chunk.sequence->tokens.push_back(7);
   }
   chunks = scheduler.schedule();  // five tokens each need six blocks
@@ -216,7 +237,7 @@ TEST(Scheduler, ForetellsPromptTokensOnce) {
     EXPECT_LE(count, 8);
     for (const ScheduledChunk& chunk : chunks) {
       const bool samples = chunk.samples();
-      scheduler.advance(chunk);
+      scheduler.advance(*chunk.sequence, chunk.count);
       if (samples) chunk.sequence->tokens.push_back(7);
     }
   };
@@ -231,13 +252,87 @@ TEST(Scheduler, ForetellsPromptTokensOnce) {
   step();  // 1: [8, 11), 2: [0, 5)
   EXPECT_EQ(named[1], range(8, 11)) << "named already";
   EXPECT_EQ(named[2], range(0, 11));
-  EXPECT_TRUE(named[3].empty()) << "there is no place for it";
+  EXPECT_EQ(named[3], range(0, 2)) << "there is no place for it yet; when there is, its rows are near";
   step();
   scheduler.remove(1);
   step();
   EXPECT_EQ(named[2], range(0, 11));
+  EXPECT_EQ(named[3], range(0, 11));
   scheduler.remove(2);
   scheduler.remove(3);
+}
+
+// Decodes one sequence whose text is 5 6 7 8 over and over; what `next` says is sampled.
+TEST(Scheduler, DraftsFollowHowTheLastOnesDid) {
+  BlockManager blocks(100, 4);
+  Scheduler scheduler({.max_sequences = 2, .max_batched_tokens = 8, .max_draft_tokens = 4}, blocks);
+  scheduler.add(make_sequence(1, {5, 6, 7, 8, 5, 6, 7}));
+  auto chunks = scheduler.schedule();
+  ASSERT_EQ(chunks.size(), 1u);
+  Sequence& s = *chunks[0].sequence;
+  EXPECT_EQ(s.num_drafts, 0) << "a prompt has none";
+  scheduler.advance(s, 7);
+  s.tokens.push_back(8);
+  const auto step = [&](int64_t right) {
+    chunks = scheduler.schedule();
+    EXPECT_TRUE(chunks[0].samples());
+    EXPECT_EQ(chunks[0].count, 1 + s.num_drafts);
+    const std::vector<int32_t> drafts = s.take_drafts();
+    scheduler.advance(s, 1);
+    scheduler.judge_drafts(s, std::ssize(drafts), right);
+    s.tokens.push_back(drafts.at(0));
+    return drafts;
+  };
+  EXPECT_EQ(step(0), (std::vector<int32_t>{5, 6, 7, 8}));
+  EXPECT_EQ(step(0), (std::vector<int32_t>{6, 7})) << "none was right: half as many";
+  EXPECT_EQ(step(0), (std::vector<int32_t>{7}));
+  EXPECT_EQ(step(1), (std::vector<int32_t>{8})) << "at least one";
+  EXPECT_EQ(step(2).size(), 2u) << "all were right: twice as many";
+  EXPECT_EQ(step(3).size(), 4u);
+  EXPECT_EQ(step(4).size(), 4u) << "some were right, or as many as there may be";
+}
+
+TEST(Scheduler, DraftsTakeOnlyWhatIsLeft) {
+  BlockManager blocks(4, 4, /*prefix_cache=*/false);
+  Scheduler scheduler({.max_sequences = 2, .max_batched_tokens = 8, .max_draft_tokens = 6}, blocks);
+  scheduler.add(make_sequence(1, {5, 6, 5, 6}, /*max_tokens=*/3));
+  Sequence& s = *scheduler.schedule().at(0).sequence;
+  scheduler.advance(s, 4);
+  s.tokens.push_back(5);
+  ASSERT_EQ(scheduler.schedule().size(), 1u);
+  EXPECT_EQ(s.num_drafts, 1) << "one of the three tokens is there, one comes from the step itself";
+  s.take_drafts();
+  scheduler.add(make_sequence(2, tokens_from(20, 7)));  // with it the step's budget is full
+  ASSERT_EQ(scheduler.schedule().size(), 2u);
+  EXPECT_EQ(s.num_drafts, 0);
+  scheduler.remove(2);
+  s.request.trace = true;
+  EXPECT_EQ(scheduler.schedule().at(0).count, 1) << "traces are of tokens that stay";
+  s.request.trace = false;
+  s.request.sampling.max_tokens = 100;
+  s.num_computed = 7;
+  s.tokens = {5, 6, 5, 6, 5, 6, 5, 6};
+  scheduler.add(make_sequence(2, tokens_from(20, 7)));
+  ASSERT_EQ(scheduler.schedule().size(), 2u);
+  EXPECT_EQ(s.num_drafts, 0);
+}
+
+TEST(PromptLookup, CopiesWhatStoodBehindTheLongestMatch) {
+  const auto look = [](std::vector<int32_t> tokens, int64_t count) {
+    const std::span<const int32_t> out = prompt_lookup(tokens, count);
+    return std::vector<int32_t>(out.begin(), out.end());
+  };
+  using Tokens = std::vector<int32_t>;
+  EXPECT_EQ(look({}, 3), Tokens{});
+  EXPECT_EQ(look({1, 2}, 3), Tokens{});
+  EXPECT_EQ(look({1, 2, 3, 9, 2}, 3), Tokens{}) << "one token says too little";
+  EXPECT_EQ(look({1, 2, 3, 4, 1, 2}, 3), (Tokens{3, 4, 1}));
+  EXPECT_EQ(look({1, 2, 3, 4, 1, 2}, 9), (Tokens{3, 4, 1, 2})) << "no more than there is";
+  EXPECT_EQ(look({1, 2, 3, 4, 1, 2}, 0), Tokens{});
+  EXPECT_EQ(look({0, 1, 2, 3, 8, 1, 2, 4, 0, 1, 2}, 1), Tokens{3}) << "three tokens agree there, two behind it";
+  EXPECT_EQ(look({1, 2, 3, 1, 2, 4, 1, 2}, 1), Tokens{4}) << "of equals the last";
+  EXPECT_EQ(look({9, 1, 2, 3, 4, 7, 8, 1, 2, 3, 4, 6, 9, 1, 2, 3, 4}, 1), Tokens{6}) << "four are enough";
+  EXPECT_EQ(look({4, 4, 4, 4}, 5), Tokens{4}) << "a match may reach into the end";
 }
 
 TEST(Scheduler, RemovesWaitingSequencesToo) {
