@@ -66,6 +66,19 @@ void print_peer(const Json& part) {
   }
 }
 
+void print_drafts(const Json& part) {
+  fmt::print("\none client that writes {} tokens of real text behind {}, {} rounds\n", part.at("output").get<int>(),
+             part.at("prompt").get<int>(), part.at("rounds").get<int>());
+  for (const Json& row : part.at("rows")) {
+    fmt::print(
+        "  drafts of {} {:>10.1f} tokens/s, ratio to none {:.2f} ({:.2f}, {:.2f}), {:.2f} tokens a step, {:.0f} %"
+        " of the drafts right\n",
+        row.at("draft_tokens").get<int>(), row.at("tokens_per_second").get<double>(), row.at("ratio").get<double>(),
+        row.at("ratio_low").get<double>(), row.at("ratio_high").get<double>(), row.at("tokens_per_step").get<double>(),
+        100 * row.at("accepted").get<double>());
+  }
+}
+
 Status run_bench_serve(const Flags& flags) {
   Env& env = Env::posix();
   Json out = {
@@ -76,6 +89,10 @@ Status run_bench_serve(const Flags& flags) {
       ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_bench(env, flags.options));
       out.update(result);
       if (!flags.json) print_table(result);
+    } else if (part == "drafts") {
+      ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_drafts_bench(env, flags.options));
+      out["drafts"] = result;
+      if (!flags.json) print_drafts(result);
     } else if (part == "peer") {
       ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_peer_bench(env, flags.options));
       out["peer"] = result;
@@ -121,8 +138,10 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
   command->add_option("--text", options.texts, "random, real (default: both)")
       ->delimiter(',')
       ->check(CLI::IsMember({"random", "real"}));
-  command->add_option("--part", flags->parts, "table, clients, peer (llama.cpp); the first two unless given")
-      ->check(CLI::IsMember({"table", "clients", "peer"}));
+  command
+      ->add_option("--part", flags->parts,
+                   "table, clients, drafts (guesses at the next tokens), peer (llama.cpp); the first two unless given")
+      ->check(CLI::IsMember({"table", "clients", "drafts", "peer"}));
   command->add_option("--python", options.python, "interpreter that has llama-cpp-python")->capture_default_str();
   command->add_flag("--json", flags->json, "print JSON");
   command->callback([flags, &invocation] { invocation.run = [flags] { return run_bench_serve(*flags); }; });

@@ -49,6 +49,11 @@ Result<nlohmann::ordered_json> run_serve_bench(Env& env, const ServeBenchOptions
 //  "decode_seconds", "weight_read_seconds", "decode_over_weight_read"}.
 Result<nlohmann::ordered_json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options);
 
+// One client on the first backbone that writes real text, with drafts and without, step by step in turn: {"rows":
+//  [{"draft_tokens", "tokens_per_second", "ratio" to none, "ratio_low", "ratio_high", "tokens_per_step",
+//  "accepted" (share of the drafts)}]}.
+Result<nlohmann::ordered_json> run_serve_drafts_bench(Env& env, const ServeBenchOptions& options);
+
 // One sequence on the first backbone beside llama.cpp on the same shape and precision: {"peer", "rows": [{"name"
 // prefill
 //  or decode, "ours", "llama_cpp" in tokens per second, "ratio", "ratio_low", "ratio_high"}]}. kNotFound.

@@ -81,6 +81,53 @@ Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options)
       {"decode_over_weight_read", 1 / one / read}};
 }
 
+Result<Json> run_serve_drafts_bench(Env& env, const ServeBenchOptions& options) {
+  constexpr int kPrompt = 512, kOutput = 256;
+  constexpr int64_t kDrafts[] = {0, 2, 4, 8};
+  ENGRAM_ASSIGN_OR_RETURN(Workload work, read_workload(env, options));
+  if (options.threads > 0) torch::set_num_threads(options.threads);
+  work.scale.longest = kPrompt + kOutput;
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
+                          make_model(env, work, backbone_config(work, work.scale.backbones[0], nullptr)));
+  std::vector<std::unique_ptr<LLMEngine>> engines;
+  std::vector<Server> servers;
+  for (int64_t drafts : kDrafts) {
+    EngineOptions with;
+    with.prefix_cache = false;
+    with.scheduler = {.max_sequences = 1, .max_batched_tokens = kPrompt, .max_draft_tokens = drafts};
+    ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, with));
+    servers.push_back({engine.get()});
+    engines.push_back(std::move(engine));
+  }
+  const size_t places = work.text.size() / (kPrompt + kOutput);
+  std::vector<std::vector<double>> ratios(engines.size()), speeds(engines.size());
+  for (int round = 0; round < options.rounds; ++round) {
+    const size_t place = places * static_cast<size_t>(round) / static_cast<size_t>(options.rounds);
+    const auto from = work.text.begin() + static_cast<std::ptrdiff_t>(place * (kPrompt + kOutput));
+    const std::vector<Job> jobs = {{{from, from + kPrompt}, {from + kPrompt, from + kPrompt + kOutput}}};
+    ENGRAM_ASSIGN_OR_RETURN(const auto got, serve(servers, jobs));
+    for (size_t i = 0; i < got.size(); ++i) {
+      speeds[i].push_back(got[i].tokens_per_second);
+      ratios[i].push_back(got[i].tokens_per_second / got[0].tokens_per_second);
+    }
+  }
+  Json rows = Json::array();
+  for (size_t i = 0; i < engines.size(); ++i) {
+    const EngineMetrics metrics = engines[i]->metrics();
+    const auto [low, high] = std::minmax_element(ratios[i].begin(), ratios[i].end());
+    rows.push_back(
+        {{"draft_tokens", kDrafts[i]},
+         {"tokens_per_second", median(speeds[i])},
+         {"ratio", median(ratios[i])},
+         {"ratio_low", *low},
+         {"ratio_high", *high},
+         {"tokens_per_step", static_cast<double>(metrics.generated_tokens) / static_cast<double>(metrics.steps)},
+         {"accepted", static_cast<double>(metrics.accepted_draft_tokens) /
+                          static_cast<double>(std::max<uint64_t>(metrics.draft_tokens, 1))}});
+  }
+  return Json{{"prompt", kPrompt}, {"output", kOutput}, {"rounds", options.rounds}, {"rows", rows}};
+}
+
 Result<Json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options) {
   constexpr int kPrompt = 512, kDecode = 128;
   ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
