@@ -35,7 +35,7 @@ probes() {  # STUDY BASELINE MEMORY PROBE...
 scripts/corpus.sh --study
 scripts/entities.py --factbook corpora/study/text/factbook.txt --output corpora/study/entities.txt
 study allocation
-probes allocation allocation-rho1-18.9m-s0 allocation-rho0.75-18.9m-s0 logit-lens cka gates collisions knock-out
+probes allocation allocation-rho1-18.9m-s0 allocation-rho0.75-18.9m-s0 logit-lens cka gates collisions knock-out edit
 study memory
 study ablation
 study placement
