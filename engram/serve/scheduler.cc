@@ -75,8 +75,8 @@ std::vector<ScheduledChunk> Scheduler::schedule() {
 void Scheduler::add_drafts(std::vector<ScheduledChunk>& chunks, int64_t budget) {
   for (ScheduledChunk& chunk : chunks) {
     Sequence& sequence = *chunk.sequence;
-    if (!sequence.is_decoding() || sequence.request.trace || sequence.draft_limit == 0) continue;
-    const int64_t limit = std::min(options_.max_draft_tokens, sequence.draft_limit.value_or(options_.max_draft_tokens));
+    if (!sequence.is_decoding() || sequence.request.trace) continue;
+    const int64_t limit = sequence.draft_limit.value_or(options_.max_draft_tokens);
     const int64_t useful = sequence.request.sampling.max_tokens - sequence.num_generated() - 1;
     const std::span<const int32_t> drafts = prompt_lookup(sequence.tokens, std::min({limit, useful, budget}));
     if (drafts.empty() || !blocks_.reserve(sequence, sequence.num_computed + chunk.count + std::ssize(drafts)))
