@@ -115,10 +115,10 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
       bench.add_subcommand("serve", "Throughput of the engine with its table in each tier, by the paper's protocol");
   bench::ServeBenchOptions& options = flags->options;
   command
-      ->add_option(
-          "--scale", options.scale,
-          "smoke; cpu: two backbones for two cores, about ten minutes; gpu: dense 4B and 8B and a table of 100B"
-          " parameters (104 GiB of memory); gpu-smoke")
+      ->add_option("--scale", options.scale,
+                   "smoke; cpu: two backbones for two cores, about ten minutes; cpu-small: half as deep; gpu: dense 4B "
+                   "and 8B and a table of 100B"
+                   " parameters (104 GiB of memory); gpu-smoke")
       ->capture_default_str();
   command->add_option("--tokenizer", options.tokenizer, "tokenizer.json of the real text")->capture_default_str();
   command->add_option("--tokens", options.tokens, "token shard with the real text")->capture_default_str();
@@ -141,6 +141,7 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
   command
       ->add_option("--part", flags->parts,
                    "table, clients, drafts (guesses at the next tokens), peer (llama.cpp); the first two unless given")
+      ->delimiter(',')
       ->check(CLI::IsMember({"table", "clients", "drafts", "peer"}));
   command->add_option("--python", options.python, "interpreter that has llama-cpp-python")->capture_default_str();
   command->add_flag("--json", flags->json, "print JSON");

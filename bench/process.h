@@ -12,6 +12,12 @@ double now_seconds();  // monotonic
 // REQUIRES: not empty.
 double median(std::vector<double> values);
 
+// What the rounds of one measurement gave. REQUIRES: not empty.
+struct Spread {
+  double median, low, high;
+};
+Spread spread_of(const std::vector<double>& values);
+
 // One word of a shell command.
 std::string shell_quoted(const std::string& word);
 

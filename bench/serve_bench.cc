@@ -52,17 +52,21 @@ class SharedStore final : public RowStore {
 // holds it, its rows in memory.
 class Table {
  public:
-  static Result<std::unique_ptr<Table>> create(Env& env, const Workload& work, const std::string& folder) {
+  // Nothing is written before make().
+  static Result<std::unique_ptr<Table>> plan(const Workload& work, const std::string& folder) {
     std::unique_ptr<Table> out(new Table);
     ENGRAM_ASSIGN_OR_RETURN(out->info_, plan_table(work));
-    ENGRAM_RETURN_IF_ERROR(work.scale.on_gpu() ? out->fill_memory() : out->write_file(env, work, folder));
+    if (work.scale.on_gpu()) return out;
+    out->path_ = join_path(folder, "bench_serve.rows");
+    out->profile_ = join_path(folder, "bench_serve.profile");
     return out;
+  }
+  Status make(Env& env, const Workload& work, const std::string& folder) {
+    return path_.empty() ? fill_memory() : write_file(env, work, folder);
   }
   ~Table() {
     std::error_code ignored;
-    for (const std::string& path : {path_, profile_}) {
-      if (!path.empty()) std::filesystem::remove(path, ignored);
-    }
+    for (const std::string& path : written_) std::filesystem::remove(path, ignored);
   }
   const std::string& path() const { return path_; }  // "": in memory
   const std::string& profile() const { return profile_; }
@@ -71,9 +75,9 @@ class Table {
 
  private:
   Status write_file(Env& env, const Workload& work, const std::string& folder) {
-    path_ = join_path(folder, "bench_serve.rows");
     ENGRAM_RETURN_IF_ERROR(env.create_directories(folder));
     Progress progress("table", count_row_bytes(info_), "bytes");
+    written_ = {path_, profile_};
     ENGRAM_RETURN_IF_ERROR(write_synthetic(env, path_, info_, /*seed=*/0, /*resume=*/false, &progress));
     progress.finish();
     Progress counting("profile", static_cast<int64_t>(work.sample.size()), "tokens");
@@ -81,7 +85,6 @@ class Table {
     ENGRAM_ASSIGN_OR_RETURN(const CorpusProfile profile,
                             profile_corpus(info_, map, work.sample, std::vector<int64_t>{0}, {}, &counting));
     counting.finish();
-    profile_ = join_path(folder, "bench_serve.profile");
     return profile.rows.save(env, profile_);
   }
   Status fill_memory() {
@@ -100,6 +103,7 @@ class Table {
   }
 
   std::string path_, profile_;
+  std::vector<std::string> written_;
   std::shared_ptr<RowStore> memory_;
   RowFileInfo info_;
 };
@@ -157,17 +161,10 @@ Json summary_of(const Series& series, const Series& reference) {
     stall.push_back(series.rounds[r].stall_share);
     bytes.push_back(series.rounds[r].bytes_per_token);
   }
-  const auto [low, high] = std::minmax_element(speed.begin(), speed.end());
-  const auto [ratio_low, ratio_high] = std::minmax_element(ratio.begin(), ratio.end());
-  return {{"name", series.name},
-          {"tokens_per_second", median(speed)},
-          {"low", *low},
-          {"high", *high},
-          {"ratio_to_no_memory", median(ratio)},
-          {"ratio_low", *ratio_low},
-          {"ratio_high", *ratio_high},
-          {"stall_share", median(stall)},
-          {"bytes_per_token", median(bytes)}};
+  const Spread speeds = spread_of(speed), ratios = spread_of(ratio);
+  return {{"name", series.name},       {"tokens_per_second", speeds.median},  {"low", speeds.low},
+          {"high", speeds.high},       {"ratio_to_no_memory", ratios.median}, {"ratio_low", ratios.low},
+          {"ratio_high", ratios.high}, {"stall_share", median(stall)},        {"bytes_per_token", median(bytes)}};
 }
 
 // Distinct rows of each step that a tier in memory served, so far.
@@ -211,11 +208,10 @@ Result<std::unique_ptr<LLMEngine>> make_engine(Env& env, const LoadedModel& mode
 }
 
 Result<Json> run_backbone(Env& env, const ServeBenchOptions& options, const Workload& work, const Table& table,
-                          const BackboneShape& shape, Progress& progress) {
+                          const std::vector<Variant>& variants, const BackboneShape& shape, Progress& progress) {
   const EngramConfig& engram = table.info().hash->config;
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
                           make_model(env, work, backbone_config(work, shape, &engram), table.path()));
-  ENGRAM_ASSIGN_OR_RETURN(const std::vector<Variant> variants, chosen_variants(options, table));
   const auto reference = static_cast<size_t>(
       std::find_if(variants.begin(), variants.end(), [](const Variant& v) { return v.name == kReference; }) -
       variants.begin());
@@ -281,13 +277,15 @@ ServeBenchOptions default_serve_bench_options() {
 Result<Json> run_serve_bench(Env& env, const ServeBenchOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
   if (options.threads > 0) torch::set_num_threads(options.threads);
-  ENGRAM_ASSIGN_OR_RETURN(const auto table, Table::create(env, work, options.folder));
+  ENGRAM_ASSIGN_OR_RETURN(const auto table, Table::plan(work, options.folder));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<Variant> variants, chosen_variants(options, *table));
+  ENGRAM_RETURN_IF_ERROR(table->make(env, work, options.folder));
   Json backbones = Json::array();
   const int64_t texts = options.texts.empty() ? 2 : static_cast<int64_t>(options.texts.size());
   const int64_t runs = 2 * texts * (options.rounds + 1);
   Progress progress("serve", runs, "rounds");
   for (const BackboneShape& shape : work.scale.backbones) {
-    ENGRAM_ASSIGN_OR_RETURN(Json backbone, run_backbone(env, options, work, *table, shape, progress));
+    ENGRAM_ASSIGN_OR_RETURN(Json backbone, run_backbone(env, options, work, *table, variants, shape, progress));
     backbones.push_back(std::move(backbone));
   }
   progress.finish();

@@ -26,7 +26,7 @@
 namespace engram::bench {
 
 struct ServeBenchOptions {
-  std::string scale = "cpu";          // smoke, cpu, gpu, gpu-smoke
+  std::string scale = "cpu";          // smoke, cpu, cpu-small, gpu, gpu-smoke
   std::string tokenizer, tokens;      // tokenizer.json and a token shard: the real text
   std::string folder;                 // where the table is made, and removed at the end
   std::string python, llama_script;   // interpreter with llama-cpp-python and gguf; bench/llama_peer.py

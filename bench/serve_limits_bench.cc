@@ -114,13 +114,13 @@ Result<Json> run_serve_drafts_bench(Env& env, const ServeBenchOptions& options) 
   Json rows = Json::array();
   for (size_t i = 0; i < engines.size(); ++i) {
     const EngineMetrics metrics = engines[i]->metrics();
-    const auto [low, high] = std::minmax_element(ratios[i].begin(), ratios[i].end());
+    const Spread ratio = spread_of(ratios[i]);
     rows.push_back(
         {{"draft_tokens", kDrafts[i]},
          {"tokens_per_second", median(speeds[i])},
-         {"ratio", median(ratios[i])},
-         {"ratio_low", *low},
-         {"ratio_high", *high},
+         {"ratio", ratio.median},
+         {"ratio_low", ratio.low},
+         {"ratio_high", ratio.high},
          {"tokens_per_step", static_cast<double>(metrics.generated_tokens) / static_cast<double>(metrics.steps)},
          {"accepted", static_cast<double>(metrics.accepted_draft_tokens) /
                           static_cast<double>(std::max<uint64_t>(metrics.draft_tokens, 1))}});
@@ -167,11 +167,11 @@ Result<Json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options) {
     peer_decode.push_back(peer.at("decode_tokens_per_second").get<double>());
   }
   const auto row = [](const char* name, std::vector<double> ours, std::vector<double> peer) {
-    std::vector<double> ratio;
-    for (size_t i = 0; i < ours.size(); ++i) ratio.push_back(ours[i] / peer[i]);
-    const auto [low, high] = std::minmax_element(ratio.begin(), ratio.end());
-    return Json{{"name", name},           {"ours", median(ours)}, {"llama_cpp", median(peer)},
-                {"ratio", median(ratio)}, {"ratio_low", *low},    {"ratio_high", *high}};
+    std::vector<double> ratios;
+    for (size_t i = 0; i < ours.size(); ++i) ratios.push_back(ours[i] / peer[i]);
+    const Spread ratio = spread_of(ratios);
+    return Json{{"name", name},          {"ours", median(ours)},   {"llama_cpp", median(peer)},
+                {"ratio", ratio.median}, {"ratio_low", ratio.low}, {"ratio_high", ratio.high}};
   };
   return Json{{"peer", "llama-cpp-python, the same shape in F32"},
               {"rows", {row("prefill", ours_prefill, peer_prefill), row("decode", ours_decode, peer_decode)}}};

@@ -130,21 +130,22 @@ Result<Json> run_dram_bench(Env& env, const StoreBenchOptions& options) {
   };
   Json measurements = Json::array();
   for (int threads : {1, 2}) {
-    std::vector<double> ours, limit, small, share, gain;
+    std::vector<double> ours, limit, small, shares, gain;
     for (int round = 0; round < options.rounds; ++round) {
       const auto rates = rows_per_second(threads, rows, row_bytes, options.seconds, {lookup, plain, plain_on_small});
       ours.push_back(rates[0]);
       limit.push_back(rates[1]);
       small.push_back(rates[2]);
-      share.push_back(rates[0] / rates[1]);
+      shares.push_back(rates[0] / rates[1]);
       gain.push_back(rates[0] / rates[2]);
     }
+    const Spread share = spread_of(shares);
     measurements.push_back({{"name", fmt::format("DramStore, {} thread{}", threads, threads > 1 ? "s" : "")},
                             {"rows_per_second", median(ours)},
                             {"plain_gather_rows_per_second", median(limit)},
-                            {"share_of_plain_gather", median(share)},
-                            {"share_least", *std::min_element(share.begin(), share.end())},
-                            {"share_most", *std::max_element(share.begin(), share.end())},
+                            {"share_of_plain_gather", share.median},
+                            {"share_least", share.low},
+                            {"share_most", share.high},
                             {"plain_gather_4k_pages_rows_per_second", median(small)},
                             {"ratio_to_4k_pages", median(gain)}});
   }

@@ -105,13 +105,14 @@ Result<Json> measure_drive(const StoreBenchOptions& options, RowStore& store, co
     our_cpu.push_back(rate.cpu_us_per_read);
     shares.push_back(rate.reads_per_second / limit.reads_per_second);
   }
+  const Spread share = spread_of(shares);
   return Json{{"name", fmt::format("NvmeStore, depth {}, {} reads of {} rows in flight", options.depth, shape.in_flight,
                                    shape.rows)},
               {"reads_per_second", median(ours)},
               {"fio_reads_per_second", median(fio)},
-              {"share_of_fio", median(shares)},
-              {"share_of_fio_least", *std::min_element(shares.begin(), shares.end())},
-              {"share_of_fio_most", *std::max_element(shares.begin(), shares.end())},
+              {"share_of_fio", share.median},
+              {"share_of_fio_least", share.low},
+              {"share_of_fio_most", share.high},
               {"cpu_us_per_read", median(our_cpu)},
               {"fio_cpu_us_per_read", median(fio_cpu)}};
 }
