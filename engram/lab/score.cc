@@ -5,19 +5,20 @@
 
 #include "engram/core/json.h"
 #include "engram/lab/probe_text.h"
+#include "engram/serve/llm_engine.h"
 
 namespace engram {
 namespace {
 
 // One sequence to read: context and continuation without its last token, which is only predicted.
-struct Sequence {
+struct ScoredSequence {
   std::vector<int32_t> tokens;
   int64_t first = 0;  // position whose prediction is the continuation's first token
   bool shortened = false;
 };
 
-Sequence make_sequence(const Continuation& continuation, int64_t window) {
-  Sequence out;
+ScoredSequence make_sequence(const Continuation& continuation, int64_t window) {
+  ScoredSequence out;
   out.tokens = continuation.context;
   out.tokens.insert(out.tokens.end(), continuation.tokens.begin(), continuation.tokens.end() - 1);
   const int64_t excess = static_cast<int64_t>(out.tokens.size()) - window;
@@ -32,14 +33,14 @@ Sequence make_sequence(const Continuation& continuation, int64_t window) {
 // Shorter sequences are filled up behind their end, where a causal model cannot look.
 void score_batch(const LoadedModel& model, std::span<const Continuation> all, std::span<const size_t> chosen,
                  bool memory_off, std::vector<Score>& scores) {
-  std::vector<Sequence> sequences;
+  std::vector<ScoredSequence> sequences;
   int64_t length = 0;
   for (size_t index : chosen) {
     sequences.push_back(make_sequence(all[index], model.config.max_position_embeddings));
     length = std::max(length, static_cast<int64_t>(sequences.back().tokens.size()));
   }
   std::vector<int32_t> tokens;
-  for (const Sequence& sequence : sequences) {
+  for (const ScoredSequence& sequence : sequences) {
     tokens.insert(tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
     tokens.resize(tokens.size() + static_cast<size_t>(length) - sequence.tokens.size(), -1);
   }
@@ -57,43 +58,16 @@ void score_batch(const LoadedModel& model, std::span<const Continuation> all, st
   }
 }
 
-// One token for every open prompt and pass, until none is open. Prompts are filled up behind their end.
-void generate_batch(const LoadedModel& model, std::span<const GreedyPrompt> prompts, std::vector<size_t> open,
-                    bool memory_off, std::vector<std::string>& texts) {
-  Transformer transformer = model.model;
-  std::vector<std::vector<int32_t>> sequences;
-  for (size_t index : open) sequences.push_back(prompts[index].tokens);
-  std::vector<int64_t> left;
-  for (size_t index : open) left.push_back(prompts[index].max_tokens);
-  while (std::any_of(left.begin(), left.end(), [](int64_t n) { return n > 0; })) {
-    size_t length = 0;
-    for (const auto& sequence : sequences) length = std::max(length, sequence.size());
-    std::vector<int32_t> tokens;
-    std::vector<int64_t> last;
-    for (const auto& sequence : sequences) {
-      tokens.insert(tokens.end(), sequence.begin(), sequence.end());
-      tokens.resize(tokens.size() + length - sequence.size(), -1);
-      last.push_back(static_cast<int64_t>(sequence.size()) - 1);
-    }
-    const auto count = static_cast<int64_t>(sequences.size());
-    const torch::Tensor hidden =
-        transformer->forward(model.prepare_input(tokens, count, static_cast<int64_t>(length), {}, memory_off));
-    const torch::Tensor rows = torch::arange(count, hidden.device());
-    const torch::Tensor at = torch::tensor(last, torch::kLong).to(hidden.device());
-    const torch::Tensor choice =
-        transformer->logits(hidden.index({rows, at}).unsqueeze(0))[0].argmax(1).to(torch::kCPU);
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      if (left[i] <= 0) continue;
-      const auto token = static_cast<int32_t>(choice[static_cast<int64_t>(i)].item<int64_t>());
-      if (model.tokenizer->is_special(token)) {
-        left[i] = 0;
-        continue;
-      }
-      sequences[i].push_back(token);
-      texts[open[i]] += model.tokenizer->token_bytes(token);
-      --left[i];
-    }
-  }
+// Pages for the batch, or for one sequence that fills the window where that is more.
+EngineOptions engine_options(const LoadedModel& model, const ScoreOptions& options) {
+  EngineOptions out;
+  out.prefix_cache = false;
+  out.scheduler.max_sequences = options.batch_size;
+  out.scheduler.max_batched_tokens = std::max(out.scheduler.max_batched_tokens, options.batch_size);
+  const int64_t window = model.config.max_position_embeddings + out.block_size;
+  const torch::Dtype dtype = page_dtype(model.model->parameters().front());
+  out.kv_cache_bytes = std::max(out.kv_cache_bytes, window * PagedCache::bytes_per_token(model.config, dtype));
+  return out;
 }
 
 }  // namespace
@@ -146,10 +120,7 @@ Result<std::vector<Score>> score_continuations(const LoadedModel& model, std::sp
 
 Result<std::vector<std::string>> greedy_texts(const LoadedModel& model, std::span<const GreedyPrompt> prompts,
                                               const ScoreOptions& options) {
-  torch::InferenceMode inference;
   const int64_t window = model.config.max_position_embeddings;
-  std::vector<size_t> order(prompts.size());
-  std::iota(order.begin(), order.end(), size_t{0});
   for (size_t i = 0; i < prompts.size(); ++i) {
     const auto length = static_cast<int64_t>(prompts[i].tokens.size());
     if (length < 1 || length + prompts[i].max_tokens > window) {
@@ -157,19 +128,36 @@ Result<std::vector<std::string>> greedy_texts(const LoadedModel& model, std::spa
                               length, prompts[i].max_tokens, window);
     }
   }
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return prompts[a].tokens.size() < prompts[b].tokens.size(); });
+  ENGRAM_ASSIGN_OR_RETURN(const auto engine, LLMEngine::create(Env::posix(), model, engine_options(model, options)));
   std::vector<std::string> texts(prompts.size());
-  const auto batch = static_cast<size_t>(options.batch_size);
-  for (size_t begin = 0; begin < order.size(); begin += batch) {
-    std::vector<size_t> open(order.begin() + static_cast<std::ptrdiff_t>(begin),
-                             order.begin() + static_cast<std::ptrdiff_t>(std::min(begin + batch, order.size())));
-    generate_batch(model, prompts, std::move(open), options.memory_off, texts);
-    const auto done = static_cast<int64_t>(std::min(begin + batch, order.size()));
-    if (options.on_progress && !options.on_progress(done, static_cast<int64_t>(order.size()))) {
-      return Status(StatusCode::kCancelled, "generation interrupted");
+  const auto total = static_cast<int64_t>(prompts.size());
+  int64_t done = 0;
+  Status failure;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (prompts[i].max_tokens < 1) {
+      ++done;
+      continue;
     }
+    GenerationRequest request;
+    request.prompt = prompts[i].tokens;
+    request.sampling.max_tokens = static_cast<int>(prompts[i].max_tokens);
+    request.sampling.temperature = 0;
+    request.memory_off = options.memory_off;
+    ENGRAM_RETURN_IF_ERROR(engine->check(request));
+    engine->add(i, std::move(request), [&, i, open = true](const GenerationEvent& event) mutable {
+      open = open && event.token >= 0 && !model.tokenizer->is_special(event.token);
+      if (open) texts[i] += model.tokenizer->token_bytes(event.token);
+      if (event.finish == FinishReason::kError && failure.ok()) failure = event.error;
+      if (event.finish != FinishReason::kNone) ++done;
+    });
   }
+  for (int64_t told = 0; engine->has_work();) {
+    engine->step();
+    if (done == told || !options.on_progress) continue;
+    told = done;
+    if (!options.on_progress(done, total)) return Status(StatusCode::kCancelled, "generation interrupted");
+  }
+  ENGRAM_RETURN_IF_ERROR(failure);
   return texts;
 }
 
