@@ -144,6 +144,55 @@ TEST_F(Probes, ScoresDoNotDependOnTheBatch) {
   EXPECT_FALSE(alone[0].shortened);
 }
 
+// What greedy_texts() says one token a step, said by a whole pass for every token.
+std::string text_by_whole_passes(const LoadedModel& model, GreedyPrompt prompt, bool memory_off) {
+  const torch::InferenceMode inference;
+  Transformer transformer = model.model;
+  std::string text;
+  for (; prompt.max_tokens > 0; --prompt.max_tokens) {
+    const auto length = static_cast<int64_t>(prompt.tokens.size());
+    const torch::Tensor hidden =
+        transformer->forward(model.prepare_input(prompt.tokens, 1, length, {}, memory_off)).narrow(1, length - 1, 1);
+    const auto token = static_cast<int32_t>(transformer->logits(hidden)[0][0].argmax().item<int64_t>());
+    if (model.tokenizer->is_special(token)) break;
+    prompt.tokens.push_back(token);
+    text += model.tokenizer->token_bytes(token);
+  }
+  return text;
+}
+
+TEST_F(Probes, GreedyTextsAreThoseOfWholePasses) {
+  window_ = 48;
+  for (uint64_t seed : {1, 2, 3}) {
+    const LoadedModel model = load("model" + std::to_string(seed), MemoryKind::kEngram, seed);
+    std::vector<GreedyPrompt> prompts;
+    for (int64_t i = 0; i < 9; ++i) {
+      const std::string text = tiny_text(1).substr(0, static_cast<size_t>(1 + 3 * i));
+      prompts.push_back({value_or_throw(model.tokenizer->encode(text)), 2 * (8 - i)});  // the last has none
+    }
+    for (bool memory_off : {false, true}) {
+      ScoreOptions options;
+      options.batch_size = 4;
+      options.memory_off = memory_off;
+      int64_t told = 0;
+      options.on_progress = [&](int64_t done, int64_t total) {
+        EXPECT_GT(done, told);
+        told = done;
+        return total == 9;
+      };
+      const auto texts = value_or_throw(greedy_texts(model, prompts, options));
+      EXPECT_EQ(told, 9);
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        EXPECT_EQ(texts[i], text_by_whole_passes(model, prompts[i], memory_off)) << "prompt " << i;
+      }
+      options.on_progress = [](int64_t, int64_t) { return false; };
+      EXPECT_EQ(greedy_texts(model, prompts, options).status().code(), StatusCode::kCancelled);
+    }
+    prompts[0].max_tokens = 48;
+    EXPECT_EQ(greedy_texts(model, prompts).status().code(), StatusCode::kInvalidArgument);
+  }
+}
+
 TEST_F(Probes, AScoreIsTheLossOfItsTokens) {
   const LoadedModel model = load("model", MemoryKind::kEngram);
   const Continuation one = value_or_throw(split_continuation(model, "abcd", "efg"));
