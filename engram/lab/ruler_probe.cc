@@ -124,21 +124,20 @@ Result<ProbeResult> probe_ruler(const ProbeContext& context) {
   page.paragraph(fmt::format("{} samples of each task and length; {} needles, values of {} digits; haystack: {}.",
                              options.samples, options.needles, options.digits,
                              options.haystack.empty() ? "RULER's noise sentences" : options.haystack));
-  bool solved = true;
+  std::vector<int64_t> solved, unsolved;
   for (const Cell& cell : cells) {
-    if (cell.task == RulerTask::kSingle && cell.model == context.labels[0]) {
-      solved = solved && estimate(cell.scores).mean > kSolved;
-    }
+    if (cell.task != RulerTask::kSingle || cell.model != context.labels[0]) continue;
+    (estimate(cell.scores).mean > kSolved ? solved : unsolved).push_back(cell.length);
   }
-  if (!solved) {
+  if (!unsolved.empty()) {
     page.paragraph(
-        fmt::format("{} does not solve the single needle (over {} %) at every length: the comparison says "
-                    "nothing at this size.",
-                    context.labels[0], 100 * kSolved));
+        fmt::format("{} does not solve the single needle (over {} %) at {} tokens: the comparison says nothing {}.",
+                    context.labels[0], 100 * kSolved, fmt::join(unsolved, ", "),
+                    solved.empty() ? "at this size" : "about needles there"));
   }
   Json numbers = {{"samples", options.samples}, {"digits", options.digits},     {"needles", options.needles},
                   {"lengths", lengths},         {"haystack", options.haystack}, {"facts", options.facts},
-                  {"single_solved", solved},    {"left_out", left_out},         {"scores", Json::array()}};
+                  {"single_solved_at", solved}, {"left_out", left_out},         {"scores", Json::array()}};
   for (const std::string& task : left_out) page.paragraph(fmt::format("Left out: {}.", task));
   show(cells, context.labels, lengths, page, numbers);
   return ProbeResult{std::move(numbers), std::move(page)};
