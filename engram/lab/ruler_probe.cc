@@ -32,22 +32,23 @@ std::string paired_difference(const std::vector<double>& first, const std::vecto
   return with_error(change.mean, change.error, 2);
 }
 
-// A column for each model and length, a row for each task; with two models the difference, paired by sample.
+// A chart for each task that somebody answers; a row for each task and length, a column for each model and, with two
+// models, their difference, paired by sample.
 void show(const std::vector<Cell>& cells, const std::vector<std::string>& labels, const std::vector<int64_t>& lengths,
           Page& page, Json& numbers) {
-  std::vector<std::string> header = {"task"};
-  for (int64_t length : lengths) {
-    for (const std::string& label : labels) header.push_back(fmt::format("{}, {} tokens", label, length));
-    if (labels.size() == 2) header.push_back(fmt::format("difference, {}", length));
-  }
+  std::vector<std::string> header = {"task, tokens"};
+  header.insert(header.end(), labels.begin(), labels.end());
+  if (labels.size() == 2) header.push_back("difference");
   std::vector<std::vector<std::string>> rows;
   for (RulerTask task : kRulerTasks) {
-    std::vector<std::string> row = {ruler_task_name(task)};
+    std::vector<Series> series;
+    for (const std::string& label : labels) series.push_back({.label = label});
     for (int64_t length : lengths) {
+      std::vector<std::string> row = {fmt::format("{}, {}", ruler_task_name(task), length)};
       std::vector<const std::vector<double>*> scores;
-      for (const std::string& label : labels) {
+      for (size_t i = 0; i < labels.size(); ++i) {
         const auto found = std::find_if(cells.begin(), cells.end(), [&](const Cell& cell) {
-          return cell.task == task && cell.length == length && cell.model == label;
+          return cell.task == task && cell.length == length && cell.model == labels[i];
         });
         if (found == cells.end()) {
           row.push_back("-");
@@ -56,12 +57,20 @@ void show(const std::vector<Cell>& cells, const std::vector<std::string>& labels
         const Estimate score = estimate(found->scores);
         row.push_back(with_error(score.mean, score.error, 2));
         scores.push_back(&found->scores);
+        series[i].x.push_back(static_cast<double>(length));
+        series[i].y.push_back(score.mean);
+        series[i].low.push_back(score.mean - score.error);
+        series[i].high.push_back(score.mean + score.error);
         numbers["scores"].push_back(
-            {{"task", row[0]}, {"model", label}, {"length", length}, {"score", to_json(score)}});
+            {{"task", ruler_task_name(task)}, {"model", labels[i]}, {"length", length}, {"score", to_json(score)}});
       }
       if (labels.size() == 2) row.push_back(scores.size() == 2 ? paired_difference(*scores[0], *scores[1]) : "-");
+      rows.push_back(std::move(row));
     }
-    rows.push_back(std::move(row));
+    const auto answers = [](const Series& one) { return std::ranges::any_of(one.y, [](double y) { return y > 0; }); };
+    if (std::ranges::any_of(series, answers)) {
+      page.lines(ruler_task_name(task), "Bars: one standard error over samples.", "tokens", "share answered", series);
+    }
   }
   page.table("Scores", "Mean share of the expected answers that were given; +- is one standard error over samples.",
              header, rows);
