@@ -117,8 +117,7 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
   command
       ->add_option("--scale", options.scale,
                    "smoke; cpu: two backbones for two cores, about ten minutes; cpu-small: half as deep; gpu: dense 4B "
-                   "and 8B and a table of 100B"
-                   " parameters (104 GiB of memory); gpu-smoke")
+                   "and 8B and a table of 100B parameters (104 GiB of memory); gpu-smoke")
       ->capture_default_str();
   command->add_option("--tokenizer", options.tokenizer, "tokenizer.json of the real text")->capture_default_str();
   command->add_option("--tokens", options.tokens, "token shard with the real text")->capture_default_str();

@@ -163,8 +163,10 @@ std::string text_by_whole_passes(const LoadedModel& model, GreedyPrompt prompt, 
 
 TEST_F(Probes, GreedyTextsAreThoseOfWholePasses) {
   window_ = 48;
-  for (uint64_t seed : {1, 2, 3}) {
-    const LoadedModel model = load("model" + std::to_string(seed), MemoryKind::kEngram, seed);
+  uint64_t seed = 0;
+  for (MemoryKind memory : {MemoryKind::kEngram, MemoryKind::kEngram, MemoryKind::kOverEncoding, MemoryKind::kNone}) {
+    ++seed;
+    const LoadedModel model = load("model" + std::to_string(seed), memory, seed);
     std::vector<GreedyPrompt> prompts;
     for (int64_t i = 0; i < 9; ++i) {
       const std::string text = tiny_text(1).substr(0, static_cast<size_t>(1 + 3 * i));
