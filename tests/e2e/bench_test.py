@@ -2,7 +2,7 @@
 
     bench_test.py ENGRAM SOURCE_DIR
 
-Speeds are printed, never compared: no test depends on time.
+Speeds are only numbers above zero here: no test depends on time.
 """
 
 import json

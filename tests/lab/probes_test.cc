@@ -6,6 +6,7 @@
 #include "engram/lab/gate_probe.h"
 #include "engram/lab/knock_out.h"
 #include "engram/lab/logit_lens.h"
+#include "engram/model/generate.h"
 #include "tests/lab/probe_test.h"
 
 namespace engram {
@@ -144,18 +145,16 @@ TEST_F(Probes, ScoresDoNotDependOnTheBatch) {
   EXPECT_FALSE(alone[0].shortened);
 }
 
-// What greedy_texts() says one token a step, said by a whole pass for every token.
-std::string text_by_whole_passes(const LoadedModel& model, GreedyPrompt prompt, bool memory_off) {
-  const torch::InferenceMode inference;
-  Transformer transformer = model.model;
+// generate()'s first choices, up to a special token.
+std::string text_by_whole_passes(const LoadedModel& model, const std::string& prompt, int max_tokens, bool memory_off) {
+  if (max_tokens == 0) return "";
+  GenerateOptions options;
+  options.max_tokens = max_tokens;
+  options.sampler.temperature = 0;
+  options.memory_off = memory_off;
   std::string text;
-  for (; prompt.max_tokens > 0; --prompt.max_tokens) {
-    const auto length = static_cast<int64_t>(prompt.tokens.size());
-    const torch::Tensor hidden =
-        transformer->forward(model.prepare_input(prompt.tokens, 1, length, {}, memory_off)).narrow(1, length - 1, 1);
-    const auto token = static_cast<int32_t>(transformer->logits(hidden)[0][0].argmax().item<int64_t>());
+  for (int32_t token : value_or_throw(generate(model, prompt, options, [](std::string_view) { return true; }))) {
     if (model.tokenizer->is_special(token)) break;
-    prompt.tokens.push_back(token);
     text += model.tokenizer->token_bytes(token);
   }
   return text;
@@ -167,10 +166,11 @@ TEST_F(Probes, GreedyTextsAreThoseOfWholePasses) {
   for (MemoryKind memory : {MemoryKind::kEngram, MemoryKind::kEngram, MemoryKind::kOverEncoding, MemoryKind::kNone}) {
     ++seed;
     const LoadedModel model = load("model" + std::to_string(seed), memory, seed);
+    std::vector<std::string> prompt_texts;
     std::vector<GreedyPrompt> prompts;
     for (int64_t i = 0; i < 9; ++i) {
-      const std::string text = tiny_text(1).substr(0, static_cast<size_t>(1 + 3 * i));
-      prompts.push_back({value_or_throw(model.tokenizer->encode(text)), 2 * (8 - i)});  // the last has none
+      prompt_texts.push_back(tiny_text(1).substr(0, static_cast<size_t>(1 + 3 * i)));
+      prompts.push_back({value_or_throw(model.tokenizer->encode(prompt_texts.back())), 2 * (8 - i)});  // the last: none
     }
     for (bool memory_off : {false, true}) {
       ScoreOptions options;
@@ -185,7 +185,8 @@ TEST_F(Probes, GreedyTextsAreThoseOfWholePasses) {
       const auto texts = value_or_throw(greedy_texts(model, prompts, options));
       EXPECT_EQ(told, 9);
       for (size_t i = 0; i < prompts.size(); ++i) {
-        EXPECT_EQ(texts[i], text_by_whole_passes(model, prompts[i], memory_off)) << "prompt " << i;
+        const int max_tokens = static_cast<int>(prompts[i].max_tokens);
+        EXPECT_EQ(texts[i], text_by_whole_passes(model, prompt_texts[i], max_tokens, memory_off)) << "prompt " << i;
       }
       options.on_progress = [](int64_t, int64_t) { return false; };
       EXPECT_EQ(greedy_texts(model, prompts, options).status().code(), StatusCode::kCancelled);
