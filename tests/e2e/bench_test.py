@@ -27,7 +27,8 @@ class BenchServe(unittest.TestCase):
         words, draw = (SOURCE_DIR / "README.md").read_text().split(), random.Random(0)
         text = cls.folder / "text.txt"
         text.write_text("\n\n".join(" ".join(draw.choices(words, k=300)) for _ in range(60)))
-        subprocess.run([ENGRAM, "data", "prepare", "--tokenizer", TOKENIZER, "--output", cls.folder / "data", text],
+        subprocess.run([ENGRAM, "data", "prepare", "--tokenizer", TOKENIZER, "--output", cls.folder / "data",
+                        "--validation-fraction", "0", text],
                        check=True, capture_output=True)
 
     @classmethod
