@@ -22,7 +22,7 @@ int fail(std::string message) {
 }
 
 // A standard stream that the caller closed would give its number, and our output, to the first file we open. A
-// descriptor that cannot be used that way takes its place: what is written to it then fails, and flush_output() says so.
+// descriptor that cannot be used that way takes its place: writes to it fail, and flush_output() says so.
 void hold_standard_streams() {
   for (int fd = 0; fd <= 2; ++fd) {
     if (::fcntl(fd, F_GETFD) == -1) (void)::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);

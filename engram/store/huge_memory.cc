@@ -13,20 +13,12 @@
 #include <system_error>
 #include <utility>
 
+#include "engram/core/machine.h"
+
 namespace engram {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-
-// What the kernel says it can give without swapping; SIZE_MAX where it does not say.
-size_t available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  for (size_t kib; file >> key >> kib; std::getline(file, unit)) {
-    if (key == "MemAvailable:") return kib * 1024;
-  }
-  return SIZE_MAX;
-}
 
 // The nodes that have memory, as a bit mask; 1 where the system does not say. "0-1,4" is {0, 1, 4}.
 unsigned long node_mask() {
@@ -47,7 +39,7 @@ unsigned long node_mask() {
 }  // namespace
 
 Result<HugeMemory> HugeMemory::allocate(size_t bytes, const char* what) {
-  if (const size_t available = available_bytes(); bytes > available)
+  if (const auto available = static_cast<size_t>(available_memory_bytes()); bytes > available)
     return make_status(StatusCode::kResourceExhausted,
                        "{}: needs {:.1f} GiB of memory, {:.1f} GiB are available; keep the rows on a drive (nvme:)",
                        what, static_cast<double>(bytes) / (1 << 30), static_cast<double>(available) / (1 << 30));
