@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "bench/process.h"
@@ -27,9 +30,10 @@ constexpr size_t kTokens = size_t{1} << 20;
 // A folder for the run's files, removed at the end.
 class TemporaryFolder {
  public:
-  TemporaryFolder()
-      : path_(std::filesystem::temp_directory_path() / ("engram_hash_bench_" + std::to_string(::getpid()))) {
-    std::filesystem::create_directories(path_);
+  TemporaryFolder() {
+    std::string name = std::filesystem::temp_directory_path() / "engram_hash_bench_XXXXXX";
+    if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
+    path_ = name;
   }
   ~TemporaryFolder() {
     std::error_code ignored;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <fstream>
 #include <functional>
 
 #include "bench/process.h"
@@ -154,11 +153,10 @@ Result<double> measure_pread(const StoreBenchOptions& options, const TextCase& t
 Result<double> measure_memmap(const StoreBenchOptions& options, const TextCase& text, int64_t begin, int64_t chunks) {
   const std::string path = fmt::format("/tmp/engram_memmap_{}.ids", ::getpid());
   {
-    std::ofstream file(path, std::ios::binary);
+    ENGRAM_ASSIGN_OR_RETURN(const auto file, Env::posix().new_writable_file(path));
     for (int64_t c = 0; c < chunks; ++c)
       for (const auto& ids : text.row_ids(begin + c * options.chunk_tokens, options.chunk_tokens))
-        file.write(reinterpret_cast<const char*>(ids.data()), static_cast<std::streamsize>(ids.size() * 8));
-    if (!file) return make_status(StatusCode::kResourceExhausted, "{}: cannot be written", path);
+        ENGRAM_RETURN_IF_ERROR(file->append(std::as_bytes(std::span(ids))));
   }
   Json job = {{"table", options.table},
               {"ids", path},

@@ -54,9 +54,9 @@ class FaultyEnv final : public Env {
     return {};
   }
 
-  Result<std::string> read_file(const std::string& path) override {
+  Result<std::string> read_file(const std::string& path, const ReadLimits& limits = {}) override {
     ENGRAM_RETURN_IF_ERROR(check_alive(path));
-    ENGRAM_ASSIGN_OR_RETURN(std::string contents, base_.read_file(path));
+    ENGRAM_ASSIGN_OR_RETURN(std::string contents, base_.read_file(path, limits));
     damage(contents);
     return contents;
   }
@@ -96,6 +96,10 @@ class FaultyEnv final : public Env {
     ENGRAM_RETURN_IF_ERROR(change(path));
     return base_.create_directories(path);
   }
+  Status create_directory(const std::string& path) override {
+    ENGRAM_RETURN_IF_ERROR(change(path));
+    return base_.create_directory(path);
+  }
   Status rename_file(const std::string& from, const std::string& to) override {
     ENGRAM_RETURN_IF_ERROR(change(to, plan_.fail_rename, &renames_));
     ENGRAM_RETURN_IF_ERROR(base_.rename_file(from, to));
@@ -130,6 +134,8 @@ class FaultyEnv final : public Env {
    public:
     explicit CopiedFile(std::string contents) : contents_(std::move(contents)) {}
     std::span<const std::byte> bytes() const override { return std::as_bytes(std::span(contents_)); }
+    Status readable() const override { return {}; }
+    bool has_changed() const override { return false; }
 
    private:
     std::string contents_;

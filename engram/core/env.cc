@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +10,9 @@
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+#include <utility>
+
+#include "engram/core/mapped_file.h"
 
 namespace engram {
 namespace {
@@ -54,8 +56,8 @@ class Descriptor {
   ~Descriptor() {
     if (fd_ >= 0) ::close(fd_);
   }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
+  Descriptor(Descriptor&& other) noexcept : fd_(other.release()) {}
+  Descriptor& operator=(Descriptor&&) = delete;
   int get() const { return fd_; }
   int release() { return std::exchange(fd_, -1); }
 
@@ -68,6 +70,53 @@ int open_retrying(const std::string& path, int flags) {
   do {
     fd = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
   } while (fd < 0 && errno == EINTR);
+  return fd;
+}
+
+Status not_regular(const char* what, const std::string& path) {
+  return invalid_argument("cannot {} '{}': it is a pipe or a device, wanted a regular file", what, path);
+}
+
+Status too_large(const std::string& path, std::string_view got, const ReadLimits& limits) {
+  return make_status(StatusCode::kResourceExhausted, "cannot read '{}': got {} bytes, wanted at most {}", path, got,
+                     limits.max_bytes);
+}
+
+struct ReadableFile {
+  Descriptor fd;
+  int64_t size;  // 0 for what is no regular file
+};
+
+// O_NONBLOCK: a pipe that took the file's place in between, and that nobody writes to, would keep us for ever.
+Result<ReadableFile> open_for_reading(const std::string& path, bool pipes) {
+  struct stat info;
+  if (::stat(path.c_str(), &info) != 0) return errno_status("open", path, errno);
+  const bool is_regular = S_ISREG(info.st_mode);
+  if (!is_regular && !pipes && !S_ISDIR(info.st_mode)) return not_regular("read", path);
+  Descriptor fd(open_retrying(path, O_RDONLY | (is_regular ? O_NONBLOCK : 0)));
+  if (fd.get() < 0) return errno_status("open", path, errno);
+  if (::fstat(fd.get(), &info) != 0) return errno_status("stat", path, errno);
+  if (S_ISDIR(info.st_mode)) return errno_status("read", path, EISDIR);
+  if (S_ISREG(info.st_mode)) return ReadableFile{std::move(fd), static_cast<int64_t>(info.st_size)};
+  if (!pipes) return not_regular("read", path);
+  return ReadableFile{std::move(fd), 0};
+}
+
+// For changing a file where it is: no link, and no file that is somebody's under another name.
+Result<Descriptor> open_own_file(const std::string& path, int flags) {
+  Descriptor fd(open_retrying(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | flags));
+  if (fd.get() < 0 && errno == ELOOP)
+    return make_status(StatusCode::kFailedPrecondition,
+                       "cannot write '{}': it is a symbolic link, which is not followed here; remove it", path);
+  if (fd.get() < 0 && errno == ENXIO) return not_regular("write", path);
+  if (fd.get() < 0) return errno_status("write", path, errno);
+  struct stat info;
+  if (::fstat(fd.get(), &info) != 0) return errno_status("stat", path, errno);
+  if (!S_ISREG(info.st_mode)) return not_regular("write", path);
+  if (info.st_nlink > 1)
+    return make_status(StatusCode::kFailedPrecondition,
+                       "cannot write '{}': the file has {} names (hard links); replace it with a copy of its own", path,
+                       info.st_nlink);
   return fd;
 }
 
@@ -132,68 +181,54 @@ class PosixRandomAccessFile final : public RandomAccessFile {
   std::string path_;
 };
 
-class PosixMappedFile final : public MappedFile {
- public:
-  PosixMappedFile(void* data, size_t size) : data_(data), size_(size) {}
-  ~PosixMappedFile() override {
-    if (size_ > 0) ::munmap(data_, size_);
-  }
-  std::span<const std::byte> bytes() const override { return {static_cast<const std::byte*>(data_), size_}; }
-
- private:
-  void* data_;
-  size_t size_;
-};
-
 class PosixEnv final : public Env {
  public:
-  Result<std::string> read_file(const std::string& path) override {
-    Descriptor fd(open_retrying(path, O_RDONLY));
-    if (fd.get() < 0) return errno_status("open", path, errno);
-    std::string contents;
-    struct stat info;
-    if (::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode)) contents.resize(static_cast<size_t>(info.st_size));
+  Result<std::string> read_file(const std::string& path, const ReadLimits& limits) override {
+    ENGRAM_ASSIGN_OR_RETURN(const ReadableFile file, open_for_reading(path, limits.pipes));
+    if (file.size > limits.max_bytes) return too_large(path, fmt::format("{}", file.size), limits);
+    std::string contents(static_cast<size_t>(file.size), '\0');
     // The size is a hint only: pipes have none, and a file may grow while it is read.
     size_t length = 0;
     while (true) {
       if (length == contents.size()) contents.resize(length + std::clamp<size_t>(length, 4096, size_t{1} << 24));
-      ssize_t got = ::read(fd.get(), contents.data() + length, contents.size() - length);
+      ssize_t got = ::read(file.fd.get(), contents.data() + length, contents.size() - length);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return errno_status("read", path, errno);
       if (got == 0) break;
       length += static_cast<size_t>(got);
+      if (length > static_cast<size_t>(limits.max_bytes)) return too_large(path, "more", limits);
     }
     contents.resize(length);
     return contents;
   }
 
   Result<std::unique_ptr<MappedFile>> map_file(const std::string& path) override {
-    Descriptor fd(open_retrying(path, O_RDONLY));
-    if (fd.get() < 0) return errno_status("open", path, errno);
-    struct stat info;
-    if (::fstat(fd.get(), &info) != 0) return errno_status("stat", path, errno);
-    if (S_ISDIR(info.st_mode)) return errno_status("open", path, EISDIR);
-    if (!S_ISREG(info.st_mode)) return invalid_argument("cannot map '{}': not a regular file", path);
-    size_t size = static_cast<size_t>(info.st_size);
-    void* data = nullptr;
-    if (size > 0) {
-      data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-      if (data == MAP_FAILED) return errno_status("map", path, errno);
-    }
-    return std::unique_ptr<MappedFile>(new PosixMappedFile(data, size));
+    ENGRAM_ASSIGN_OR_RETURN(const ReadableFile file, open_for_reading(path, false));
+    return internal::map_descriptor(file.fd.get(), path);
   }
 
   Result<std::unique_ptr<RandomAccessFile>> new_random_access_file(const std::string& path) override {
-    Descriptor fd(open_retrying(path, O_RDONLY));
-    if (fd.get() < 0) return errno_status("open", path, errno);
-    return std::unique_ptr<RandomAccessFile>(new PosixRandomAccessFile(fd.release(), path));
+    ENGRAM_ASSIGN_OR_RETURN(ReadableFile file, open_for_reading(path, false));
+    return std::unique_ptr<RandomAccessFile>(new PosixRandomAccessFile(file.fd.release(), path));
   }
 
   Result<std::unique_ptr<WritableFile>> new_writable_file(const std::string& path) override {
-    return open_for_writing(path, O_TRUNC);
+    constexpr int kAttempts = 3;  // somebody may put a file there again
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      const int fd = open_retrying(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW);
+      if (fd >= 0) return std::unique_ptr<WritableFile>(new PosixWritableFile(fd, path));
+      if (errno != EEXIST) return errno_status("write", path, errno);
+      struct stat info;
+      if (::lstat(path.c_str(), &info) != 0) continue;
+      if (S_ISDIR(info.st_mode)) return errno_status("write", path, EISDIR);
+      if (!S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode)) return not_regular("write", path);
+      if (::unlink(path.c_str()) != 0 && errno != ENOENT) return errno_status("replace", path, errno);
+    }
+    return errno_status("write", path, EEXIST);
   }
   Result<std::unique_ptr<WritableFile>> new_appendable_file(const std::string& path) override {
-    return open_for_writing(path, O_APPEND);
+    ENGRAM_ASSIGN_OR_RETURN(Descriptor fd, open_own_file(path, O_CREAT | O_APPEND));
+    return std::unique_ptr<WritableFile>(new PosixWritableFile(fd.release(), path));
   }
 
   bool file_exists(const std::string& path) override { return ::access(path.c_str(), F_OK) == 0; }
@@ -227,6 +262,11 @@ class PosixEnv final : public Env {
     return {};
   }
 
+  Status create_directory(const std::string& path) override {
+    if (::mkdir(path.c_str(), 0777) != 0) return errno_status("create folder", path, errno);
+    return {};
+  }
+
   Status rename_file(const std::string& from, const std::string& to) override {
     if (::rename(from.c_str(), to.c_str()) != 0) {
       return errno_status("rename to", to, errno).with_context(fmt::format("'{}'", from));
@@ -247,7 +287,8 @@ class PosixEnv final : public Env {
   }
 
   Status truncate_file(const std::string& path, int64_t size) override {
-    if (::truncate(path.c_str(), size) != 0) return errno_status("truncate", path, errno);
+    ENGRAM_ASSIGN_OR_RETURN(const Descriptor fd, open_own_file(path, 0));
+    if (::ftruncate(fd.get(), size) != 0) return errno_status("truncate", path, errno);
     return {};
   }
 
@@ -276,13 +317,6 @@ class PosixEnv final : public Env {
     std::filesystem::path target = std::filesystem::read_symlink(path, error);
     if (error) return errno_status("read link", path, error.value());
     return target.string();
-  }
-
- private:
-  static Result<std::unique_ptr<WritableFile>> open_for_writing(const std::string& path, int flag) {
-    int fd = open_retrying(path, O_WRONLY | O_CREAT | flag);
-    if (fd < 0) return errno_status("write", path, errno);
-    return std::unique_ptr<WritableFile>(new PosixWritableFile(fd, path));
   }
 };
 

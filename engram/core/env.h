@@ -25,11 +25,17 @@ class WritableFile {
   virtual Status close() = 0;  // reports errors the system held back; does not sync
 };
 
-// A read-only private mapping; unmapped on destruction. The file must not shrink while mapped.
+// A read-only private mapping; unmapped on destruction. What is written to the file meanwhile may be seen or not.
 class MappedFile {
  public:
   virtual ~MappedFile() = default;
   virtual std::span<const std::byte> bytes() const = 0;
+  // Pages that the file lost while mapped, or that its drive cannot give, read as zeros and end nothing: ask this after
+  // using the bytes. kDataLoss names file and page. Costs a load.
+  virtual Status readable() const = 0;
+  // Whether the file was written to or changed its size since it was mapped. Costs a system call. Asked after the bytes
+  // were copied, false means that they are what the file held when it was mapped.
+  virtual bool has_changed() const = 0;
 };
 
 // A file read at any offset. Any thread. The file may change or shrink meanwhile: reads then see what is there.
@@ -41,27 +47,39 @@ class RandomAccessFile {
   virtual Result<int64_t> size() const = 0;  // now
 };
 
+// What read_file() takes into memory.
+struct ReadLimits {
+  int64_t max_bytes = int64_t{1} << 30;
+  bool pipes = false;  // also what is no regular file: a pipe, a device
+};
+
+// Writers never follow a link that stands under the name they write: it may have been put there by somebody else, in
+// a folder that is shared.
 class Env {
  public:
   virtual ~Env() = default;
   // The process-wide POSIX environment; never destroyed.
   static Env& posix();
 
-  virtual Result<std::string> read_file(const std::string& path) = 0;
+  // kInvalidArgument: no regular file. kResourceExhausted: more than the limit, known before it is read where possible.
+  virtual Result<std::string> read_file(const std::string& path, const ReadLimits& limits = {}) = 0;
   virtual Result<std::unique_ptr<MappedFile>> map_file(const std::string& path) = 0;
   virtual Result<std::unique_ptr<RandomAccessFile>> new_random_access_file(const std::string& path) = 0;
-  // Truncates an existing file.
+  // A new file. A file or link of this name is removed first and keeps its contents under its other names.
   virtual Result<std::unique_ptr<WritableFile>> new_writable_file(const std::string& path) = 0;
+  // Goes on behind the end of a file, or begins it. kFailedPrecondition: a link, or a file that has other names too.
   virtual Result<std::unique_ptr<WritableFile>> new_appendable_file(const std::string& path) = 0;
 
   virtual bool file_exists(const std::string& path) = 0;  // follows links; true for a folder too
   virtual Result<int64_t> file_size(const std::string& path) = 0;
   virtual Result<std::vector<std::string>> list_directory(const std::string& path) = 0;  // names, sorted
   virtual Status create_directories(const std::string& path) = 0;
+  // One folder that was not there; kAlreadyExists, also for a link.
+  virtual Status create_directory(const std::string& path) = 0;
   virtual Status rename_file(const std::string& from, const std::string& to) = 0;  // atomic; files or folders
   virtual Status remove_file(const std::string& path) = 0;
   virtual Status remove_directory_recursively(const std::string& path) = 0;  // ok when it does not exist
-  virtual Status truncate_file(const std::string& path, int64_t size) = 0;
+  virtual Status truncate_file(const std::string& path, int64_t size) = 0;   // refuses what appending refuses
   virtual Status sync_directory(const std::string& path) = 0;
   // Makes `link` point at `target` (relative or absolute), replacing an older link atomically.
   virtual Status replace_symlink(const std::string& target, const std::string& link) = 0;

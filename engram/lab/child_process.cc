@@ -13,7 +13,7 @@
 namespace engram {
 
 Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& arguments, const std::string& log_path) {
-  const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
   if (log < 0) return make_status(StatusCode::kPermissionDenied, "{}: cannot open: {}", log_path, std::strerror(errno));
   std::vector<char*> argv;
   for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));

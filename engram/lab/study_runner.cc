@@ -39,7 +39,7 @@ double seconds_now() {
 class StudyLock {
  public:
   static Result<StudyLock> take(const std::string& path) {
-    StudyLock lock(open(path.c_str(), O_RDWR | O_CREAT, 0644));
+    StudyLock lock(open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0644));
     if (lock.file_ < 0) return make_status(StatusCode::kPermissionDenied, "{}: cannot open", path);
     const auto end = std::chrono::steady_clock::now() + kLockPatience;
     while (flock(lock.file_, LOCK_EX | LOCK_NB) != 0) {
@@ -228,6 +228,7 @@ class Runner {
     const std::string directory = weights_of(run.name);
     const std::string temporary = directory + ".tmp";
     ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(temporary));
+    ENGRAM_RETURN_IF_ERROR(env_.create_directory(temporary));
     ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env_, output_of(run)));
     ENGRAM_ASSIGN_OR_RETURN(const auto rows, load_table_rows(env_, model.directory, model.config));
     ENGRAM_RETURN_IF_ERROR(

@@ -29,7 +29,7 @@ Result<int64_t> bytes_until(const std::string& text, const std::string& path, in
 Result<std::unique_ptr<MetricsLog>> MetricsLog::open(Env& env, const std::string& path, int64_t step) {
   std::string text;
   if (env.file_exists(path)) {
-    ENGRAM_ASSIGN_OR_RETURN(text, env.read_file(path));
+    ENGRAM_ASSIGN_OR_RETURN(text, env.read_file(path, {.max_bytes = INT64_MAX}));
   }
   std::unique_ptr<MetricsLog> log(new MetricsLog);
   ENGRAM_ASSIGN_OR_RETURN(const int64_t keep, bytes_until(text, path, step, log->last_line_));

@@ -49,6 +49,8 @@ Result<std::string> RunDirectory::publish(int64_t step, int64_t keep,
   const std::string temporary = join_path(path_, kTemporaryPrefix + name);
   const std::string replaced = join_path(path_, std::string(kTemporaryPrefix) + "old-" + name);
   const auto commit = [&]() -> Status {
+    ENGRAM_RETURN_IF_ERROR(env_->remove_directory_recursively(temporary));
+    ENGRAM_RETURN_IF_ERROR(env_->create_directory(temporary));  // a link of this name would lead elsewhere
     ENGRAM_RETURN_IF_ERROR(write(temporary));
     ENGRAM_RETURN_IF_ERROR(env_->sync_directory(temporary));
     // A checkpoint of this step that `latest` never reached: an earlier attempt was killed between rename and link.
