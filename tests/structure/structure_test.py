@@ -160,6 +160,22 @@ def document_complaints(root):
                                      r"/[\w./-]*\.(?:sh|md|cc|cpp|h|py|toml|json|cmake|html)\b", line):
                 if not (root / target).exists():
                     complaints.append(f"{relative}:{number}: names {target}, which does not exist")
+            for target in re.findall(r"(?<![\w./-])results/[\w.-]*\d{4}-\d\d-\d\d[\w-]*", line):
+                if not (root / target).exists():
+                    complaints.append(f"{relative}:{number}: names {target}, which does not exist")
+    return complaints
+
+
+def recipe_key_complaints(root):
+    """docs/recipes.md has every key that a recipe may have."""
+    page = (root / "docs/recipes.md").read_text(encoding="utf-8")
+    named = {word.rsplit(".", 1)[-1] for word in re.findall(r"`([a-z_0-9.]+)`", page)}
+    complaints = []
+    for source in ("engram/model/model_config.cc", "engram/train/recipe.cc"):
+        text = (root / source).read_text(encoding="utf-8")
+        for key in re.findall(r'\bvisit(?:\.\w+)?\("(\w+)"', text):
+            if key not in named and not re.search(rf'section\("{key}"\)', text):
+                complaints.append(f"docs/recipes.md: no key {key} ({source})")
     return complaints
 
 
@@ -244,11 +260,23 @@ class Structure(unittest.TestCase):
         self.check(document_complaints(SOURCE_DIR))
 
     def test_documents_sees_faults(self):
-        root = self.planted({"README.md": "[a](docs/a.md) [b](docs/none.md#x) `scripts/none.sh` https://x.org/docs/y.md\n",
+        root = self.planted({"README.md": "[a](docs/a.md) [b](docs/none.md#x) `scripts/none.sh` https://x.org/docs/y.md\n"
+                                          "results/PROBE-DATE results/store-2026-01-02\n",
                              "docs/a.md": "[up](../README.md), [out](https://x.org/z.md)\n"})
         self.assertEqual(["README.md:1: link to docs/none.md, which does not exist",
                           "README.md:1: names docs/none.md, which does not exist",
-                          "README.md:1: names scripts/none.sh, which does not exist"], document_complaints(root))
+                          "README.md:1: names scripts/none.sh, which does not exist",
+                          "README.md:2: names results/store-2026-01-02, which does not exist"], document_complaints(root))
+
+    def test_recipe_keys(self):
+        self.check(recipe_key_complaints(SOURCE_DIR))
+
+    def test_recipe_keys_sees_faults(self):
+        root = self.planted({"engram/model/model_config.cc": 'visit("a", c.a);\nvisit("b", c.b);\n',
+                             "engram/train/recipe.cc": 'visit.text("c", d.c);\nvisit.section("e");\nvisit.number("d", 0);\n',
+                             "docs/recipes.md": "| `a` | 1 |\n| `x.c` | 2 |\n"})
+        self.assertEqual(["docs/recipes.md: no key b (engram/model/model_config.cc)",
+                          "docs/recipes.md: no key d (engram/train/recipe.cc)"], recipe_key_complaints(root))
 
     def test_labels(self):
         if BUILD_DIR is None:
