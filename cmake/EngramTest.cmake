@@ -1,10 +1,12 @@
 # engram_add_test(NAME LABELS unit SOURCES a_test.cc ... LINKS engram::core): one GoogleTest binary, one ctest entry.
 # TORCH marks a test that computes with libtorch: it takes the precompiled header, and ctest counts it as two
 # processors because its thread pool has two threads.
+# Label threads: the test runs code of ours on more than one thread. Target `threaded_tests` builds these, and the
+# thread sanitizer runs them alone, since it can find nothing in the others.
 function(engram_add_test name)
   cmake_parse_arguments(TEST "TORCH" "TIMEOUT" "LABELS;SOURCES;LINKS" ${ARGN})
   if(NOT TEST_LABELS)
-    message(FATAL_ERROR "engram_add_test(${name}): no LABELS (unit, contract, parity, fault, golden, e2e)")
+    message(FATAL_ERROR "engram_add_test(${name}): no LABELS (unit, contract, parity, fault, golden, e2e; threads beside them)")
   endif()
   add_executable(${name} ${TEST_SOURCES})
   target_link_libraries(${name} PRIVATE ${TEST_LINKS} engram::options GTest::gtest GTest::gtest_main)
@@ -15,9 +17,17 @@ function(engram_add_test name)
     set(TEST_TIMEOUT 300)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${TEST_LABELS}" TIMEOUT ${TEST_TIMEOUT})
+  if("threads" IN_LIST TEST_LABELS)
+    if(NOT TARGET threaded_tests)
+      add_custom_target(threaded_tests)
+    endif()
+    add_dependencies(threaded_tests ${name})
+  endif()
   if(TEST_TORCH)
     engram_use_torch_pch(${name})
     set_tests_properties(${name} PROPERTIES PROCESSORS 2)
+  else()
+    target_compile_options(${name} PRIVATE -O1)  # a quarter less time to compile; what is tested keeps its own level
   endif()
 endfunction()
 

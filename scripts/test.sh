@@ -72,8 +72,10 @@ fi
 section "4/6 address and undefined-behaviour sanitizers over the part without torch"
 build_and_run asan ctest-asan -L 'unit|contract|fault|golden'
 
-section "5/6 thread sanitizer over the part without torch"
-build_and_run tsan ctest-tsan -L 'unit|contract|fault|golden'
+section "5/6 thread sanitizer over the tests without torch that run threads (label threads)"
+if step build-tsan scripts/build.sh tsan threaded_tests; then
+  run_ctest ctest-tsan tsan -L threads
+fi
 
 section "6/6 fuzzing, $ENGRAM_FUZZ_SECONDS s a target; format"
 if step build-fuzz scripts/build.sh fuzz fuzzers; then
