@@ -27,7 +27,7 @@ Result<std::vector<RulerTask>> chosen_tasks(const RulerFlags& flags, const Ruler
   if (!flags.tasks.empty() && tasks.size() != flags.tasks.size()) {
     std::string known;
     for (RulerTask task : kRulerTasks) known += fmt::format(" {}", ruler_task_name(task));
-    return invalid_argument("--tasks: got a name that is none of{}, or one twice", known);
+    return invalid_argument("--tasks: got a name that is not one of{}, or the same name twice", known);
   }
   return tasks;
 }
@@ -74,7 +74,7 @@ void add_data_ruler(CLI::App& data, Invocation& invocation) {
   command->add_option("--tasks", flags->tasks, "names of tasks, comma between (default: all)")->delimiter(',');
   command->add_option("--digits", flags->options.digits, "of a needle's value")->capture_default_str();
   command->add_option("--needles", flags->options.needles, "of the tasks with several")->capture_default_str();
-  command->add_option("--repeats", flags->options.repeats, "times that each needle stands in the text")
+  command->add_option("--repeats", flags->options.repeats, "times that each needle appears in the text")
       ->capture_default_str();
   command->add_option("--haystack", flags->haystack, "text around the needles (default: RULER's noise sentences)");
   command->add_option("--facts", flags->facts, "the factbook's text, for questions");

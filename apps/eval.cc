@@ -26,7 +26,7 @@ struct EvalFlags {
   bool json = false;
 };
 
-// The model's tables as a row file of this type would give them back: `engram table convert --type`.
+// The model's tables as a row file of this type would give them back: `engram table convert --dtype`.
 Status round_rows(LoadedModel& model, const std::vector<torch::Tensor>& exact, RowType type, int64_t& row_bytes) {
   model.tables.clear();
   for (const torch::Tensor& table : exact) {

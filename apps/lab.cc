@@ -13,7 +13,7 @@ void add_lab(CLI::App& app, Invocation& invocation) {
       app.add_subcommand("lab", "Run a study (many training runs, one page), or ask a question about checkpoints");
   command->footer(
       "engram lab allocation recipes/studies/allocation_cpu_small.toml --jobs 2\n"
-      "engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html anew from data.json");
+      "engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html again from data.json");
   add_probes(*command, invocation);
   command->add_option("study", options->name, "the study's name, or `report`");
   command->add_option("recipe", options->path, "study file, recipes/studies/ has some; of `report` a results folder");

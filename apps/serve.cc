@@ -96,11 +96,11 @@ void add_serve(CLI::App& app, Invocation& invocation) {
   command->add_option("--port", flags->http.port, "0: any that is free")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
-  command->add_option("--host", flags->http.host, "address to listen on; any but loopback wants --api-key-file")
+  command->add_option("--host", flags->http.host, "address to listen on; any except loopback needs --api-key-file")
       ->capture_default_str();
   command->add_option("--api-key-file", flags->api_key_file, "accepted keys, one a line");
   command->add_option("--table", flags->engine.tables,
-                      "where the tables are: resident (the default), TIER:FILE?key=value (docs/embedding.md), or"
+                      "where the tables are: resident (the default), TIER:FILE?key=value (docs/serving.md), or"
                       " LAYER=one of these; may be repeated");
   command->add_option("--model-name", flags->engine.model_name, "what clients call it; default: the checkpoint's name");
   command->add_option("--kv-cache", flags->kv_cache, "memory for keys and values, as 512MiB or 4GiB")

@@ -40,7 +40,7 @@ struct ReadFlags {
 
 Status check_destination(const std::string& path, bool force) {
   if (force || !Env::posix().file_exists(path)) return {};
-  return make_status(StatusCode::kAlreadyExists, "{}: is there already; --force replaces it", path);
+  return make_status(StatusCode::kAlreadyExists, "{}: already exists; --force replaces it", path);
 }
 
 std::string describe(const EngramConfig& config) {

@@ -202,7 +202,7 @@ void add_tokenizer(CLI::App& app, Invocation& invocation) {
                                    "Size and digest of the map from token ids to canonical ids", run_compress);
   compress->add_flag("--full", compress_flags->full, "Also print the map");
   compress->footer(
-      "Ids whose text is the same but for case, accents, width and white space share one canonical id.\n"
+      "Ids whose text is the same except for case, accents, width and white space share one canonical id.\n"
       "sha256 is over the map as little-endian int32.");
 }
 

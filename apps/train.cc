@@ -86,7 +86,7 @@ Status run_train(const TrainFlags& flags) {
 void add_train(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<TrainFlags>();
   CLI::App* command = app.add_subcommand("train", "Train a model from a recipe");
-  command->add_option("recipe", flags->recipe, "TOML file; recipes/ has some, docs/training.md has every key")
+  command->add_option("recipe", flags->recipe, "TOML file; recipes/ has some, docs/recipes.md has every key")
       ->required();
   command->add_option("--set", flags->overrides, "SECTION.KEY=VALUE, a TOML value or a bare string; may repeat")
       ->allow_extra_args(false)

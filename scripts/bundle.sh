@@ -5,7 +5,7 @@
 #   scripts/bundle.sh [--cpu]        --cpu: a program that needs no CUDA libraries (default: CUDA, which trains on the
 #                                    CPU too, but wants the full torch install)
 #
-# Third-party libraries are linked statically, but for three: libtorch is found at run time (TORCH_ROOT), libhwy
+# Third-party libraries are linked statically, except for three: libtorch is found at run time (TORCH_ROOT), libhwy
 # (39 KB; Debian ships no archive) lies in lib/, and the C++ library must be the one that libtorch uses, so it is the
 # machine's, with a copy in lib/fallback for older machines. The text and the token shards of the demo are included,
 # packed, when demo/data exists (scripts/corpus.sh).

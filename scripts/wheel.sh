@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the Python wheel of the table runtime into dist/ and tries it in an environment of its own.
+# Builds the Python wheel of the table runtime into dist/ and tries it in a separate environment.
 #
 #   scripts/wheel.sh          build, install into .cache/wheel-venv, run tests/cabi/python_test.py
 #   scripts/wheel.sh --build  build only

@@ -1,4 +1,4 @@
-// The Python module engram._engram: the C ABI's handles as objects, numpy arrays in and out. No logic of its own.
+// The Python module engram._engram: the C ABI's handles as objects, numpy arrays in and out. It has no other logic.
 //
 // The GIL is released while the library works. Rows of a read in flight belong to the Pending that was returned.
 #include <nanobind/nanobind.h>

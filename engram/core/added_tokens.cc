@@ -46,7 +46,7 @@ Result<AddedTokens> AddedTokens::parse(const nlohmann::json& value, const Normal
   for (size_t i = 0; i < value.size(); ++i) {
     ENGRAM_ASSIGN_OR_RETURN(AddedToken token, parse_token(value[i], normalizer, fmt::format("{}[{}]", where, i)));
     if (!contents.insert(token.content).second) {
-      return invalid_argument("{}: the token {} stands twice", where, quote_text(token.content));
+      return invalid_argument("{}: the token {} appears twice", where, quote_text(token.content));
     }
     added.tokens_.push_back(std::move(token));
   }

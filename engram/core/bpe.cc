@@ -234,7 +234,7 @@ size_t slot_of(uint64_t pair, size_t slots) {
 }
 }  // namespace
 
-// A pair that stands twice keeps its last rank, as in `tokenizers`.
+// A pair that appears twice keeps its last rank, as in `tokenizers`.
 void Bpe::add_merge(int32_t left, int32_t right, uint32_t rank, int32_t merged) {
   const uint64_t pair = pair_of(left, right);
   size_t slot = slot_of(pair, merges_.size());

@@ -23,7 +23,7 @@ constexpr std::array<uint32_t, 256> kTable = make_table();
 
 #if defined(__x86_64__)
 // A step waits three cycles for the one before it, and one can start every cycle: three lanes go side by side. Three
-// lanes are a page of a row file but for a few bytes.
+// lanes are a page of a row file except for a few bytes.
 constexpr size_t kLane = 1360;
 
 // What kLane zero bytes make of a state. That is linear: a table per byte of the state, from the 32 single bits.

@@ -115,7 +115,7 @@ Result<Descriptor> open_own_file(const std::string& path, int flags) {
   if (!S_ISREG(info.st_mode)) return not_regular("write", path);
   if (info.st_nlink > 1)
     return make_status(StatusCode::kFailedPrecondition,
-                       "cannot write '{}': the file has {} names (hard links); replace it with a copy of its own", path,
+                       "cannot write '{}': the file has {} names (hard links); replace it with a separate copy", path,
                        info.st_nlink);
   return fd;
 }

@@ -25,7 +25,7 @@ class DomBuilder : public nlohmann::json_sax<json> {
   bool end_array() override { return close(); }
   bool key(std::string& value) override {
     if (stack_.back()->contains(value)) {
-      status_ = data_loss("{}: key {} stands twice in one object; wanted each key once", name_, quote_text(value));
+      status_ = data_loss("{}: key {} appears twice in one object; wanted each key once", name_, quote_text(value));
       return false;
     }
     key_ = std::move(value);

@@ -429,7 +429,7 @@ bool Translator::char_class() {
     ClassAtom first;
     if (!class_atom(&first)) return false;
     bool range = next_is("-") && pattern_.substr(at_).size() > 1 && pattern_[at_ + 1] != ']';
-    if (first.is_set && range) return refuse_unsupported("'-' behind a set");
+    if (first.is_set && range) return refuse_unsupported("'-' after a set");
     if (first.is_set) {
       text += first.set_text;
       continue;
@@ -442,7 +442,7 @@ bool Translator::char_class() {
     if (last.is_set || last.code_point < first.code_point) return refuse("a range that is not ascending");
     text += '-';
     append_literal(text, last.code_point);
-    if (next_is("-") && !next_is("-]")) return refuse_unsupported("'-' behind a range");
+    if (next_is("-") && !next_is("-]")) return refuse_unsupported("'-' after a range");
   }
   atom(text + "]");
   return true;

@@ -130,7 +130,7 @@ Status PreTokenizer::add(const nlohmann::json& value, const std::string& where) 
     for (const nlohmann::json& part : *parts) ENGRAM_RETURN_IF_ERROR(add(part, where));
     return Status();
   }
-  if (has_byte_level_) return invalid_argument("{}: {} behind ByteLevel is not supported", where, quote_text(type));
+  if (has_byte_level_) return invalid_argument("{}: {} after ByteLevel is not supported", where, quote_text(type));
   if (type == "Split") return add_split(value, where);
   if (type == "ByteLevel") return add_byte_level(value, where);
   if (type == "Digits") {

@@ -37,7 +37,8 @@ Status RowFormat::check() const {
   if (!std::isfinite(table_scale) || table_scale <= 0)
     return invalid_argument("{} rows: table scale is {}, wanted a positive number", name, table_scale);
   if (table_scale != 1.0f && (type != RowType::kFP8 || block != 0))
-    return invalid_argument("{} rows: a table scale of {} beside scales in the rows", name, table_scale);
+    return invalid_argument("{} rows: got a table scale of {}, which only fp8 without scales in the rows has", name,
+                            table_scale);
   return {};
 }
 

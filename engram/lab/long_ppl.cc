@@ -179,7 +179,7 @@ Result<ProbeResult> probe_long_ppl(const ProbeContext& context) {
 
   Page page(
       "LongPPL",
-      "The perplexity of those tokens that a long context helps to predict (Fang et al. 2025, arXiv 2410.23771).");
+      "The perplexity of the tokens that a long context helps to predict (Fang et al. 2025, arXiv 2410.23771).");
   page.paragraph(
       fmt::format("{}: {} windows of {} tokens inside documents, {} predicted tokens with {} or more before "
                   "them. A key token of a model: its loss is below {} nats, and more than {} nats below its "

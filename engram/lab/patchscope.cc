@@ -121,7 +121,7 @@ Result<ProbeResult> probe_patchscope(const ProbeContext& context) {
   const std::string prompt = options.describe.empty() ? std::string(kExamples) + kPlaceholder : options.describe;
   Page page("Patchscope", "In which block is an entity resolved? Its state after each block, described by the model.");
   page.paragraph(
-      fmt::format("Entity: {}. Prompt: {}. The state after a block stands after the same block at the "
+      fmt::format("Entity: {}. Prompt: {}. The state after a block is put after the same block at the "
                   "prompt's last token; greedy, at most {} tokens.",
                   quote_text(options.entity, 200), quote_text(prompt, 400), kDescriptionTokens));
   Json models = Json::array();

@@ -26,15 +26,15 @@ constexpr std::array kProbes = {
     ProbeEntry{"cka", "Which block of one model does a block of the other look like?", probe_alignment,
                "--text --entities"},
     ProbeEntry{"patchscope", "In which block is an entity resolved?", probe_patchscope, "--entity --describe"},
-    ProbeEntry{"knock-out", "What does the memory hold: facts, or what stands in the prompt?", probe_knock_out,
+    ProbeEntry{"knock-out", "What does the memory hold: facts, or what is in the prompt?", probe_knock_out,
                "--items"},
     ProbeEntry{"gates", "Does the gate fire at the end of names and fixed phrases?", probe_gates, "--text --entities"},
     ProbeEntry{"collisions", "Which n-grams share rows, and does it hurt?", probe_collisions, "--text --train-text"},
     ProbeEntry{"edit", "Change the rows of one n-gram: what else changes?", probe_edit,
                "--text --ngram --toward --target --steps"},
-    ProbeEntry{"ruler", "Does the model find what stands far back in its context?", probe_ruler,
+    ProbeEntry{"ruler", "Does the model find what is far back in its context?", probe_ruler,
                "--lengths --samples --digits --needles --haystack --facts"},
-    ProbeEntry{"long-ppl", "How well are those tokens predicted that a long context helps?", probe_long_ppl,
+    ProbeEntry{"long-ppl", "How well does it predict the tokens that a long context helps with?", probe_long_ppl,
                "--text --short"},
 };
 

@@ -30,7 +30,7 @@ Status read_numbers(const toml::table& table, const char* key, double low, doubl
       return invalid_argument("{}: {}: wanted {} from {} to {}, or an array of them", location_of(item, name), key,
                               std::is_floating_point_v<Number> ? "a number" : "a whole number", low, high);
     if (std::find(out.begin(), out.end(), static_cast<Number>(*number)) != out.end())
-      return invalid_argument("{}: {}: {} stands twice", location_of(item, name), key, *number);
+      return invalid_argument("{}: {}: {} appears twice", location_of(item, name), key, *number);
     out.push_back(static_cast<Number>(*number));
     return {};
   };
@@ -96,7 +96,7 @@ Status check_after(const StudyGroup& group, std::span<const StudyGroup> earlier,
   const auto base =
       std::find_if(earlier.begin(), earlier.end(), [&](const StudyGroup& other) { return other.name == group.after; });
   if (base == earlier.end())
-    return invalid_argument("{}: got {}, wanted the name of a group that stands above", where, quote_text(group.after));
+    return invalid_argument("{}: got {}, wanted the name of an earlier group", where, quote_text(group.after));
   size_t models = std::max<size_t>(1, base->rho.size() + base->rows.size()) * base->budgets.size();
   for (const auto& [key, values] : base->sweep) models *= values.size();
   if (models != 1)

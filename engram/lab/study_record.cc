@@ -108,7 +108,7 @@ Status check_records(const StudyRecords& records, const std::vector<StudyRun>& r
     const auto text = found->second.find("text");
     if (text != found->second.end() && *text != run.text)
       return make_status(StatusCode::kFailedPrecondition,
-                         "{}: was made on another text: got {}, wanted {}; make the text anew (scripts/corpus.sh), or "
+                         "{}: was made on another text: got {}, wanted {}; make the text again (scripts/corpus.sh), or "
                          "move {} away",
                          path, quote_text(text->dump(), 200), run.text, folder);
     ENGRAM_ASSIGN_OR_RETURN(const Recipe old, Recipe::parse(found->second.at("recipe"), path + ": recipe", {}));
@@ -117,7 +117,7 @@ Status check_records(const StudyRecords& records, const std::vector<StudyRun>& r
     if (changed.size() > 3) changed.resize(3);
     if (!changed.empty())
       return make_status(StatusCode::kFailedPrecondition,
-                         "{}: was made by another recipe: {}; move {} away to start anew, or change the study back",
+                         "{}: was made by another recipe: {}; move {} away to start again, or change the study back",
                          path, fmt::join(changed, "; "), folder);
   }
   return {};

@@ -93,7 +93,7 @@ Status check_file(const SafetensorsFile& file, const std::vector<StoredTensor>& 
           "(docs/formats/checkpoint.md)",
           file.path(), quote_text(name));
     }
-    return invalid_argument("{}: got the tensor {}, which {} has no place for", file.path(), quote_text(name),
+    return invalid_argument("{}: got the tensor {}, which {} does not use", file.path(), quote_text(name),
                             kConfigFile);
   }
   for (const StoredTensor& tensor : wanted) {

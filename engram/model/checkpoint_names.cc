@@ -18,7 +18,7 @@ bool cut_suffix(std::string& name, std::string_view suffix) {
   return true;
 }
 
-// The rows of a stacked matrix, top to bottom, as tensors of their own.
+// The rows of a stacked matrix, top to bottom, as separate tensors.
 void add_rows(std::vector<StoredTensor>& out, const torch::Tensor& stacked,
               const std::vector<std::pair<std::string, int64_t>>& parts) {
   int64_t begin = 0;

@@ -34,7 +34,7 @@ Result<std::vector<std::string>> read_api_keys(Env& env, const std::string& path
                               kShortestKey);
     }
     if (std::any_of(line.begin(), line.end(), [](char c) { return c < '!' || c > '~'; })) {
-      return invalid_argument("{}: line {}: a key of printable ASCII without spaces is wanted", path, number);
+      return invalid_argument("{}: line {}: wanted a key of printable ASCII without spaces", path, number);
     }
     keys.push_back(std::move(line));
   }

@@ -155,7 +155,7 @@ std::optional<ApiError> check_context(const EngineInfo& info, size_t prompt, int
                      max_key, "context_length_exceeded");
 }
 
-// n requests for every prompt, each choice with a seed of its own.
+// n requests for every prompt, each choice with its own seed.
 void add_requests(GenerationCall& call, const GenerationRequest& request, std::vector<Prompt> prompts) {
   for (Prompt& prompt : prompts) {
     for (int choice = 0; choice < call.n; ++choice) {

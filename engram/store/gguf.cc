@@ -145,7 +145,7 @@ Result<GgufFile> GgufFile::parse(std::span<const std::byte> bytes, const std::st
   for (uint64_t i = 0; i < num_values; ++i) {
     ENGRAM_ASSIGN_OR_RETURN(std::string key, reader.read_string("a key", kMaxKeyBytes));
     ENGRAM_ASSIGN_OR_RETURN(const GgufValue value, reader.read_value(key));
-    if (!file.values_.emplace(key, value).second) return data_loss("{}: key {} is there twice", name, quote_text(key));
+    if (!file.values_.emplace(key, value).second) return data_loss("{}: key {} appears twice", name, quote_text(key));
   }
   std::vector<std::pair<GgufTensor*, uint64_t>> offsets;
   for (uint64_t i = 0; i < num_tensors; ++i) {
@@ -153,7 +153,7 @@ Result<GgufFile> GgufFile::parse(std::span<const std::byte> bytes, const std::st
     uint64_t offset = 0;
     ENGRAM_ASSIGN_OR_RETURN(GgufTensor info, reader.read_tensor(tensor, &offset));
     const auto [at, is_new] = file.tensors_.emplace(tensor, std::move(info));
-    if (!is_new) return data_loss("{}: tensor {} is there twice", name, quote_text(tensor));
+    if (!is_new) return data_loss("{}: tensor {} appears twice", name, quote_text(tensor));
     offsets.emplace_back(&at->second, offset);
   }
   int64_t alignment = 32;

@@ -153,7 +153,7 @@ Result<int> read_pad(const GgufFile& file, const EngramKeys& keys, const TokenMa
   ENGRAM_ASSIGN_OR_RETURN(const int64_t canonical, file.integer(key));
   const auto at = std::find(map.ids().begin(), map.ids().end(), canonical);
   if (at == map.ids().end())
-    return invalid_argument("{}: key {} is {}, which is no canonical id", file.path(), key, canonical);
+    return invalid_argument("{}: key {} is {}, which is not a canonical id", file.path(), key, canonical);
   return static_cast<int>(at - map.ids().begin());
 }
 
@@ -293,7 +293,7 @@ Status add_inner_table(GgufSource& source, const std::string& name, int layer_id
   return {};
 }
 
-// A table in a file of its own, beside the GGUF file.
+// A table in a separate file beside the GGUF file.
 Status add_outer_table(Env& env, GgufSource& source, const std::string& name, int64_t offset, int layer_id,
                        int64_t num_rows, const std::string& encoding) {
   if (name.empty() || name.find('/') != std::string::npos)
@@ -392,7 +392,7 @@ Result<std::unique_ptr<TableSource>> open_ple_gguf(GgufFile opened) {
     ENGRAM_ASSIGN_OR_RETURN(const int64_t stated, file.integer(width_key));
     ENGRAM_RETURN_IF_ERROR(compare(file, width_key, {stated}, {source->tables()[0].format.width}));
   }
-  source->set_hash_note("Qwen4Exp hashes raw ids by a rule of its own; rows can be read by id only");
+  source->set_hash_note("Qwen4Exp hashes raw ids by another rule; rows can be read by id only");
   return std::unique_ptr<TableSource>(std::move(source));
 }
 

@@ -1,5 +1,5 @@
 // Qwen4Exp's per-layer embedding (PLE): raw token ids, multipliers from SplitMix64, rows padded to a round number and
-// split over shards. Row ids follow a rule of its own, so that the source has rows but no RowFileHash; the constants
+// split over shards. Row ids follow another rule, so the source has rows but no RowFileHash; the constants
 // that the checkpoint carries are checked all the same.
 #include <algorithm>
 #include <cmath>
@@ -52,7 +52,7 @@ class PleSource final : public TableSource {
  public:
   PleSource(std::string path, ShardSet shards)
       : TableSource("Qwen4Exp PLE safetensors", std::move(path)), shards_(std::move(shards)) {
-    hash_note_ = "Qwen4Exp hashes raw ids by a rule of its own; rows can be read by id only";
+    hash_note_ = "Qwen4Exp hashes raw ids by another rule; rows can be read by id only";
   }
 
   // primes, offsets [heads] of this layer.

@@ -22,7 +22,7 @@ Result<std::string> decode_percent(std::string_view text) {
     const std::string_view digits = text.substr(i + 1, 2);
     const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
     if (digits.size() != 2 || parsed.ptr != digits.data() + 2 || value == 0)
-      return invalid_argument("{}: %{} is no byte in hex", quote_text(text), quote_text(digits));
+      return invalid_argument("{}: %{} is not a hex byte", quote_text(text), quote_text(digits));
     decoded += static_cast<char>(value);
     i += 2;
   }
@@ -108,7 +108,7 @@ Result<StoreUri> StoreUri::parse(std::string_view text) {
     if (equals == std::string_view::npos) return invalid_argument("{}: wanted key=value", quote_text(pair));
     const std::string_view key = pair.substr(0, equals);
     if (std::find(seen.begin(), seen.end(), key) != seen.end())
-      return invalid_argument("{}: there twice", quote_text(key));
+      return invalid_argument("{}: appears twice", quote_text(key));
     seen.push_back(key);
     ENGRAM_RETURN_IF_ERROR(set_key(uri, key, pair.substr(equals + 1)));
   }

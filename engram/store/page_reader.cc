@@ -285,7 +285,7 @@ Result<std::unique_ptr<PageFile>> open_page_file(const std::string& path, bool d
   return system_error(code, "open", path, errno);
 }
 
-// Under an interpreter of threads more than these bring nothing but switching.
+// Beyond 64 threads, context switches cost more than parallel reads gain.
 constexpr int kMaxThreads = 64;
 
 }  // namespace

@@ -245,7 +245,7 @@ std::string size_text(int64_t bytes) {
   return bytes >= kMiB ? fmt::format("{}MiB", bytes / kMiB) : fmt::format("{}KiB", std::max<int64_t>(4, bytes / 1024));
 }
 
-// What has a meaning of its own in a store's URI.
+// Characters that have a meaning in a store's URI.
 std::string escape_path(const std::string& path) {
   std::string escaped;
   for (const char c : path) escaped += c == '%' ? "%25" : c == '?' ? "%3F" : c == '&' ? "%26" : std::string(1, c);

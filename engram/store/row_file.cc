@@ -257,7 +257,7 @@ Result<RowFileInfo> RowFileInfo::create(std::vector<RowTable> tables, std::optio
     return invalid_argument("a row file of {} layers, wanted 1 .. {}", tables.size(), kMaxRowTables);
   std::set<int> seen;
   for (const RowTable& table : tables) {
-    if (!seen.insert(table.layer_id).second) return invalid_argument("layer {} is there twice", table.layer_id);
+    if (!seen.insert(table.layer_id).second) return invalid_argument("layer {} appears twice", table.layer_id);
   }
   RowFileInfo info{std::move(tables), std::move(hash)};
   if (info.hash) ENGRAM_RETURN_IF_ERROR(check_hash(*info.hash, info.tables));
@@ -375,7 +375,7 @@ Result<EngramLayout> RowFileInfo::layout() const {
 Status RowFileInfo::check_token_map(const TokenMap& map) const {
   if (!hash || hash->token_map_sha256 == map.sha256()) return {};
   return make_status(StatusCode::kFailedPrecondition,
-                     "the tokenizer's map has SHA-256 {}, the rows were made for {}: every row would be another",
+                     "the tokenizer's map has SHA-256 {}, the rows were made for {}: its rows would all be wrong",
                      map.sha256(), hash->token_map_sha256);
 }
 

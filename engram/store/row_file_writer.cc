@@ -152,7 +152,7 @@ Status RowFileWriter::append(std::span<const std::byte> rows) {
   ENGRAM_RETURN_IF_ERROR(impl.error);
   if (rows.empty()) return {};
   if (impl.table == impl.info.tables.size())
-    return invalid_argument("{}: {} bytes behind the last row", impl.path, rows.size());
+    return invalid_argument("{}: {} bytes after the last row", impl.path, rows.size());
   const RowTable& table = impl.current();
   const auto row_bytes = static_cast<size_t>(table.row_bytes);
   const auto missing = static_cast<uint64_t>(table.num_rows - impl.row);

@@ -51,7 +51,7 @@ TokenText read_validation(const RunInputs& inputs) {
   const int64_t length = inputs.recipe.model.max_position_embeddings;
   const int64_t wanted = inputs.recipe.train.validation_batches * data.batch_size * length + 1;
   if (wanted == 1 || wanted >= static_cast<int64_t>(text.token_ids.size())) return text;
-  // A part of the text has no byte count of its own: it is that of its tokens. Special tokens stand for no text.
+  // A part of the text has no separate byte count: it is that of its tokens. Special tokens stand for no text.
   text.token_ids.resize(static_cast<size_t>(wanted));
   std::erase_if(text.document_starts, [&](int64_t start) { return start >= wanted; });
   text.bytes = 0;

@@ -164,7 +164,7 @@ def dictionary(packages: Path, package: str, member: str, noise: str) -> list:
     entries = []
     for entry in re.split(r"\n(?=\S)", text):
         line = re.sub(r" ([,;.])", r"\1", " ".join(entry.replace("{", "").replace("}", "").split()))
-        # The notice at the start has no indented body, or is an entry of its own.
+        # The notice at the start has no indented body, or is a separate entry.
         if "\n " in entry and len(line) > 20 and not entry.startswith("00-database"):
             entries.append(line)
     return batches(entries)

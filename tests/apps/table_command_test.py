@@ -47,7 +47,7 @@ class TableCommand(unittest.TestCase):
         self.assertEqual(rows["rows"][2], again["rows"][0])
         self.assertEqual({"kind": "row file", "bytes": file.stat().st_size, "checksums": True, "ok": True},
                          json.loads(self.engram("verify", file, "--json")))
-        self.assertIn("is there already", self.engram("create", "--synthetic", "--size", "1MiB", file, code=1))
+        self.assertIn("already exists", self.engram("create", "--synthetic", "--size", "1MiB", file, code=1))
         self.engram("create", "--synthetic", "--size", "1MiB", "--dtype", "int4", "--force", file)
         self.assertLess(file.stat().st_size, 1 << 20)
 

@@ -41,7 +41,7 @@ TEST(Json, NamesFileByteAndReason) {
 }
 
 TEST(Json, RefusesDuplicateKeysAndDeepNesting) {
-  EXPECT_THAT(error_of(R"({"a": {"k": 1, "k": 2}})"), HasSubstr("key 'k' stands twice"));
+  EXPECT_THAT(error_of(R"({"a": {"k": 1, "k": 2}})"), HasSubstr("key 'k' appears twice"));
   EXPECT_THAT(error_of(std::string(200'000, '[')), HasSubstr("deeper than 100"));
   EXPECT_THAT(error_of("[[[1]]]", 2), HasSubstr("deeper than 2"));
   EXPECT_TRUE(parse_json("[[1], [2]]", "f", 2).ok());

@@ -204,7 +204,7 @@ TEST(SafetensorsHostile, OverlapsGapsAndTwins) {
   expect_refused(two("[0,4]", "[2,6]"), "begins at 2, wanted 4");
   expect_refused(two("[4,8]", "[4,8]"), "begins at 4, wanted 0");
   std::string entry = R"("a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]})";
-  expect_refused(file_of("{" + entry + "," + entry + "}", "0123"), "stands twice");
+  expect_refused(file_of("{" + entry + "," + entry + "}", "0123"), "appears twice");
 }
 
 }  // namespace

@@ -170,7 +170,7 @@ TEST(Tokenizer, AddedTokenErrors) {
   EXPECT_THAT(error_of(added(5, "<new>")), HasSubstr("added_tokens: '<new>' has the id 5, wanted 261 (the next free"));
   EXPECT_THAT(error_of(added(300, "<new>")), HasSubstr("wanted 261"));
   EXPECT_THAT(error_of(added(5, "ab")), HasSubstr("'ab' has the id 5, wanted 258 (as in the vocabulary)"));
-  EXPECT_THAT(error_of(added(0, "<s>")), HasSubstr("'<s>' stands twice"));
+  EXPECT_THAT(error_of(added(0, "<s>")), HasSubstr("'<s>' appears twice"));
   EXPECT_THAT(error_of(added(261, "")), HasSubstr("the token with id 261 is empty"));
   EXPECT_THAT(error_of(added(-3, "x")), HasSubstr("added_tokens[2]: \"id\" is -3, wanted 0 .. "));
   EXPECT_THAT(error_of([](json& file) { file["added_tokens"][0].erase("special"); }), HasSubstr("\"special\""));

@@ -70,7 +70,7 @@ class LoaderTest : public DataTest {
     }
     ASSERT_EQ(batch.starts[static_cast<size_t>(b)], starts);
     ASSERT_EQ(batch.row_ids.size(), hashers_.size());
-    // Each document of the window is a sequence of its own.
+    // Each document of the window is a separate sequence.
     std::vector<int32_t> edges = {0};
     edges.insert(edges.end(), starts.begin(), starts.end());
     edges.push_back(static_cast<int32_t>(T));

@@ -146,7 +146,7 @@ TEST_F(StudyTest, AGroupGoesOnFromTheWeightsOfAnother) {
   }
   EXPECT_EQ(runs->at(2).rows, runs->at(0).rows);
 
-  EXPECT_NE(error_of(more + base).find("a group that stands above"), std::string::npos);
+  EXPECT_NE(error_of(more + base).find("the name of an earlier group"), std::string::npos);
   EXPECT_NE(error_of(kRho + "[[group]]\nname = \"more\"\nafter = \"g\"\n").find("has 4 models and budgets"),
             std::string::npos);
   EXPECT_NE(error_of("[[group]]\nname = \"base\"\nbudgets = [1024]\ncontrol = \"capacity-1\"\n" + more)

@@ -14,7 +14,7 @@
 
 namespace engram {
 
-// A folder of its own, removed at the end.
+// A separate folder, removed at the end.
 class TemporaryFolder {
  public:
   TemporaryFolder() {

@@ -301,7 +301,7 @@ TEST_F(ServeApi, KeysAndHosts) {
   EXPECT_EQ(status(locked, get("/v1/models"), "Bearer secret-key-1"), 200);
   EXPECT_EQ(status(locked, get("/v1/models"), "bearer  secret-key-2"), 200);
   for (const char* path : {"/", "/health", "/openapi.json"}) EXPECT_EQ(status(locked, get(path), ""), 200) << path;
-  // Without keys only this machine's own names are taken, so that no web page can reach the server by one of its own.
+  // Without keys only this machine's own names are taken, so that no web page can reach the server by another name.
   HttpRequest request = get("/health");
   request.host = "evil.example:8000";
   EXPECT_EQ(status(api, request, ""), 403);

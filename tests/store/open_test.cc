@@ -99,7 +99,7 @@ TEST_F(OpenTest, BadUrisAreRefused) {
       {"nvme:" + file + "?depth=", "depth"},
       {"nvme:" + file + "?depth", "wanted key=value"},
       {"nvme:" + file + "?", "wanted key=value"},
-      {"nvme:" + file + "?depth=3&depth=4", "there twice"},
+      {"nvme:" + file + "?depth=3&depth=4", "appears twice"},
       {"nvme:" + file + "?direct=2", "direct"},
       {"nvme:" + file + "?io=aio", "wanted auto, io_uring or threads"},
       {"nvme:" + file + "?cache=0", "cache"},

@@ -158,7 +158,7 @@ TEST_F(Training, ValidatesBetweenStepsWithLongerWindows) {
 TEST_F(Training, BitsPerByteOfAPartCountsItsOwnBytes) {
   const TrainSummary part = value_or_throw(run(recipe("part")));
   const TrainSummary all = value_or_throw(run(recipe("all", {"train.validation_batches=0"})));
-  // Bytes are the tokens here, so bits per byte is loss / ln 2, but for end-of-text tokens, which stand for no byte.
+  // Bytes are the tokens here, so bits per byte is loss / ln 2, except for end-of-text tokens, which stand for no byte.
   EXPECT_NEAR(part.bits_per_byte, part.validation_loss / std::log(2.0), 0.05 * part.bits_per_byte);
   EXPECT_NEAR(all.bits_per_byte, all.validation_loss / std::log(2.0), 0.05 * all.bits_per_byte);
   EXPECT_NE(part.validation_loss, all.validation_loss);
