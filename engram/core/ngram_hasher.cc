@@ -1,5 +1,16 @@
 #include "engram/core/ngram_hasher.h"
 
+// From ids to row ids, in blocks of 128 tokens that stay in the first-level cache:
+//   1. BlockReader   raw ids become canonical ids; tokens near a boundary are noted as cut
+//   2. MixBlock      the mixes of all orders, a vector of tokens at a time, as if no boundary were near
+//   3. mix_cut_tokens  computes the mixes of cut tokens again, with pad behind the boundary
+//   4. SplitMixes, ReduceHeads  mix modulo prime, a vector of heads at a time, in doubles; plus the offset
+// Why this is exact: a multiplier is below 2^63 / V', so a product with an id is in [0, 2^63), and so is the XOR of
+// several. The remainder is computed from integers that doubles hold exactly (see ReduceHeads); primes below kMinPrime
+// and processors without fused multiply-add take the integer division.
+// Vectors may read and write past a block's last token inside HashBlock's arrays, whose sizes are whole vectors; what
+// is there is never used. Nothing past row_ids [tokens, R] is written.
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engram/core/ngram_hasher.cc"
 #include <hwy/foreach_target.h>

@@ -177,9 +177,8 @@ Result<ProbeResult> probe_long_ppl(const ProbeContext& context) {
     rows.push_back(std::move(row));
   }
 
-  Page page(
-      "LongPPL",
-      "The perplexity of the tokens that a long context helps to predict (Fang et al. 2025, arXiv 2410.23771).");
+  Page page("LongPPL",
+            "The perplexity of the tokens that a long context helps to predict (Fang et al. 2025, arXiv 2410.23771).");
   page.paragraph(
       fmt::format("{}: {} windows of {} tokens inside documents, {} predicted tokens with {} or more before "
                   "them. A key token of a model: its loss is below {} nats, and more than {} nats below its "

@@ -93,8 +93,7 @@ Status check_file(const SafetensorsFile& file, const std::vector<StoredTensor>& 
           "(docs/formats/checkpoint.md)",
           file.path(), quote_text(name));
     }
-    return invalid_argument("{}: got the tensor {}, which {} does not use", file.path(), quote_text(name),
-                            kConfigFile);
+    return invalid_argument("{}: got the tensor {}, which {} does not use", file.path(), quote_text(name), kConfigFile);
   }
   for (const StoredTensor& tensor : wanted) {
     ENGRAM_RETURN_IF_ERROR(check_tensor(file, tensor.name, tensor.view.sizes().vec(), tensor.keep_fp32));

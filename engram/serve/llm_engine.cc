@@ -6,6 +6,23 @@
 
 #include "engram/model/sampler.h"
 
+// What holds between steps
+//
+//   1. requests_ and the scheduler know the same requests. A request leaves both in emit(), with a finish
+//      reason; the Sequence and the Running that emit() was called with are gone then.
+//   2. Sequence::tokens are the prompt and the tokens that the client has been told of. Drafts are among them only
+//      while a step runs: finish() takes them off, and so does step() when rows cannot be read.
+//   3. Sequence::num_computed counts the tokens whose keys, values and memory are right in the pages. finish() advances
+//      it by the chunk's own tokens, then by one for each draft that proves right. Pages beyond it may hold anything: a
+//      wrong draft, or a chunk whose rows could not be read, is overwritten when these positions run again.
+//   4. A draft is right when it is the token that is chosen anyway, from the logits after the tokens before it. The
+//      first wrong one ends the comparison, because the logits after it belong to another text.
+//   5. Random numbers are drawn once for each token, in the order of tokens. So drafts and batches do not change them.
+//
+// EngineThread: only run() touches engine_, except for what any thread may call (check(), options(), store_stats()).
+// mutex_ is not held while the engine works; metrics_ is a copy made after the last step. drain() misses no request:
+// run() takes submitted_ and sets busy_ in one critical section, and clears busy_ only when no work is left.
+
 namespace engram {
 namespace {
 

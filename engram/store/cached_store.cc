@@ -3,6 +3,23 @@
 #include <algorithm>
 #include <cstring>
 
+// How rows from below reach their readers
+//
+// A Read is one read(); a Fetch is one read of the store below; a Want is what one Read takes from one Fetch.
+// under_way_ names, for each row, the Fetch that brings it. The rules, all under mutex_:
+//   1. A Fetch claims a row by putting it into under_way_, and only the Fetch that claimed it takes it out, in
+//      end_fetch(). read_alone() fetches without claiming, so a row may have two Fetches: end_fetch() compares them.
+//   2. end_fetch() takes the rows out of under_way_ and the Wants out of the Fetch in one critical section. So a Read
+//      either adds its Want before that, and is served, or does not find the row there.
+//   3. end_fetch() puts rows into the cache before it takes them out of under_way_. A Read that looked into the cache
+//      before and into under_way_ after fetches the row once more: wasted work, never a wrong byte.
+//   4. Read::parts counts the Fetches that a Read waits for, plus one for read() itself. It grows before mutex_ is
+//      released, so before any of those Fetches can end; the last end_part() finishes the Read, exactly once.
+//   5. An error ends only the Read that claimed. A Want that joined another's Fetch reads again, alone.
+//   6. under_way_ is bounded. read() waits for room_, hints are dropped. read_alone() is outside the bound, because it
+//      may run on the thread that ends Fetches, which must not wait for the room that it makes itself.
+// mutex_ comes before Read::mutex. Neither is held while rows are copied or the store below is called.
+
 namespace engram {
 namespace {
 

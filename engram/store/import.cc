@@ -101,8 +101,8 @@ Result<RowFileHash> make_hash(const EngramConfig& config, const TokenMap& map, c
   ENGRAM_RETURN_IF_ERROR(check_num_rows(config, num_rows, where));
   if (map.compressed_vocab_size() != config.compressed_vocab_size)
     return invalid_argument(
-        "{}: compressed_vocab_size is {}, but the tokenizer's {} ids give {}: its rows would all be wrong",
-        where, config.compressed_vocab_size, map.vocab_size(), map.compressed_vocab_size());
+        "{}: compressed_vocab_size is {}, but the tokenizer's {} ids give {}: its rows would all be wrong", where,
+        config.compressed_vocab_size, map.vocab_size(), map.compressed_vocab_size());
   if (config.pad_token_id < 0 || config.pad_token_id >= map.vocab_size())
     return invalid_argument("{}: pad_token_id is {}, wanted 0 .. {}", where, config.pad_token_id, map.vocab_size() - 1);
   const int compressed_pad = map.ids()[static_cast<size_t>(config.pad_token_id)];

@@ -6,6 +6,22 @@
 #include <system_error>
 #include <utility>
 
+// The I/O thread and its callers
+//
+//   1. jobs_, slots_ and free_slots_ belong to the I/O thread and have no lock. Callers touch only what mutex_ guards:
+//      new_batches_, queued_rows_ and the flags.
+//   2. No batch waits unseen. in_reader_ is set when the I/O thread has taken all new batches, and cleared by the first
+//      caller after that, who calls wake(). Until then the thread is in reader_->wait() or about to call it; wake()
+//      ends the present or the next wait(). When nothing is left to read, the thread clears in_reader_ under mutex_ and
+//      waits for work_ instead.
+//   3. After fill_slots() no slot is free while a job has pages to start. So reader_->wait() always has a read to wait
+//      for. A job ends when no page of it is in flight and none is left to start.
+//   4. Slots point to jobs and to their targets. std::list keeps their addresses, and a job ends after its last slot.
+//   5. A page is read at most twice (Slot::retried). After a failure no further page of its job is started; those in
+//      flight end first, because they write to buffers that the slots own.
+//   6. end_job() makes room before it calls done() without a lock, so done() may add batches. On the I/O thread add()
+//      never waits: it would wait for itself.
+
 namespace engram {
 namespace {
 
