@@ -1,9 +1,13 @@
 // The Engram module's gates, value, convolution and sum in fp32, forward and backward, without temporaries.
 //
 // Per token t and stream m, with key_m and value from the projection (norm(x) = x * rsqrt(mean(x^2) + eps) * weight):
-//   score = <key_norm(key_m), query_norm(hidden_m)> / sqrt(d);   alpha = sigmoid(sign(score) * sqrt(max(|score|,
-//   1e-6))) v = alpha * value;   z = sum over taps of tap * conv_norm(v at t - age * dilation);   y = v + z *
-//   sigmoid(z)
+// clang-format off
+//   score = <key_norm(key_m), query_norm(hidden_m)> / sqrt(d)
+//   alpha = sigmoid(sign(score) * sqrt(max(|score|, 1e-6)))
+//   v     = alpha * value
+//   z     = sum over taps of tap * conv_norm(v at t - age * dilation)
+//   y     = v + z * sigmoid(z)
+// clang-format on
 // conv_norm(v) is value * (alpha * inv_value) * weight, so the convolution reads the value rows of older tokens and
 // one float each; nothing of size [B, T, M, d] is kept between the passes.
 // A tap of age a is visible when a * dilation <= min(reach, t); reach -1 masks the token: alpha = 0, y = 0.

@@ -2,7 +2,7 @@
 //
 // Made for products with a short inner dimension and a few dozen columns (an expert's rows, one vocabulary panel),
 // where a library call costs as much as its arithmetic. Strided A covers A and its transpose without a copy; B's rows
-// are contiguous. A sum over k runs in ascending order in one accumulator, so results depend on nothing but the inputs.
+// are contiguous. A sum over k runs in ascending order in one accumulator, so results depend on the inputs alone.
 #pragma once
 #include <cstdint>
 

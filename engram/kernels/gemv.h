@@ -1,4 +1,4 @@
-// A product of a few rows with a large matrix, fp32: y = x w^T, for decode steps, whose time is that of reading w once.
+// A product of a few rows with a large matrix, fp32: y = x w^T. For decode steps, which take as long as reading w once.
 //
 // Each output is one dot product; its sum runs in a fixed order, whatever the rows of the call and the threads.
 #pragma once

@@ -1,6 +1,6 @@
 // The Engram module's convolution and sum where older tokens lie in pages, fp32. The gates come from engram_fuse.h.
 //
-// A token's page row holds what later tokens' convolutions read of it, value_width = d:
+// A token's page row holds what the convolutions of later tokens read, value_width = d:
 //   value [d], gate [M] (alpha), weight [M] (alpha / rms(alpha * value): value * weight is the norm without its weight)
 // so that z = sum over taps of tap * value * weight over older tokens, y = gate * value + z * sigmoid(z).
 #pragma once

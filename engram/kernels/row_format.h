@@ -1,6 +1,6 @@
 // RowFormat: what the bytes of one table row mean. Decoding and encoding: engram/kernels/row_codec.h.
 //
-// A row has `width` columns. Its bytes are the codes of all columns, then the row's scales, nothing between them:
+// A row has `width` columns. Its bytes are the codes of all columns, then the row's scales, without a gap:
 //   kFP32  width x 4, little-endian                      kBF16  width x 2, little-endian
 //   kFP8   width x 1, e4m3fn (bias 7, no infinity, 0x7F and 0xFF are NaN)
 //   kInt8  width x 1, two's complement
@@ -27,7 +27,7 @@ Result<RowType> parse_row_type(std::string_view name);
 
 inline constexpr int64_t kMaxRowWidth = int64_t{1} << 20;
 
-// Plain value. Whoever fills one from a file or a flag calls check() first; every other function requires it.
+// Plain value. Code that fills one from a file or a flag calls check() first; every other function requires it.
 struct RowFormat {
   RowType type = RowType::kFP32;
   int64_t width = 0;         // columns: head_dim

@@ -1,5 +1,5 @@
-// One step of a running softmax over tiles of scores [keys, columns], a vector of columns at a time: what the attention
-// kernels share. Included like simd-inl.h: once per Highway target inside a file that uses foreach_target.h.
+// One step of a running softmax over tiles of scores [keys, columns], a vector of columns at a time. The attention
+// kernels share it. Included like simd-inl.h: once per Highway target inside a file that uses foreach_target.h.
 #ifndef ENGRAM_KERNELS_LOWEST_SCORE
 #define ENGRAM_KERNELS_LOWEST_SCORE
 namespace engram {
