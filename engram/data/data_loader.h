@@ -1,7 +1,7 @@
 // DataLoader: token shards -> batches that already carry their row ids.
 //
 // The stream is the shards' tokens in order, cut into windows of sequence_length + 1 tokens that overlap by one
-// (inputs and next-token targets); what does not fill a last window is left out. A window is a sequence of its own:
+// (inputs and next-token targets); a last window that is not full is left out. Each window is a separate sequence:
 // it starts without look-back. One pass over all windows is an epoch; each epoch has its own seeded permutation, so
 // batch i is a pure function of (shards, options, i): resuming is seek(i), and two models given the same options see
 // identical data in identical order. Worker threads assemble and hash ahead, `prefetch` batches at most.

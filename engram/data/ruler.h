@@ -1,14 +1,17 @@
 // RULER: synthetic long-context tasks with exact scoring (Hsieh et al. 2024), of any length in tokens.
 //
+// clang-format off
 //   single        one needle "One of the special magic numbers for KEY is: VALUE." in a haystack of sentences
 //   multi-key     as many needles as `needles`, one of them asked for
 //   multi-value   one key with `needles` values, all asked for
 //   multi-query   `needles` keys, all asked for
 //   variables     a chain of assignments VAR A = 123, VAR B = VAR A, ...; which variables hold the value?
-//   common-words  a numbered list; which words stand in it most often? (10 of them 30 times, the others 3 times, fewer
+//   common-words  a numbered list; which words appear in it most often? (10 of them 30 times, the others 3 times; fewer
 //                 words and times where the length is short)
-//   frequent-words  coded words with the counts of a zeta law, alpha 2; which three are the most frequent but for
-//   "..."? questions     paragraphs about countries from the factbook; one is asked for its capital
+//   frequent-words  coded words with the counts of a zeta law, alpha 2; which three are the most
+//                   frequent, "..." left out?
+//   questions     paragraphs about countries from the factbook; the capital of one is asked for
+// clang-format on
 // A sample is a pure function of (options, haystack, facts, tokenizer, task, index). Torch-free. Immutable after
 // create(); threads may share one.
 #pragma once
@@ -43,7 +46,7 @@ struct RulerOptions {
   int64_t length = 256;  // tokens of prompt and answer together, at most
   int64_t digits = 7;    // of a needle's value and of a variable's
   int64_t needles = 4;   // of multi-key, multi-value and multi-query; links of a variables chain
-  int64_t repeats = 1;   // how often each needle stands in the text: RULER has 1; more teach a small model to copy
+  int64_t repeats = 1;   // how often each needle appears in the text: RULER has 1; more teach a small model to copy
   int64_t seed = 0;
 };
 

@@ -1,6 +1,6 @@
 // Synthetic text: a small invented world, told over and over, for recipes and tests that need no download.
 //
-// A seed fixes people, cities, rivers and how they belong together; documents tell parts of it through a few dozen
+// A seed decides people, cities, rivers and how they are related; documents tell parts of it through a few dozen
 // sentence forms. Names of two and three words recur in every document, so a memory of n-grams has much to learn and a
 // small model reaches a low loss within minutes. ASCII; the same on every machine.
 #pragma once
