@@ -34,7 +34,7 @@ class AdamW {
  private:
   std::vector<AdamWParameter> parameters_;
   std::vector<torch::Tensor> exp_avg_, exp_avg_sq_;
-  torch::Tensor steps_;  // fp32 scalar, as the fused kernel wants it
+  torch::Tensor steps_;  // fp32 scalar, as the fused kernel needs it
   AdamWOptions options_;
 };
 

@@ -5,7 +5,7 @@
 //   O      <- Newton-Schulz(update / |update|), ns_steps quintic iterations: all singular values near 1
 //   weight <- weight * (1 - lr * weight_decay) - lr * 0.2 * sqrt(max(rows, columns)) * O
 // This is torch.optim.Muon with adjust_lr_fn = "match_rms_adamw" (tests/parity/muon.safetensors). Each projection of
-// a fused weight and each expert is a matrix of its own. Matrices of one shape, or of its transpose, go through the
+// a fused weight and each expert is a separate matrix. Matrices of one shape, or of its transpose, go through the
 // iteration as one batch, whatever layer they come from. The state is one momentum buffer per parameter.
 #pragma once
 #include <torch/torch.h>

@@ -1,6 +1,6 @@
 // Optimizer: Muon for the matrices of the blocks, AdamW for everything else, as model/parameter_groups.h divides them.
 //
-// Table rows are not here: TrainableTable applies its own gradient.
+// Table rows are not included: TrainableTable applies its own gradient.
 #pragma once
 #include <torch/torch.h>
 

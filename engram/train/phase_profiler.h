@@ -1,6 +1,6 @@
 // PhaseProfiler: where the time of a training step goes, by phase, forward and backward together.
 //
-// A phase is a scope in the code, RECORD_USER_SCOPE("phase:attention"), which costs next to nothing while no profiler
+// A phase is a scope in the code, RECORD_USER_SCOPE("phase:attention"), which costs almost nothing while no profiler
 // runs. Backward passes need no marks: a node of the autograd graph belongs to the phase that was running when it was
 // made. A phase inside another counts for itself only. For CPU: on a GPU the times are those of launching.
 #pragma once

@@ -1,8 +1,8 @@
 // Recipe: everything one training run needs, read from a TOML file.
 //
-// A recipe is complete: `engram train recipes/smoke.toml --set train.steps=50`. Every key has an owner's struct with a
-// unit and a default, types and ranges are checked once here, and an unknown key fails and names the nearest known
-// one. docs/training.md lists the keys. Torch-free, a plain value.
+// A recipe is complete: `engram train recipes/smoke.toml --set train.steps=50`. Every key belongs to a struct that has
+// its unit and default. Types are checked here, ranges here or by the struct, and an unknown key is an error that
+// names the nearest known one. docs/recipes.md lists the keys. Torch-free, a plain value.
 #pragma once
 #include <cstdint>
 #include <optional>

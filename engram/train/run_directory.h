@@ -20,7 +20,7 @@ namespace engram {
 class RunDirectory {
  public:
   // Looks at `output`, which need not exist, and changes nothing. Without resume a directory with a checkpoint is
-  // refused (kAlreadyExists). A run that was killed before its first checkpoint starts anew, with resume or without.
+  // refused (kAlreadyExists). A run that was killed before its first checkpoint starts again, with resume or without.
   static Result<RunDirectory> open(Env& env, const std::string& output, bool resume);
   // Makes the directory where it does not exist and removes what a killed run left half-written.
   Status create();

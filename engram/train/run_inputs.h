@@ -1,5 +1,5 @@
-// RunInputs: from a recipe to everything that is fixed before the first step: tokenizer, shards, hashing, and the
-// recipe with nothing left open.
+// RunInputs: everything that a recipe decides before the first step: tokenizer, shards, hashing, and the resolved
+// recipe.
 #pragma once
 #include <cstdint>
 #include <memory>

@@ -1,7 +1,7 @@
 // Strict reading and stable writing of TOML sections: the mechanics below train/recipe.cc.
 //
 // A section's keys are listed once, in a function that visits them; the reader and the writer are two visitors, so
-// nothing is read that is not written, and the reader knows every key that may stand in a section.
+// nothing is read that is not written, and the reader knows every key that a section may have.
 #pragma once
 #include <toml++/toml.h>
 #include <cstdint>
@@ -46,7 +46,7 @@ class TomlReader {
   void integer(const char* key, int64_t& value, int64_t low, int64_t high);
   void number(const char* key, double& value, double low, double high);  // finite; an integer is a number
   void text(const char* key, std::string& value);
-  void texts(const char* key, std::vector<std::string>& value);  // one string stands for an array of one
+  void texts(const char* key, std::vector<std::string>& value);  // one string counts as an array of one
   template <typename Enum>
   void choice(const char* key, Enum& value, const EnumNames<Enum>& names) {
     std::string got;
