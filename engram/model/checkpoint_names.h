@@ -1,7 +1,7 @@
 // How a Transformer's parameters are named on disk (docs/formats/checkpoint.md).
 //
-// In memory, projections of the same input are one tensor and the experts of a block another; on disk each has
-// DeepSeek's own name. A stored tensor is a view into the parameter it belongs to: saving reads it, loading fills it.
+// In memory, projections of the same input are one tensor, and so are the experts of a block; on disk each has
+// DeepSeek's name. A stored tensor is a view into the parameter it belongs to: saving reads it, loading fills it.
 #pragma once
 #include <torch/torch.h>
 
@@ -20,7 +20,7 @@ struct StoredTensor {
 
 struct StoredTensors {
   std::vector<StoredTensor> model;   // model.safetensors
-  std::vector<StoredTensor> engram;  // engram.safetensors, but for the tables
+  std::vector<StoredTensor> engram;  // engram.safetensors, except the tables
 };
 
 StoredTensors stored_tensors(const TransformerImpl& model);

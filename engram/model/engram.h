@@ -11,7 +11,7 @@
 //   query_norm.weight, key_norm.weight  [G, d]
 //   conv_norm.weight    [G, d]          only with engram_conv
 //   conv.weight         [G*d, w]        only with engram_conv; zero at the start, so Y = v; the last tap is newest
-// engram_gate = false keeps every shape (equal parameters), and the keys go unused: alpha = 1.
+// engram_gate = false keeps every shape (equal parameters); the keys are not used: alpha = 1.
 // Not thread-safe; bad shapes throw c10::Error.
 #pragma once
 #include <torch/torch.h>

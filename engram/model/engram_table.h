@@ -1,4 +1,4 @@
-// EngramTable: rows for a batch of row ids, wherever they live. The model only ever sees MemoryRows.
+// EngramTable: rows for a batch of row ids, wherever they are. The model sees only MemoryRows.
 //
 // gather() de-duplicates: a row that occurs many times in the batch appears once in unique_rows, so its gradient
 // arrives already summed in unique_rows.grad(), and host, device and sharded tables look alike to the model.

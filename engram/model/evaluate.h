@@ -1,7 +1,7 @@
 // Evaluation: the loss of a token sequence under a model, every token after the first predicted exactly once.
 //
 // The sequence is cut into windows of the model's length that overlap by one token, as in training: each window is
-// read on its own, n-grams and positions begin at its first token and stop at document starts inside it.
+// read alone: n-grams and positions begin at its first token and stop at document starts inside it.
 //   loss           nats per predicted token
 //   bits_per_byte  nats in all / (ln 2 * bytes); bytes are those of the whole text, so it compares across tokenizers
 #pragma once
@@ -15,7 +15,7 @@
 namespace engram {
 
 struct EvaluateOptions {
-  int64_t batch_size = 8;   // windows per forward pass; changes speed, not the result (but for rounding)
+  int64_t batch_size = 8;   // windows per forward pass; changes speed, not the result (except rounding)
   bool memory_off = false;  // knock the rows out: Engram blocks add nothing
   std::function<bool(int64_t predicted, int64_t total)> on_progress;  // after each batch; false stops (kCancelled)
 };

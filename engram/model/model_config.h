@@ -2,8 +2,8 @@
 //
 //   attention = mla | gqa;  ffn = dense | moe;  residual = plain | hyper;  memory = none | engram | over_encoding
 //
-// Keys are the field's own (DeepSeek / Hugging Face config.json, V4.1's for the memory). The JSON form is the
-// checkpoint's config.json; the recipe's [model] table has the same keys: flat, but for the sections "rope_scaling" and
+// Keys are those of DeepSeek and Hugging Face (config.json), and V4.1's for the memory. The JSON form is the
+// checkpoint's config.json; the recipe's [model] table has the same keys. They are flat except for "rope_scaling" and
 // "engram", which holds EngramConfig's keys and kernel_size, proj_bias, branch_gates, compression, gate, conv. In our
 // own files unknown keys fail. Torch-free, a plain value.
 #pragma once
@@ -25,10 +25,10 @@ enum class MemoryKind { kNone, kEngram, kOverEncoding };
 // YaRN (arXiv 2309.00071), as DeepSeek's configurations spell it: rotary columns that turn slowly are stretched by
 // `factor`, fast ones stay, those between are blended; scores are sharpened by (0.1 mscale_all_dim ln factor + 1)^2.
 struct RopeScaling {
-  double factor = 1.0;                       // 1: none of this
-  int original_max_position_embeddings = 0;  // the length of the training before; 0: max_position_embeddings / factor
-  double beta_fast = 32.0;                   // turns over that length from which a column stays as it is
-  double beta_slow = 1.0;                    // turns up to which a column is stretched whole
+  double factor = 1.0;                       // 1: no scaling
+  int original_max_position_embeddings = 0;  // of the first training; 0: max_position_embeddings / factor
+  double beta_fast = 32.0;                   // columns with more turns over that length stay as they are
+  double beta_slow = 1.0;                    // columns with fewer turns are stretched by the whole factor
   double mscale = 0.707;
   double mscale_all_dim = 0.707;
 };

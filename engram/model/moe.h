@@ -2,7 +2,7 @@
 //
 // Both map rows to rows, [N, d] -> [N, d]. The mixture adds a shared expert, which every token uses, to k routed ones:
 //   score = sigmoid(W_gate x) per expert, in fp32
-//   chosen = the k largest score + e_score_correction_bias; the bias steers the choice and nothing else
+//   chosen = the k largest score + e_score_correction_bias; the bias affects only the choice
 //   weight = score of the chosen, divided by their sum (norm_topk_prob), times routed_scaling_factor
 // After each optimiser step bias += u * sign(mean load - load) (arXiv 2408.15664), so no auxiliary loss is needed.
 // Oracle: transformers deepseek_v3 with n_group = topk_group = 1 (tests/parity). Bad shapes throw c10::Error.
@@ -43,7 +43,7 @@ struct RoutingOptions {
   bool normalize = true;
   double scale = 1.0;
 };
-// logits [N, E], bias [E]. The rows of index hold k different experts in no promised order.
+// logits [N, E], bias [E]. Each row of index holds k different experts in any order.
 Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const RoutingOptions& options);
 
 class MoeImpl : public FeedForwardImpl {

@@ -1,4 +1,4 @@
-// The model's arithmetic that is worth fusing: one differentiable function each, the same on every device.
+// The model's operators that are worth fusing: one differentiable function each, the same on every device.
 //
 // On CPU in fp32 each runs a hand-written kernel (engram/kernels) with its own backward pass; elsewhere (CUDA, double,
 // bf16 where no kernel exists) it is composed of libtorch operators. The composed form, *_composed, is public: it is
@@ -16,9 +16,9 @@ namespace engram {
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 torch::Tensor rms_norm_composed(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
-// x W^T: [.., k] and weight [n, k] give [.., n]. at::linear, but for up to 64 rows in inference mode (a decode step),
-// where kernels read the weight once: at the memory's speed for a few rows (engram/kernels/gemv.h), in narrow products
-// for more of them (gemm.h).
+// x W^T: [.., k] and weight [n, k] give [.., n]. at::linear, except for up to 64 rows in inference mode (a decode
+// step). There kernels read the weight once: at the memory's speed for a few rows (engram/kernels/gemv.h), in narrow
+// products for more of them (gemm.h).
 torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight);
 
 // SiLU(first half) * second half of the last dimension: [.., 2f] -> [.., f].
@@ -39,7 +39,7 @@ torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Ten
 torch::Tensor linear_cross_entropy_composed(const torch::Tensor& hidden, const torch::Tensor& weight,
                                             const torch::Tensor& targets, bool reduction_sum = false);
 
-// How often each of `experts` stands in topk_index: [experts] int64. Does not wait for a GPU.
+// How often each of `experts` occurs in topk_index: [experts] int64. Does not wait for a GPU.
 torch::Tensor count_choices(const torch::Tensor& topk_index, int64_t experts);
 
 // Routed SwiGLU experts, grouped by expert: y[n] = sum_j topk_weight[n,j] * expert_{topk_index[n,j]}(x[n]).

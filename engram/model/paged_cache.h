@@ -3,7 +3,7 @@
 // Per block of the model one row a token: MLA caches the normalised latent and the shared rotary key
 // [kv_lora_rank + rope], GQA the rotated keys and the values of all key-value heads. Per Engram layer one row a token:
 // the value, the gates and what the convolution's norm makes of them (kernels/paged_engram.h), so that a prefix found
-// in the cache, a preempted sequence and a chunk of a prompt need nothing beside their pages. Who owns which page is
+// in the cache, a preempted sequence and a chunk of a prompt need only their pages. Which sequence owns a page is
 // decided elsewhere (serve/block_manager.h).
 // Shapes: N new tokens of all sequences of a step, back to back; S slots = num_blocks * block_size.
 #pragma once
@@ -51,7 +51,7 @@ class PagedStep {
   // [N, taps] int64: the slot that each tap of the convolution reads, the token's own first; -1: before the
   // sequence's start.
   torch::Tensor tap_slots(int64_t taps, int64_t dilation) const;
-  // [K] int64, CPU: the slots of all tokens so far, sequence behind sequence.
+  // [K] int64, CPU: the slots of all tokens so far, one sequence after another.
   torch::Tensor key_slots() const;
   int64_t slot_of(size_t sequence, int64_t position) const;
 
@@ -90,7 +90,7 @@ inline torch::Dtype page_dtype(const torch::Tensor& weight) {
   return weight.is_cpu() ? torch::kFloat : weight.scalar_type();
 }
 
-// To the step's device from memory that it can read while the CPU goes on; a CPU tensor stays as it is.
+// To the step's device from memory that it can read while the CPU continues; a CPU tensor is returned unchanged.
 torch::Tensor copy_ahead(const torch::Tensor& host, torch::Device device);
 
 // Columns of a cached attention row.

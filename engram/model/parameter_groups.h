@@ -1,7 +1,7 @@
 // Which optimiser each parameter of a Transformer belongs to, and how a fused tensor splits into matrices.
 //
-// Muon takes the 2-D weights of the backbone; each expert and each projection of a fused matrix is a matrix of its own,
-// because orthogonalising a stack mixes projections that have nothing to do with each other. AdamW takes the
+// Muon takes the 2-D weights of the backbone; each expert and each projection of a fused matrix is a separate matrix,
+// because orthogonalising a stack mixes projections that are not related. AdamW takes the
 // embedding, the head, norms, biases, routers, hyper-connections and the convolution (paper, appendix A). Tables are
 // not parameters of the module: train/ keeps them.
 #pragma once

@@ -1,6 +1,6 @@
 // Parameter accounting and the allocation solver (docs/engram.md section 6: P_tot, P_act, P_sparse, rho).
 //
-//   P_tot     all trainable parameters but the vocabulary embedding and the LM head
+//   P_tot     all trainable parameters except the vocabulary embedding and the LM head
 //   P_act     what one token uses of P_tot: attention, norms, routers, hyper-connections, dense and shared FFNs, k
 //             routed experts per MoE block, each Engram block's projections, norms and conv, and its R rows
 //   P_sparse  P_tot - P_act;  rho = (MoE blocks) * (E - k) * 3 * d * f / P_sparse

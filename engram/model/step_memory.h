@@ -1,12 +1,12 @@
-// ServedTables: where the tables of a model that is served lie. StepMemory: the rows of one step, under way.
+// ServedTables: where the tables of a served model are. StepMemory: the rows of one step, while they are read.
 //
 // Row ids depend on tokens alone, so begin() hashes and starts every read before the model runs; rows() waits only
 // where a layer needs its rows, then decodes them. How long it waited is measured.
-// A model on a GPU gets its rows without waiting for the GPU: they are read into memory that it can copy from, by a
-// thread of their own; copy and decoding run on a stream of their own, which the model's waits for where it needs them.
+// A model on a GPU gets its rows without waiting for the GPU. Another thread reads them into pinned memory; a second
+// CUDA stream copies and decodes; the model's stream waits on an event before it uses the rows.
 // A placement says where a layer's table is:
 //   resident       in this process, as the checkpoint has it
-//   constant       nowhere: every token gets one and the same row. What the arithmetic costs without the traffic
+//   constant       nowhere: every token gets the same row. Shows what the arithmetic costs without the reads
 //   TIER:FILE?...  a RowStore (engram/store/open.h) over a row file of `engram table convert`
 #pragma once
 #include <torch/torch.h>
@@ -34,14 +34,14 @@ struct StepTokens {
 
 class ServedTables;
 
-// False: whatever layers a model has, these placements keep none of them in this process, so that its tables need not
-// be loaded (load_model(), with_tables).
+// Returns false if no layer can be resident under these placements, so the tables need not be loaded
+// (load_model(), with_tables).
 bool may_be_resident(std::span<const std::string> placements);
 
 // Move-only; one thread; waits for its reads when destroyed. ServedTables outlives it.
 class StepMemory {
  public:
-  // [N, R*d_row] on the model's device and, but for fp32 on the CPU, in its dtype. A sequence whose rows cannot be read
+  // [N, R*d_row] on the model's device and in its dtype; on the CPU in fp32. A sequence whose rows cannot be read
   // gets zeros, and its entry of failures() says why.
   torch::Tensor rows(int memory_layer);
   // One per sequence, ok unless a read of it failed.
@@ -65,8 +65,8 @@ class StepMemory {
   std::vector<torch::Tensor> bytes_of_;        // [stores] uint8
   std::vector<Status> failures_;
   bool overlap_ = true;
-  std::unique_ptr<MemoryRead> read_;  // behind the buffers it writes to
-  // What becomes read_, while another thread starts it, which uses what lies before it here.
+  std::unique_ptr<MemoryRead> read_;  // declared after the buffers it writes to
+  // Becomes read_. Another thread starts it, which uses the members declared above.
   struct Starting {
     Starting() = default;
     Starting(Starting&&) = default;
@@ -92,7 +92,7 @@ class ServedTables {
                                                       std::vector<std::unique_ptr<RowStore>> stores,
                                                       std::vector<RowFormat> formats);
 
-  // upcoming: a hint, behind the step's own reads, that these tokens may follow.
+  // upcoming: a hint, after the step's own reads, that these tokens may follow.
   // overlap false: waits for all reads here, as an engine without prefetching would.
   StepMemory begin(std::vector<StepTokens> sequences, std::vector<StepTokens> upcoming = {}, bool overlap = true) const;
   // Row ids of a layer [tokens, R], and the tier that would serve each now.
