@@ -1,9 +1,9 @@
-// BlockManager: which page belongs to whom. Pages of block_size tokens, counted references, a prefix cache.
+// BlockManager: which sequence owns which page. Pages of block_size tokens, counted references, a prefix cache.
 //
 // A full block whose tokens are computed is known by its content: its tokens, the block before it (by identity, so a
 // match is exact and never a matter of a hash), and whether the memory is on. A new sequence takes over the longest
-// such chain that its prompt begins with. A block that nobody holds keeps its content until it is needed for another:
-// the longest unused goes first, and of one sequence the last block before the first.
+// such chain that its prompt begins with. A block without a holder keeps its content until its page is needed.
+// Least recently used blocks are evicted first; within a sequence, from the end.
 // One thread; nothing here touches the pages themselves.
 #pragma once
 #include <cstdint>

@@ -6,7 +6,7 @@
 //   GET  /v1/models  /v1/models/NAME  /metrics  /metrics.json
 //   POST /v1/completions  /v1/chat/completions  /v1/memory/trace
 //
-// Immutable but for its counters; any thread.
+// Immutable except for its counters; any thread.
 #pragma once
 #include <optional>
 #include <string>
@@ -28,7 +28,7 @@ class HttpApi {
   HttpApi(const Engine& engine, const Tokenizer& tokenizer, std::string chat_template, int max_choices,
           const std::vector<std::string>& api_keys);
 
-  // What refuses a request whose body has not been read; nothing when it may go on.
+  // What refuses a request whose body has not been read; nothing when it may continue.
   std::optional<HttpReply> refuse(const HttpRequest& head) const;
   // REQUIRES: the body is there. Never throws, whatever the bytes.
   std::variant<HttpReply, GenerationCall> answer(const HttpRequest& request, bool draining) const;

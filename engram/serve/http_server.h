@@ -1,7 +1,7 @@
 // HttpServer: an engine behind HTTP/1.1: OpenAI's completion endpoints with streaming, metrics, traces of the memory,
 // and the page at /. What each endpoint takes and gives: docs/serving.md and GET /openapi.json.
 //
-// Connections are served by a few threads of its own; the engine's thread only hands events over and never waits for a
+// A few threads serve the connections; the engine's thread only hands events over and never waits for a
 // client. A client that goes away, or does not read, loses its place in the engine at once. Without keys the server
 // listens to this machine alone.
 #pragma once

@@ -1,10 +1,10 @@
 // LLMEngine: requests in, tokens out, one step at a time.
 //
 // A step: the scheduler chooses tokens, the runner starts their reads and runs them, every sequence whose last token
-// ran gets a new one, and its client hears of it. Greedy output equals `engram generate`'s, token for token, for any
-// batch, chunking, preemption and drafts (but for ties closer than rounding).
-// A draft is kept when it is the token that is sampled anyway, so that drafts change when tokens come and never which.
-// EngineThread puts it behind the Engine interface, on a thread of its own.
+// ran gets a new one, and its client is told. Greedy output equals `engram generate`'s, token for token, for any
+// batch, chunking, preemption and drafts (except for ties closer than rounding).
+// A draft is kept when it is the token that is sampled anyway, so drafts change when tokens come, and never which.
+// EngineThread puts it behind the Engine interface, on its own thread.
 #pragma once
 #include <chrono>
 #include <condition_variable>
@@ -61,7 +61,7 @@ class LLMEngine {
   const EngineOptions& options() const { return options_; }
 
  private:
-  struct Running;  // what the engine knows of a request beside its Sequence
+  struct Running;  // what the engine knows of a request besides its Sequence
   LLMEngine(const LoadedModel& model, const EngineOptions& options, std::shared_ptr<const ServedTables> tables,
             int64_t num_blocks);
   // A chunk has run: its tokens are computed, new ones are accepted. How many.
@@ -83,7 +83,7 @@ class LLMEngine {
   ModelRunner runner_;
   std::unordered_map<uint64_t, std::unique_ptr<Running>> requests_;
   EngineMetrics metrics_;
-  std::deque<std::pair<std::chrono::steady_clock::time_point, int64_t>> recent_;  // tokens of the steps of late
+  std::deque<std::pair<std::chrono::steady_clock::time_point, int64_t>> recent_;  // tokens of the last steps
   int64_t recent_tokens_ = 0;                                                     // their sum
 };
 
@@ -107,7 +107,7 @@ class EngineThread final : public Engine {
     GenerationRequest request;
     OnEvent on_event;
   };
-  std::unique_ptr<LLMEngine> engine_;  // run()'s alone, but for what is for any thread
+  std::unique_ptr<LLMEngine> engine_;  // run()'s alone, except what any thread may call
   const EngineInfo info_;
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable wake_, idle_;

@@ -11,15 +11,15 @@
 
 namespace engram {
 
-// What the model says behind one token: logits [V], valid until the next run(); or, from a GPU and where that is all
-// the request wants, the likeliest token alone: -1 when the logits are not finite.
+// The model's output after one token: logits [V], valid until the next run(). From a GPU, and when the request wants
+// nothing else, only the likeliest token: -1 when the logits are not finite.
 struct NextToken {
   std::span<float> logits;
   std::optional<int32_t> likeliest;
 };
 
 struct StepOutput {
-  // For each chunk, in order, when it samples: behind its last known token, then behind each of its drafts.
+  // For each chunk, in order, when it samples: after its last known token, then after each of its drafts.
   std::vector<std::vector<NextToken>> next;
   std::vector<Status> failures;                 // for each chunk: its rows could not be read
   std::vector<std::vector<TokenTrace>> traces;  // for each chunk whose request wants one: its tokens

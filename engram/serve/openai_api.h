@@ -1,7 +1,7 @@
 // The bodies of OpenAI's completion endpoints, and of our own trace: JSON in, generation requests out.
 //
-// Strict: a type or a range that is wrong, a feature that is not served, a prompt that does not fit is an error that
-// says what, where, got and wanted. Fields that nobody knows are ignored, as OpenAI's servers do. Extensions:
+// Strict: a wrong type or range, a feature that is not served, or a prompt that does not fit is an error that says
+// what, where, got and wanted. Unknown fields are ignored, as OpenAI's servers do. Extensions:
 // top_k, min_p, repetition_penalty, ignore_eos, "memory": "on"|"off", "memory_trace". The answers: answer.h.
 #pragma once
 #include <string>

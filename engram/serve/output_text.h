@@ -16,7 +16,7 @@ class OutputText {
  public:
   OutputText(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stop);
 
-  // What can be shown now that `token` is there. After a stop string: what stands before it, then nothing.
+  // What can be shown now that `token` is there. After a stop string: what comes before it, then nothing.
   std::string push(int32_t token);
   // The rest, when generation ends for another reason.
   std::string finish();

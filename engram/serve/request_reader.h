@@ -1,6 +1,6 @@
 // RequestReader: the bytes of a connection, cut into HTTP/1 requests. Any bytes, no sockets (Beast parses).
 //
-// Pipelined requests stay in order: bytes behind one request wait for the next. Not thread-safe.
+// Pipelined requests stay in order: bytes after one request wait for the next. Not thread-safe.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -24,7 +24,7 @@ class RequestReader {
 
   void append(std::string_view bytes);
   // Goes on as far as the bytes reach. kHead once per request, when its head is complete and its body may not be: call
-  // again for the body. kBad: error() says why, and nothing behind it can be read.
+  // again for the body. kBad: error() says why, and nothing after it can be read.
   State advance();
   const HttpRequest& request() const;  // after kHead, without body
   HttpRequest take();                  // after kWhole: the request; the next one begins

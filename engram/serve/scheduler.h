@@ -1,8 +1,8 @@
 // Scheduler: which tokens of which sequences run in the next step.
 //
 // Continuous batching: a step holds one token of every sequence that decodes and, up to a budget of tokens, chunks of
-// prompts. Sequences are admitted in the order of their coming. When pages run out, the sequence admitted last is
-// preempted: it gives its pages back, waits at the head of the queue and runs again from its tokens. What is left of
+// prompts. Sequences are admitted in the order of arrival. When pages run out, the sequence admitted last is
+// preempted: it gives its pages back, waits at the head of the queue and runs again from its tokens. The rest of
 // the budget goes to drafts: guesses at the next tokens of those that decode, which the step checks. One thread.
 #pragma once
 #include <cstdint>
@@ -26,7 +26,7 @@ struct SchedulerOptions {
 struct ScheduledChunk {
   Sequence* sequence = nullptr;
   int64_t count = 0;
-  // The logits of its last known token, and of each draft behind it, give a next one.
+  // The logits of its last known token, and of each draft after it, give a next one.
   bool samples() const { return count == sequence->num_left() + sequence->num_drafts; }
 };
 

@@ -1,6 +1,6 @@
 // Sequence: one request while it is served: its tokens, how many of them are in the pages, and which pages.
 //
-// Tokens are the prompt, then what was generated; while a step runs, drafts may stand behind these. The engine has
+// Tokens are the prompt, then what was generated; while a step runs, drafts may follow these. The engine has
 // computed the first num_computed of them: their keys and values (and what the memory keeps) are in the pages of
 // block_table. A sequence whose tokens are all computed but the last is decoding.
 #pragma once
@@ -36,7 +36,7 @@ struct Sequence {
   int64_t num_left() const { return num_tokens() - num_computed; }  // tokens to run
   bool is_decoding() const { return num_left() == 1 && num_generated() > 0; }
 
-  // Puts guesses at the next tokens behind the known ones. They may be a part of `tokens`.
+  // Puts guesses at the next tokens after the known ones. They may be a part of `tokens`.
   void add_drafts(std::span<const int32_t> drafts) {
     const std::vector<int32_t> copy(drafts.begin(), drafts.end());
     tokens.insert(tokens.end(), copy.begin(), copy.end());
