@@ -2,7 +2,7 @@
 //
 // Training text gives every n-gram a count and every row its traffic. An n-gram's dilution is log2(traffic of its row /
 // its own count), averaged over heads and layers: 0 where it has its rows to itself, 1 more for every doubling of what
-// others write there. Which n-grams share is decided by a hash, so among n-grams of equal counts the dilution is as
+// others write there. A hash decides which n-grams share, so among n-grams of equal counts the dilution is as
 // good as random, and its slope on held-out loss is what sharing costs. Positions are compared within bins of equal
 // counts of all orders; the interval is a bootstrap over windows. N-grams that training never saw have no own count:
 // they take no part.

@@ -1,4 +1,4 @@
-// Contamination: does the text of a question stand in the training text?
+// Contamination: is the text of a question in the training text?
 //
 // Compared are sequences of words (runs of letters and digits, ASCII lower-cased), so that tokenisation, punctuation
 // and line breaks do not matter. A question is contaminated when any `kOverlapWords` consecutive words of it occur in

@@ -2,7 +2,7 @@
 // what the memory did. Leaves OUTPUT/moe, OUTPUT/engram (training outputs), OUTPUT/summary.json, OUTPUT/report.html.
 //
 // The two runs are child processes of this program, side by side with one thread each: two one-thread runs are faster
-// than one two-thread run at this size. An interrupted demo continues where its checkpoints stand.
+// than one two-thread run at this size. An interrupted demo continues from its checkpoints.
 #pragma once
 #include <string>
 #include <vector>

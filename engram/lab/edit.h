@@ -1,10 +1,10 @@
 // Edit: change the rows of one n-gram; what changes elsewhere?
 //
 // The rows of one n-gram (its highest order that the table holds, every head, every layer) are replaced, either by
-// those of another n-gram or by gradient steps (Adam) that make a target text likelier behind it. Then the model before
-// is compared with the model after: the target behind the n-gram alone and behind its occurrences in held-out text, and
-// KL(before || after) at every position of that text, by what the position has to do with the rows. A position before
-// which no token reads an edited row cannot change: its KL is 0 but for rounding.
+// those of another n-gram or by gradient steps (Adam) that make a target text likelier after it. Then the model before
+// is compared with the model after: the target after the n-gram alone and after its occurrences in held-out text, and
+// KL(before || after) at every position of that text, by the position's relation to the rows. A position before
+// which no token reads an edited row cannot change: its KL is 0 except for rounding.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -24,7 +24,7 @@ struct NgramRowIds {
 // kInvalidArgument: fewer than 2 tokens.
 Result<NgramRowIds> rows_of_ngram(const LoadedModel& model, const std::vector<int32_t>& tokens);
 
-// Copies of the rows with gradient steps taken: the target's tokens made likelier behind `context`. The model is left
+// Copies of the rows with gradient steps taken: the target's tokens made likelier after `context`. The model is left
 // as it is. [layers][heads, d_row].
 std::vector<torch::Tensor> train_rows(const LoadedModel& model, const NgramRowIds& rows,
                                       const std::vector<int32_t>& context, const std::vector<int32_t>& target,

@@ -13,7 +13,7 @@ namespace engram {
 struct EvalItem {
   std::string task, id;              // id is unique within its task
   std::string split;                 // "", "train" (the model may have seen the fact) or "held-out"
-  std::string prompt;                // what stands before the answer
+  std::string prompt;                // the text before the answer
   std::vector<std::string> choices;  // multiple choice: two or more; empty for a cloze
   int64_t answer = -1;               // index of the right choice
   std::vector<std::string> targets;  // cloze: texts that count as right

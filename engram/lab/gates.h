@@ -1,4 +1,4 @@
-// Gate probes (experiment E12): where does the memory speak?
+// Gate probes (experiment E12): where do the gates open?
 //
 // Runs texts through a trained model and keeps alpha of every Engram layer and branch. Tokens are grouped into pieces
 // of whole UTF-8, so that a Chinese character split over tokens shows once, with the gate of its last token.
@@ -27,7 +27,7 @@ struct GateTrace {
     return values[static_cast<size_t>((int64_t{layer} * branches + branch) * length + t)];
   }
 };
-// Any number of tokens, in windows of max_position_embeddings; each window is a sequence of its own.
+// Any number of tokens, in windows of max_position_embeddings; each window is a separate sequence.
 // REQUIRES: a model with memory = engram.
 GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens);
 

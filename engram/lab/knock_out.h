@@ -14,7 +14,7 @@
 
 namespace engram {
 
-// The item with another of its choices stated in front; that choice is the answer. REQUIRES: item.is_choice().
+// The item after a statement of another of its choices; that choice is the answer. REQUIRES: item.is_choice().
 EvalItem grounded_item(const EvalItem& item);
 
 // The choice with the highest log-likelihood per byte; ties go to the first.

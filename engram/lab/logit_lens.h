@@ -1,7 +1,7 @@
 // Logit lens (experiment E5): are predictions ready in earlier blocks?
 //
-// Each block's output goes through the model's own stream head, final norm and LM head; its distance from what the
-// model finally says is KL(final || block), in nats per token. The last block's is 0 but for rounding. Source: the
+// Each block's output goes through the model's own stream head, final norm and LM head; its distance from the
+// model's output is KL(final || block), in nats per token. The last block's is 0 except for rounding. Source: the
 // paper, section 5.1, after nostalgebraist's logit lens.
 #pragma once
 #include <vector>

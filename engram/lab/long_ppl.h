@@ -1,4 +1,4 @@
-// LongPPL (experiment E4): the perplexity of those tokens that a long context helps to predict.
+// LongPPL (experiment E4): the perplexity of the tokens that a long context helps to predict.
 //
 // Fang et al., "What is Wrong with Perplexity for Long-context Language Modeling?" (ICLR 2025, arXiv 2410.23771): a
 // token is a key token of a judging model where its loss with the whole context is below 2 nats and lies more than 2

@@ -46,13 +46,13 @@ class Page {
 
 // data: an object with "page" (Page::json()), "command", "commit", "machine" and "date", and the numbers themselves.
 std::string render_page_html(const nlohmann::ordered_json& data);
-// Paragraphs and tables; charts stand in report.html.
+// Paragraphs and tables; charts are in report.html.
 std::string render_page_markdown(const nlohmann::ordered_json& data);
 
 // report.html, summary.md and, last, data.json in the folder, which is made.
 Status write_page_files(Env& env, const std::string& folder, const nlohmann::ordered_json& data);
 
-// "1.234" with so many digits behind the point; "-" for what is not a number.
+// "1.234" with so many digits after the point; "-" for what is not a number.
 std::string fixed_text(double value, int digits = 3);
 // "1.234 +- 0.005"
 std::string with_error(double value, double error, int digits = 3);

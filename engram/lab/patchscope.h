@@ -18,7 +18,7 @@ namespace engram {
 // The residual streams [M, d] of the text's last token after every block.
 Result<std::vector<torch::Tensor>> last_token_states(const LoadedModel& model, const std::string& text);
 
-// Greedy continuation of `prompt`; with a state, it stands after `block` at the prompt's last token in every forward
+// Greedy continuation of `prompt`; with a state, it is put after `block` at the prompt's last token in every forward
 // pass. block < 0: no patch. Ends at a line feed, at eos or after max_tokens. kInvalidArgument: a prompt that leaves
 // no room for max_tokens.
 Result<std::string> describe_with(const LoadedModel& model, const std::string& prompt, int block,

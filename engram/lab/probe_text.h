@@ -1,6 +1,6 @@
 // ProbeText: the text that a probe reads, as tokens of the checkpoint's vocabulary.
 //
-// PATH.tokens is a token shard of `engram data prepare`; any other path is UTF-8 text, one document as it stands.
+// PATH.tokens is a token shard of `engram data prepare`; any other path is UTF-8 text, read as one document.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -33,7 +33,7 @@ Result<std::string> text_of_recipe(Env& env, const LoadedModel& model, TextRole 
 // Keeps the first max_tokens tokens; 0 keeps all. bytes stays that of the whole text.
 void shorten(ProbeText& text, int64_t max_tokens);
 
-// The text's bytes, and for each token the index behind its last byte in them: where a place in the text is a token.
+// The text's bytes, and for each token the index after its last byte: which token a place in the text belongs to.
 struct TokenBytes {
   std::string bytes;
   std::vector<size_t> ends;  // [tokens], ascending

@@ -7,7 +7,7 @@
 namespace engram {
 
 // Replaces /*CHART_JS*/ (by the library and by what the pages share, assets/page.js) and /*DATA*/ in the template. "</"
-// inside the JSON is escaped, so text that the model wrote cannot end the script element. ENGRAM_CHECKs that both marks
+// inside the JSON is escaped, so a text cannot end the script element. ENGRAM_CHECKs that both marks
 // are there.
 std::string render_report(std::string_view page_template, const nlohmann::ordered_json& data);
 

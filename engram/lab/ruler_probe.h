@@ -1,4 +1,4 @@
-// RULER (experiment E4): does a model find what stands far back in its context?
+// RULER (experiment E4): does a model find what is far back in its context?
 //
 // The tasks of data/ruler.h at several lengths, answered greedily, scored by RULER's string match. Where the first
 // model does not solve the single needle, a comparison says nothing, and the report says so.

@@ -1,4 +1,4 @@
-// Scoring of continuations: how likely a model finds a given text behind a prompt.
+// Scoring of continuations: how likely a model finds a given text after a prompt.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -16,7 +16,7 @@ struct Continuation {
   std::vector<int32_t> tokens;   // at least one token
 };
 // The tokens of prompt + answer, divided where the prompt's own tokens end; a token that spans both belongs to the
-// answer. An empty prompt stands for the bos token. kInvalidArgument: not UTF-8, no bos, an empty answer.
+// answer. An empty prompt means the bos token. kInvalidArgument: not UTF-8, no bos, an empty answer.
 Result<Continuation> split_continuation(const LoadedModel& model, const std::string& prompt, const std::string& answer);
 
 struct Score {
@@ -34,7 +34,7 @@ struct ScoreOptions {
 Result<std::vector<Score>> score_continuations(const LoadedModel& model, std::span<const Continuation> continuations,
                                                const ScoreOptions& options = {});
 
-// The model's first choices behind each prompt, as text, in the order given; a text ends before a special token or
+// The model's first choices after each prompt, as text, in the order given; a text ends before a special token or
 // after its own number of tokens. kInvalidArgument: an empty prompt, or one that leaves no room for its tokens.
 struct GreedyPrompt {
   std::vector<int32_t> tokens;

@@ -1,10 +1,10 @@
-// Study: a study file (TOML) and the training runs that it stands for, each with its parameters counted and solved.
+// Study: a study file (TOML) and its training runs, each with its parameters counted and solved.
 //
 //   study = "allocation"            what `engram lab` calls it
 //   scale = "cpu-small"             together with the study: the name of its folders
 //   recipe = "recipes/xs_cpu.toml"  describes the model at rho = 1
 //   seeds = 3                       0 .. seeds - 1: initial weights, order of the text, controls
-//   budgets = [4608000, 18432000]   training tokens; each budget is a run of its own, with its own decay
+//   budgets = [4608000, 18432000]   training tokens; each budget is a separate run with its own decay
 //   [[group]]                       one line of the plot; docs/lab.md lists the keys
 //
 // Equal parameters are a promise: what cannot be solved within the tolerances of model/parameters.h is an error here,
@@ -25,7 +25,7 @@ namespace engram {
 
 enum class StudyControl { kNone, kCapacityOne, kShuffledHash, kDense };
 const char* study_control_name(StudyControl control);  // "", "capacity-1", ...
-// Whether a checkpoint says all about a run: these two controls stand in the training loop.
+// Whether a checkpoint says all about a run: these two controls are in the training loop.
 inline bool weights_are_the_model(StudyControl control) {
   return control != StudyControl::kCapacityOne && control != StudyControl::kShuffledHash;
 }
@@ -39,7 +39,7 @@ struct StudyGroup {
   std::vector<std::string> set;  // overrides of the recipe
   std::vector<std::pair<std::string, std::vector<std::string>>> sweep;  // recipe key, values: every combination
   std::string baseline;  // the group whose first point gains are measured against; empty: the study's first group
-  std::string after;     // training goes on from the weights of this group's run of the same seed
+  std::string after;     // training continues from the weights of this group's run of the same seed
   std::vector<int64_t> budgets;  // the study's when empty
   int64_t seeds = 0;             // 0: the study's
 };

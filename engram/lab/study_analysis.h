@@ -2,7 +2,7 @@
 //
 //   allocation  loss = a + b rho + c rho^2 for each budget: where the minimum is
 //   memory      loss = a + b log10(rows) for each group and budget
-// Intervals are bootstraps over seeds: every point's seeds are drawn anew with replacement, the fit is repeated, and
+// Intervals are bootstraps over seeds: every point's seeds are drawn again with replacement, the fit is repeated, and
 // the middle 95 % of the answers is the interval. Deterministic. Torch-free.
 #pragma once
 #include <cstdint>

@@ -1,7 +1,7 @@
 // The plot of a study as one SVG file, for README and summary.md: loss over rho or over rows, a panel for each budget.
 //
 // Means with one sample deviation over seeds, every seed as a pale dot, the fitted curve, controls as diamonds at their
-// own share. What has no axis (dense, ablations) stands in the table only.
+// own share. Groups without an axis (dense, ablations) are in the table only.
 #pragma once
 #include <nlohmann/json.hpp>
 #include <string>

@@ -1,10 +1,10 @@
-// The study runner: trains what a study stands for, a child process per run, `jobs` side by side, and writes
+// The study runner: trains the runs of a study, a child process for each run, `jobs` side by side, and writes
 // RESULTS/STUDY-SCALE-DATE/{runs/RUN.json, data.json, summary.md, report.html} as the runs end.
 //
 // WORK/STUDY-SCALE/ holds what is in progress (checkpoints, logs) and WORK/STUDY-SCALE/weights/RUN the final bf16
-// weights, but for the controls that no checkpoint can hold; everything else of a run is removed when its record is
-// written. Killed at any moment, the same command with --resume continues: finished runs are not repeated, the others
-// go on from their checkpoints.
+// weights, except of controls that no checkpoint can hold; everything else of a run is removed when its record is
+// written. After a kill at any moment the same command with --resume continues: finished runs are not repeated, the
+// others continue from their checkpoints.
 #pragma once
 #include <atomic>
 #include <cstdint>
