@@ -1,4 +1,4 @@
-// Ctrl-C of long work that leaves something to go on from.
+// Ctrl-C of long work that leaves something to continue from.
 #pragma once
 #include <atomic>
 

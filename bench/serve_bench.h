@@ -12,7 +12,7 @@
 //                     shard, half a cache of recent rows
 // On a GPU (scale gpu: dense 4B and 8B in bf16) the table is as large as host memory takes, without a file: bare,
 // no-memory and the two of DRAM.
-// Each on random ids, and, with "-real-text" behind its name, on real text: random ids hide every cache. Variants take
+// Each on random ids, and, with "-real-text" after its name, on real text: random ids defeat every cache. Variants take
 // turns step by step; a ratio is taken within a round.
 #pragma once
 #include <cstdint>
@@ -54,9 +54,9 @@ Result<nlohmann::ordered_json> run_serve_clients_bench(Env& env, const ServeBenc
 //  "accepted" (share of the drafts)}]}.
 Result<nlohmann::ordered_json> run_serve_drafts_bench(Env& env, const ServeBenchOptions& options);
 
-// One sequence on the first backbone beside llama.cpp on the same shape and precision: {"peer", "rows": [{"name"
-// prefill
-//  or decode, "ours", "llama_cpp" in tokens per second, "ratio", "ratio_low", "ratio_high"}]}. kNotFound.
+// One sequence on the first backbone beside llama.cpp on the same shape and precision: {"peer", "rows": [{"name":
+//  "prefill" or "decode", "ours", "llama_cpp" in tokens per second, "ratio", "ratio_low", "ratio_high"}]}.
+// kNotFound.
 Result<nlohmann::ordered_json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options);
 
 }  // namespace engram::bench

@@ -1,6 +1,6 @@
 // train_bench: the training step of a recipe beside the same step in plain PyTorch (bench/pytorch_baseline.py).
 //
-// Every number comes from a process of its own, so that neither side inherits the other's threads or memory; the
+// Every number comes from a separate process, so neither side inherits the other's threads or memory; the
 // sides take turns, round by round, and the medians are compared. PyTorch runs its experts both expert by expert
 // ("loop") and sorted with grouped products ("grouped"); the faster one counts.
 #pragma once
