@@ -52,6 +52,9 @@ void add_bench_hash(CLI::App& bench, Invocation& invocation) {
   };
   auto flags = std::make_shared<Flags>();
   CLI::App* command = bench.add_subcommand("hash", "Row ids per second of one thread, beside numpy");
+  command->footer(
+      "Example:\n"
+      "  engram bench hash --seconds 2 --python .venv-oracles/bin/python");
   command->add_option("--python", flags->options.python, "Interpreter that has numpy")->capture_default_str();
   command->add_option("--script", flags->options.script, "The numpy side")->capture_default_str();
   command->add_option("--seconds", flags->options.seconds, "Time for each side")
@@ -68,15 +71,9 @@ void add_bench_hash(CLI::App& bench, Invocation& invocation) {
 }  // namespace
 
 void add_bench(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("bench", "Measure, beside other implementations, in one run");
-  command->require_subcommand(1);
+  CLI::App* command = add_bench_group(app);
   add_bench_hash(*command, invocation);
   add_bench_store(*command, invocation);
-#ifdef ENGRAM_WITH_TORCH
-  add_bench_ops(*command, invocation);
-  add_bench_serve(*command, invocation);
-  add_bench_train(*command, invocation);
-#endif
 }
 
 }  // namespace engram::apps

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
+#include "apps/torch_commands.h"
 #include "bench/ops_bench.h"
 #include "engram/core/machine.h"
 #include "engram/core/progress.h"
@@ -44,7 +45,10 @@ void add_bench_ops(CLI::App& bench, Invocation& invocation) {
     bool json = false;
   };
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = bench.add_subcommand("ops", "Fused operators beside libtorch's own, forward and backward");
+  CLI::App* command = bench.add_subcommand("ops", torch_command_help("bench", "ops"));
+  command->footer(
+      "Example:\n"
+      "  engram bench ops --threads 1 --seconds 1");
   auto count = [&](const char* name, int64_t& value, const char* help) {
     command->add_option(name, value, help)->check(CLI::Range(1, 1 << 20))->capture_default_str();
   };

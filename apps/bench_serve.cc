@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
+#include "apps/torch_commands.h"
 #include "bench/serve_bench.h"
 #include "engram/core/machine.h"
 #include "engram/core/progress.h"
@@ -111,8 +112,10 @@ Status run_bench_serve(const Flags& flags) {
 
 void add_bench_serve(CLI::App& bench, Invocation& invocation) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command =
-      bench.add_subcommand("serve", "Throughput of the engine with its table in each tier, by the paper's protocol");
+  CLI::App* command = bench.add_subcommand("serve", torch_command_help("bench", "serve"));
+  command->footer(
+      "Example:\n"
+      "  engram bench serve --scale smoke --part table");
   bench::ServeBenchOptions& options = flags->options;
   command
       ->add_option("--scale", options.scale,

@@ -70,7 +70,9 @@ void add_bench_store(CLI::App& bench, Invocation& invocation) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = bench.add_subcommand("store", "Rows from memory and from a drive, beside the machine's limits");
   command->footer(
-      "A table to measure: engram table create FILE --synthetic --size 26GiB --tokenizer demo/data/tokenizer.json");
+      "Example:\n"
+      "  engram table create t.rows --synthetic --size 26GiB --tokenizer demo/data/tokenizer.json\n"
+      "  engram bench store --table t.rows --part drive --part text");
   bench::StoreBenchOptions& options = flags->options;
   command->add_option("--table", options.table, "Row file; for the drive parts larger than memory")->required();
   command->add_option("--part", flags->parts, "dram, drive, prompt, text, peer; several are fine; all")

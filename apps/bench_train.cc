@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "apps/commands.h"
+#include "apps/torch_commands.h"
 #include "bench/train_bench.h"
 #include "engram/core/machine.h"
 #include "engram/core/progress.h"
@@ -51,7 +52,10 @@ void add_bench_train(CLI::App& bench, Invocation& invocation) {
     bool json = false, no_compile = false;
   };
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = bench.add_subcommand("train", "Training steps per second, beside plain PyTorch");
+  CLI::App* command = bench.add_subcommand("train", torch_command_help("bench", "train"));
+  command->footer(
+      "Example:\n"
+      "  engram bench train --no-compile --rounds 3");
   command->add_option("--recipe", flags->options.recipe, "Recipe with memory")->capture_default_str();
   command->add_option("--moe", flags->options.moe_recipe, "Recipe without, for the ratio of the steps")
       ->capture_default_str();

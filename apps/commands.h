@@ -1,5 +1,5 @@
-// The subcommands of `engram`: one thin file each. A subcommand declares its flags and returns a Status; main.cc
-// turns that into the exit code (0 done; 1 failed, one "error: ..." line on stderr; 2 wrong usage).
+// The subcommands of `engram`: one thin file each. A subcommand declares its flags and returns a Status;
+// command_line.cc turns that into the exit code (0 done; 1 failed, one "error: ..." line on stderr; 2 wrong usage).
 #pragma once
 #include <CLI/CLI.hpp>
 #include <functional>
@@ -8,11 +8,12 @@
 
 namespace engram::apps {
 
-// Set by the subcommand that was chosen; main.cc runs it after parsing.
+// Set by the subcommand that was chosen; command_line.cc runs it after parsing.
 struct Invocation {
   std::function<Status()> run;
 };
 
+CLI::App* add_bench_group(CLI::App& app);  // `bench`, without what stands below it
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_bench_store(CLI::App& bench, Invocation& invocation);  // below `bench`
 void add_data(CLI::App& app, Invocation& invocation);
@@ -21,7 +22,7 @@ void add_hash(CLI::App& app, Invocation& invocation);
 void add_plan(CLI::App& app, Invocation& invocation);
 void add_table(CLI::App& app, Invocation& invocation);
 void add_tokenizer(CLI::App& app, Invocation& invocation);
-// Only with ENGRAM_WITH_TORCH:
+// Of engram-torch:
 void add_bench_ops(CLI::App& bench, Invocation& invocation);    // below `bench`
 void add_bench_serve(CLI::App& bench, Invocation& invocation);  // below `bench`
 void add_bench_train(CLI::App& bench, Invocation& invocation);

@@ -102,6 +102,10 @@ void add_prepare(CLI::App& data, Invocation& invocation) {
   auto flags = std::make_shared<PrepareFlags>();
   flags->options.threads = 0;
   CLI::App* command = data.add_subcommand("prepare", "Tokenise text files into train.tokens and validation.tokens");
+  command->footer(
+      "Example:\n"
+      "  engram data prepare --tokenizer tokenizer.json --output data text/*.txt\n"
+      "writes data/train.tokens and data/validation.tokens, which a recipe names as data.train and data.validation.");
   PrepareOptions& options = flags->options;
   command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json")->required();
   command->add_option("--output", options.output_directory, "Folder for the shards and prepare.json")->required();
@@ -121,6 +125,9 @@ void add_prepare(CLI::App& data, Invocation& invocation) {
 void add_inspect(CLI::App& data, Invocation& invocation) {
   auto flags = std::make_shared<InspectFlags>();
   CLI::App* command = data.add_subcommand("inspect", "Check a token shard and show its counts and first tokens");
+  command->footer(
+      "Example:\n"
+      "  engram data inspect data/train.tokens --tokenizer tokenizer.json --tokens 100");
   command->add_option("file", flags->file, "Token shard")->required();
   command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json, to show text");
   command->add_option("--tokens", flags->tokens, "How many of the first tokens to show (default 64)")

@@ -64,7 +64,10 @@ Status run_ruler(const RulerFlags& flags) {
 void add_data_ruler(CLI::App& data, Invocation& invocation) {
   auto flags = std::make_shared<RulerFlags>();
   CLI::App* command = data.add_subcommand("ruler", "Write documents of RULER's long-context tasks, with their answers");
-  command->footer("Use another --seed than `engram lab ruler` (default 0), so that no sample is trained on.");
+  command->footer(
+      "Use another --seed than `engram lab ruler` (default 0), so that no sample is trained on.\n"
+      "Example:\n"
+      "  engram data ruler --tokenizer tokenizer.json --length 1024 --documents 500 --output ruler.txt");
   command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json that lengths are measured with")->required();
   command->add_option("--output", flags->output, "text file, documents between <|endoftext|> lines")->required();
   command->add_option("--documents", flags->documents, "how many")

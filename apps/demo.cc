@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "apps/commands.h"
+#include "apps/torch_commands.h"
 #include "engram/core/json.h"
 #include "engram/lab/demo.h"
 
@@ -38,8 +39,11 @@ Status print_summary(Env& env, const std::string& output, bool json) {
 }  // namespace
 
 void add_demo(CLI::App& app, Invocation& invocation) {
-  auto* command = app.add_subcommand("demo", "Train a pure-MoE and an Engram model on the same text and compare them");
-  command->footer("Text comes from scripts/corpus.sh (demo/data). An interrupted demo continues when it is run again.");
+  auto* command = app.add_subcommand("demo", torch_command_help("", "demo"));
+  command->footer(
+      "Text comes from scripts/corpus.sh (demo/data). An interrupted demo continues when it is run again.\n"
+      "Example:\n"
+      "  engram demo --set train.steps=200 --prompt 'The King of'");
   auto options = std::make_shared<DemoOptions>();
   auto json = std::make_shared<bool>(false);
   command->add_option("--output", options->output, "folder for checkpoints, summary.json and report.html")

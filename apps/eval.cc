@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "apps/commands.h"
+#include "apps/torch_commands.h"
 #include "engram/core/progress.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/lab/probe_text.h"
@@ -145,8 +146,12 @@ Status run_suite_command(const EvalFlags& flags) {
 
 void add_eval(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<EvalFlags>();
-  CLI::App* command =
-      app.add_subcommand("eval", "Loss and bits per byte of a text under a checkpoint, or its answers to a suite");
+  CLI::App* command = app.add_subcommand("eval", torch_command_help("", "eval"));
+  command->footer(
+      "Examples:\n"
+      "  engram eval demo/engram --file text.txt\n"
+      "  engram eval demo/engram --tokens demo/data/validation.tokens --memory off\n"
+      "  engram eval demo/engram --suite in-domain --shots 2");
   command->add_option("checkpoint", flags->checkpoint, "checkpoint directory, or a training output (its latest)")
       ->required();
   CLI::Option_group* source = command->add_option_group("source");

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
+#include "apps/torch_commands.h"
 
 namespace engram::apps {
 namespace {
@@ -59,7 +60,10 @@ Status run_generate(const GenerateFlags& flags) {
 
 void add_generate(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<GenerateFlags>();
-  CLI::App* command = app.add_subcommand("generate", "Continue a prompt with a trained checkpoint");
+  CLI::App* command = app.add_subcommand("generate", torch_command_help("", "generate"));
+  command->footer(
+      "Example:\n"
+      "  engram generate demo/engram --prompt 'The President of' --max-tokens 50 --temperature 0.8 --top-p 0.95");
   command->add_option("checkpoint", flags->checkpoint, "checkpoint directory, or a training output (its latest)")
       ->required();
   command->add_option("--prompt", flags->prompt, "the text to continue")->required();

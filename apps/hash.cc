@@ -107,6 +107,10 @@ void add_hash(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<HashFlags>();
   EngramConfig& config = flags->config;
   CLI::App* command = app.add_subcommand("hash", "Print the table rows that token ids address");
+  command->footer(
+      "Example:\n"
+      "  engram hash --tokenizer tokenizer.json --layer-ids 1,14 --vocab-size 646400,646400 --pad-id 2 --ids '17464 11 "
+      "1891'");
   auto* tokenizer = command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json that the raw ids belong to");
   command->add_option("--layer-ids", config.layer_ids, "Blocks that carry an Engram, e.g. 1,14")
       ->delimiter(',')

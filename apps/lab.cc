@@ -3,17 +3,19 @@
 
 #include "apps/commands.h"
 #include "apps/stop_signal.h"
+#include "apps/torch_commands.h"
 #include "engram/lab/study_report.h"
 #include "engram/lab/study_runner.h"
 
 namespace engram::apps {
 void add_lab(CLI::App& app, Invocation& invocation) {
   auto options = std::make_shared<StudyOptions>();
-  CLI::App* command =
-      app.add_subcommand("lab", "Run a study (many training runs, one page), or ask a question about checkpoints");
+  CLI::App* command = app.add_subcommand("lab", torch_command_help("", "lab"));
   command->footer(
-      "engram lab allocation recipes/studies/allocation_cpu_small.toml --jobs 2\n"
-      "engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html again from data.json");
+      "Examples:\n"
+      "  engram lab allocation recipes/studies/allocation_cpu_small.toml --jobs 2\n"
+      "  engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html again from data.json\n"
+      "  engram lab logit-lens demo/moe demo/engram              a probe: engram lab PROBE --help");
   add_probes(*command, invocation);
   command->add_option("study", options->name, "the study's name, or `report`");
   command->add_option("recipe", options->path, "study file, recipes/studies/ has some; of `report` a results folder");

@@ -146,6 +146,9 @@ Status run_plan(PlanFlags flags) {
 void add_plan(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<PlanFlags>();
   CLI::App* command = app.add_subcommand("plan", "Say what a table costs: memory, reads, speed, and how to open it");
+  command->footer(
+      "Example:\n"
+      "  engram plan --table t.rows --corpus text.txt --tokenizer tokenizer.json --ram 2GiB --drive-iops 500000");
   command->add_option("--table", flags->options.table, "Row file")->required();
   command->add_option("--corpus", flags->corpus, "Text as it will be served, or a token shard")->required();
   command->add_option("--ram", flags->ram, "Memory for the table, e.g. 2GiB")

@@ -86,6 +86,7 @@ void add_reading_flags(CLI::App& command, ProbeOptions& options, const ProbeEntr
 
 void add_probe(CLI::App& lab, Invocation& invocation, const ProbeEntry& probe) {
   CLI::App* command = lab.add_subcommand(probe.name, probe.question);
+  command->footer(fmt::format("Example:\n  engram lab {} demo/engram", probe.name));
   auto flags = std::make_shared<ProbeFlags>();
   ProbeOptions& options = flags->options;
   options.checkpoints.resize(1);

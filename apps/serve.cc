@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "apps/commands.h"
+#include "apps/torch_commands.h"
 #include "engram/core/progress.h"
 #include "engram/model/checkpoint.h"
 #include "engram/serve/api_keys.h"
@@ -84,7 +85,7 @@ Status run_serve(const ServeFlags& flags) {
 void add_serve(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<ServeFlags>();
   flags->engine.model_name.clear();
-  CLI::App* command = app.add_subcommand("serve", "Serve a checkpoint over HTTP: OpenAI's API, metrics, and a page");
+  CLI::App* command = app.add_subcommand("serve", torch_command_help("", "serve"));
   command->footer(
       "Example:\n"
       "  engram table convert demo/engram demo/engram.rows --dtype fp8\n"

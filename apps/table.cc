@@ -185,6 +185,9 @@ void add_create(CLI::App& table, Invocation& invocation) {
   EngramConfig& config = flags->options.config;
   CLI::App* command =
       table.add_subcommand("create", "Write a row file of random rows, DeepSeek-V4.1's shape by default");
+  command->footer(
+      "Example:\n"
+      "  engram table create t.rows --synthetic --size 64MiB");
   command->add_flag("--synthetic", flags->synthetic, "Random rows (the only kind so far; a model's come from convert)")
       ->required();
   command->add_option("--size", flags->size, "Size of the file, e.g. 64MiB or 8GiB")
@@ -208,6 +211,10 @@ void add_convert(CLI::App& table, Invocation& invocation) {
   auto flags = std::make_shared<ConvertFlags>();
   CLI::App* command =
       table.add_subcommand("convert", "Copy the tables of a model (DeepSeek-V4.1, Qwen4Exp, GGUF, ours) to a row file");
+  command->footer(
+      "Examples:\n"
+      "  engram table convert demo/engram demo/engram.rows --dtype fp8\n"
+      "  engram table convert model.gguf model.rows");
   command->add_option("source", flags->source, "Model folder, GGUF file or row file")->required();
   command->add_option("destination", flags->destination, "Row file to write")->required();
   command->add_option("--dtype", flags->dtype, "fp8, bf16, int8, int4 or fp32 (default: as it is, without loss)");
@@ -221,6 +228,8 @@ void add_reader(CLI::App& table, Invocation& invocation, const char* name, const
                 Status (*run)(const ReadFlags&)) {
   auto flags = std::make_shared<ReadFlags>();
   CLI::App* command = table.add_subcommand(name, help);
+  command->footer(
+      fmt::format("Example:\n  engram table {} t.rows{}", name, run == run_lookup ? " --layer 1 --ids '0 5 7'" : ""));
   command->add_option("path", flags->path, "Row file, GGUF file, model folder or checkpoint")->required();
   command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json, where the folder has none");
   command->add_flag("--json", flags->json, "Print JSON");

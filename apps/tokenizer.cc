@@ -187,7 +187,7 @@ void add_tokenizer(CLI::App& app, Invocation& invocation) {
   encode->footer(
       "--text and --file are one text each. stdin is one text per line: split at \\n only, an empty line gives [].\n"
       "Added tokens inside a text are recognised. Output: ids between blanks, with --json an array; a line per text.\n"
-      "example: echo 'Hello, world' | engram tokenizer encode --tokenizer tokenizer.json --json");
+      "Example:\n  echo 'Hello, world' | engram tokenizer encode --tokenizer tokenizer.json --json");
 
   auto decode_flags = std::make_shared<TokenizerFlags>();
   CLI::App* decode = add_command(*group, invocation, decode_flags, "decode", "Token ids to text", run_decode);
@@ -195,7 +195,7 @@ void add_tokenizer(CLI::App& app, Invocation& invocation) {
   decode->add_flag("--skip-special", decode_flags->skip_special, "Leave special tokens out");
   decode->footer(
       "One array of ids per line. Output: each text and a line end; with --json a JSON string per line.\n"
-      "example: engram tokenizer decode --tokenizer tokenizer.json --text '[17464, 11]'");
+      "Example:\n  engram tokenizer decode --tokenizer tokenizer.json --text '[17464, 11]'");
 
   auto compress_flags = std::make_shared<TokenizerFlags>();
   CLI::App* compress = add_command(*group, invocation, compress_flags, "compress",
@@ -203,7 +203,9 @@ void add_tokenizer(CLI::App& app, Invocation& invocation) {
   compress->add_flag("--full", compress_flags->full, "Also print the map");
   compress->footer(
       "Ids whose text is the same except for case, accents, width and white space share one canonical id.\n"
-      "sha256 is over the map as little-endian int32.");
+      "sha256 is over the map as little-endian int32.\n"
+      "Example:\n"
+      "  engram tokenizer compress --tokenizer tokenizer.json --json");
 }
 
 }  // namespace engram::apps

@@ -6,6 +6,7 @@
 
 #include "apps/commands.h"
 #include "apps/stop_signal.h"
+#include "apps/torch_commands.h"
 #include "engram/core/progress.h"
 #include "engram/train/recipe.h"
 #include "engram/train/trainer.h"
@@ -85,7 +86,12 @@ Status run_train(const TrainFlags& flags) {
 
 void add_train(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<TrainFlags>();
-  CLI::App* command = app.add_subcommand("train", "Train a model from a recipe");
+  CLI::App* command = app.add_subcommand("train", torch_command_help("", "train"));
+  command->footer(
+      "Examples:\n"
+      "  engram train recipes/smoke.toml\n"
+      "  engram train recipes/smoke.toml --set train.steps=200 --set train.output=runs/mine\n"
+      "  engram train recipes/smoke.toml --resume");
   command->add_option("recipe", flags->recipe, "TOML file; recipes/ has some, docs/recipes.md has every key")
       ->required();
   command->add_option("--set", flags->overrides, "SECTION.KEY=VALUE, a TOML value or a bare string; may repeat")

@@ -30,8 +30,8 @@ copy_library() {
 
 copy_program() {
   mkdir -p "$bundle/bin" "$bundle/lib/fallback"
-  cp build/bundle/engram "$bundle/bin/engram"
-  strip "$bundle/bin/engram"
+  cp build/bundle/engram build/bundle/engram-torch "$bundle/bin"
+  strip "$bundle/bin/engram" "$bundle/bin/engram-torch"
   copy_library libhwy.so.1 "$bundle/lib"
   cp /usr/bin/zstd "$bundle/bin/zstd"
   local library

@@ -1,10 +1,11 @@
-// What every reported number carries: the commit the program was built from and the machine it ran on.
+// What every reported number carries: the version and commit the program was built from and the machine it ran on.
 #pragma once
 #include <cstdint>
 #include <string>
 
 namespace engram {
 
+const char* build_version();  // "0.2.0"
 // Full commit hash, with "-dirty" when tracked files had changes at build time; "unknown" outside a checkout.
 const char* build_commit();
 // "AMD EPYC 9R14, 2 cores, 23.4 GiB": processor model, usable cores, memory. No host name.

@@ -27,10 +27,10 @@ for folder in "$TORCH_ROOT"/nvidia/*/lib /usr/local/cuda/lib64; do
 done
 export LD_LIBRARY_PATH=$path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 # libtorch and this program share one C++ library: the system's, unless it is older than the one built against.
-if LD_TRACE_LOADED_OBJECTS=1 bin/engram 2>&1 | grep "GLIBCXX_\|CXXABI_" >/dev/null; then
+if LD_TRACE_LOADED_OBJECTS=1 bin/engram-torch 2>&1 | grep "GLIBCXX_\|CXXABI_" >/dev/null; then
   export LD_LIBRARY_PATH=$PWD/lib/fallback:$LD_LIBRARY_PATH
 fi
-missing=$(LD_TRACE_LOADED_OBJECTS=1 bin/engram 2>&1 | grep "not found" | tr -s '\t ' ' ' || true)
+missing=$(LD_TRACE_LOADED_OBJECTS=1 bin/engram-torch 2>&1 | grep "not found" | tr -s '\t ' ' ' || true)
 [[ -z $missing ]] || die "the libraries in $TORCH_ROOT are not enough for this bundle ($(<BUILD)): $missing"
 
 # Text and shards are unpacked once, each into place only when whole.

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _engram
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Hasher", "Layer", "Pending", "Table"]
 
 

@@ -1,0 +1,169 @@
+#include "apps/command_line.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "engram/core/json.h"
+#include "engram/core/machine.h"
+
+namespace engram::apps {
+namespace {
+
+// Levenshtein's distance.
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t change = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = std::exchange(row[j], std::min({change, row[j] + 1, row[j - 1] + 1}));
+    }
+  }
+  return row[b.size()];
+}
+
+// "; did you mean 'train'?" for the nearest of `words`, empty where none is near.
+std::string suggest(const std::string& word, const std::vector<std::string>& words) {
+  constexpr size_t kLongestWord = 64;
+  if (word.size() > kLongestWord) return "";
+  const std::string* nearest = nullptr;
+  size_t least = std::max<size_t>(1, word.size() / 3) + 1;
+  for (const std::string& candidate : words) {
+    const bool begins = word.size() > 2 && candidate.starts_with(word);
+    const size_t distance = begins ? 1 : edit_distance(word, candidate);
+    if (distance >= least) continue;
+    least = distance;
+    nearest = &candidate;
+  }
+  return nearest == nullptr ? "" : fmt::format("; did you mean '{}'?", *nearest);
+}
+
+std::vector<std::string> subcommand_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (!sub->get_name().empty()) names.push_back(sub->get_name());
+  }
+  return names;
+}
+
+void collect_flags(const CLI::App& app, std::vector<std::string>& flags) {
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_group().empty()) continue;  // hidden
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  }
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (sub->get_name().empty()) collect_flags(*sub, flags);  // an option group
+  }
+}
+
+// "engram table create" of the innermost command that was named.
+const CLI::App* innermost(const CLI::App& app, std::string& path) {
+  const CLI::App* command = &app;
+  path = app.get_name();
+  while (true) {
+    const auto named = command->get_subcommands();
+    if (named.empty() || named.back()->get_name().empty()) return command;
+    command = named.back();
+    path += " " + command->get_name();
+  }
+}
+
+// What is wrong with the arguments, in words that name the nearest right one.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  std::string path;
+  const CLI::App* command = innermost(app, path);
+  const std::string see = fmt::format(" (see {} --help)", path);
+  const std::vector<std::string> subcommands = subcommand_names(*command);
+  const std::vector<std::string> unknown = app.remaining(true);
+  if (!unknown.empty()) {
+    const std::string& word = unknown.front();
+    if (word.starts_with("-")) {
+      std::vector<std::string> flags;
+      collect_flags(*command, flags);
+      const std::string name = word.substr(0, word.find('='));
+      return fmt::format("{} has no flag {}{}{}", path, quote_text(name), suggest(name, flags), see);
+    }
+    if (!subcommands.empty()) {
+      return fmt::format("{} has no subcommand {}{}{}", path, quote_text(word), suggest(word, subcommands), see);
+    }
+    if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+      return fmt::format("{}: {} is one argument too many{}", path, quote_text(word), see);
+    }
+  }
+  if (!subcommands.empty() && command->get_require_subcommand_min() > 0 &&
+      dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    return fmt::format("{} needs a subcommand: {}", path, fmt::join(subcommands, ", "));
+  }
+  return fmt::format("{}{}", error.what(), see);
+}
+
+// The one place where output leaves: a full disk behind stdout is an error of the command, whatever it printed.
+int flush_output(int code) {
+  errno = 0;
+  const bool good = std::cout.flush().good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  if (good || code != 0) return code;
+  print_error("cannot write the output: " +
+              (errno != 0 ? std::generic_category().message(errno) : std::string("a write failed")));
+  return 1;
+}
+
+}  // namespace
+
+void hold_standard_streams() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (::fcntl(fd, F_GETFD) == -1) (void)::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
+  }
+}
+
+void describe_program(CLI::App& app) {
+  app.name("engram");
+  app.description("Engram: conditional memory for language models. Train, study and serve models with n-gram tables.");
+  app.set_version_flag("--version", [] { return fmt::format("engram {} ({})", build_version(), build_commit()); });
+}
+
+void print_error(std::string message) {
+  // Exceptions of libtorch carry a stack trace after the first line; people get the first line only.
+  if (auto end = message.find("\nException raised from"); end != std::string::npos) message.resize(end);
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
+  }
+  std::fprintf(stderr, "error: %s\n", message.c_str());
+}
+
+int run_command_line(CLI::App& app, Invocation& invocation, int argc, char** argv) {
+  try {
+    if (argc < 2) {
+      fmt::print("{}", app.help());
+      return flush_output(0);
+    }
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return flush_output(app.exit(error));  // --help, --version
+    print_error(usage_error(app, error));
+    return 2;
+  } catch (const std::exception& error) {  // of a conversion
+    print_error(error.what());
+    return 2;
+  }
+  try {
+    if (Status status = invocation.run(); !status.ok()) {
+      print_error(status.message());
+      return 1;
+    }
+  } catch (const std::exception& error) {
+    print_error(error.what());
+    return 1;
+  }
+  return flush_output(0);
+}
+
+}  // namespace engram::apps

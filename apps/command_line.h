@@ -1,0 +1,19 @@
+// What the two programs, engram and engram-torch, share: parsing, usage errors, exit codes.
+#pragma once
+#include "apps/commands.h"
+
+namespace engram::apps {
+
+// A standard stream that the caller closed would give its number, and our output, to the first file we open. A
+// descriptor that cannot be used that way takes its place: what is written to it then fails, and run_command_line()
+// says so.
+void hold_standard_streams();
+// Sets the program's name, its description and --version.
+void describe_program(CLI::App& app);
+// Parses and runs. Returns the exit code: 0 done; 1 failed, one line `error: ...` on stderr; 2 wrong usage, one such
+// line that names the nearest word where one is near.
+int run_command_line(CLI::App& app, Invocation& invocation, int argc, char** argv);
+// Prints `error: MESSAGE` in one line.
+void print_error(std::string message);
+
+}  // namespace engram::apps

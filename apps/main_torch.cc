@@ -1,0 +1,22 @@
+// The program `engram-torch`: the commands that compute with libtorch. People call it as `engram`, which becomes it.
+#include "apps/command_line.h"
+
+int main(int argc, char** argv) {
+  using namespace engram::apps;
+  hold_standard_streams();
+  CLI::App app;
+  Invocation invocation;
+  describe_program(app);
+  app.require_subcommand(1);
+  add_demo(app, invocation);
+  add_eval(app, invocation);
+  add_generate(app, invocation);
+  add_lab(app, invocation);
+  add_serve(app, invocation);
+  add_train(app, invocation);
+  CLI::App* bench = add_bench_group(app);
+  add_bench_ops(*bench, invocation);
+  add_bench_serve(*bench, invocation);
+  add_bench_train(*bench, invocation);
+  return run_command_line(app, invocation, argc, argv);
+}

@@ -1,0 +1,54 @@
+#include "apps/torch_commands.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+namespace engram::apps {
+
+const char* torch_command_help(std::string_view group, std::string_view name) {
+  for (const TorchCommand& command : kTorchCommands) {
+    if (group == command.group && name == command.name) return command.help;
+  }
+  ENGRAM_CHECK(false, "group={} name={}", group, name);
+}
+
+CLI::App* add_bench_group(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("bench", "Measure, beside other implementations, in one run");
+  command->require_subcommand(1);
+  return command;
+}
+
+void add_torch_command_names(CLI::App& app) {
+  for (const TorchCommand& command : kTorchCommands) {
+    CLI::App* parent = *command.group == '\0' ? &app : app.get_subcommand(command.group);
+    parent->add_subcommand(command.name, command.help);
+  }
+}
+
+bool wants_torch(int argc, char** argv) {
+  for (const TorchCommand& command : kTorchCommands) {
+    const bool grouped = *command.group != '\0';
+    if (argc < (grouped ? 3 : 2) || (grouped && std::strcmp(argv[1], command.group) != 0)) continue;
+    if (std::strcmp(argv[grouped ? 2 : 1], command.name) == 0) return true;
+  }
+  return false;
+}
+
+Status become_torch_program(char** argv) {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return make_status(StatusCode::kUnavailable, "/proc/self/exe: {}", error.message());
+  const std::string program = self.parent_path() / "engram-torch";
+  execv(program.c_str(), argv);
+  if (errno == ENOENT) {
+    const bool grouped = argv[2] != nullptr && std::strcmp(argv[1], "bench") == 0;
+    return not_found("engram {}{}{}: needs the program {}, which is not there; a build with libtorch makes it", argv[1],
+                     grouped ? " " : "", grouped ? argv[2] : "", program);
+  }
+  return make_status(StatusCode::kUnavailable, "{}: cannot be started: {}", program, std::strerror(errno));
+}
+
+}  // namespace engram::apps
