@@ -6,7 +6,7 @@
 # PRESET: release (default), dev, ci, asan, tsan, fuzz, cuda, bundle
 #
 # ENGRAM_WERROR=ON|OFF: treat warnings as errors (default: ON with g++ 12, the compiler that CI uses).
-# ENGRAM_JOBS sets the number of jobs (default 2: a libtorch source takes up to 1.5 GB to compile).
+# ENGRAM_JOBS sets the number of jobs (default: one for each core, as far as 2 GB of free memory each allow).
 # TORCH_ROOT names another folder that holds torch/ (default: .venv, made by scripts/setup.sh).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"

@@ -20,8 +20,21 @@ site_packages() {
   done
 }
 
-# Compiling against libtorch takes up to 1.5 GB a job, so the default is two jobs whatever the machine.
-JOBS=${ENGRAM_JOBS:-$(($(nproc) < 2 ? 1 : 2))}
+# default_jobs: one for each core, as far as 2 GB of free memory each allow (a source with libtorch's headers takes up to
+# 1.5 GB to compile). MEMINFO and CGROUP_LIMIT stand in for the machine's in a test.
+default_jobs() {
+  local cores kilobytes limit
+  cores=$(nproc)
+  kilobytes=$(awk '/^MemAvailable:/ {print $2}' "${MEMINFO:-/proc/meminfo}" 2>/dev/null) || true
+  limit=$(cat "${CGROUP_LIMIT:-/sys/fs/cgroup/memory.max}" 2>/dev/null) || true
+  kilobytes=${kilobytes:-2000000}
+  [[ ! $limit =~ ^[0-9]+$ ]] || ((limit / 1000 >= kilobytes)) || kilobytes=$((limit / 1000))
+  local jobs=$((kilobytes / 2000000))
+  ((jobs < cores)) || jobs=$cores
+  ((jobs >= 1)) || jobs=1
+  printf '%d\n' "$jobs"
+}
+JOBS=${ENGRAM_JOBS:-$(default_jobs)}
 
 # JOBS from a script's arguments: as above, or --jobs N.
 read_jobs() {

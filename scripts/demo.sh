@@ -2,16 +2,22 @@
 # The main job, from nothing: set-up, build, text, two trainings, report. 15 to 30 minutes on two cores; run it again
 # and it continues where it stopped.
 #
-#   scripts/demo.sh [ARGUMENTS OF engram demo]
+#   scripts/demo.sh [--no-packages] [ARGUMENTS OF engram demo]
 #
+# --no-packages leaves Debian packages alone, as in scripts/setup.sh.
 # Leaves demo/report.html (one file, opens offline), demo/summary.json (its numbers), demo/moe/ and demo/engram/.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
 case ${1:-} in
   -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
+setup_arguments=()
+if [[ ${1:-} == --no-packages ]]; then
+  setup_arguments+=("$1")
+  shift
+fi
 section "1/4 set-up"
-scripts/setup.sh
+scripts/setup.sh "${setup_arguments[@]}"
 section "2/4 build"
 scripts/build.sh release engram
 section "3/4 text, tokenizer and token shards"

@@ -4,7 +4,7 @@
 # copy, then on the mix), goes on with YaRN at 2,048, and asks every pair for RULER's tasks and for LongPPL. docs/lab.md,
 # "Long context".
 #
-#   scripts/long_context.sh [--jobs N]   N: runs side by side (default 2)
+#   scripts/long_context.sh [--jobs N]   N: runs side by side (default: one for each core)
 #
 # Safe to run again: what is there is not made twice, a study that was stopped goes on. ENGRAM names the built command
 # (default build/release/engram). Text in corpora/long, checkpoints in runs/, results in results/long-context-*.

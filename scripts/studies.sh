@@ -2,7 +2,7 @@
 # The cpu-small studies, all of them, in their order of value, and the probes on their checkpoints: about 12 hours on two
 # cores. docs/lab.md says what each asks, docs/findings.md what came out.
 #
-#   scripts/studies.sh [--jobs N]   N: runs side by side, a thread each (default 2)
+#   scripts/studies.sh [--jobs N]   N: runs side by side, a thread each (default: one for each core)
 #
 # Safe to stop and to run again: finished runs stay, others go on from their checkpoints. ENGRAM names the built command
 # (default build/release/engram). Text in corpora/, checkpoints in runs/, results in results/STUDY-cpu-small-DATE.

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Runs every check of the project, set-up included; exit code 0 only when all of them pass.
 #
-#   scripts/test.sh            about 30 minutes on two cores from nothing, of which the set-up takes two
+#   scripts/test.sh [--no-packages]     about 30 minutes on two cores from nothing, of which the set-up takes two
 #
+# --no-packages leaves Debian packages alone, as in scripts/setup.sh.
 # ENGRAM_FUZZ_SECONDS  how long each fuzz target runs (default 60)
 # ENGRAM_GOLDEN_DIR    another folder of golden cases (default tests/golden)
 # The last line is "N passed, N failed, N skipped", summed over all ctest runs; test cases are counted, and a ctest
 # entry that is not a GoogleTest program counts as one. Logs and JUnit files stay in build/test-results/.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
+setup_arguments=(--clients)
 case ${1:-} in
   "") ;;
+  --no-packages) setup_arguments+=("$1") ;;
   -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
   *) echo "error: unknown argument '$1' (try --help)" >&2; exit 2 ;;
 esac
@@ -58,7 +61,7 @@ build_and_run() {
 }
 
 section "1/6 set-up"
-step set-up scripts/setup.sh --clients || { python3 scripts/test_summary.py "$results"; exit 1; }
+step set-up scripts/setup.sh "${setup_arguments[@]}" || { python3 scripts/test_summary.py "$results"; exit 1; }
 
 section "2/6 release build, warnings are errors; unit, contract, parity, golden and fault tests"
 export ENGRAM_WERROR=ON

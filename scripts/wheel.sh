@@ -11,7 +11,7 @@ cd "$ROOT"
 venv=.cache/wheel-venv
 [[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
 rm -f dist/engram_tables-*.whl
-CMAKE_BUILD_PARALLEL_LEVEL=${ENGRAM_JOBS:-2} "$venv/bin/python" -m pip wheel --disable-pip-version-check -q --no-deps \
+CMAKE_BUILD_PARALLEL_LEVEL=$JOBS "$venv/bin/python" -m pip wheel --disable-pip-version-check -q --no-deps \
   -w dist bindings/python || die "the wheel could not be built (messages above)"
 wheel=$(ls dist/engram_tables-*.whl)
 say "$wheel: $(du -h "$wheel" | cut -f1)"
