@@ -86,17 +86,6 @@ Bpe::~Bpe() = default;
 Bpe::Bpe(Bpe&&) noexcept = default;
 Bpe& Bpe::operator=(Bpe&&) noexcept = default;
 
-Result<Bpe> Bpe::parse(const nlohmann::json& model, const std::string& name) {
-  const std::string where = name + ": model";
-  if (!model.is_object()) return invalid_argument("{}: got {}, wanted an object", where, model.type_name());
-  Bpe bpe;
-  ENGRAM_RETURN_IF_ERROR(bpe.read_options(model, where));
-  ENGRAM_RETURN_IF_ERROR(bpe.read_vocabulary(model, where));
-  ENGRAM_RETURN_IF_ERROR(bpe.read_merges(model, where));
-  ENGRAM_RETURN_IF_ERROR(bpe.set_bytes(where));
-  return bpe;
-}
-
 Status Bpe::read_options(const nlohmann::json& model, const std::string& where) {
   for (const auto& [key, value] : model.items()) {
     if (value.is_null() || key == "vocab" || key == "merges") continue;
@@ -125,101 +114,124 @@ Status Bpe::read_options(const nlohmann::json& model, const std::string& where) 
   return Status();
 }
 
-Status Bpe::read_vocabulary(const nlohmann::json& model, const std::string& where) {
+namespace {
+
+// The lists from a DOM. Views into `model`.
+Result<ModelLists> lists_of(const nlohmann::json& model, const std::string& where) {
+  ModelLists lists;
   const nlohmann::json* vocab = json_find(model, "vocab");
   if (vocab == nullptr || !vocab->is_object()) return invalid_argument("{}: no \"vocab\" object", where);
-  vocabulary_.reserve(vocab->size());
-  std::unordered_map<int32_t, const std::string*> owners;
-  owners.reserve(vocab->size());
-  for (const auto& [token, value] : vocab->items()) {
-    const bool integer = value.is_number_unsigned();  // nlohmann reads every integer >= 0 as unsigned
-    if (!integer || value.get<uint64_t>() >= static_cast<uint64_t>(INT32_MAX)) {
+  for (auto entry = vocab->begin(); entry != vocab->end(); ++entry) {
+    const bool integer = entry->is_number_unsigned();  // nlohmann reads every integer >= 0 as unsigned
+    if (!integer || entry->get<uint64_t>() >= static_cast<uint64_t>(INT32_MAX)) {
       return invalid_argument("{}: vocab: token {} has the id {}, wanted an integer in 0 .. {}", where,
-                              quote_text(token), value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace),
-                              INT32_MAX - 1);
+                              quote_text(entry.key()),
+                              entry->dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), INT32_MAX - 1);
     }
-    auto [entry, fresh] = vocabulary_.emplace(token, value.get<int32_t>());
-    ENGRAM_CHECK(fresh, "token {} twice", token);  // keys are distinct
-    if (auto [owner, unused] = owners.emplace(entry->second, &entry->first); !unused) {
-      return invalid_argument("{}: vocab: id {} stands for both {} and {}", where, entry->second,
-                              quote_text(*owner->second), quote_text(token));
+    lists.vocabulary.push_back({entry.key(), entry->get<int32_t>()});
+  }
+  const nlohmann::json* merges = json_find(model, "merges");
+  if (merges == nullptr || !merges->is_array()) return invalid_argument("{}: no \"merges\" array", where);
+  for (size_t i = 0; i < merges->size(); ++i) {
+    const nlohmann::json& item = (*merges)[i];
+    ModelLists::Merge merge{{}, {}, i};
+    if (item.is_array() && item.size() == 2 && item[0].is_string() && item[1].is_string()) {
+      merge.left = item[0].get_ref<const std::string&>();
+      merge.right = item[1].get_ref<const std::string&>();
+    } else if (item.is_string() && is_merges_header(item.get_ref<const std::string&>())) {
+      continue;
+    } else if (!item.is_string() || !split_merge(item.get_ref<const std::string&>(), merge.left, merge.right)) {
+      return invalid_argument("{}: merge {} is neither \"a b\" nor [\"a\", \"b\"]", where, i);
+    }
+    lists.merges.push_back(merge);
+  }
+  return lists;
+}
+
+Status add_vocabulary(const ModelLists& lists, const std::string& where, TokenIndex& tokens) {
+  const size_t count = lists.vocabulary.size();
+  std::vector<const ModelLists::Token*> by_id(count);
+  for (const ModelLists::Token& token : lists.vocabulary) {
+    if (static_cast<size_t>(token.id) >= count) {
+      return invalid_argument(
+          "{}: vocab: token {} has the id {}, but there are only {} tokens (wanted ids without holes)", where,
+          quote_text(token.text), token.id, count);
+    }
+    const ModelLists::Token*& owner = by_id[static_cast<size_t>(token.id)];
+    if (owner != nullptr) {
+      return invalid_argument("{}: vocab: id {} stands for both {} and {}", where, token.id, quote_text(owner->text),
+                              quote_text(token.text));
+    }
+    owner = &token;
+  }
+  tokens.reserve(count);
+  for (const ModelLists::Token* token : by_id) {
+    if (!tokens.add(token->text).second) {
+      return invalid_argument("{}: vocab: token {} stands twice", where, quote_text(token->text));
     }
   }
   return Status();
-}
-
-namespace {
-
-// Both spellings of a merge: "a b" and ["a", "b"].
-Status read_pair(const nlohmann::json& item, size_t index, const std::string& where, std::string* left,
-                 std::string* right) {
-  if (item.is_array() && item.size() == 2 && item[0].is_string() && item[1].is_string()) {
-    *left = item[0].get<std::string>();
-    *right = item[1].get<std::string>();
-    return Status();
-  }
-  if (item.is_string()) {
-    const auto& text = item.get_ref<const std::string&>();
-    size_t space = text.find(' ');
-    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos) {
-      *left = text.substr(0, space);
-      *right = text.substr(space + 1);
-      return Status();
-    }
-  }
-  return invalid_argument("{}: merge {} is neither \"a b\" nor [\"a\", \"b\"]", where, index);
 }
 
 }  // namespace
 
-Status Bpe::read_merges(const nlohmann::json& model, const std::string& where) {
-  const nlohmann::json* merges = json_find(model, "merges");
-  if (merges == nullptr || !merges->is_array()) return invalid_argument("{}: no \"merges\" array", where);
-  merges_.assign(std::bit_ceil(2 * merges->size() + 2), Merge{});
-  auto id_of = [&](const std::string& token, size_t index, int32_t* id) {
-    auto found = vocabulary_.find(token);
-    if (found == vocabulary_.end()) {
-      return invalid_argument("{}: merge {} needs the token {}, which is not in the vocabulary", where, index,
-                              quote_text(token));
-    }
-    *id = found->second;
-    return Status();
-  };
+Result<Bpe> Bpe::parse(const nlohmann::json& model, const ModelLists* lists, const std::string& name,
+                       TokenIndex& tokens) {
+  const std::string where = name + ": model";
+  if (!model.is_object()) return invalid_argument("{}: got {}, wanted an object", where, model.type_name());
+  Bpe bpe;
+  ENGRAM_RETURN_IF_ERROR(bpe.read_options(model, where));
+  ModelLists of_model;
+  if (lists == nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(of_model, lists_of(model, where));
+    lists = &of_model;
+  }
+  ENGRAM_RETURN_IF_ERROR(add_vocabulary(*lists, where, tokens));
+  ENGRAM_RETURN_IF_ERROR(bpe.read_merges(*lists, tokens, where));
+  ENGRAM_RETURN_IF_ERROR(bpe.set_bytes(tokens, where));
+  return bpe;
+}
+
+Status Bpe::read_merges(const ModelLists& lists, const TokenIndex& tokens, const std::string& where) {
+  merges_.assign(std::bit_ceil(2 * lists.merges.size() + 2), Merge{});
   uint32_t rank = 0;
-  for (size_t i = 0; i < merges->size(); ++i) {
-    const nlohmann::json& item = (*merges)[i];
-    if (item.is_string() && item.get_ref<const std::string&>().starts_with("#version")) continue;
-    std::string left, right;
-    ENGRAM_RETURN_IF_ERROR(read_pair(item, i, where, &left, &right));
-    int32_t left_id = 0, right_id = 0, merged_id = 0;
-    ENGRAM_RETURN_IF_ERROR(id_of(left, i, &left_id));
-    ENGRAM_RETURN_IF_ERROR(id_of(right, i, &right_id));
-    ENGRAM_RETURN_IF_ERROR(id_of(left + right, i, &merged_id));
-    add_merge(left_id, right_id, rank++, merged_id);
+  std::string merged;
+  for (const ModelLists::Merge& merge : lists.merges) {
+    merged.assign(merge.left).append(merge.right);
+    int32_t ids[3];
+    const std::string_view needed[3] = {merge.left, merge.right, merged};
+    for (int i = 0; i < 3; ++i) {
+      ids[i] = tokens.find(needed[i]);
+      if (ids[i] >= 0) continue;
+      return invalid_argument("{}: merge {} needs the token {}, which is not in the vocabulary", where, merge.index,
+                              quote_text(needed[i]));
+    }
+    add_merge(ids[0], ids[1], rank++, ids[2]);
   }
   return Status();
 }
 
-Status Bpe::set_bytes(const std::string& where) {
+Status Bpe::set_bytes(const TokenIndex& tokens, const std::string& where) {
   bool complete = true;
   for (int byte = 0; byte < 256; ++byte) {
     char raw = static_cast<char>(byte);
-    auto found = vocabulary_.find(byte_level_encode(std::string_view(&raw, 1)));
-    byte_ids_[static_cast<size_t>(byte)] = found == vocabulary_.end() ? -1 : found->second;
-    complete &= found != vocabulary_.end();
+    const int32_t id = tokens.find(byte_level_encode(std::string_view(&raw, 1)));
+    byte_ids_[static_cast<size_t>(byte)] = id;
+    complete &= id >= 0;
   }
   if (unk_token_) {
-    auto found = vocabulary_.find(*unk_token_);
-    if (found != vocabulary_.end()) {
-      unk_id_ = found->second;
-    } else if (!complete) {
+    unk_id_ = tokens.find(*unk_token_);
+    if (unk_id_ < 0 && !complete) {
       return invalid_argument("{}: unk_token {} is not in the vocabulary, and neither are all 256 bytes", where,
                               quote_text(*unk_token_));
     }
   }
   if (ignore_merges_) {
-    for (const auto& [token, id] : vocabulary_) {
-      if (auto bytes = byte_level_decode(token)) whole_words_.emplace(*std::move(bytes), id);
+    whole_words_.reserve(tokens.size());
+    for (size_t id = 0; id < tokens.size(); ++id) {
+      if (auto bytes = byte_level_decode(tokens.strings()[id])) {
+        whole_words_.emplace(*std::move(bytes), static_cast<int32_t>(id));
+      }
     }
   }
   return Status();

@@ -14,7 +14,9 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engram/core/model_lists.h"
 #include "engram/core/status.h"
+#include "engram/core/token_index.h"
 
 namespace engram {
 
@@ -27,8 +29,11 @@ class WordCache;
 
 class Bpe {
  public:
-  // `name` is the file's, for messages. kInvalidArgument: a field that is missing, inconsistent or not supported.
-  static Result<Bpe> parse(const nlohmann::json& model, const std::string& name);
+  // `lists` are the model's vocabulary and merges, null where they are in `model` itself. Adds the vocabulary to
+  // `tokens`, by id. `name` is the file's, for messages. kInvalidArgument: a field that is missing, inconsistent or not
+  // supported. REQUIRES: tokens is empty.
+  static Result<Bpe> parse(const nlohmann::json& model, const ModelLists* lists, const std::string& name,
+                           TokenIndex& tokens);
   ~Bpe();
   Bpe(Bpe&&) noexcept;
   Bpe& operator=(Bpe&&) noexcept;
@@ -36,9 +41,6 @@ class Bpe {
   // Appends the word's ids. A byte that the vocabulary lacks gives unk_token, or nothing without one (as in
   // `tokenizers`). REQUIRES: word.size() < 2^31.
   void encode_word(std::string_view word, std::vector<int32_t>& ids) const;
-
-  // Token strings as they stand in the file; ids are distinct and >= 0, not necessarily without holes.
-  const std::unordered_map<std::string, int32_t>& vocabulary() const { return vocabulary_; }
 
  private:
   struct Merge {
@@ -50,15 +52,13 @@ class Bpe {
 
   Bpe();
   Status read_options(const nlohmann::json& model, const std::string& where);
-  Status read_vocabulary(const nlohmann::json& model, const std::string& where);
-  Status read_merges(const nlohmann::json& model, const std::string& where);
-  Status set_bytes(const std::string& where);
+  Status read_merges(const ModelLists& lists, const TokenIndex& tokens, const std::string& where);
+  Status set_bytes(const TokenIndex& tokens, const std::string& where);
   void add_merge(int32_t left, int32_t right, uint32_t rank, int32_t merged);
   const Merge* find_merge(int32_t left, int32_t right) const;
   void merge_word(std::string_view word, std::vector<int32_t>& ids) const;
   std::vector<int32_t> split_bytes(std::string_view word) const;
 
-  std::unordered_map<std::string, int32_t> vocabulary_;
   std::unordered_map<std::string, int32_t> whole_words_;  // by raw bytes; filled with ignore_merges only
   std::vector<Merge> merges_;                             // open addressing, a power of two
   std::array<int32_t, 256> byte_ids_{};                   // -1: not in the vocabulary

@@ -2,15 +2,16 @@
 
 #include <deque>
 #include <optional>
-#include <unordered_map>
 
 #include "engram/core/added_tokens.h"
 #include "engram/core/bpe.h"
 #include "engram/core/json.h"
+#include "engram/core/model_lists.h"
 #include "engram/core/normalizer.h"
 #include "engram/core/post_processor.h"
 #include "engram/core/pre_tokenizer.h"
 #include "engram/core/sha256.h"
+#include "engram/core/token_index.h"
 #include "engram/core/unicode.h"
 
 namespace engram {
@@ -23,12 +24,12 @@ struct Tokenizer::Impl {
   std::optional<Bpe> bpe;
   PostProcessor post_processor;
 
-  std::vector<std::string> strings, bytes;  // by id
-  std::vector<bool> special;                // by id
-  std::unordered_map<std::string, int32_t> ids;
+  TokenIndex tokens;               // strings as they stand in the file
+  std::vector<std::string> bytes;  // by id
+  std::vector<bool> special;       // by id
   std::string digest;
 
-  Status read(const nlohmann::json& file, const std::string& name);
+  Status read(const nlohmann::json& file, const ModelLists* lists, const std::string& name);
   Status number_tokens(const std::string& name);
   void set_bytes();
   Status encode_plain(std::string_view text, std::vector<int32_t>& out) const;
@@ -76,15 +77,16 @@ Status check_decoder(const nlohmann::json& value, const std::string& where) {
 
 }  // namespace
 
-Status Tokenizer::Impl::read(const nlohmann::json& file, const std::string& name) {
+// `lists`: as in Bpe::parse().
+Status Tokenizer::Impl::read(const nlohmann::json& file, const ModelLists* lists, const std::string& name) {
   ENGRAM_RETURN_IF_ERROR(check_envelope(file, name));
   ENGRAM_RETURN_IF_ERROR(check_decoder(field(file, "decoder"), name + ": decoder"));
   ENGRAM_ASSIGN_OR_RETURN(normalizer, Normalizer::parse(field(file, "normalizer"), name + ": normalizer"));
   ENGRAM_ASSIGN_OR_RETURN(pre_tokenizer, PreTokenizer::parse(field(file, "pre_tokenizer"), name + ": pre_tokenizer"));
   ENGRAM_ASSIGN_OR_RETURN(added, AddedTokens::parse(field(file, "added_tokens"), normalizer, name));
-  ENGRAM_ASSIGN_OR_RETURN(bpe, Bpe::parse(field(file, "model"), name));
+  ENGRAM_ASSIGN_OR_RETURN(bpe, Bpe::parse(field(file, "model"), lists, name, tokens));
   ENGRAM_RETURN_IF_ERROR(number_tokens(name));
-  const auto vocab_size = static_cast<int64_t>(strings.size());
+  const auto vocab_size = static_cast<int64_t>(tokens.size());
   ENGRAM_ASSIGN_OR_RETURN(post_processor,
                           PostProcessor::parse(field(file, "post_processor"), vocab_size, name + ": post_processor"));
   set_bytes();
@@ -94,44 +96,31 @@ Status Tokenizer::Impl::read(const nlohmann::json& file, const std::string& name
 // The model's ids are 0 .. n-1; added tokens that are not of the model follow in the file's order. `tokenizers` numbers
 // them so whatever the file says, therefore a file that says otherwise is refused.
 Status Tokenizer::Impl::number_tokens(const std::string& name) {
-  ids = bpe->vocabulary();
-  strings.resize(ids.size());
-  for (const auto& [token, id] : ids) {
-    if (static_cast<size_t>(id) >= strings.size()) {
-      return invalid_argument(
-          "{}: model: vocab: token {} has the id {}, but there are only {} tokens (wanted ids "
-          "without holes)",
-          name, quote_text(token), id, strings.size());
-    }
-    strings[static_cast<size_t>(id)] = token;
-  }
   for (const AddedToken& token : added->tokens()) {
-    auto [entry, fresh] = ids.emplace(token.content, static_cast<int32_t>(strings.size()));
-    if (entry->second != token.id) {
+    const auto [id, fresh] = tokens.add(token.content);
+    if (id != token.id) {
       return invalid_argument("{}: added_tokens: {} has the id {}, wanted {} ({})", name, quote_text(token.content),
-                              token.id, entry->second, fresh ? "the next free one" : "as in the vocabulary");
+                              token.id, id, fresh ? "the next free one" : "as in the vocabulary");
     }
-    if (fresh) strings.push_back(token.content);
   }
-  if (strings.empty()) return invalid_argument("{}: no tokens in it", name);
-  special.resize(strings.size());
+  if (tokens.size() == 0) return invalid_argument("{}: no tokens in it", name);
+  special.resize(tokens.size());
   for (const AddedToken& token : added->tokens()) special[static_cast<size_t>(token.id)] = token.special;
   return Status();
 }
 
 void Tokenizer::Impl::set_bytes() {
-  bytes.reserve(strings.size());
-  std::vector<const std::string*> spelled(strings.size());  // added tokens decode to their normal form
-  for (size_t i = 0; i < strings.size(); ++i) spelled[i] = &strings[i];
-  for (const AddedToken& token : added->tokens()) spelled[static_cast<size_t>(token.id)] = &token.pattern;
-  for (const std::string* token : spelled) bytes.push_back(byte_level_decode(*token).value_or(*token));
+  bytes.reserve(tokens.size());
   Sha256 sha;
-  for (const std::string& token : strings) {
-    for (int shift = 0; shift < 32; shift += 8) {
-      const char length_byte = static_cast<char>(token.size() >> shift);
-      sha.update(&length_byte, 1);
-    }
+  for (const std::string& token : tokens.strings()) {
+    bytes.push_back(byte_level_decode(token).value_or(token));
+    char length[4];
+    for (int i = 0; i < 4; ++i) length[i] = static_cast<char>(token.size() >> 8 * i);
+    sha.update(length, sizeof length);
     sha.update(token);
+  }
+  for (const AddedToken& token : added->tokens()) {  // added tokens decode to their normal form
+    bytes[static_cast<size_t>(token.id)] = byte_level_decode(token.pattern).value_or(token.pattern);
   }
   digest = sha.hex();
 }
@@ -147,9 +136,18 @@ Result<Tokenizer> Tokenizer::load(Env& env, const std::string& path) {
 }
 
 Result<Tokenizer> Tokenizer::parse(std::string_view json, const std::string& name) {
+  if (const auto split = split_tokenizer_file(json)) {
+    const Result<nlohmann::json> rest = parse_json(split->rest, name);
+    auto impl = std::make_unique<Impl>();
+    if (rest.ok() && impl->read(*rest, &split->lists, name).ok()) {
+      impl->json = json;
+      return Tokenizer(std::move(impl));
+    }
+  }
+  // What is wrong is said by the plain way, which also takes what the fast one does not.
   ENGRAM_ASSIGN_OR_RETURN(nlohmann::json file, parse_json(json, name));
   auto impl = std::make_unique<Impl>();
-  ENGRAM_RETURN_IF_ERROR(impl->read(file, name));
+  ENGRAM_RETURN_IF_ERROR(impl->read(file, nullptr, name));
   impl->json = json;
   return Tokenizer(std::move(impl));
 }
@@ -247,17 +245,14 @@ std::string Tokenizer::token_bytes(int32_t id) const {
   return impl_->bytes[static_cast<size_t>(id)];
 }
 
-int Tokenizer::vocab_size() const { return static_cast<int>(impl_->strings.size()); }
+int Tokenizer::vocab_size() const { return static_cast<int>(impl_->tokens.size()); }
 
 const std::string& Tokenizer::token_string(int32_t id) const {
   ENGRAM_CHECK(id >= 0 && id < vocab_size(), "id={} vocab_size={}", id, vocab_size());
-  return impl_->strings[static_cast<size_t>(id)];
+  return impl_->tokens[id];
 }
 
-int32_t Tokenizer::token_id(std::string_view token) const {
-  auto found = impl_->ids.find(std::string(token));
-  return found == impl_->ids.end() ? -1 : found->second;
-}
+int32_t Tokenizer::token_id(std::string_view token) const { return impl_->tokens.find(token); }
 
 bool Tokenizer::is_special(int32_t id) const {
   return id >= 0 && id < vocab_size() && impl_->special[static_cast<size_t>(id)];
