@@ -13,6 +13,7 @@
 
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
+#include "engram/core/unicode.h"
 
 namespace engram::apps {
 namespace {
@@ -36,7 +37,7 @@ std::string suggest(const std::string& word, const std::vector<std::string>& wor
   constexpr size_t kLongestWord = 64;
   if (word.size() > kLongestWord) return "";
   const std::string* nearest = nullptr;
-  size_t least = std::max<size_t>(1, word.size() / 3) + 1;
+  size_t least = std::max<size_t>(1, (word.size() + 1) / 3) + 1;
   for (const std::string& candidate : words) {
     const bool begins = word.size() > 2 && candidate.starts_with(word);
     const size_t distance = begins ? 1 : edit_distance(word, candidate);
@@ -136,7 +137,7 @@ void print_error(std::string message) {
   for (char& c : message) {
     if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
   }
-  std::fprintf(stderr, "error: %s\n", message.c_str());
+  std::fprintf(stderr, "error: %s\n", utf8_lossy(message).c_str());
 }
 
 int run_command_line(CLI::App& app, Invocation& invocation, int argc, char** argv) {

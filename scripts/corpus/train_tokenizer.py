@@ -26,7 +26,7 @@ PATTERNS = [
 
 def documents(paths: list):
     for path in paths:
-        for document in path.read_text(encoding="utf-8").split(f"\n{SEPARATOR}\n"):
+        for document in path.read_bytes().decode("utf-8").split(f"\n{SEPARATOR}\n"):
             yield document
 
 

@@ -36,7 +36,7 @@ class FullDisk(unittest.TestCase):
         (folder / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
         (folder / "text.txt").write_text("some\n<|endoftext|>\ntext\n", encoding="utf-8")
         cls.table, cls.tokenizer = folder / "t.rows", folder / "tokenizer.json"
-        cls.run_good("table", "create", "--synthetic", "--size", "64KiB", cls.table)
+        cls.run_good("table", "create", "--synthetic", "--size", "2MiB", cls.table)
         cls.run_good("data", "prepare", "--tokenizer", cls.tokenizer, "--output", folder / "data",
                      "--validation-fraction", 0, folder / "text.txt")
 

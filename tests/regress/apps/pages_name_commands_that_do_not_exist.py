@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps"))
 from help_grammar import read_grammar  # noqa: E402
 
 PROGRAM, SOURCE_DIR = "", Path()
-START = re.compile(r"(?:^|(?<=[\s(|;&]))(?:\$ )?(?:\w+=\S+ )*(?:\S*/)?engram (?=[a-z\[-]|[A-Z]{2})")
+# At the start of a line or behind what starts a command there may be variables and a path; two blanks stand between
+# the commands of one line.
+START = re.compile(r"(?:(?:^|[|;&(])\s*(?:\$ )?(?:\w+=\S+ )*(?:[\w./-]*/)?|\s{2,})engram (?=[a-z\[-]|[A-Z]{2})")
 
 
 def commands_of_page(text):
@@ -30,7 +32,7 @@ def commands_of_page(text):
             if found and found[-1][0] == number - 1 - found[-1][2] and (
                     found[-1][1].rstrip().endswith("\\") or re.match(r"\s+(\[?--|\.\.\.)", line)):
                 found[-1] = (found[-1][0], found[-1][1].rstrip().rstrip("\\") + " " + line.strip(), found[-1][2] + 1)
-            elif re.match(r"\s*" + START.pattern, line):
+            elif START.search(line):
                 found.append((number, line, 0))
         else:
             found += [(number, span, 0) for span in re.findall(r"`([^`]+)`", line) if re.match(START, span)]
@@ -56,7 +58,8 @@ def complaints_of(words, root):
         below = [command.subcommands[name] for command in commands for name in names if name in command.subcommands]
         if not below:
             break
-        unknown = [name for name in names if not any(name in command.subcommands for command in commands)]
+        unknown = [name for name in names
+                   if not any(name in command.subcommands or name in command.missing for command in commands)]
         if unknown:
             return [f"no subcommand {unknown[0]}"]
         commands, at = below, at + 1
