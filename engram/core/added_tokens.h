@@ -21,7 +21,7 @@ struct AddedToken {
   bool single_word = false, lstrip = false, rstrip = false, normalized = false, special = false;
 };
 
-// A stretch of text that is one added token (id >= 0) or text between (id = -1).
+// A slice of text that is one added token (id >= 0) or text between (id = -1).
 struct TokenSlice {
   size_t begin, end;
   int32_t id;
@@ -35,7 +35,7 @@ class AddedTokens {
   AddedTokens& operator=(AddedTokens&&) = default;
 
   const std::vector<AddedToken>& tokens() const { return tokens_; }  // in the file's order
-  // Slices of `text`, which they cover but for what overlaps at lstrip and rstrip. Leftmost, longest matches.
+  // Slices of `text` that cover it, except for overlaps at lstrip and rstrip. Leftmost, longest matches.
   std::vector<TokenSlice> slice(std::string_view text, bool normalized) const;
 
  private:

@@ -2,7 +2,7 @@
 //
 // A word is raw bytes; the vocabulary spells them in GPT-2's alphabet of 256 printable characters. Merges are applied
 // by rank, leftmost first, with a heap: O(n log n) in the word's length. Short words are remembered.
-// Immutable after parse() but for the cache, which is thread-safe. Move-only.
+// Immutable after parse() except for the cache, which is thread-safe. Move-only.
 #pragma once
 #include <array>
 #include <cstdint>

@@ -1,7 +1,7 @@
-// Env: the one door to the operating system's files, so that faults are subclasses (tests/fault_env.h).
+// Env: the operating system's files behind an interface, so that tests can make them fail (tests/fault_env.h).
 //
-// Every path in an error message is the caller's own. Errors carry errno's text. All methods may be called from
-// any thread.
+// Every path in an error message is the caller's own. Errors carry errno's text. Any thread. The drive tiers, huge
+// pages, facts about the machine and child processes do not go through here.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -53,8 +53,8 @@ struct ReadLimits {
   bool pipes = false;  // also what is no regular file: a pipe, a device
 };
 
-// Writers never follow a link that stands under the name they write: it may have been put there by somebody else, in
-// a folder that is shared.
+// Writers never follow a link that has the name they write: in a shared folder somebody else may have put it
+// there.
 class Env {
  public:
   virtual ~Env() = default;
@@ -67,7 +67,7 @@ class Env {
   virtual Result<std::unique_ptr<RandomAccessFile>> new_random_access_file(const std::string& path) = 0;
   // A new file. A file or link of this name is removed first and keeps its contents under its other names.
   virtual Result<std::unique_ptr<WritableFile>> new_writable_file(const std::string& path) = 0;
-  // Goes on behind the end of a file, or begins it. kFailedPrecondition: a link, or a file that has other names too.
+  // Continues at the end of a file, or begins it. kFailedPrecondition: a link, or a file that has other names too.
   virtual Result<std::unique_ptr<WritableFile>> new_appendable_file(const std::string& path) = 0;
 
   virtual bool file_exists(const std::string& path) = 0;  // follows links; true for a folder too

@@ -22,7 +22,7 @@ struct EngramConfig {
   int head_dim = 80;                // d_row: columns per row
   std::vector<int64_t> vocab_size;  // [N-1] start of the prime search for each order
   int64_t seed = 0;
-  int pad_token_id = 2;           // RAW id; its canonical id stands before every boundary
+  int pad_token_id = 2;           // RAW id; its canonical id is what precedes every boundary
   int compressed_vocab_size = 0;  // V': number of canonical ids
 
   int rows_per_token() const { return (max_ngram_size - 1) * n_heads; }  // R

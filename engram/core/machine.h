@@ -14,7 +14,7 @@ std::string machine_description();
 int64_t peak_rss_bytes();
 // Bytes that this process can still take: the smaller of what the machine has available and what its control groups
 // (versions 1 and 2, the enclosing ones too) leave under their limits. Clean page cache counts as free, as the kernel
-// counts it. INT64_MAX where the system says nothing. `root` stands before /proc and /sys, for tests.
+// counts it. INT64_MAX where the system says nothing. `root` is put before /proc and /sys, for tests.
 int64_t available_memory_bytes(const std::string& root = "");
 // UTC date, "2026-11-24".
 std::string today();

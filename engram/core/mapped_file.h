@@ -1,8 +1,8 @@
 // How Env::posix() maps files: a page that cannot be read does not end the process.
 //
-// A file that shrinks while it is mapped, or a drive that fails, makes the kernel send SIGBUS to whoever touches the
-// page. The first mapping installs a handler: where the address lies in a mapping of ours it puts a page of zeros in
-// its place and notes the loss, so that the access goes on and the reader is told afterwards (MappedFile::readable());
+// A file that shrinks while it is mapped, or a drive that fails, makes the kernel send SIGBUS to the thread that reads
+// it. The first mapping installs a handler: where the address lies in a mapping of ours it puts a page of zeros in
+// its place and notes the loss, so that the access continues and the reader can ask later (MappedFile::readable());
 // any other SIGBUS goes to the handler that was there before. Reading costs nothing extra.
 #pragma once
 #include <memory>

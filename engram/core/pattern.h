@@ -29,7 +29,7 @@ class Pattern {
   Pattern& operator=(Pattern&&) noexcept;
 
   // Appends the slices of `text`, matched or between matches, in order; they cover it. `text` is valid UTF-8; nothing
-  // before or behind it is seen. kResourceExhausted: the pattern backtracks more than it may.
+  // before or after it is seen. kResourceExhausted: the pattern backtracks more than it may.
   Status slice(std::string_view text, bool text_has_later_code_point, std::vector<Match>& slices) const;
 
  private:

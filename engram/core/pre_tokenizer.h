@@ -1,7 +1,7 @@
 // PreTokenizer: the `pre_tokenizer` of a tokenizer.json, which cuts text into the words that BPE merges within.
 //
 // A sequence of Split (every behavior, inverted or not) and Digits that ends in one ByteLevel; others are refused by
-// name. Words come out as raw bytes: the vocabulary's spelling of bytes is bpe.h's affair. Immutable; threads may
+// name. Words come out as raw bytes; bpe.h spells bytes as the vocabulary does. Immutable; threads may
 // share one. Move-only.
 #pragma once
 #include <deque>

@@ -5,7 +5,7 @@
 //
 //   Progress progress("train", steps, "steps");
 //   for (...) { progress.advance(1); progress.set_text(fmt::format("loss {:.3f}", loss)); }
-//   progress.log("validation loss 3.21");   // a line of its own, above the bar
+//   progress.log("validation loss 3.21");   // a separate line above the bar
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -33,7 +33,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void advance(int64_t units);
-  // Shown behind the numbers from the next redraw on.
+  // Shown after the numbers from the next redraw on.
   void set_text(std::string text);
   // Prints a line (without line break in it) and redraws.
   void log(std::string_view line);

@@ -1,9 +1,9 @@
-// Status and Result<T>: how core, data, store and serve report what can go wrong.
+// Status and Result<T>: how code that does not call torch reports what can go wrong.
 //
 // What can happen (I/O, a bad file, a bad request) is a Status; what cannot happen is an ENGRAM_CHECK, which
 // prints its values and aborts. Messages say what, where, got, wanted and, where known, the fix; the command line
 // prints them behind "error: " on one line. Code names are absl's. Not for torch code, which throws (TORCH_CHECK);
-// value_or_throw() crosses that border once, in model/.
+// value_or_throw() crosses that border.
 #pragma once
 #include <fmt/format.h>
 
@@ -99,7 +99,7 @@ class [[nodiscard]] Result {
   std::optional<T> value_;
 };
 
-// The one crossing from Status to exceptions, for torch code and tests.
+// From Status to exceptions, for torch code and tests.
 template <typename T>
 T value_or_throw(Result<T> result) {
   if (!result.ok()) throw std::runtime_error(result.status().message());

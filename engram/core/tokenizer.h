@@ -42,10 +42,10 @@ class Tokenizer {
   std::string token_bytes(int32_t id) const;
 
   int vocab_size() const;                             // with added tokens; ids are 0 .. vocab_size()-1
-  const std::string& token_string(int32_t id) const;  // as it stands in the vocabulary
+  const std::string& token_string(int32_t id) const;  // as in the vocabulary
   int32_t token_id(std::string_view token) const;     // -1 when there is none
   bool is_special(int32_t id) const;
-  // SHA-256 of the vocabulary (token strings in id order, each behind its length in bytes as little-endian uint32):
+  // SHA-256 of the vocabulary (token strings in id order, each after its length in bytes as little-endian uint32):
   // what shards and checkpoints are matched by.
   const std::string& vocabulary_digest() const;
   const std::string& json() const;  // the file's own text, to save beside a checkpoint

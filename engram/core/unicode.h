@@ -17,7 +17,7 @@ namespace engram {
 size_t find_invalid_utf8(std::string_view text);
 // The text with every maximal ill-formed part replaced by U+FFFD, as Rust and Python do. Any bytes.
 std::string utf8_lossy(std::string_view bytes);
-// The code point at `at`, which moves behind it. REQUIRES: at < text.size().
+// The code point at `at`, which moves past it. REQUIRES: at < text.size().
 char32_t next_code_point(std::string_view text, size_t& at);
 // The code point that ends at `at`, which moves to its first byte. REQUIRES: at > 0.
 char32_t previous_code_point(std::string_view text, size_t& at);

@@ -10,7 +10,7 @@ class Utf8Stream {
  public:
   // The longest prefix of all bytes so far that is complete; what can never become a character is U+FFFD.
   std::string push(std::string_view bytes);
-  // What is left at the end, as U+FFFD.
+  // What remains at the end, as U+FFFD.
   std::string finish();
 
  private:
