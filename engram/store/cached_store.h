@@ -2,7 +2,7 @@
 // text, never evicted), else from a cache of recent rows (row_cache.h), else from the store below.
 //
 // A row that is on its way from below, for any caller or for a hint, is not asked for again: later reads wait for it.
-// Where that first read fails they read for themselves, so that nobody sees another's error. Rows on their way are
+// If that first read fails, each reads for itself, so that no caller sees another's error. Rows on their way are
 // bounded: read() blocks, and hints are dropped.
 #pragma once
 #include <condition_variable>
@@ -21,7 +21,7 @@ namespace engram {
 
 // The rows of a layer that a profile names, most used first: tensor `layers.{layer_id}.row_ids`, I64 [n], of a
 // safetensors file (docs/formats/row_profile.md). token_map_sha256: of the table, "" where it has none.
-// kDataLoss: an id out of range or there twice; kFailedPrecondition: a profile of another tokenizer.
+// kDataLoss: an id out of range or repeated; kFailedPrecondition: a profile of another tokenizer.
 Result<std::vector<int64_t>> read_row_profile(Env& env, const std::string& path, int layer_id, int64_t num_rows,
                                               const std::string& token_map_sha256);
 

@@ -3,8 +3,8 @@
 // NvmeStore sends every page to the drive: past the page cache (O_DIRECT) unless told otherwise. PageCacheStore keeps
 // nothing itself: pages that the system holds in memory are copied by the calling thread (preadv2 with RWF_NOWAIT), the
 // rest goes to the I/O thread; what was read stays in the page cache, one copy for all processes, which the system may
-// evict. Every page's checksum is compared each time. A file that shrinks is an error, never a signal; a file that is
-// replaced by rename goes on being read as it was opened.
+// evict. Every page's checksum is compared each time. A file that shrinks is an error, never a signal. When a file is
+// replaced by rename, the file that was opened is still read.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -39,7 +39,7 @@ class DriveFile {
   std::unique_ptr<PageQueue> queue_;
 };
 
-// Counts what a store has under way, for its destructor to wait for.
+// Counts the reads in flight of a store, so that its destructor can wait for them.
 class InFlight {
  public:
   void add();

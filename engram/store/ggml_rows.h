@@ -1,4 +1,4 @@
-// Rows as ggml quantises them, decoded to fp32: the reference loops, for import and not for the path of a read.
+// Rows as ggml quantises them, decoded to fp32: the reference loops, for import and not for reads.
 //
 // Values equal those of the Python package `gguf` bit for bit (tests/parity). Blocks: ggml's ggml-common.h. One
 // encoding is not ggml's: lloyd4_e5m3_32_r136, a 4-bit code into a fixed codebook and a scale byte per 32 columns.

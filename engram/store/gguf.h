@@ -23,7 +23,7 @@ struct GgufValue {
   uint32_t type = 0;  // of the value, or of an array's elements
   bool is_array = false;
   uint64_t count = 1;                // elements
-  std::span<const std::byte> bytes;  // of all elements; strings each behind a u64 length
+  std::span<const std::byte> bytes;  // of all elements; each string after a u64 length
 };
 
 struct GgufTensor {

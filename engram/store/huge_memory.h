@@ -1,6 +1,6 @@
 // HugeMemory: anonymous zeroed memory on huge pages, spread over the machine's NUMA nodes where there are several.
 //
-// Not in /dev/shm, so no container limit on shared memory applies. Pages come into being where they are first touched:
+// Not in /dev/shm, so no container limit on shared memory applies. A page is placed on the node that first touches it:
 // touch a large region from several threads.
 #pragma once
 #include <cstddef>

@@ -30,7 +30,7 @@ class ShardSet {
 };
 
 std::string shape_text(const std::vector<int64_t>& shape);  // "[3, 4]"
-// kInvalidArgument: the tensor's shape or dtype is another; `name` and `path` for the message.
+// kInvalidArgument: the tensor's shape or dtype differs; `name` and `path` for the message.
 Status check_tensor(const TensorView& view, const std::string& path, const std::string& name, std::vector<DType> dtypes,
                     const std::vector<int64_t>& shape);
 

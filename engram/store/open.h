@@ -7,7 +7,7 @@
 // and for any of them
 //   cache=SIZE      an S3-FIFO cache of rows in front (row_cache.h)
 //   hot=PROFILE     the rows that a profile names in front, pinned; hot_size=SIZE: as many as fit (cached_store.h)
-// SIZE is bytes, or with KiB, MiB, GiB or TiB behind it; it counts for all layers opened together, each taking its
+// SIZE is bytes, or a number with KiB, MiB, GiB or TiB; it counts for all layers opened together, each taking its
 // share of the tables' bytes. KIND is auto, io_uring or threads. In FILE and PROFILE %3F, %26 and %25 stand for ?, &
 // and %.
 #pragma once

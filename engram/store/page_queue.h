@@ -21,7 +21,7 @@
 
 namespace engram {
 
-// Rows to read, sorted by row; those of one row stand together and get the same bytes.
+// Rows to read, sorted by row; targets of one row are adjacent and get the same bytes.
 struct RowTarget {
   int64_t row = 0;
   int64_t index = 0;  // bytes go to out + index * row_bytes

@@ -2,7 +2,7 @@
 //
 // A reader has depth() slots, each with an aligned buffer of one page; a slot holds one read at a time. The seam under
 // the drive tiers: tests put a reader that fails on purpose in between (tests/store/faulty_page_reader.h). Pages are
-// not looked into here: PageQueue checks them.
+// not checked here: PageQueue does that.
 #pragma once
 #include <cstddef>
 #include <cstdint>

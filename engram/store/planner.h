@@ -1,10 +1,10 @@
 // Planner: what a table costs on this much memory and this drive, from the text it will serve.
 //
 // profile_corpus() hashes a sample of tokens once and counts. The first half of the sample chooses the hot set and
-// warms the caches, the second half is what hit rates are measured on: what only the first half asks for hits nothing.
-// Rates come from a trace that is sampled by row (cache_simulation.h). make_plan() turns rates into bytes, reads and a
-// tier. Every access counts, also of a row that the same batch asks for twice, which distinct_per_token shows apart: a
-// plan errs on the side of more reads.
+// warms the caches; hit rates are measured on the second half, so rows that occur only in the first half count for no
+// hits. Rates come from a trace that is sampled by row (cache_simulation.h). make_plan() turns rates into bytes, reads
+// and a tier. Every access counts, also of a row that the same batch asks for twice (distinct_per_token tells them
+// apart): a plan errs on the side of more reads.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -45,7 +45,7 @@ struct CorpusProfile {
 
 // starts: index of each document's first token, ascending. sizes: cache sizes in rows to measure, ascending.
 // Memory: 8 bytes an access, 24 or so a distinct row.
-// kFailedPrecondition: the file has no hash, or `map` is another than it was made with. kInvalidArgument: fewer than
+// kFailedPrecondition: the file has no hash, or `map` is not the one it was made with. kInvalidArgument: fewer than
 // two tokens, or ids outside the map.
 Result<CorpusProfile> profile_corpus(const RowFileInfo& info, const TokenMap& map, std::span<const int32_t> tokens,
                                      std::span<const int64_t> starts, std::span<const int64_t> sizes,

@@ -2,9 +2,9 @@
 //
 // S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): new rows enter a small queue of
 // a tenth of the slots; those read again before they reach its end move to the main queue, the others leave and are
-// remembered for a while (no bytes, a "ghost"); a row that comes back as a ghost enters the main queue at once. In the
-// main queue a row that was read since its last turn gets another. One pass over rows that are never read again, as a
-// long prompt makes, so does not empty the cache.
+// remembered for a while (no bytes, a "ghost"); a row that comes back as a ghost enters the main queue at once. A row
+// of the main queue that was read since its last turn stays for another. So one pass over rows that are never read
+// again, such as a long prompt, does not empty the cache.
 //
 // Rows live in huge pages; everything the cache allocates is inside its budget. Shards with a lock each.
 #pragma once

@@ -1,9 +1,9 @@
 // Row files: the embedding rows of all layers in one file of checked 4 KiB pages. Bytes: docs/formats/row_file.md.
 //
 // A header (JSON over one or more pages) names the layers, how their rows are encoded, where they start, and how row
-// ids are hashed; then every layer's pages follow. A row never crosses a page, or starts on one where it is larger.
-// Each page ends in its own number and a CRC-32C of its other bytes, so that a flipped, torn or misplaced page is
-// seen by whoever reads it. Rows are opaque here: decoding them is kernels/row_codec.h.
+// ids are hashed; then every layer's pages follow. A row never crosses a page; a row larger than a page starts on one.
+// Each page ends in its own number and a CRC-32C of its other bytes, so that every reader sees
+// a flipped, torn or misplaced page. Rows are opaque here: decoding them is kernels/row_codec.h.
 //
 // Files are hostile: everything in a header is checked against the file's size before use.
 #pragma once
@@ -29,7 +29,7 @@ inline constexpr int64_t kRowPagePayload = 4088;  // then u32 page number (low 3
 inline constexpr int64_t kMaxRowsPerTable = int64_t{1} << 48;
 inline constexpr int64_t kMaxRowTables = 1024;
 
-// One layer's rows. Filled in by RowFileInfo::create() but for layer_id, num_rows and format.
+// One layer's rows. RowFileInfo::create() fills in all but layer_id, num_rows and format.
 struct RowTable {
   int layer_id = 0;  // 0-based block id
   int64_t num_rows = 0;
@@ -72,7 +72,7 @@ struct RowFileInfo {
   static Result<RowFileInfo> parse(std::span<const std::byte> header, int64_t file_bytes, const std::string& name);
   // The same from a file. Reads whole pages into memory aligned to them, as O_DIRECT wants it.
   static Result<RowFileInfo> read(const RandomAccessFile& file, const std::string& name);
-  // The header's pages as they stand in the file.
+  // The header's pages as in the file.
   std::string header_bytes() const;
 
   int64_t file_bytes() const { return num_pages * kRowPageBytes; }
@@ -84,7 +84,7 @@ struct RowFileInfo {
   Status check_token_map(const TokenMap& map) const;
 };
 
-// Writes a page's number and checksum behind its payload. REQUIRES: kRowPageBytes.
+// Writes a page's number and checksum after its payload. REQUIRES: kRowPageBytes.
 void seal_row_page(std::span<std::byte> page, int64_t number);
 // kDataLoss names `name`, the page and what is wrong: its checksum, or the number of another page.
 Status check_row_page(std::span<const std::byte> page, int64_t number, const std::string& name);
@@ -108,11 +108,11 @@ class RowFileReader {
 };
 
 // Streams rows into a file that appears under its name only in finish(), complete and synced. Until then they are in
-// `path` + ".partial", which stays when the writer is destroyed: create() with `resume` continues behind its last good
+// `path` + ".partial", which stays when the writer is destroyed: create() with `resume` continues after its last good
 // page, also after a crash or a power cut. Not thread-safe.
 class RowFileWriter {
  public:
-  // resume: continue a .partial whose header is exactly this one (else, or where there is none, start anew).
+  // resume: continue a .partial whose header is exactly this one (otherwise start again).
   static Result<std::unique_ptr<RowFileWriter>> create(Env& env, const std::string& path, const RowFileInfo& info,
                                                        bool resume = false);
   ~RowFileWriter();

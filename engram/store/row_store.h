@@ -1,4 +1,4 @@
-// RowStore: fixed-width embedding rows of one layer's table by id, wherever they live.
+// RowStore: fixed-width embedding rows of one layer's table by id, wherever they are.
 //
 // Moves bytes and nothing else: hashing is core/ngram_hasher.h, decoding kernels/row_codec.h. DramStore, MappedStore,
 // PageCacheStore, NvmeStore and CachedStore return identical bytes for an id and pass one shared suite,
@@ -39,8 +39,8 @@ class RowStore {
   // The same, but kUnavailable at once where read() would block: for hints.
   virtual Pending try_read(std::span<const int64_t> row_ids, std::span<std::byte> out) { return read(row_ids, out); }
 
-  // Where a read would find each row now, as an index into stats().tiers: for traces. A look, not a read: it admits
-  // nothing, counts nothing and waits for no drive. A moment later the answer may be another; rows on their way into a
+  // Where a read would find each row now, as an index into stats().tiers: for traces. It only looks: it admits
+  // nothing, counts nothing and waits for no drive. The answer may change a moment later; rows on their way into a
   // cache are not in it yet. Stores of one tier answer 0, and ids out of range get the last tier.
   //   tiers [n]   REQUIRES: as many as row_ids
   virtual void locate(std::span<const int64_t> row_ids, std::span<uint8_t> tiers) const;

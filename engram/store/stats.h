@@ -1,9 +1,9 @@
 // What a store counts: rows served per tier, pages and bytes moved, de-duplication, waiting, use of prefetches.
 //
-// Rows are counted as callers ask for them, duplicates included, when their read has succeeded. Tiers stand fastest
-// first: hits + misses of the first are `rows`, and those of each next one the misses before it; tiers below a cache
-// count what the cache fetches from them, distinct rows and prefetched ones. Times are monotonic. As a struct, as JSON,
-// and as Prometheus text.
+// Rows are counted as callers ask for them, duplicates included, when their read has succeeded. Tiers are sorted,
+// fastest first. The first's hits + misses are `rows`; each later tier's equal the misses of the tier before it. Tiers
+// below a cache count what the cache fetches from them: distinct rows and prefetched ones. Times are monotonic. As a
+// struct, as JSON, and as Prometheus text.
 #pragma once
 #include <array>
 #include <atomic>

@@ -1,18 +1,18 @@
-// TableSource: the tables of a model as somebody else stored them, read in place.
+// TableSource: the tables of a model as another program stored them, read in place.
 //
 // open_table_source() knows, by content:
 //   a row file               row_file.h
 //   DeepSeek-V4.1            a folder with config.json (nested or flat keys) and safetensors shards: F8_E4M3 rows with
-//                            their F8_E8M0 or U8 scales in a tensor of their own; tiled scales are refused
+//                            their F8_E8M0 or U8 scales in a separate tensor; tiled scales are refused
 //   Qwen4Exp PLE             a folder as above: BF16 shards, or F8_E4M3 with one scale
 //   GGUF                     one file: llama.cpp's keys (any quantisation with a decoder in ggml_rows.h), antirez's
 //                            packed rows (row264, row136), other forks' spellings, qwen4exp; also tables beside the
 //                            file
-//   our own checkpoints      docs/formats/checkpoint.md; an OUTPUT folder stands for its latest
+//   our own checkpoints      docs/formats/checkpoint.md; an OUTPUT folder means its latest
 // Rows come in the format nearest to the stored one that loses nothing: fp8, bf16 and fp32 as they are, Q8_0 as int8
 // with a scale per 32, every other quantisation decoded to fp32.
 //
-// Files are hostile. What does not add up is refused in one line: the number of rows against the sum of the primes that
+// Files are hostile. What does not fit is refused in one line: the number of rows against the sum of the primes that
 // the configuration gives, stored primes, offsets and multipliers against computed ones, the vocabulary against its
 // compressed size, shapes and dtypes. Foreign files carry no checksums: what passes may still hold a flipped bit.
 #pragma once

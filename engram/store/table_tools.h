@@ -1,6 +1,6 @@
 // Work over whole tables: what `engram table create | convert | verify` do.
 //
-// Files appear complete or not at all (row_file.h); an interrupted create or convert goes on with `resume`. All of them
+// Files appear complete or not at all (row_file.h); `resume` continues an interrupted create or convert. All of them
 // stream: memory does not grow with the table. `progress` may be null, else it counts bytes of rows.
 #pragma once
 #include <cstdint>
