@@ -13,7 +13,7 @@ struct Invocation {
   std::function<Status()> run;
 };
 
-CLI::App* add_bench_group(CLI::App& app);  // `bench`, without what stands below it
+CLI::App* add_bench_group(CLI::App& app);  // `bench`, without its subcommands
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_bench_store(CLI::App& bench, Invocation& invocation);  // below `bench`
 void add_data(CLI::App& app, Invocation& invocation);

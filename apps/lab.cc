@@ -14,7 +14,7 @@ void add_lab(CLI::App& app, Invocation& invocation) {
   command->footer(
       "Examples:\n"
       "  engram lab allocation recipes/studies/allocation_cpu_small.toml --jobs 2\n"
-      "  engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html again from data.json\n"
+      "  engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html from data.json\n"
       "  engram lab logit-lens demo/moe demo/engram              a probe: engram lab PROBE --help");
   add_probes(*command, invocation);
   command->add_option("study", options->name, "the study's name, or `report`");

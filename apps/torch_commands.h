@@ -1,4 +1,4 @@
-// The commands that compute with libtorch. They live in a program of their own, engram-torch, which `engram` becomes
+// The commands that compute with libtorch. They are in a separate program, engram-torch, which `engram` becomes
 // (exec) when one of them is asked for: loading libtorch costs half a second, and the other commands do without it.
 #pragma once
 #include <array>
@@ -10,7 +10,7 @@
 namespace engram::apps {
 
 struct TorchCommand {
-  const char* group;  // "" or the command it stands under
+  const char* group;  // "" or the command that it belongs to
   const char* name;
   const char* help;
 };
@@ -33,7 +33,7 @@ const char* torch_command_help(std::string_view group, std::string_view name);
 void add_torch_command_names(CLI::App& app);
 // The arguments ask for a command of the table.
 bool wants_torch(int argc, char** argv);
-// Replaces this process by engram-torch, which stands beside this program; returns only when that fails.
+// Replaces this process by engram-torch, which is beside this program; returns only when that fails.
 Status become_torch_program(char** argv);
 
 }  // namespace engram::apps
