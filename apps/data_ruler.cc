@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "apps/commands.h"
+#include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/data/ruler.h"
 
@@ -38,10 +39,10 @@ Status run_ruler(const RulerFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, flags.tokenizer));
   std::string haystack, facts;
   if (!flags.haystack.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(haystack, env.read_file(flags.haystack));
+    ENGRAM_ASSIGN_OR_RETURN(haystack, read_text_file(env, flags.haystack));
   }
   if (!flags.facts.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(facts, env.read_file(flags.facts));
+    ENGRAM_ASSIGN_OR_RETURN(facts, read_text_file(env, flags.facts));
   }
   ENGRAM_ASSIGN_OR_RETURN(const RulerGenerator generator,
                           RulerGenerator::create(tokenizer, flags.options, haystack, facts));

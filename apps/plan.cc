@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "apps/commands.h"
+#include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/core/tokenizer.h"
@@ -60,7 +61,7 @@ Result<Sample> sample_shard(const std::string& path, int64_t wanted, std::string
 Result<Sample> sample_text(const std::string& path, const Tokenizer& tokenizer, int64_t wanted) {
   constexpr size_t kPieceBytes = 1 << 16;
   constexpr int64_t kBytesPerToken = 4;  // a guess that only spreads the sample
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, Env::posix().read_file(path));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, read_text_file(Env::posix(), path));
   const int64_t stride = document_stride(static_cast<int64_t>(text.size()) / kBytesPerToken, wanted);
   const std::vector<std::string_view> documents = split_documents(text, "auto");
   Sample sample;

@@ -10,6 +10,7 @@
 
 #include "apps/commands.h"
 #include "engram/core/json.h"
+#include "engram/core/machine.h"
 #include "engram/core/token_map.h"
 #include "engram/core/tokenizer.h"
 
@@ -21,9 +22,9 @@ struct TokenizerFlags {
   bool has_text = false, add_special = false, skip_special = false, full = false, json = false;
 };
 
-Status finish_output() {
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return {};
-  return Status(StatusCode::kUnavailable, "stdout: cannot be written");
+// Any text, tables and JSON lines too: what is in it is the caller's business.
+Result<std::string> read_any_file(const std::string& path) {
+  return Env::posix().read_file(path, {.max_bytes = available_memory_bytes(), .pipes = true});
 }
 
 // Calls `use` with every line of stdin, without its \n; what follows the last \n is a line if it is not empty.
@@ -54,12 +55,12 @@ Status run_encode(const TokenizerFlags& flags) {
   if (flags.has_text) {
     ENGRAM_RETURN_IF_ERROR(encode(flags.text).with_context("--text"));
   } else if (!flags.file.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(const std::string text, Env::posix().read_file(flags.file));
+    ENGRAM_ASSIGN_OR_RETURN(const std::string text, read_any_file(flags.file));
     ENGRAM_RETURN_IF_ERROR(encode(text).with_context(flags.file));
   } else {
     ENGRAM_RETURN_IF_ERROR(each_line_of_stdin(encode));
   }
-  return finish_output();
+  return {};
 }
 
 // "[1, 2, 3]" or "1 2 3"; an empty line holds no ids.
@@ -118,12 +119,12 @@ Status run_decode(const TokenizerFlags& flags) {
   if (flags.has_text) {
     ENGRAM_RETURN_IF_ERROR(flags.text.empty() ? decode("") : decode_lines(flags.text, "--text"));
   } else if (!flags.file.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(const std::string lines, Env::posix().read_file(flags.file));
+    ENGRAM_ASSIGN_OR_RETURN(const std::string lines, read_any_file(flags.file));
     ENGRAM_RETURN_IF_ERROR(decode_lines(lines, flags.file));
   } else {
     ENGRAM_RETURN_IF_ERROR(each_line_of_stdin(decode));
   }
-  return finish_output();
+  return {};
 }
 
 Status run_compress(const TokenizerFlags& flags) {
@@ -135,14 +136,14 @@ Status run_compress(const TokenizerFlags& flags) {
                                      {"sha256", map.sha256()}};
     if (flags.full) object["map"] = map.ids();
     fmt::print("{}\n", object.dump());
-    return finish_output();
+    return {};
   }
   fmt::print("{} token ids, {} canonical ids ({:.2f} % fewer)\nsha256 {}\n", map.vocab_size(),
              map.compressed_vocab_size(), 100.0 - 100.0 * map.compressed_vocab_size() / map.vocab_size(), map.sha256());
   for (int id = 0; flags.full && id < map.vocab_size(); ++id) {
     fmt::print("{} {}\n", id, map.ids()[static_cast<size_t>(id)]);
   }
-  return finish_output();
+  return {};
 }
 
 using Run = Status (*)(const TokenizerFlags& flags);

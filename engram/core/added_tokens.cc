@@ -20,7 +20,12 @@ Result<AddedToken> parse_token(const nlohmann::json& value, const Normalizer& no
   ENGRAM_ASSIGN_OR_RETURN(token.rstrip, json_bool(value, "rstrip", where));
   ENGRAM_ASSIGN_OR_RETURN(token.normalized, json_bool(value, "normalized", where));
   ENGRAM_ASSIGN_OR_RETURN(token.special, json_bool(value, "special", where));
-  token.pattern = token.normalized ? normalizer.apply(token.content) : token.content;
+  token.pattern = token.content;
+  if (token.normalized) {
+    Result<std::string> normal = normalizer.apply(token.content);
+    if (!normal.ok()) return normal.status().with_context(where);
+    token.pattern = std::move(*normal);
+  }
   if (token.pattern.empty()) return invalid_argument("{}: the token with id {} is empty", where, token.id);
   return token;
 }

@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "engram/core/file_kind.h"
+
 namespace engram {
 namespace {
 
@@ -110,7 +112,9 @@ Result<json> parse_json(std::string_view text, const std::string& name, int max_
 }
 
 Result<json> read_json_file(Env& env, const std::string& path) {
-  ENGRAM_ASSIGN_OR_RETURN(std::string text, env.read_file(path));
+  constexpr int64_t kMostBytes = int64_t{256} << 20;  // the values take many times as much
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = kMostBytes}));
+  ENGRAM_RETURN_IF_ERROR(check_not_foreign(text, path));
   return parse_json(text, path);
 }
 

@@ -19,13 +19,16 @@ class Normalizer {
   static Result<Normalizer> parse(const nlohmann::json& value, const std::string& where);
 
   bool empty() const { return steps_.empty(); }
-  // `text` is valid UTF-8, and so is the result.
-  std::string apply(std::string_view text) const;
+  // `text` is valid UTF-8, and so is the result. kResourceExhausted: it would be longer than most_bytes().
+  Result<std::string> apply(std::string_view text) const;
+  // Normal forms make at most 18 bytes of one; steps that each double a text would end all memory.
+  static size_t most_bytes(size_t text_bytes) { return 64 * text_bytes + 1024; }
 
  private:
   Status add(const nlohmann::json& value, const std::string& where);
 
-  std::vector<std::function<std::string(std::string_view)>> steps_;
+  // A step may stop once what it makes is longer than the limit.
+  std::vector<std::function<std::string(std::string_view text, size_t limit)>> steps_;
 };
 
 }  // namespace engram

@@ -5,6 +5,7 @@
 
 #include "engram/core/added_tokens.h"
 #include "engram/core/bpe.h"
+#include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/core/model_lists.h"
 #include "engram/core/normalizer.h"
@@ -131,7 +132,9 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 Result<Tokenizer> Tokenizer::load(Env& env, const std::string& path) {
-  ENGRAM_ASSIGN_OR_RETURN(std::string text, env.read_file(path));
+  constexpr int64_t kMostBytes = int64_t{256} << 20;
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = kMostBytes}));
+  ENGRAM_RETURN_IF_ERROR(check_not_foreign(text, path));
   return parse(text, path);
 }
 
@@ -216,7 +219,10 @@ Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, bool add_s
     }
     std::string_view piece = text.substr(outer.begin, outer.end - outer.begin);
     std::string normalized;
-    if (!impl_->normalizer.empty()) piece = normalized = impl_->normalizer.apply(piece);
+    if (!impl_->normalizer.empty()) {
+      ENGRAM_ASSIGN_OR_RETURN(normalized, impl_->normalizer.apply(piece));
+      piece = normalized;
+    }
     for (const TokenSlice& inner : impl_->added->slice(piece, true)) {
       if (inner.id >= 0) {
         ids.push_back(inner.id);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <thread>
 
+#include "engram/core/file_kind.h"
 #include "engram/core/sha256.h"
 #include "engram/core/unicode.h"
 #include "engram/data/documents.h"
@@ -82,6 +83,7 @@ Status add_file(Env& env, const std::string& path, const PrepareOptions& options
   ENGRAM_ASSIGN_OR_RETURN(auto file, env.map_file(path));
   const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
   texts.files.push_back(std::move(file));
+  ENGRAM_RETURN_IF_ERROR(check_text(text, path));
   if (const size_t at = find_invalid_utf8(text); at != std::string_view::npos)
     return invalid_argument("{}: not UTF-8 at byte {} (0x{:02x}); convert the file first, for example with iconv", path,
                             at, static_cast<unsigned char>(text[at]));
@@ -189,6 +191,7 @@ Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, cons
   };
   const size_t window = static_cast<size_t>(options.threads) * 16;
   ENGRAM_RETURN_IF_ERROR(ordered_parallel(texts.pieces.size(), options.threads, window, tokenise, append));
+  for (const auto& file : texts.files) ENGRAM_RETURN_IF_ERROR(file->readable());  // none was cut meanwhile
   if (!has_train)
     return invalid_argument(
         "no text for training: every document fell into validation; give more documents, or a "

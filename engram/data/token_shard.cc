@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "engram/core/crc32c.h"
+#include "engram/core/file_kind.h"
 
 namespace engram {
 namespace {
@@ -147,6 +148,8 @@ Result<TokenShard> TokenShard::open(Env& env, const std::string& path) {
   shard.path_ = path;
   ENGRAM_ASSIGN_OR_RETURN(shard.file_, env.map_file(path));
   const std::span<const std::byte> bytes = shard.file_->bytes();
+  if (bytes.size() < sizeof kHeaderMagic || std::memcmp(bytes.data(), kHeaderMagic, sizeof kHeaderMagic) != 0)
+    ENGRAM_RETURN_IF_ERROR(check_not_foreign(bytes.first(std::min<size_t>(bytes.size(), kPage)), path));
   if (bytes.size() < 2 * kPage || bytes.size() % kPage != 0)
     return data_loss("{}: not a token shard, or a truncated one: {} bytes, wanted a multiple of {}, at least {}", path,
                      bytes.size(), kPage, 2 * kPage);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 
 namespace engram {
@@ -83,6 +84,7 @@ Result<std::vector<EvalItem>> parse_eval_items(std::string_view text, const std:
 
 Result<std::vector<EvalItem>> read_eval_items(Env& env, const std::string& path) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
+  ENGRAM_RETURN_IF_ERROR(check_not_foreign(text, path));
   return parse_eval_items(text, path);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engram/core/file_kind.h"
 #include "engram/data/token_shard.h"
 #include "engram/model/windows.h"
 #include "engram/train/recipe.h"
@@ -9,7 +10,7 @@
 namespace engram {
 
 Result<ProbeText> read_plain_text(Env& env, const std::string& path, const Tokenizer& tokenizer) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, read_text_file(env, path));
   Result<std::vector<int32_t>> ids = tokenizer.encode(text);
   if (!ids.ok()) return ids.status().with_context(path);
   if (ids->size() < 2) return invalid_argument("{}: got {} tokens, wanted at least 2", path, ids->size());

@@ -5,6 +5,7 @@
 #include <span>
 #include <type_traits>
 
+#include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/train/toml_fields.h"
 
@@ -129,7 +130,8 @@ const char* study_control_name(StudyControl control) {
 }
 
 Result<Study> Study::load(Env& env, const std::string& path) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = int64_t{16} << 20}));
+  ENGRAM_RETURN_IF_ERROR(check_not_foreign(text, path));
   return parse(text, path);
 }
 

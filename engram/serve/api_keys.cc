@@ -18,7 +18,7 @@ bool equal_in_constant_time(std::string_view a, std::string_view b) {
 }  // namespace
 
 Result<std::vector<std::string>> read_api_keys(Env& env, const std::string& path) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = 1 << 20, .pipes = true}));
   std::vector<std::string> keys;
   int number = 0;
   for (size_t at = 0; at < text.size();) {

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "engram/core/crc32c.h"
+#include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 
 namespace engram {
@@ -297,11 +298,14 @@ namespace {
 // What page 0 says about the header, checked.
 Result<Prefix> parse_prefix(std::span<const std::byte> first_page, int64_t file_bytes, const std::string& name) {
   Prefix prefix;
-  if (first_page.size() < kPage || std::memcmp(first_page.data(), kMagic, sizeof kMagic) != 0)
+  if (first_page.size() < kPage || std::memcmp(first_page.data(), kMagic, sizeof kMagic) != 0) {
+    if (first_page.size() < sizeof kMagic || std::memcmp(first_page.data(), kMagic, sizeof kMagic) != 0)
+      ENGRAM_RETURN_IF_ERROR(check_not_foreign(first_page, name));
     return data_loss(
         "{}: not a row file (it does not start with a page of \"ENGRROWS\"); `engram table convert` "
         "makes them",
         name);
+  }
   std::memcpy(&prefix, first_page.data(), sizeof prefix);
   if (prefix.version != kVersion)
     return data_loss("{}: row file version is {}, wanted {}", name, prefix.version, kVersion);

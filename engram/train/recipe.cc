@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/train/toml_fields.h"
 
@@ -165,7 +166,8 @@ std::string default_output(const std::string& name) {
 }  // namespace
 
 Result<Recipe> Recipe::load(Env& env, const std::string& path, const std::vector<std::string>& overrides) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = int64_t{16} << 20}));
+  ENGRAM_RETURN_IF_ERROR(check_not_foreign(text, path));
   return parse(text, path, overrides);
 }
 
