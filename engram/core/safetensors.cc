@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 #include <set>
 
+#include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 
 namespace engram {
@@ -58,6 +60,7 @@ int64_t natural_number(const nlohmann::json& value) {
 struct Entry {
   std::string name;
   TensorView view;
+  std::optional<std::string> unknown_dtype;  // then view.dtype says nothing
   int64_t begin = 0, end = 0;
 };
 
@@ -68,9 +71,11 @@ Result<Entry> parse_entry(const std::string& file, const std::string& name, cons
   entry.name = name;
   const nlohmann::json* dtype = json_find(value, "dtype");
   if (dtype == nullptr || !dtype->is_string()) return data_loss("{}: dtype: got no string, wanted a name", where);
-  Result<DType> parsed = parse_dtype(dtype->get<std::string>());
-  if (!parsed.ok()) return parsed.status().with_context(where);
-  entry.view.dtype = *parsed;
+  const Result<DType> parsed = parse_dtype(dtype->get<std::string>());
+  if (parsed.ok())
+    entry.view.dtype = *parsed;
+  else
+    entry.unknown_dtype = dtype->get<std::string>();
 
   const nlohmann::json* shape = json_find(value, "shape");
   if (shape == nullptr || !shape->is_array()) return data_loss("{}: shape: got no array, wanted [sizes]", where);
@@ -89,6 +94,7 @@ Result<Entry> parse_entry(const std::string& file, const std::string& name, cons
   if (entry.begin < 0 || entry.end < entry.begin) {
     return data_loss("{}: data_offsets: got {}, wanted 0 <= begin <= end", where, quote_text(offsets->dump()));
   }
+  if (entry.unknown_dtype) return entry;
   int64_t bytes = 0;
   if (!checked_bytes(entry.view.shape, entry.view.dtype, &bytes)) {
     return data_loss("{}: shape {} of {} has more than 2^63 - 1 bytes", where, quote_text(shape->dump()),
@@ -188,7 +194,12 @@ int64_t TensorSpec::num_elements() const {
 int64_t TensorSpec::num_bytes() const { return num_elements() * static_cast<int64_t>(dtype_size(dtype)); }
 
 Result<SafetensorsFile> SafetensorsFile::parse(std::span<const std::byte> bytes, const std::string& name) {
-  ENGRAM_ASSIGN_OR_RETURN(std::string_view text, header_text(bytes, name));
+  const Result<std::string_view> found = header_text(bytes, name);
+  if (!found.ok()) {
+    ENGRAM_RETURN_IF_ERROR(check_not_foreign(bytes.first(std::min<size_t>(bytes.size(), 512)), name));
+    return found.status();
+  }
+  const std::string_view text = *found;
   // {"tensor": {"shape": [..]}} is three deep.
   ENGRAM_ASSIGN_OR_RETURN(nlohmann::json header, parse_json(text, name, 3));
   if (!header.is_object()) return data_loss("'{}': header: wanted a JSON object", name);
@@ -220,7 +231,10 @@ Result<SafetensorsFile> SafetensorsFile::parse(std::span<const std::byte> bytes,
     }
     entry.view.bytes = data.subspan(static_cast<size_t>(entry.begin), static_cast<size_t>(entry.end - entry.begin));
     position = entry.end;
-    file.tensors_.emplace(std::move(entry.name), std::move(entry.view));
+    if (entry.unknown_dtype)
+      file.unknown_.emplace(std::move(entry.name), std::move(*entry.unknown_dtype));
+    else
+      file.tensors_.emplace(std::move(entry.name), std::move(entry.view));
   }
   if (position != static_cast<int64_t>(data.size())) {
     return data_loss("'{}': got {} bytes of data, wanted {} as the header says", name, data.size(), position);
@@ -236,9 +250,18 @@ Result<SafetensorsFile> SafetensorsFile::open(Env& env, const std::string& path)
 }
 
 Result<TensorView> SafetensorsFile::find(const std::string& name) const {
-  auto found = tensors_.find(name);
-  if (found == tensors_.end()) return not_found("'{}': no tensor {}", path_, quote_text(name));
-  return found->second;
+  if (const auto found = tensors_.find(name); found != tensors_.end()) return found->second;
+  const auto unknown = unknown_.find(name);
+  if (unknown == unknown_.end()) return not_found("'{}': no tensor {}", path_, quote_text(name));
+  const Status dtype = parse_dtype(unknown->second).status();
+  return make_status(StatusCode::kUnimplemented, "'{}': tensor {}: {}", path_, quote_text(name, 160), dtype.message());
+}
+
+Status SafetensorsFile::check_unchanged() const {
+  if (!file_) return {};
+  ENGRAM_RETURN_IF_ERROR(file_->readable());
+  if (file_->has_changed()) return data_loss("'{}': the file was written to while it was read", path_);
+  return {};
 }
 
 Result<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::create(

@@ -1,7 +1,8 @@
 // Safetensors files: 8 bytes of little-endian header length, a JSON header, raw little-endian data.
 //
-// The reader treats a file as hostile: header length, JSON, dtypes, shapes, offsets (ascending, contiguous from 0 to
-// the end of the file, sizes that equal shape x dtype) are checked before any tensor is seen. Files open with the
+// The reader treats a file as hostile: header length, JSON, shapes, offsets (ascending, contiguous from 0 to the end of
+// the file, sizes that equal shape x dtype) are checked before any tensor is seen. A dtype that is not known here is an
+// error only for who asks for the tensor: checkpoints mix dtypes, and new ones keep coming. Files open with the
 // Python package `safetensors`, and its files open here. Format: huggingface/safetensors README.
 #pragma once
 #include <cstddef>
@@ -65,14 +66,19 @@ class SafetensorsFile {
 
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  // kNotFound names the file and the tensor.
+  // Tensors of dtypes that are not known here, with the dtype as the file names it. Their sizes are not checked.
+  const std::map<std::string, std::string>& unknown() const { return unknown_; }
+  // kNotFound names the file and the tensor; kUnimplemented: its dtype is not known here.
   Result<TensorView> find(const std::string& name) const;
+  // For after the tensors' bytes were used: kDataLoss where the file was cut or written to since it was opened.
+  Status check_unchanged() const;
   const std::string& path() const { return path_; }
 
  private:
   std::string path_;
   std::unique_ptr<MappedFile> file_;
   std::map<std::string, TensorView> tensors_;
+  std::map<std::string, std::string> unknown_;
   std::map<std::string, std::string> metadata_;
 };
 

@@ -35,6 +35,12 @@ class TokenStream {
     }
   }
 
+  // For after tokens or starts were used.
+  Status readable() const {
+    for (const TokenShard* shard : shards_) ENGRAM_RETURN_IF_ERROR(shard->readable());
+    return {};
+  }
+
   // Document starts strictly inside (begin, end), relative to begin.
   std::vector<int32_t> starts(int64_t begin, int64_t end) const {
     std::vector<int32_t> result;
@@ -98,6 +104,7 @@ class BatchAssembler {
       batch.starts[static_cast<size_t>(b)] = stream_.starts(begin, begin + T);
       ENGRAM_RETURN_IF_ERROR(hash_row(b, batch));
     }
+    ENGRAM_RETURN_IF_ERROR(stream_.readable());
     return batch;
   }
 

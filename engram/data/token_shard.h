@@ -33,6 +33,8 @@ class TokenShard {
   // Copies tokens [begin, begin + out.size()) as int32. REQUIRES: the range lies inside the shard.
   void copy_tokens(int64_t begin, std::span<int32_t> out) const;
   std::span<const int64_t> document_starts() const { return starts_; }  // [num_documents], ascending, first is 0
+  // For after tokens or starts were used: kDataLoss where the file was cut since it was opened.
+  Status readable() const { return file_->readable(); }
 
  private:
   std::string path_;

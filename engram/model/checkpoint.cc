@@ -95,6 +95,11 @@ Status check_file(const SafetensorsFile& file, const std::vector<StoredTensor>& 
     }
     return invalid_argument("{}: got the tensor {}, which {} does not use", file.path(), quote_text(name), kConfigFile);
   }
+  for (const auto& [name, dtype] : file.unknown()) {
+    if (known.contains(name)) return file.find(name).status();
+    return invalid_argument("{}: got the tensor {}, which {} has no place for", file.path(), quote_text(name),
+                            kConfigFile);
+  }
   for (const StoredTensor& tensor : wanted) {
     ENGRAM_RETURN_IF_ERROR(check_tensor(file, tensor.name, tensor.view.sizes().vec(), tensor.keep_fp32));
   }
@@ -309,6 +314,7 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
     out.tables.push_back(
         std::make_unique<ResidentTable>(read_tensor(memory_file->tensors().at(table_name(out.config, layer)))));
   }
+  if (memory_file) ENGRAM_RETURN_IF_ERROR(memory_file->check_unchanged());
   out.model->place(device, device.is_cpu() ? torch::kFloat : torch::kBFloat16);
   out.model->eval();
   return out;
@@ -358,9 +364,10 @@ Status load_weights(Env& env, const std::string& directory, TransformerImpl& mod
     ENGRAM_RETURN_IF_ERROR(check_file(memory_file, tensors.engram, table_names(model.config())));
     ENGRAM_RETURN_IF_ERROR(check_tables(memory_file, model.config()));
     copy_tensors(memory_file, tensors.engram);
+    ENGRAM_RETURN_IF_ERROR(memory_file.check_unchanged());
   }
   copy_tensors(model_file, tensors.model);
-  return Status();
+  return model_file.check_unchanged();
 }
 
 Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config) {
@@ -371,6 +378,7 @@ Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& 
   for (int layer = 0; layer < config.num_memory_layers(); ++layer) {
     out.push_back(read_tensor(file.tensors().at(table_name(config, layer))).to(torch::kFloat));
   }
+  ENGRAM_RETURN_IF_ERROR(file.check_unchanged());
   return out;
 }
 

@@ -39,15 +39,17 @@ class DramStore final : public RowStore {
   StoreCounters counters_;
 };
 
-// Opt-in. The file must not shrink while the store is open: touching a page that is gone ends the process (SIGBUS).
-// Where that can happen take PageCacheStore, which reads the same page cache. A page is checked when first used; a
-// checked page that is damaged later, in the file, is not seen. Reads wait for the drive inside read().
+// Opt-in: for a table that the page cache holds. Reads wait for the drive inside read(). A page is checked when first
+// used. Once the file is written to, cut or unreadable, every page is checked at every read, and a row on a bad page is
+// kDataLoss with file and page; one on a good page is served. Writes through another process's mapping show late.
 class MappedStore final : public RowStore {
  public:
   static Result<std::unique_ptr<MappedStore>> open(Env& env, const std::string& path, int layer_id);
 
   void prefetch(std::span<const int64_t> row_ids) override;  // asks the system to read the pages
   Pending read(std::span<const int64_t> row_ids, std::span<std::byte> out) override;
+  // Where a page is not in memory: asks the system for all of them and refuses.
+  Pending try_read(std::span<const int64_t> row_ids, std::span<std::byte> out) override;
   int64_t num_rows() const override { return table_.num_rows; }
   size_t row_bytes() const override { return static_cast<size_t>(table_.row_bytes); }
   StoreStats stats() const override;
@@ -56,11 +58,16 @@ class MappedStore final : public RowStore {
   MappedStore() = default;
   const std::byte* page(int64_t number) const;
   Status check_page(int64_t number);
+  bool is_resident(int64_t row) const;
+  template <typename Checked>
+  void copy_rows(std::span<const int64_t> row_ids, std::span<std::byte> out, const Checked& checked) const;
+  Status read_rows(std::span<const int64_t> row_ids, std::span<std::byte> out);
 
   std::string path_;
   RowTable table_;
   std::unique_ptr<MappedFile> file_;
   std::vector<std::atomic<uint64_t>> checked_;  // a bit per page of the table
+  std::atomic<bool> has_changed_{false};        // the bits in checked_ mean nothing any more
   StoreCounters counters_;
   std::atomic<uint64_t> prefetched_{0};
 };

@@ -42,6 +42,8 @@ class GgufFile {
   static Result<GgufFile> parse(std::span<const std::byte> bytes, const std::string& name);
 
   const std::string& path() const { return path_; }
+  // For after a tensor's bytes were used: kDataLoss where the file was cut since it was opened.
+  Status readable() const { return file_ ? file_->readable() : Status(); }
   const std::map<std::string, GgufValue, std::less<>>& values() const { return values_; }
   const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
 

@@ -33,6 +33,7 @@ Result<std::vector<int64_t>> read_row_profile(Env& env, const std::string& path,
                      tensor.shape.size());
   std::vector<int64_t> ids(static_cast<size_t>(tensor.shape[0]));
   if (!ids.empty()) std::memcpy(ids.data(), tensor.bytes.data(), tensor.bytes.size());
+  ENGRAM_RETURN_IF_ERROR(file.check_unchanged());
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= num_rows)
       return data_loss("{}: {}[{}] is {}, wanted 0 .. {} (a profile of another table?)", path, name, i, ids[i],

@@ -33,11 +33,16 @@ Result<ShardSet> ShardSet::open(Env& env, const std::string& directory) {
   for (const std::string& name : names) {
     if (!name.ends_with(".safetensors")) continue;
     ENGRAM_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::open(env, join_path(directory, name)));
-    for (const auto& [tensor, view] : file.tensors()) {
-      if (!set.file_of_.emplace(tensor, name).second)
-        return data_loss("{}: tensor {} is also in {}", join_path(directory, name), quote_text(tensor, kNameBytes),
-                         set.file_of_[tensor]);
-    }
+    const auto add = [&](const auto& tensors) -> Status {
+      for (const auto& [tensor, value] : tensors) {
+        if (!set.file_of_.emplace(tensor, name).second)
+          return data_loss("{}: tensor {} is also in {}", join_path(directory, name), quote_text(tensor, kNameBytes),
+                           set.file_of_[tensor]);
+      }
+      return {};
+    };
+    ENGRAM_RETURN_IF_ERROR(add(file.tensors()));
+    ENGRAM_RETURN_IF_ERROR(add(file.unknown()));
     set.files_.emplace(name, std::move(file));
   }
   if (set.files_.empty()) return not_found("{}: no .safetensors file", directory);
@@ -53,6 +58,11 @@ Result<TensorView> ShardSet::find(const std::string& name) {
     file = files_.emplace(at->second, std::move(opened)).first;
   }
   return file->second.find(name);
+}
+
+Status ShardSet::check_unchanged() const {
+  for (const auto& [name, file] : files_) ENGRAM_RETURN_IF_ERROR(file.check_unchanged());
+  return {};
 }
 
 std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }

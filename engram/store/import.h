@@ -21,6 +21,7 @@ class ShardSet {
   Result<TensorView> find(const std::string& name);
   bool has(const std::string& name) const { return file_of_.contains(name); }
   const std::map<std::string, std::string>& file_of() const { return file_of_; }  // tensor -> file name
+  Status check_unchanged() const;                                                 // of all files that were opened
 
  private:
   Env* env_ = nullptr;

@@ -34,6 +34,7 @@ class CheckpointSource final : public TableSource {
     std::memcpy(out, from, static_cast<size_t>(count) * row_bytes);
     return {};
   }
+  Status check_unchanged() const override { return file_.check_unchanged(); }
 
  private:
   SafetensorsFile file_;

@@ -47,6 +47,7 @@ class DeepSeekSource final : public TableSource {
     }
     return {};
   }
+  Status check_unchanged() const override { return shards_.check_unchanged(); }
 
  private:
   struct Layer {

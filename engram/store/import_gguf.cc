@@ -64,6 +64,11 @@ class GgufSource final : public TableSource {
     }
     return {};
   }
+  Status check_unchanged() const override {
+    ENGRAM_RETURN_IF_ERROR(file_.readable());
+    for (const auto& sidecar : sidecars_) ENGRAM_RETURN_IF_ERROR(sidecar->readable());
+    return {};
+  }
 
  private:
   // Blocks of f16 scale and 32 codes become all codes and then all scales, as floats: nothing is lost.

@@ -106,6 +106,7 @@ class PleSource final : public TableSource {
     }
     return {};
   }
+  Status check_unchanged() const override { return shards_.check_unchanged(); }
 
  private:
   struct Layer {

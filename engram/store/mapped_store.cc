@@ -52,17 +52,49 @@ Status MappedStore::check_page(int64_t number) {
   return {};
 }
 
+// checked(n) gives the checked bytes of page n, which are used before it is called again, or null, which ends it.
+template <typename Checked>
+void MappedStore::copy_rows(std::span<const int64_t> row_ids, std::span<std::byte> out, const Checked& checked) const {
+  for (size_t i = 0; i < row_ids.size(); ++i) {
+    const RowTarget target{row_ids[i], static_cast<int64_t>(i)};
+    const int64_t first = table_.page_of(target.row);
+    for (int64_t segment = 0; segment < table_.pages_per_row; ++segment) {
+      const std::byte* const bytes = checked(first + segment);
+      if (bytes == nullptr) return;
+      copy_from_page(table_, {&target, 1}, segment, bytes, out.data());
+    }
+  }
+}
+
+// A page's checksum is compared when it is first used and then no more, so what was copied counts only if the file is
+// still what was checked. That is asked after the copying: a write shows in the file's time before it shows in a page.
+Status MappedStore::read_rows(std::span<const int64_t> row_ids, std::span<std::byte> out) {
+  Status status;
+  if (!has_changed_.load(std::memory_order_relaxed)) {
+    copy_rows(row_ids, out, [&](int64_t number) {
+      status = check_page(number);
+      return status.ok() ? page(number) : nullptr;
+    });
+    if (!file_->has_changed() && file_->readable().ok()) return status;
+    has_changed_ = true;
+    status = Status();
+  }
+  // From then on every page is copied first and checked then, each time: good pages of the file are still served.
+  alignas(64) std::byte copy[kRowPageBytes];
+  copy_rows(row_ids, out, [&](int64_t number) -> const std::byte* {
+    std::copy_n(page(number), kRowPageBytes, copy);
+    const Status page_status = check_row_page(copy, number, path_);
+    if (page_status.ok()) return copy;
+    status = data_loss("{} (the file was written to or cut while it was open)", page_status.message());
+    return nullptr;
+  });
+  return status;
+}
+
 Pending MappedStore::read(std::span<const int64_t> row_ids, std::span<std::byte> out) {
   const auto start = std::chrono::steady_clock::now();
   Status status = check_read(*this, row_ids, out);
-  for (size_t i = 0; status.ok() && i < row_ids.size(); ++i) {
-    const RowTarget target{row_ids[i], static_cast<int64_t>(i)};
-    const int64_t first = table_.page_of(target.row);
-    for (int64_t segment = 0; status.ok() && segment < table_.pages_per_row; ++segment) {
-      status = check_page(first + segment);
-      if (status.ok()) copy_from_page(table_, {&target, 1}, segment, page(first + segment), out.data());
-    }
-  }
+  if (status.ok()) status = read_rows(row_ids, out);
   if (!status.ok()) {
     counters_.failed_reads.fetch_add(1, std::memory_order_relaxed);
     return status;
@@ -79,6 +111,22 @@ void MappedStore::prefetch(std::span<const int64_t> row_ids) {
     const auto bytes = static_cast<size_t>(table_.pages_per_row * kRowPageBytes);
     (void)::madvise(const_cast<std::byte*>(page(table_.page_of(id))), bytes, MADV_WILLNEED);
   }
+}
+
+bool MappedStore::is_resident(int64_t row) const {
+  unsigned char resident = 0;
+  for (int64_t segment = 0; segment < table_.pages_per_row; ++segment) {
+    auto* const at = const_cast<std::byte*>(page(table_.page_of(row) + segment));
+    if (::mincore(at, kRowPageBytes, &resident) != 0 || (resident & 1) == 0) return false;
+  }
+  return true;
+}
+
+Pending MappedStore::try_read(std::span<const int64_t> row_ids, std::span<std::byte> out) {
+  const auto here = [&](int64_t id) { return id < 0 || id >= table_.num_rows || is_resident(id); };
+  if (std::all_of(row_ids.begin(), row_ids.end(), here)) return read(row_ids, out);
+  prefetch(row_ids);
+  return make_status(StatusCode::kUnavailable, "{}: some rows are not in memory yet", path_);
 }
 
 StoreStats MappedStore::stats() const {

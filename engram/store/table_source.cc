@@ -48,8 +48,12 @@ Result<std::unique_ptr<TableSource>> open_folder(Env& env, const std::string& pa
   if (!env.file_exists(config_path))
     return not_found("{}: no config.json, so not a model's folder; wanted one, a row file or a GGUF file", path);
   ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json config, read_json_file(env, config_path));
+  // The keys stand at the root or in text_config; either may be there without them.
   const nlohmann::json* nested = json_find(config, "text_config");
-  const nlohmann::json& text = nested != nullptr && nested->is_object() ? *nested : config;
+  const auto has_tables = [](const nlohmann::json& section) {
+    return json_find(section, "ple_layer_ids") != nullptr || json_find(section, "engram_layer_ids") != nullptr;
+  };
+  const nlohmann::json& text = nested != nullptr && (has_tables(*nested) || !has_tables(config)) ? *nested : config;
   std::string type;
   if (const auto* value = json_find(config, "model_type"); value != nullptr && value->is_string()) type = *value;
   if (type == "engram") return import::open_checkpoint(env, directory, config, config_path);
@@ -83,7 +87,8 @@ Status TableSource::read_rows(int table, int64_t first, int64_t count, std::span
   if (out.size() != static_cast<size_t>(count * from.format.row_bytes()))
     return invalid_argument("{}: a buffer of {} bytes for {} rows of {}", path_, out.size(), count,
                             from.format.row_bytes());
-  return count == 0 ? Status() : do_read_rows(table, first, count, out.data());
+  if (count > 0) ENGRAM_RETURN_IF_ERROR(do_read_rows(table, first, count, out.data()));
+  return check_unchanged();
 }
 
 Status TableSource::read_values(int table, std::span<const int64_t> row_ids, std::span<float> out) const {
@@ -110,7 +115,7 @@ Status TableSource::read_values(int table, std::span<const int64_t> row_ids, std
     ENGRAM_RETURN_IF_ERROR(do_read_rows(table, row_ids[begin], count, rows.data()));
     decode_rows(from.format, rows.data(), row_bytes, count, out.data() + begin * width);
   }
-  return {};
+  return check_unchanged();
 }
 
 Result<std::unique_ptr<TableSource>> import::open_row_file(Env& env, const std::string& path) {

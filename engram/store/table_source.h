@@ -38,7 +38,7 @@ struct SourceTable {
   std::string encoding;  // as stored: "F8_E4M3 + U8", "Q4_K"
 };
 
-// Immutable after opening; threads may share one. Files are mapped and must not shrink meanwhile.
+// Immutable after opening; threads may share one.
 class TableSource {
  public:
   virtual ~TableSource() = default;
@@ -56,7 +56,8 @@ class TableSource {
 
   // Rows [first, first + count) of tables()[table], back to back in its format.
   //   kInvalidArgument  out.size() is not count * row_bytes, or no such table
-  //   kOutOfRange       a row beyond num_rows; kDataLoss from a row file's checksums
+  //   kOutOfRange       a row beyond num_rows
+  //   kDataLoss         a row file's checksums; another file that was cut or written to since it was opened
   Status read_rows(int table, int64_t first, int64_t count, std::span<std::byte> out) const;
   // Single rows as floats: out [ids, width]. kOutOfRange names the id.
   Status read_values(int table, std::span<const int64_t> row_ids, std::span<float> out) const;
@@ -65,6 +66,8 @@ class TableSource {
   TableSource(std::string kind, std::string path) : kind_(std::move(kind)), path_(std::move(path)) {}
   // The range has been checked.
   virtual Status do_read_rows(int table, int64_t first, int64_t count, std::byte* out) const = 0;
+  // Asked after reading: whether mapped files were cut or written to since they were opened.
+  virtual Status check_unchanged() const { return {}; }
 
   std::string kind_, path_;
   std::vector<SourceTable> tables_;

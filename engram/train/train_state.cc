@@ -123,6 +123,7 @@ Status load_train_state(Env& env, const std::string& directory, const NamedTenso
     if (!view.bytes.empty()) std::memcpy(stored.data_ptr(), view.bytes.data(), view.bytes.size());
     torch::Tensor(tensor).copy_(stored);
   }
+  ENGRAM_RETURN_IF_ERROR(file.check_unchanged());
   set_random_state(random);
   return Status();
 }

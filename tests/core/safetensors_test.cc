@@ -160,7 +160,7 @@ TEST(SafetensorsHostile, HeadersThatLie) {
   expect_refused(file_of("{} x", ""), "not JSON");
   expect_refused(file_of("{\"a\":" + std::string(100000, '['), ""), "nested deeper");
   expect_refused(file_of("{\"a\":1}", ""), "dtype");
-  expect_refused(file_of(R"({"a":{"dtype":"F31","shape":[],"data_offsets":[0,4]}})", "0123"), "dtype: got 'F31'");
+  expect_refused(file_of(R"({"a":{"dtype":31,"shape":[],"data_offsets":[0,4]}})", "0123"), "dtype: got no string");
   expect_refused(file_of(R"({"__metadata__":{"a":1}})", ""), "key 'a' holds no string");
   expect_refused(file_of(R"({"__metadata__":[]})", ""), "__metadata__");
   EXPECT_TRUE(parse(file_of(R"({"__metadata__":{}}   )", "")).ok());
