@@ -8,7 +8,8 @@
 // A Read is one read(); a Fetch is one read of the store below; a Want is what one Read takes from one Fetch.
 // under_way_ names, for each row, the Fetch that brings it. The rules, all under mutex_:
 //   1. A Fetch claims a row by putting it into under_way_, and only the Fetch that claimed it takes it out, in
-//      end_fetch(). read_alone() fetches without claiming, so a row may have two Fetches: end_fetch() compares them.
+//      end_fetch(). read_alone() fetches without claiming, and a hint may be displaced (7), so a row may have two
+//      Fetches: end_fetch() compares them.
 //   2. end_fetch() takes the rows out of under_way_ and the Wants out of the Fetch in one critical section. So a Read
 //      either adds its Want before that, and is served, or does not find the row there.
 //   3. end_fetch() puts rows into the cache before it takes them out of under_way_. A Read that looked into the cache
@@ -18,6 +19,9 @@
 //   5. An error ends only the Read that claimed. A Want that joined another's Fetch reads again, alone.
 //   6. under_way_ is bounded. read() waits for room_, hints are dropped. read_alone() is outside the bound, because it
 //      may run on the thread that ends Fetches, which must not wait for the room that it makes itself.
+//   7. prefetch() never waits. The store below may refuse a hint, and a Read that had joined it could then be served
+//      only by the hinting thread. So a hint is joinable only once the store below has taken it; until then a Read that
+//      meets it in under_way_ displaces it there and fetches the row itself.
 // mutex_ comes before Read::mutex. Neither is held while rows are copied or the store below is called.
 
 namespace engram {
@@ -58,8 +62,9 @@ struct CachedStore::Fetch {
   std::unique_ptr<std::byte[]> rows;
   bool is_hint = false;
   // Under the store's mutex until the Fetch ends:
+  bool joinable = true;  // of a hint: the store below has taken it
   std::vector<std::shared_ptr<Want>> wants;
-  std::vector<bool> wanted;  // [ids] of a hint: some Want has the row
+  std::vector<bool> wanted;  // [ids] of a hint: some Read wants the row
 };
 
 CachedStore::CachedStore(std::unique_ptr<RowStore> base, std::unique_ptr<HotSet> hot, std::unique_ptr<RowCache> cache)
@@ -131,13 +136,17 @@ size_t CachedStore::join_or_claim(const std::shared_ptr<Read>& read, size_t begi
   while (begin < targets.size() && fetch->ids.size() < kFetchRows) {
     size_t end = begin + 1;
     while (end < targets.size() && targets[end].row == targets[begin].row) ++end;
-    const auto [place, claimed] = under_way_.try_emplace(targets[begin].row, fetch, fetch->ids.size());
+    auto [place, claimed] = under_way_.try_emplace(targets[begin].row, fetch, fetch->ids.size());
+    if (Fetch& other = *place->second.first; other.is_hint) {
+      if (!other.wanted[place->second.second]) late_.fetch_add(1, std::memory_order_relaxed);
+      other.wanted[place->second.second] = true;
+      if (!other.joinable) {
+        place->second = {fetch, fetch->ids.size()};
+        claimed = true;
+      }
+    }
     if (claimed) fetch->ids.push_back(targets[begin].row);
     Fetch& source = *place->second.first;
-    if (source.is_hint && !source.wanted[place->second.second]) {
-      source.wanted[place->second.second] = true;
-      late_.fetch_add(1, std::memory_order_relaxed);
-    }
     std::shared_ptr<Want>& want = wants[&source];
     if (!want) {
       want = std::make_shared<Want>(Want{read, {}, &source != fetch.get()});
@@ -179,7 +188,7 @@ void CachedStore::end_fetch(Fetch& fetch, const Status& status) {
   {
     std::lock_guard lock(mutex_);
     for (int64_t id : fetch.ids) {
-      // read_alone() fetches rows that may be under way in another Fetch by now.
+      // A row of read_alone(), or of a hint that was displaced, may be under way in another Fetch.
       if (const auto at = under_way_.find(id); at != under_way_.end() && at->second.first.get() == &fetch)
         under_way_.erase(at);
     }
@@ -248,6 +257,7 @@ void CachedStore::prefetch(std::span<const int64_t> row_ids) {
     const auto part = std::span<const int64_t>(ids).subspan(begin, std::min(kFetchRows, ids.size() - begin));
     const auto fetch = std::make_shared<Fetch>();
     fetch->is_hint = true;
+    fetch->joinable = false;
     {
       std::lock_guard lock(mutex_);
       if (!has_room()) {
@@ -260,7 +270,11 @@ void CachedStore::prefetch(std::span<const int64_t> row_ids) {
       fetch->wanted.resize(fetch->ids.size());
     }
     useless_.fetch_add(part.size() - fetch->ids.size(), std::memory_order_relaxed);
-    if (!fetch->ids.empty()) start_fetch(fetch, false);
+    if (fetch->ids.empty()) continue;
+    start_fetch(fetch, false);
+    // If it ended in here, refused or not, nobody had joined it; if it has ended since, nobody can.
+    std::lock_guard lock(mutex_);
+    fetch->joinable = true;
   }
 }
 
