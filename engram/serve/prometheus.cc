@@ -57,26 +57,11 @@ void engine_metrics(std::string& out, const EngineMetrics& m) {
   histogram(out, "engram_request_seconds", "From a request to its last token.", m.request);
 }
 
-// The metrics of several stores: all lines of one metric behind one TYPE line, as the format demands.
 void store_metrics(std::string& out, const EngineMetrics& metrics) {
-  std::vector<std::pair<std::string, std::string>> families;  // TYPE line, samples
-  for (const auto& [layer_id, stats] : metrics.stores) {
-    const std::string text = stats.to_prometheus(fmt::format("layer=\"{}\"", layer_id));
-    size_t current = 0;
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = text.find('\n', at);
-      const std::string line = text.substr(at, end + 1 - at);
-      at = end + 1;
-      if (!line.starts_with("# TYPE ")) {
-        families[current].second += line;
-        continue;
-      }
-      current = 0;
-      while (current < families.size() && families[current].first != line) ++current;
-      if (current == families.size()) families.emplace_back(line, "");
-    }
-  }
-  for (const auto& [type, samples] : families) out += fmt::format("{}{}", type, samples);
+  std::vector<std::pair<std::string, StoreStats>> stores;
+  for (const auto& [layer_id, stats] : metrics.stores)
+    stores.emplace_back(fmt::format("layer=\"{}\"", layer_id), stats);
+  if (!stores.empty()) out += to_prometheus(stores);
 }
 
 void http_metrics(std::string& out, const HttpCounters& http) {

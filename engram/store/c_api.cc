@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "engram/core/json.h"
 #include "engram/core/ngram_hasher.h"
 #include "engram/core/tokenizer.h"
 #include "engram/engram.h"
@@ -204,8 +205,50 @@ Status decode(const engram_table* table, size_t layer, const void* rows, size_t 
   ENGRAM_ASSIGN_OR_RETURN(const auto from, array(static_cast<const std::byte*>(rows), num_rows, "rows"));
   ENGRAM_ASSIGN_OR_RETURN(const auto to, array(values, num_rows, "values"));
   const RowFormat& format = table->layers[layer].format;
+  // A count that no memory can hold is a negative number or an uninitialised one.
+  const auto most =
+      SIZE_MAX / 2 /
+      std::max(static_cast<size_t>(format.row_bytes()), static_cast<size_t>(format.width) * sizeof(Value));
+  if (num_rows > most) return invalid_argument("num_rows is {}, wanted at most {}", num_rows, most);
   decoder(format, from.data(), static_cast<size_t>(format.row_bytes()), static_cast<int64_t>(num_rows), to.data());
   return {};
+}
+
+Status decode_sized(const engram_table* table, size_t layer, const void* rows, size_t rows_bytes, const char* dtype,
+                    void* values, size_t values_bytes) {
+  ENGRAM_RETURN_IF_ERROR(check_pointer(table, "table"));
+  ENGRAM_RETURN_IF_ERROR(check_pointer(dtype, "dtype"));
+  ENGRAM_RETURN_IF_ERROR(check_layer(layer, table->layers.size()));
+  const bool is_float = std::strcmp(dtype, "float32") == 0;
+  if (!is_float && std::strcmp(dtype, "bfloat16") != 0)
+    return invalid_argument("dtype is {}, wanted float32 or bfloat16", quote_text(dtype));
+  const RowFormat& format = table->layers[layer].format;
+  const auto row_bytes = static_cast<size_t>(format.row_bytes());
+  const size_t value_bytes = static_cast<size_t>(format.width) * (is_float ? sizeof(float) : sizeof(uint16_t));
+  if (rows_bytes % row_bytes != 0)
+    return invalid_argument("rows_bytes is {}, wanted a multiple of the {} bytes of a row", rows_bytes, row_bytes);
+  const size_t num_rows = rows_bytes / row_bytes;
+  if (values_bytes % value_bytes != 0 || values_bytes / value_bytes != num_rows)
+    return invalid_argument("values_bytes is {}, wanted {} times the {} rows", values_bytes, value_bytes, num_rows);
+  return is_float ? decode(table, layer, rows, num_rows, static_cast<float*>(values), decode_rows)
+                  : decode(table, layer, rows, num_rows, static_cast<uint16_t*>(values), decode_rows_bf16);
+}
+
+// What an accessor without a status gives for NULL: -1, and the message.
+template <typename Handle, typename Function>
+auto number_of(const Handle* handle, const char* name, Function get) noexcept -> decltype(get(*handle)) {
+  if (guarded([&] { return check_pointer(handle, name); }) != ENGRAM_OK) return -1;
+  return get(*handle);
+}
+
+// "layer" labels and counters of one layer, or of all.
+Result<std::vector<std::pair<std::string, StoreStats>>> labelled_stats(const engram_table& table, size_t layer) {
+  const bool all = layer == ENGRAM_ALL_LAYERS;
+  if (!all) ENGRAM_RETURN_IF_ERROR(check_layer(layer, table.layers.size()));
+  std::vector<std::pair<std::string, StoreStats>> result;
+  for (size_t i = all ? 0 : layer; i < (all ? table.layers.size() : layer + 1); ++i)
+    result.emplace_back(fmt::format("layer=\"{}\"", table.layers[i].layer_id), table.table.stores[i]->stats());
+  return result;
 }
 
 engram_stats summarise(const StoreStats& stats) {
@@ -234,6 +277,7 @@ using engram::array;
 using engram::check_layer;
 using engram::check_pointer;
 using engram::guarded;
+using engram::number_of;
 using engram::Status;
 
 extern "C" {
@@ -249,10 +293,16 @@ engram_status engram_hasher_create(const engram_hash_config* config, engram_hash
   return guarded([&] { return engram::create_hasher(config, hasher); });
 }
 void engram_hasher_free(engram_hasher* hasher) { delete hasher; }
-int32_t engram_hasher_rows_per_token(const engram_hasher* hasher) { return hasher->layers[0].rows_per_token(); }
-int32_t engram_hasher_num_layers(const engram_hasher* hasher) { return static_cast<int32_t>(hasher->layers.size()); }
+int32_t engram_hasher_rows_per_token(const engram_hasher* hasher) {
+  return number_of(hasher, "hasher", [](const engram_hasher& one) { return one.layers[0].rows_per_token(); });
+}
+int32_t engram_hasher_num_layers(const engram_hasher* hasher) {
+  return number_of(hasher, "hasher", [](const engram_hasher& one) { return static_cast<int32_t>(one.layers.size()); });
+}
 int64_t engram_hasher_num_rows(const engram_hasher* hasher, size_t layer) {
-  return layer < hasher->layers.size() ? hasher->layers[layer].num_rows() : -1;
+  return number_of(hasher, "hasher", [&](const engram_hasher& one) {
+    return layer < one.layers.size() ? one.layers[layer].num_rows() : int64_t{-1};
+  });
 }
 
 engram_status engram_hash(const engram_hasher* hasher, size_t layer, const int32_t* token_ids, size_t num_tokens,
@@ -291,7 +341,9 @@ engram_status engram_table_open(const char* uri, engram_table** table) {
   return guarded([&] { return engram::open_table(uri, table); });
 }
 void engram_table_close(engram_table* table) { delete table; }
-int32_t engram_table_num_layers(const engram_table* table) { return static_cast<int32_t>(table->layers.size()); }
+int32_t engram_table_num_layers(const engram_table* table) {
+  return number_of(table, "table", [](const engram_table& one) { return static_cast<int32_t>(one.layers.size()); });
+}
 
 engram_status engram_table_layer(const engram_table* table, size_t layer, engram_layer_info* info) {
   return guarded([&]() -> Status {
@@ -317,7 +369,9 @@ engram_status engram_read(const engram_table* table, size_t layer, const int64_t
                           size_t rows_bytes, engram_pending** pending) {
   return guarded([&] { return engram::start_read(table, layer, row_ids, num_rows, rows, rows_bytes, pending); });
 }
-int32_t engram_pending_done(const engram_pending* pending) { return pending->pending.done() ? 1 : 0; }
+int32_t engram_pending_done(const engram_pending* pending) {
+  return number_of(pending, "pending", [](const engram_pending& one) { return one.pending.done() ? 1 : 0; });
+}
 engram_status engram_wait(engram_pending* pending) {
   return guarded([&]() -> Status {
     ENGRAM_RETURN_IF_ERROR(check_pointer(pending, "pending"));
@@ -345,6 +399,11 @@ engram_status engram_decode_bfloat16(const engram_table* table, size_t layer, co
   return guarded([&] { return engram::decode(table, layer, rows, num_rows, values, engram::decode_rows_bf16); });
 }
 
+engram_status engram_decode(const engram_table* table, size_t layer, const void* rows, size_t rows_bytes,
+                            const char* dtype, void* values, size_t values_bytes) {
+  return guarded([&] { return engram::decode_sized(table, layer, rows, rows_bytes, dtype, values, values_bytes); });
+}
+
 engram_status engram_table_stats(const engram_table* table, size_t layer, engram_stats* stats) {
   return guarded([&]() -> Status {
     ENGRAM_RETURN_IF_ERROR(check_pointer(table, "table"));
@@ -359,16 +418,12 @@ int64_t engram_table_stats_text(const engram_table* table, size_t layer, const c
   const engram_status status = guarded([&]() -> Status {
     ENGRAM_RETURN_IF_ERROR(check_pointer(table, "table"));
     ENGRAM_RETURN_IF_ERROR(check_pointer(format, "format"));
-    ENGRAM_RETURN_IF_ERROR(check_layer(layer, table->layers.size()));
-    const engram::StoreStats stats = table->table.stores[layer]->stats();
     const std::string wanted = format;
-    if (wanted == "json") {
-      whole = stats.to_json().dump();
-    } else if (wanted == "prometheus") {
-      whole = stats.to_prometheus(fmt::format("layer=\"{}\"", table->layers[layer].layer_id));
-    } else {
+    if (wanted != "json" && wanted != "prometheus")
       return engram::invalid_argument("format is '{}', wanted json or prometheus", wanted);
-    }
+    if (wanted == "json") ENGRAM_RETURN_IF_ERROR(check_layer(layer, table->layers.size()));
+    ENGRAM_ASSIGN_OR_RETURN(const auto stats, engram::labelled_stats(*table, layer));
+    whole = wanted == "json" ? stats[0].second.to_json().dump() : engram::to_prometheus(stats);
     return {};
   });
   if (status != ENGRAM_OK) return -1;

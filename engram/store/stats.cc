@@ -121,41 +121,55 @@ nlohmann::ordered_json StoreStats::to_json() const {
   return json;
 }
 
-std::string StoreStats::to_prometheus(const std::string& labels) const {
+std::string to_prometheus(std::span<const std::pair<std::string, StoreStats>> stores) {
   std::string text;
-  const auto line = [&](const std::string& name, const std::string& extra, auto value) {
-    const std::string comma = labels.empty() || extra.empty() ? "" : ",";
-    text += fmt::format("engram_store_{}{{{}{}{}}} {}\n", name, labels, comma, extra, value);
-  };
-  const auto type = [&](const std::string& name, const char* kind) {
+  // One metric: its TYPE line, and what `samples(stats, sample)` gives for each store by calling sample(extra, value).
+  const auto metric = [&](const std::string& name, const char* kind, const auto& samples) {
     text += fmt::format("# TYPE engram_store_{} {}\n", name, kind);
+    for (const auto& [labels, stats] : stores) {
+      samples(stats, [&](const std::string& extra, auto value, const char* suffix = "") {
+        const char* const comma = labels.empty() || extra.empty() ? "" : ",";
+        text += fmt::format("engram_store_{}{}{{{}{}{}}} {}\n", name, suffix, labels, comma, extra, value);
+      });
+    }
   };
-  for (const auto& [name, value] : counts_of(*this)) {
-    type(fmt::format("{}_total", name), "counter");
-    line(fmt::format("{}_total", name), "", value);
-  }
-  for (size_t i = 0; i < counts_of(TierStats{}).size(); ++i) {
-    const std::string name = fmt::format("tier_{}_total", counts_of(TierStats{})[i].first);
-    type(name, "counter");
-    for (const TierStats& tier : tiers) line(name, fmt::format("tier=\"{}\"", tier.name), counts_of(tier)[i].second);
-  }
-  for (size_t i = 0; i < sizes_of(TierStats{}).size(); ++i) {
-    const std::string name = fmt::format("tier_{}", sizes_of(TierStats{})[i].first);
-    type(name, "gauge");
-    for (const TierStats& tier : tiers) line(name, fmt::format("tier=\"{}\"", tier.name), sizes_of(tier)[i].second);
-  }
-  type("prefetch_rows_total", "counter");
-  for (const auto& [name, value] : counts_of(prefetch))
-    line("prefetch_rows_total", fmt::format("outcome=\"{}\"", name), value);
-  for (const auto& [name, latency] : {std::pair{"read_seconds", read}, std::pair{"stall_seconds", stall}}) {
-    type(name, "summary");
-    line(name, "quantile=\"0.5\"", latency.us_p50 * 1e-6);
-    line(name, "quantile=\"0.99\"", latency.us_p99 * 1e-6);
-    line(name, "quantile=\"1\"", latency.us_max * 1e-6);
-    line(std::string(name) + "_sum", "", latency.us_mean * 1e-6 * static_cast<double>(latency.count));
-    line(std::string(name) + "_count", "", latency.count);
+  const StoreStats none;
+  const TierStats no_tier;
+  for (size_t i = 0; i < counts_of(none).size(); ++i)
+    metric(fmt::format("{}_total", counts_of(none)[i].first), "counter",
+           [&](const StoreStats& stats, const auto& sample) { sample("", counts_of(stats)[i].second); });
+  for (size_t i = 0; i < counts_of(no_tier).size(); ++i)
+    metric(fmt::format("tier_{}_total", counts_of(no_tier)[i].first), "counter",
+           [&](const StoreStats& stats, const auto& sample) {
+             for (const TierStats& tier : stats.tiers)
+               sample(fmt::format("tier=\"{}\"", tier.name), counts_of(tier)[i].second);
+           });
+  for (size_t i = 0; i < sizes_of(no_tier).size(); ++i)
+    metric(fmt::format("tier_{}", sizes_of(no_tier)[i].first), "gauge",
+           [&](const StoreStats& stats, const auto& sample) {
+             for (const TierStats& tier : stats.tiers)
+               sample(fmt::format("tier=\"{}\"", tier.name), sizes_of(tier)[i].second);
+           });
+  metric("prefetch_rows_total", "counter", [](const StoreStats& stats, const auto& sample) {
+    for (const auto& [name, value] : counts_of(stats.prefetch)) sample(fmt::format("outcome=\"{}\"", name), value);
+  });
+  for (const auto& [name, latency] :
+       {std::pair{"read_seconds", &StoreStats::read}, std::pair{"stall_seconds", &StoreStats::stall}}) {
+    metric(name, "summary", [latency = latency](const StoreStats& stats, const auto& sample) {
+      const LatencySummary& times = stats.*latency;
+      sample("quantile=\"0.5\"", times.us_p50 * 1e-6);
+      sample("quantile=\"0.99\"", times.us_p99 * 1e-6);
+      sample("quantile=\"1\"", times.us_max * 1e-6);
+      sample("", times.us_mean * 1e-6 * static_cast<double>(times.count), "_sum");
+      sample("", times.count, "_count");
+    });
   }
   return text;
+}
+
+std::string StoreStats::to_prometheus(const std::string& labels) const {
+  const std::pair<std::string, StoreStats> one{labels, *this};
+  return engram::to_prometheus({&one, 1});
 }
 
 void StoreCounters::count_read(uint64_t num_rows, uint64_t num_unique, std::chrono::steady_clock::time_point start) {

@@ -9,7 +9,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -70,6 +72,10 @@ struct StoreStats {
   // Metrics engram_store_*, each with `labels` (`layer="1"`) in its braces.
   std::string to_prometheus(const std::string& labels = "") const;
 };
+
+// The metrics of several stores, each with its labels. All samples of a metric follow one TYPE line, as Prometheus
+// asks.
+std::string to_prometheus(std::span<const std::pair<std::string, StoreStats>> stores);
 
 // The counters behind a StoreStats that every store keeps. Thread-safe, without locks.
 struct StoreCounters {

@@ -56,6 +56,7 @@ typedef enum engram_status {
 ENGRAM_API const char* engram_last_error(void);
 ENGRAM_API const char* engram_status_name(engram_status status); /* "kNotFound" */
 ENGRAM_API int32_t engram_abi_version(void);                     /* of the library: ENGRAM_ABI_VERSION */
+/* Functions below that give a number give -1 for a NULL handle. */
 
 /* ---- Hash ---- */
 
@@ -144,6 +145,11 @@ ENGRAM_API engram_status engram_decode_float(const engram_table* table, size_t l
 ENGRAM_API engram_status engram_decode_bfloat16(const engram_table* table, size_t layer, const void* rows,
                                                 size_t num_rows, uint16_t* values);
 
+/* The same with both sizes, which are compared: rows_bytes is rows of row_bytes, values_bytes as many rows of row_dim
+ * values. dtype: "float32" or "bfloat16". Prefer this one. */
+ENGRAM_API engram_status engram_decode(const engram_table* table, size_t layer, const void* rows, size_t rows_bytes,
+                                       const char* dtype, void* values, size_t values_bytes);
+
 /* Since open. Times in microseconds. */
 typedef struct engram_stats {
   size_t size;
@@ -160,7 +166,9 @@ typedef struct engram_stats {
 
 ENGRAM_API engram_status engram_table_stats(const engram_table* table, size_t layer, engram_stats* stats);
 /* All counters as text ("json" or "prometheus"), cut to `capacity` with a closing 0. Returns the length that the whole
- * text has, without the 0, or -1 (no such layer or format). text may be NULL with capacity 0. */
+ * text has, without the 0, or -1 (no such layer or format). text may be NULL with capacity 0. "prometheus" takes
+ * ENGRAM_ALL_LAYERS too: one text for a scrape, where texts of single layers put together would repeat TYPE lines. */
+#define ENGRAM_ALL_LAYERS ((size_t)-1)
 ENGRAM_API int64_t engram_table_stats_text(const engram_table* table, size_t layer, const char* format, char* text,
                                            size_t capacity);
 

@@ -86,6 +86,25 @@ static void test_hasher(void) {
   EXPECT(hasher == NULL);
 }
 
+/* One text for all layers: each metric has one TYPE line, and both layers' samples behind it. */
+static void test_all_layers(const engram_table* table) {
+  static char text[1 << 16];
+  const int64_t length = engram_table_stats_text(table, ENGRAM_ALL_LAYERS, "prometheus", text, sizeof text);
+  EXPECT(length > 0 && length < (int64_t)sizeof text);
+  const char* const type = strstr(text, "# TYPE engram_store_reads_total counter\n");
+  EXPECT(type != NULL && strstr(type + 1, "# TYPE engram_store_reads_total counter\n") == NULL);
+  EXPECT(strstr(text, "engram_store_reads_total{layer=\"1\"}") != NULL);
+  EXPECT(strstr(text, "engram_store_reads_total{layer=\"14\"}") != NULL);
+  EXPECT(engram_table_stats_text(table, ENGRAM_ALL_LAYERS, "json", NULL, 0) == -1);
+}
+
+static void test_null_handles(void) {
+  EXPECT(engram_hasher_rows_per_token(NULL) == -1 && strstr(engram_last_error(), "hasher is NULL") != NULL);
+  EXPECT(engram_hasher_num_layers(NULL) == -1 && engram_hasher_num_rows(NULL, 0) == -1);
+  EXPECT(engram_table_num_layers(NULL) == -1 && strstr(engram_last_error(), "table is NULL") != NULL);
+  EXPECT(engram_pending_done(NULL) == -1 && strstr(engram_last_error(), "pending is NULL") != NULL);
+}
+
 static void test_table(const char* uri) {
   engram_table* table = NULL;
   EXPECT(engram_table_open(uri, &table) == ENGRAM_OK);
@@ -126,6 +145,20 @@ static void test_table(const char* uri) {
   EXPECT_ERROR(engram_read(table, 9, ids, 3, rows, sizeof rows, &pending), ENGRAM_INVALID_ARGUMENT, "layer is 9");
   EXPECT(pending == NULL);
   EXPECT_ERROR(engram_wait(NULL), ENGRAM_INVALID_ARGUMENT, "pending is NULL");
+
+  /* With both sizes: the same values, and a size that does not fit is seen. */
+  float again[3 * 256];
+  uint16_t again_halves[3 * 256];
+  EXPECT(engram_decode(table, 1, rows, sizeof rows, "float32", again, sizeof again) == ENGRAM_OK);
+  EXPECT(memcmp(again, values, sizeof values) == 0);
+  EXPECT(engram_decode(table, 1, rows, sizeof rows, "bfloat16", again_halves, sizeof again_halves) == ENGRAM_OK);
+  EXPECT(memcmp(again_halves, halves, sizeof halves) == 0);
+  EXPECT_ERROR(engram_decode(table, 1, rows, 263, "float32", again, 1024), ENGRAM_INVALID_ARGUMENT,
+               "rows_bytes is 263");
+  EXPECT_ERROR(engram_decode(table, 1, rows, sizeof rows, "float32", again, 2048), ENGRAM_INVALID_ARGUMENT, "3 rows");
+  EXPECT_ERROR(engram_decode(table, 1, rows, 264, "f64", again, 1024), ENGRAM_INVALID_ARGUMENT, "'f64'");
+  EXPECT_ERROR(engram_decode(table, 1, NULL, 264, "float32", again, 1024), ENGRAM_INVALID_ARGUMENT, "rows is NULL");
+  EXPECT_ERROR(engram_decode_float(table, 1, rows, (size_t)-1, values), ENGRAM_INVALID_ARGUMENT, "num_rows is");
   EXPECT(engram_prefetch(table, 0, ids, 3) == ENGRAM_OK);
 
   engram_stats stats = {.size = sizeof stats};
@@ -137,6 +170,7 @@ static void test_table(const char* uri) {
   EXPECT(engram_table_stats_text(table, 1, "json", NULL, 0) == length);
   EXPECT(engram_table_stats_text(table, 1, "prometheus", NULL, 0) > 0);
   EXPECT(engram_table_stats_text(table, 1, "xml", NULL, 0) == -1);
+  test_all_layers(table);
 
   engram_hasher* hasher = NULL;
   EXPECT(engram_table_hasher(table, NULL, &hasher) == ENGRAM_OK);
@@ -160,6 +194,7 @@ int main(int argc, char** argv) {
   EXPECT(strcmp(engram_status_name(ENGRAM_DATA_LOSS), "kDataLoss") == 0);
   EXPECT(strcmp(engram_status_name((engram_status)99), "unknown") == 0);
   test_hasher();
+  test_null_handles();
   const char* const tiers[] = {"dram:", "pagecache:", "nvme:"};
   for (int i = 0; i < 3; ++i) {
     char uri[4096];
