@@ -3,12 +3,10 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <iostream>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "engram/core/json.h"

@@ -1,5 +1,6 @@
 #include "engram/core/mapped_file.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -82,12 +83,23 @@ Region* take_region() {
   return region;
 }
 
-// By path, not by descriptor: a model of many files, all mapped, would use up the descriptors. Under another file that
-// took the path by a rename ours cannot be written any more.
+// A descriptor makes has_changed() cheaper than a path does, but a model of many files, all mapped, would use them
+// all up: so many files keep one.
+constexpr int kMostDescriptors = 64;
+std::atomic<int> kept_descriptors{0};
+
+int keep_descriptor(int fd) {
+  if (kept_descriptors.fetch_add(1) < kMostDescriptors) {
+    if (const int kept = ::fcntl(fd, F_DUPFD_CLOEXEC, 0); kept >= 0) return kept;
+  }
+  kept_descriptors.fetch_sub(1);
+  return -1;
+}
+
 class PosixMappedFile final : public MappedFile {
  public:
-  PosixMappedFile(void* data, const struct stat& info, std::string path)
-      : data_(data), mapped_(info), path_(std::move(path)), region_(take_region()) {
+  PosixMappedFile(int fd, void* data, const struct stat& info, std::string path)
+      : fd_(keep_descriptor(fd)), data_(data), mapped_(info), path_(std::move(path)), region_(take_region()) {
     region_->lost_at = -1;
     region_->begin = reinterpret_cast<uintptr_t>(data);
     region_->end = region_->begin + bytes().size();
@@ -96,6 +108,10 @@ class PosixMappedFile final : public MappedFile {
     region_->end = 0;
     region_->taken = false;
     if (data_ != nullptr) ::munmap(data_, bytes().size());
+    if (fd_ >= 0) {
+      ::close(fd_);
+      kept_descriptors.fetch_sub(1);
+    }
   }
 
   std::span<const std::byte> bytes() const override {
@@ -120,10 +136,13 @@ class PosixMappedFile final : public MappedFile {
   }
 
  private:
+  // False: unknown. A file that was renamed over cannot be written by its path any more.
   bool same_file(struct stat& now) const {
+    if (fd_ >= 0) return ::fstat(fd_, &now) == 0;
     return ::stat(path_.c_str(), &now) == 0 && now.st_dev == mapped_.st_dev && now.st_ino == mapped_.st_ino;
   }
 
+  const int fd_;  // -1: none
   void* const data_;
   const struct stat mapped_;  // when it was mapped
   const std::string path_;
@@ -140,7 +159,7 @@ Result<std::unique_ptr<MappedFile>> map_descriptor(int fd, const std::string& pa
                                                                      PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED))
     return make_status(errno == ENOMEM ? StatusCode::kResourceExhausted : StatusCode::kInternal, "cannot map '{}': {}",
                        path, std::generic_category().message(errno));
-  return std::unique_ptr<MappedFile>(new PosixMappedFile(data, info, path));
+  return std::unique_ptr<MappedFile>(new PosixMappedFile(fd, data, info, path));
 }
 
 }  // namespace engram::internal
