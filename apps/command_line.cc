@@ -89,6 +89,8 @@ std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
       std::vector<std::string> flags;
       collect_flags(*command, flags);
       const std::string name = word.substr(0, word.find('='));
+      const bool known = std::find(flags.begin(), flags.end(), name) != flags.end();  // behind a lone "--"
+      if (known) return fmt::format("{}: {} is one argument too many{}", path, quote_text(name), see);
       return fmt::format("{} has no flag {}{}{}", path, quote_text(name), suggest(name, flags), see);
     }
     if (!subcommands.empty()) {

@@ -5,6 +5,7 @@
 #include "apps/commands.h"
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
+#include "engram/core/machine.h"
 #include "engram/data/ruler.h"
 
 namespace engram::apps {
@@ -47,6 +48,14 @@ Status run_ruler(const RulerFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const RulerGenerator generator,
                           RulerGenerator::create(tokenizer, flags.options, haystack, facts));
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<RulerTask> tasks, chosen_tasks(flags, generator));
+  // The text is held in memory until it is whole; a token has some four bytes.
+  const double wanted = 4.0 * static_cast<double>(flags.options.length) * static_cast<double>(flags.documents);
+  const int64_t available = available_memory_bytes();
+  if (wanted > 0.5 * static_cast<double>(available))
+    return make_status(StatusCode::kResourceExhausted,
+                       "{} documents of {} tokens need about {:.1f} GiB of memory, half of what is free is {:.1f} GiB",
+                       flags.documents, flags.options.length, wanted / (1 << 30),
+                       0.5 * static_cast<double>(available) / (1 << 30));
   std::string text;
   for (int64_t i = 0; i < flags.documents; ++i) {
     const auto turn = static_cast<size_t>(i) % tasks.size();

@@ -32,7 +32,7 @@ function(engram_add_test name)
 endfunction()
 
 # engram_add_fuzzer(NAME SOURCES x_fuzz.cc ... LINKS engram::core SEEDS dir): one libFuzzer program, one ctest entry
-# (label fuzz) that runs it for ENGRAM_FUZZ_SECONDS (default 60), started from the seeds. Target `fuzzers` builds all.
+# (labels fuzz and attack) that runs it for ENGRAM_FUZZ_SECONDS (default 60), started from the seeds. Target `fuzzers` builds all.
 function(engram_add_fuzzer name)
   cmake_parse_arguments(FUZZ "" "SEEDS" "SOURCES;LINKS" ${ARGN})
   add_executable(${name} ${FUZZ_SOURCES})
@@ -50,5 +50,5 @@ function(engram_add_fuzzer name)
   endif()
   add_dependencies(fuzzers ${name})
   add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/tests/fuzz/run.sh $<TARGET_FILE:${name}> ${FUZZ_SEEDS})
-  set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 3600)
+  set_tests_properties(${name} PROPERTIES LABELS "fuzz;attack" TIMEOUT 3600)
 endfunction()

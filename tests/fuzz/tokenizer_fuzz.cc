@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "engram/core/json.h"
+#include "engram/core/model_lists.h"
 #include "engram/core/token_map.h"
 #include "engram/core/tokenizer.h"
 #include "engram/core/unicode.h"
@@ -59,6 +60,22 @@ void use(const engram::Tokenizer& tokenizer, std::string_view text) {
   check(decoded.ok() && engram::find_invalid_utf8(*decoded) == std::string_view::npos);
 }
 
+// The fast reader of the long lists and the DOM agree on what is JSON and on what the lists hold.
+void compare_readers(std::string_view text) {
+  const auto split = engram::split_tokenizer_file(text);
+  if (!split) return;
+  const engram::Result<json> whole = engram::parse_json(text, "whole"), rest = engram::parse_json(split->rest, "rest");
+  if (!whole.ok()) {
+    check(!rest.ok() || whole.status().message().find("stands twice") != std::string::npos);
+    return;
+  }
+  check(rest.ok());
+  const json& vocab = whole->at("model").at("vocab");
+  check(vocab.size() == split->lists.vocabulary.size());
+  for (const auto& token : split->lists.vocabulary) check(vocab.at(std::string(token.text)) == token.id);
+  check(whole->at("model").at("merges").size() >= split->lists.merges.size());
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -66,8 +83,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string_view input(reinterpret_cast<const char*>(data), size);
   const size_t end = std::min(input.find('\0', 1), size);
   std::string_view text = input.substr(std::min(end + 1, size)).substr(0, kMaxText);
-  engram::Result<engram::Tokenizer> tokenizer =
-      engram::Tokenizer::parse(file_text(input[0], input.substr(1, end - 1)), "fuzz");
+  const std::string file = file_text(input[0], input.substr(1, end - 1));
+  compare_readers(file);
+  engram::Result<engram::Tokenizer> tokenizer = engram::Tokenizer::parse(file, "fuzz");
   if (!tokenizer.ok()) return 0;
   use(*tokenizer, text);
   check(engram::TokenMap::from_tokenizer(*tokenizer).ok());
