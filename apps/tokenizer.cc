@@ -1,4 +1,4 @@
-// engram tokenizer encode | decode | compress: text to token ids, back, and the map of canonical ids.
+// engram tokenizer encode | decode | compress (train: tokenizer_train.cc).
 #include <charconv>
 #include <cstdio>
 #include <functional>
@@ -177,8 +177,10 @@ void add_input(CLI::App* command, TokenizerFlags& flags, const char* text_help) 
 }  // namespace
 
 void add_tokenizer(CLI::App& app, Invocation& invocation) {
-  CLI::App* group = app.add_subcommand("tokenizer", "Text to token ids, back, and the map of canonical ids");
+  CLI::App* group =
+      app.add_subcommand("tokenizer", "Train a tokenizer; text to token ids, back, and the map of canonical ids");
   group->require_subcommand(1);
+  add_tokenizer_train(*group, invocation);
 
   auto encode_flags = std::make_shared<TokenizerFlags>();
   CLI::App* encode = add_command(*group, invocation, encode_flags, "encode", "Text to token ids", run_encode);

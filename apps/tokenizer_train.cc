@@ -1,0 +1,104 @@
+// engram tokenizer train: a byte-level BPE tokenizer.json from text.
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "apps/commands.h"
+#include "engram/core/bpe_trainer.h"
+#include "engram/core/progress.h"
+#include "engram/core/tokenizer.h"
+#include "engram/core/unicode.h"
+#include "engram/data/documents.h"
+#include "engram/data/text_files.h"
+
+namespace engram::apps {
+namespace {
+
+// What `data prepare` puts behind a document, and what fills a batch.
+const std::vector<std::string> kSpecialTokens = {"<|endoftext|>", "<|pad|>"};
+
+struct TrainTokenizerFlags {
+  std::vector<std::string> paths;
+  std::string output;
+  int vocab_size = 8192;
+};
+
+Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& trainer) {
+  constexpr size_t kPieceBytes = size_t{1} << 20;
+  int64_t bytes = 0;
+  for (const std::string& file : files) {
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t size, env.file_size(file));
+    bytes += size;
+  }
+  Progress progress("count words", bytes, "B");
+  for (const std::string& file : files) {
+    ENGRAM_ASSIGN_OR_RETURN(const auto mapped, env.map_file(file));
+    const std::string_view text(reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size());
+    if (const size_t at = find_invalid_utf8(text); at != std::string_view::npos)
+      return invalid_argument("{}: not UTF-8 at byte {} (0x{:02x})", file, at, static_cast<unsigned char>(text[at]));
+    size_t counted = 0;
+    for (const std::string_view document : split_documents(text, "auto")) {
+      for (const std::string_view piece : split_pieces(document, kPieceBytes)) {
+        ENGRAM_RETURN_IF_ERROR(trainer.add(piece).with_context(file));
+        progress.advance(static_cast<int64_t>(piece.size()));
+        counted += piece.size();
+      }
+    }
+    progress.advance(static_cast<int64_t>(text.size() - counted));  // separators
+  }
+  return Status();
+}
+
+Status run_train(const TrainTokenizerFlags& flags) {
+  Env& env = Env::posix();
+  ENGRAM_ASSIGN_OR_RETURN(const TextFiles found, find_text_files(env, flags.paths));
+  const std::vector<std::string>& files = found.files;
+  ENGRAM_ASSIGN_OR_RETURN(BpeTrainer trainer, BpeTrainer::create(kSpecialTokens));
+  ENGRAM_RETURN_IF_ERROR(count_words(env, files, trainer));
+  std::string json;
+  {
+    Progress progress("merge", flags.vocab_size, "tokens");
+    int shown = 0;
+    ENGRAM_ASSIGN_OR_RETURN(json, trainer.train(flags.vocab_size, [&](int tokens) {
+      progress.advance(tokens - shown);
+      shown = tokens;
+    }));
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::parse(json, flags.output));
+  ENGRAM_RETURN_IF_ERROR(env.create_directories(parent_path(flags.output)));
+  ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, flags.output, json));
+  if (found.skipped > 0)
+    fmt::print(stderr, "note: {} files were left out for their names, {} for one\n", found.skipped,
+               found.first_skipped);
+  if (trainer.forgotten_words() > 0)
+    fmt::print(stderr, "note: more than {} distinct words; {} of the rarest were left out\n", BpeTrainer::kMaxWords,
+               trainer.forgotten_words());
+  const bool fewer = tokenizer.vocab_size() < flags.vocab_size;
+  fmt::print("{}: {} tokens from {} file{}{}\n", flags.output, tokenizer.vocab_size(), files.size(),
+             files.size() == 1 ? "" : "s",
+             fewer ? fmt::format(" (the text gives no more, {} were wanted)", flags.vocab_size) : "");
+  return Status();
+}
+
+}  // namespace
+
+void add_tokenizer_train(CLI::App& group, Invocation& invocation) {
+  auto flags = std::make_shared<TrainTokenizerFlags>();
+  CLI::App* command = group.add_subcommand("train", "Make a tokenizer.json from text (byte-level BPE)");
+  command->footer(
+      "A folder stands for the text files below it. A file without <|endoftext|> lines is one document. The same text\n"
+      "gives the same file. Tokens 0 and 1 are <|endoftext|> and <|pad|>, 256 are single bytes.\n"
+      "Example:\n"
+      "  engram tokenizer train --vocab-size 8192 --output own/tokenizer.json mytext");
+  command->add_option("--vocab-size", flags->vocab_size, "Tokens, at most: fewer where the text gives no more")
+      ->check(CLI::Range(258, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--output", flags->output, "tokenizer.json to write")->required()->type_name("FILE");
+  command->add_option("files", flags->paths, "UTF-8 text files, or folders: all .txt, .md and .rst files below")
+      ->required()
+      ->type_name("PATH");
+  command->callback([flags, &invocation] { invocation.run = [flags] { return run_train(*flags); }; });
+}
+
+}  // namespace engram::apps

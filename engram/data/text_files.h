@@ -1,0 +1,23 @@
+// Text files: what a user names as text, files and folders, as a list of files.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+
+namespace engram {
+
+struct TextFiles {
+  std::vector<std::string> files;  // in the order of `paths`; those of a folder in the order of their names
+  int64_t skipped = 0;             // files in folders that have other endings
+  std::string first_skipped;       // one of them
+};
+
+// A file stands for itself, a folder for every file below it whose name ends in .txt, .text, .md, .markdown or .rst in
+// letters of either case. Names that begin with a dot are left out. kNotFound: no such file; kInvalidArgument: a folder
+// without text files, or nested deeper than 64 folders.
+Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& paths);
+
+}  // namespace engram
