@@ -44,6 +44,14 @@ find_package(Boost 1.74 REQUIRED)  # headers only: Asio and Beast
 add_library(engram_dep_boost INTERFACE)
 add_library(engram::boost ALIAS engram_dep_boost)
 target_link_libraries(engram_dep_boost INTERFACE Boost::headers Threads::Threads)
+# The log of a server, header-only and over our fmt: the library that Debian ships would bring its own form of it.
+find_package(spdlog 1.10 REQUIRED)
+add_library(engram_dep_spdlog INTERFACE)
+add_library(engram::spdlog ALIAS engram_dep_spdlog)
+target_include_directories(engram_dep_spdlog SYSTEM INTERFACE
+  $<TARGET_PROPERTY:spdlog::spdlog_header_only,INTERFACE_INCLUDE_DIRECTORIES>)
+target_compile_definitions(engram_dep_spdlog INTERFACE SPDLOG_FMT_EXTERNAL)
+target_link_libraries(engram_dep_spdlog INTERFACE engram::fmt Threads::Threads)
 if(ENGRAM_STATIC_DEPS)
   add_compile_definitions(PCRE2_STATIC UTF8PROC_STATIC)
 endif()
