@@ -3,19 +3,28 @@
 #include <csignal>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "apps/commands.h"
 #include "apps/torch_commands.h"
+#include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/model/checkpoint.h"
 #include "engram/serve/api_keys.h"
+#include "engram/serve/engine_thread.h"
 #include "engram/serve/http_server.h"
-#include "engram/serve/llm_engine.h"
+#include "engram/serve/http_types.h"
 #include "engram/store/open.h"
 
 namespace engram::apps {
 namespace {
+
+std::string shell_quoted(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
 
 // The first signal ends the server when what runs is done, the second at once, a third kills it.
 std::atomic<int> signals = 0;
@@ -27,6 +36,7 @@ void on_signal(int signal) {
 
 struct ServeFlags {
   std::string checkpoint, api_key_file, kv_cache = "1GiB", reads = "ahead";
+  std::string log_level = "info", log_format = "text";
   EngineOptions engine;
   HttpServerOptions http;
   std::string device = "cpu";
@@ -39,6 +49,34 @@ std::string name_of(const std::string& checkpoint) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   const size_t slash = path.rfind('/');
   return slash == std::string::npos ? path : path.substr(slash + 1);
+}
+
+LogLevel level_of(const std::string& name) {
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "warning") return LogLevel::kWarning;
+  if (name == "error") return LogLevel::kError;
+  return name == "off" ? LogLevel::kOff : LogLevel::kInfo;
+}
+
+void print_banner(const std::string& url, const EngineInfo& info, const EngineThread& engine, int64_t block_size,
+                  bool keys) {
+  fmt::print("{} at {}  (context {} tokens, {} pages of {}, memory {})\n", info.model, url, info.max_context,
+             engine.metrics().kv_blocks_total, block_size, info.layer_ids.empty() ? "none" : info.placement);
+  fmt::print("page: {}/   API: {}/v1   metrics: {}/metrics   Ctrl-C ends it when what runs is done\n", url, url, url);
+  const nlohmann::ordered_json body = {{"model", info.model}, {"prompt", "The king"}, {"max_tokens", 32}};
+  fmt::print("the model's name is {}; ask it:\n  curl {}/v1/completions {}-H 'Content-Type: application/json' -d {}\n",
+             quote_text(info.model), url, keys ? "-H 'Authorization: Bearer KEY' " : "", shell_quoted(json_line(body)));
+  std::fflush(stdout);
+}
+
+// Until a signal comes, or something fails that no request is to blame for.
+Status wait_for_the_end(const HttpServer& server, const EngineThread& engine) {
+  while (signals == 0) {
+    ENGRAM_RETURN_IF_ERROR(engine.failure());
+    ENGRAM_RETURN_IF_ERROR(server.failure());
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return Status();
 }
 
 Status run_serve(const ServeFlags& flags) {
@@ -60,24 +98,31 @@ Status run_serve(const ServeFlags& flags) {
                           load_model(Env::posix(), flags.checkpoint, flags.device, may_be_resident(options.tables)));
   http.chat_template = model.chat_template;
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LLMEngine> engine, LLMEngine::create(Env::posix(), model, options));
-  EngineThread running(std::move(engine));
+  http.log = std::make_shared<ServerLog>(level_of(flags.log_level),
+                                         flags.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
+  EngineThread running(std::move(engine), http.log);
+  std::signal(SIGPIPE, SIG_IGN);  // a reader of the log or of the banner that goes away ends nothing
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<HttpServer> server, HttpServer::start(http, running, *model.tokenizer));
   const EngineInfo& info = running.info();
-  fmt::print("{} at {}  (context {} tokens, {} pages of {}, memory {})\n", info.model, server->url(), info.max_context,
-             running.metrics().kv_blocks_total, options.block_size, info.layer_ids.empty() ? "none" : info.placement);
-  fmt::print("page: {}/   API: {}/v1   metrics: {}/metrics   Ctrl-C ends it when what runs is done\n", server->url(),
-             server->url(), server->url());
+  print_banner(server->url(), info, running, options.block_size, !http.api_keys.empty());
+  http.log->write(LogLevel::kInfo, "started",
+                  {{"model", info.model}, {"url", server->url()}, {"placement", info.placement}});
+  const Status end = wait_for_the_end(*server, running);
+  if (end.ok()) fmt::print("shutting down: running requests end first; a second signal cancels them\n");
   std::fflush(stdout);
-  while (signals == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  fmt::print("shutting down: running requests end first; a second signal cancels them\n");
-  std::fflush(stdout);
-  server->shutdown([] { return signals > 1; });
+  http.log->write(LogLevel::kInfo, "draining", {{"running", running.metrics().running}});
+  server->shutdown([&] { return signals > 1 || !end.ok(); });
   const EngineMetrics last = running.metrics();
+  http.log->write(LogLevel::kInfo, "stopped",
+                  {{"finished", last.finished},
+                   {"cancelled", last.cancelled},
+                   {"failed", last.failed},
+                   {"generated_tokens", last.generated_tokens}});
   fmt::print("served {} requests, {} tokens; {} cancelled, {} failed\n", last.finished, last.generated_tokens,
              last.cancelled, last.failed);
-  return {};
+  return end;
 }
 
 }  // namespace
@@ -119,6 +164,17 @@ void add_serve(CLI::App& app, Invocation& invocation) {
   command->add_option("--max-waiting", flags->engine.max_waiting, "requests that may queue; more get 429")
       ->capture_default_str();
   command->add_option("--max-connections", flags->http.max_connections, "more get 503")->capture_default_str();
+  command
+      ->add_option("--max-connections-per-address", flags->http.max_connections_per_address,
+                   "0: a quarter of all; of this machine's own addresses no limit")
+      ->capture_default_str();
+  command->add_option("--log-level", flags->log_level, "lowest level of the lines on stderr")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
+      ->capture_default_str();
+  command->add_option("--log-format", flags->log_format, "json: an object on every line")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  command->add_flag("--access-log", flags->http.access_log, "a line for every request, not only for those that fail");
   command->add_option("--reads", flags->reads, "ahead: rows are read while early blocks run; wait: before them")
       ->check(CLI::IsMember({"ahead", "wait"}))
       ->capture_default_str();

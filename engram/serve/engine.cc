@@ -13,4 +13,9 @@ void DurationHistogram::record(double seconds) {
 
 uint64_t DurationHistogram::total() const { return std::accumulate(counts.begin(), counts.end(), uint64_t{0}); }
 
+Status internal_error(const std::exception& error) {
+  const std::string text = error.what();
+  return Status(StatusCode::kInternal, text.substr(0, text.find("\nException raised from")));
+}
+
 }  // namespace engram

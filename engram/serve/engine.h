@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
@@ -68,7 +69,12 @@ class Engine {
   // Refuses new requests and returns when all others have ended.
   virtual void drain() = 0;
   virtual EngineMetrics metrics() const = 0;
+  // Ok, or the last failure that is likely to come again: unreadable rows, a model that fails. Other requests go on.
+  virtual Status health() const { return Status(); }
   virtual const EngineInfo& info() const = 0;
 };
+
+// What an exception says to the client whose request it ended: its first line, without libtorch's stack trace.
+Status internal_error(const std::exception& error);
 
 }  // namespace engram

@@ -1,9 +1,28 @@
+// What holds, and what relies on it:
+//
+// 1. One thread calls LLMEngine (EngineThread's, where there is one); check() and store_stats() alone are for any.
+// 2. A request is in requests_ from add() to its last event, and its Sequence is the scheduler's for exactly as long.
+//    Both go in emit(), at the last event, and nowhere else. So whoever calls emit(), end() or accept() has to look at
+//    the answer before it touches the sequence again.
+// 3. A step is schedule, run, take. schedule() reserves pages and may put drafts behind a sequence's known tokens;
+// until
+//    take() has removed them (Sequence::take_drafts), num_computed counts known tokens alone and nothing else may
+//    schedule, publish or preempt.
+// 4. Pages are written by the runner and become the sequence's (Scheduler::advance) only afterwards, for tokens that
+//    are known to be right. A page behind num_computed may hold anything: wrong drafts, a step that failed. It is
+//    written again before it is read, and the prefix cache takes full computed pages only. That is why a step that
+//    throws can end its requests and leave all others as they were.
+// 5. A token is sampled from the logits behind the last known token; drafts only save steps. accept() goes on to the
+//    next draft only while the sampled token equals it, so drafts cannot change the text.
+// 6. The next step's tokens depend on this one's, so nothing of two steps overlaps but reads that are hints.
+// 7. Every request gets exactly one last event, also when its rows, the model or the engine itself fails.
 #include "engram/serve/llm_engine.h"
 
 #include <algorithm>
 #include <cmath>
 #include <set>
 
+#include "engram/core/machine.h"
 #include "engram/model/sampler.h"
 
 // What holds between steps
@@ -75,6 +94,12 @@ Result<int64_t> count_blocks(const LoadedModel& model, const EngineOptions& opti
                   fmt::format("kv_cache_bytes: got {}, wanted at least {}: one sequence of {} tokens",
                               options.kv_cache_bytes, longest * block_bytes, config.max_position_embeddings));
   }
+  const int64_t available = available_memory_bytes();
+  if (model.model->parameters().front().is_cpu() && blocks > available / block_bytes) {
+    return make_status(StatusCode::kResourceExhausted,
+                       "kv_cache_bytes: got {}, of which {} sequences can use {}; this process can take {} bytes more",
+                       options.kv_cache_bytes, options.scheduler.max_sequences, blocks * block_bytes, available);
+  }
   return blocks;
 }
 
@@ -130,7 +155,12 @@ Result<std::unique_ptr<LLMEngine>> LLMEngine::create(const LoadedModel& model, c
                                                      std::shared_ptr<const ServedTables> tables) {
   ENGRAM_RETURN_IF_ERROR(options.validate());
   ENGRAM_ASSIGN_OR_RETURN(const int64_t blocks, count_blocks(model, options));
-  return std::unique_ptr<LLMEngine>(new LLMEngine(model, options, std::move(tables), blocks));
+  try {
+    return std::unique_ptr<LLMEngine>(new LLMEngine(model, options, std::move(tables), blocks));
+  } catch (const std::exception& error) {  // a device that has less memory than it said
+    return Status(StatusCode::kResourceExhausted, fmt::format("{} pages of {} tokens: {}", blocks, options.block_size,
+                                                              internal_error(error).message()));
+  }
 }
 
 LLMEngine::LLMEngine(const LoadedModel& model, const EngineOptions& options, std::shared_ptr<const ServedTables> tables,
@@ -167,7 +197,12 @@ Status LLMEngine::check(const GenerationRequest& request) const {
 void LLMEngine::add(uint64_t id, GenerationRequest request, Engine::OnEvent on_event) {
   auto sequence = std::make_unique<Sequence>(id, std::move(request));
   requests_.emplace(id, std::make_unique<Running>(*sequence, model_.tokenizer, std::move(on_event)));
-  scheduler_.add(std::move(sequence));
+  try {
+    scheduler_.add(std::move(sequence));
+  } catch (...) {
+    requests_.erase(id);
+    throw;
+  }
 }
 
 void LLMEngine::cancel(uint64_t id) { end(id, FinishReason::kCancelled, Status()); }
@@ -186,27 +221,48 @@ void LLMEngine::step() {
   try {
     output = runner_.run(chunks, scheduler_.upcoming(chunks));
   } catch (const std::exception& error) {
-    for (const ScheduledChunk& chunk : chunks) {
-      end(chunk.sequence->id, FinishReason::kError, Status(StatusCode::kInternal, error.what()));
-    }
+    for (const ScheduledChunk& chunk : chunks) end(chunk.sequence->id, FinishReason::kError, internal_error(error));
     return;
   }
   int64_t accepted = 0;
   for (size_t i = 0; i < chunks.size(); ++i) {
-    Sequence& sequence = *chunks[i].sequence;
-    if (output.failures[i].ok()) {
-      Running& running = *requests_.at(sequence.id);
-      std::move(output.traces[i].begin(), output.traces[i].end(), std::back_inserter(running.trace));
-      accepted += finish(chunks[i], output.next[i]);
-    } else if (sequence.num_drafts > 0) {  // the row may be a draft's, which nobody has asked for
-      sequence.take_drafts();
-      sequence.draft_limit = 0;
-    } else {
-      end(sequence.id, FinishReason::kError, output.failures[i]);
+    const uint64_t id = chunks[i].sequence->id;
+    try {
+      accepted += take(chunks[i], output, i);
+    } catch (const std::exception& error) {
+      end(id, FinishReason::kError, internal_error(error));
     }
   }
   metrics_.last_batch = static_cast<int64_t>(chunks.size());
   count_step(output, seconds_since(start), accepted);
+}
+
+int64_t LLMEngine::take(const ScheduledChunk& chunk, StepOutput& output, size_t index) {
+  Sequence& sequence = *chunk.sequence;
+  if (output.failures[index].ok()) {
+    Running& running = *requests_.at(sequence.id);
+    std::move(output.traces[index].begin(), output.traces[index].end(), std::back_inserter(running.trace));
+    return finish(chunk, output.next[index]);
+  }
+  if (sequence.num_drafts > 0) {  // the row may be a draft's, which nobody has asked for
+    sequence.take_drafts();
+    sequence.draft_limit = 0;
+  } else {
+    end(sequence.id, FinishReason::kError, output.failures[index]);
+  }
+  return 0;
+}
+
+void LLMEngine::abandon(const Status& error) noexcept {
+  for (const auto& [id, running] : requests_) {
+    try {
+      GenerationEvent event;
+      event.finish = FinishReason::kError;
+      event.error = error;
+      running->on_event(event);
+    } catch (const std::exception&) {  // its deadline ends it
+    }
+  }
 }
 
 int64_t LLMEngine::finish(const ScheduledChunk& chunk, std::span<const NextToken> next) {
@@ -257,9 +313,7 @@ bool LLMEngine::accept(Sequence& sequence, const NextToken& next) {
   running.last_token = Clock::now();
   event.trace = std::move(running.trace);
   running.trace.clear();
-  const bool goes_on = event.finish == FinishReason::kNone;
-  emit(running, std::move(event));
-  return goes_on;
+  return emit(running, std::move(event));
 }
 
 // Log probabilities are the model's own, before penalties and temperature.
@@ -278,14 +332,18 @@ int32_t LLMEngine::sample(Running& running, std::span<float> logits, GenerationE
   return token;
 }
 
-void LLMEngine::emit(Running& running, GenerationEvent event) {
+bool LLMEngine::emit(Running& running, GenerationEvent event) {
   Sequence& sequence = running.sequence;
   event.prompt_tokens = sequence.num_prompt();
   event.cached_tokens = sequence.num_cached;
   event.completion_tokens = sequence.num_generated();
-  const FinishReason reason = event.finish;
-  if (running.on_event) running.on_event(event);
-  if (reason == FinishReason::kNone) return;
+  FinishReason reason = event.finish;
+  try {
+    if (running.on_event) running.on_event(event);
+  } catch (const std::exception&) {  // nobody hears of what comes: it need not be computed
+    reason = FinishReason::kError;
+  }
+  if (reason == FinishReason::kNone) return true;
   const bool failed = reason == FinishReason::kError, cancelled = reason == FinishReason::kCancelled;
   ++(failed ? metrics_.failed : cancelled ? metrics_.cancelled : metrics_.finished);
   metrics_.cached_prompt_tokens += static_cast<uint64_t>(sequence.num_cached);
@@ -293,11 +351,14 @@ void LLMEngine::emit(Running& running, GenerationEvent event) {
   const uint64_t id = sequence.id;
   const std::unique_ptr<Sequence> removed = scheduler_.remove(id);  // `sequence` and `running` end here
   requests_.erase(id);
+  return false;
 }
 
 void LLMEngine::end(uint64_t id, FinishReason reason, const Status& error) {
   const auto found = requests_.find(id);
   if (found == requests_.end()) return;
+  // A busy device is not trouble that stays.
+  if (reason == FinishReason::kError && error.code() != StatusCode::kUnavailable) health_ = error;
   GenerationEvent event;
   event.finish = reason;
   event.error = error;
@@ -329,84 +390,6 @@ EngineMetrics LLMEngine::metrics() const {
   out.kv_blocks_used = blocks_.num_blocks() - blocks_.num_free();
   out.tokens_per_second = static_cast<double>(recent_tokens_) / kRateWindowSeconds;
   return out;
-}
-
-EngineThread::EngineThread(std::unique_ptr<LLMEngine> engine)
-    : engine_(std::move(engine)), info_(engine_->info()), metrics_(engine_->metrics()), thread_([this] { run(); }) {}
-
-EngineThread::~EngineThread() {
-  {
-    const std::lock_guard lock(mutex_);
-    draining_ = stopping_ = true;
-  }
-  wake_.notify_all();
-  thread_.join();
-}
-
-Result<uint64_t> EngineThread::submit(GenerationRequest request, OnEvent on_event) {
-  ENGRAM_RETURN_IF_ERROR(engine_->check(request));
-  uint64_t id = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    if (draining_) return Status(StatusCode::kUnavailable, "the server is shutting down");
-    const int64_t waiting = metrics_.waiting + static_cast<int64_t>(submitted_.size());
-    if (waiting >= engine_->options().max_waiting) {
-      return Status(StatusCode::kResourceExhausted, fmt::format("{} requests are waiting already; try later", waiting));
-    }
-    id = next_id_++;
-    submitted_.push_back({id, std::move(request), std::move(on_event)});
-  }
-  wake_.notify_one();
-  return id;
-}
-
-void EngineThread::cancel(uint64_t id) {
-  {
-    const std::lock_guard lock(mutex_);
-    cancelled_.push_back(id);
-  }
-  wake_.notify_one();
-}
-
-void EngineThread::drain() {
-  std::unique_lock lock(mutex_);
-  draining_ = true;
-  idle_.wait(lock, [this] { return submitted_.empty() && !busy_; });
-}
-
-EngineMetrics EngineThread::metrics() const {
-  EngineMetrics out;
-  {
-    const std::lock_guard lock(mutex_);
-    out = metrics_;
-    out.waiting += static_cast<int64_t>(submitted_.size());
-    if (!busy_) out.tokens_per_second = 0;
-  }
-  out.stores = engine_->store_stats();
-  return out;
-}
-
-void EngineThread::run() {
-  std::unique_lock lock(mutex_);
-  while (true) {
-    wake_.wait(lock, [this] { return stopping_ || !submitted_.empty() || !cancelled_.empty() || engine_->has_work(); });
-    std::vector<Submitted> submitted = std::exchange(submitted_, {});
-    std::vector<uint64_t> cancelled = std::exchange(cancelled_, {});
-    const bool stopping = stopping_;
-    busy_ = true;
-    lock.unlock();
-    for (Submitted& s : submitted) engine_->add(s.id, std::move(s.request), std::move(s.on_event));
-    for (uint64_t id : cancelled) engine_->cancel(id);
-    if (stopping) engine_->cancel_all();
-    if (engine_->has_work()) engine_->step();
-    const EngineMetrics metrics = engine_->metrics();
-    const bool busy = engine_->has_work();
-    lock.lock();
-    metrics_ = metrics;
-    busy_ = busy;
-    if (!busy && submitted_.empty()) idle_.notify_all();
-    if (stopping && !busy && submitted_.empty()) return;
-  }
 }
 
 }  // namespace engram

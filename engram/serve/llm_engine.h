@@ -4,16 +4,13 @@
 // ran gets a new one, and its client is told. Greedy output equals `engram generate`'s, token for token, for any
 // batch, chunking, preemption and drafts (except for ties closer than rounding).
 // A draft is kept when it is the token that is sampled anyway, so drafts change when tokens come, and never which.
-// EngineThread puts it behind the Engine interface, on its own thread.
+// EngineThread (engine_thread.h) puts it behind the Engine interface, on its own thread.
 #pragma once
 #include <chrono>
-#include <condition_variable>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -39,7 +36,7 @@ struct EngineOptions {
 class LLMEngine {
  public:
   // `model` outlives it. kInvalidArgument: options, placements; kResourceExhausted: a page cache too small for one
-  // sequence of max_position_embeddings.
+  // sequence of max_position_embeddings, or larger than the memory that there is.
   static Result<std::unique_ptr<LLMEngine>> create(Env& env, const LoadedModel& model, const EngineOptions& options);
   // Over tables that several engines share; options.tables says nothing.
   static Result<std::unique_ptr<LLMEngine>> create(const LoadedModel& model, const EngineOptions& options,
@@ -54,7 +51,13 @@ class LLMEngine {
   void cancel(uint64_t id);
   void cancel_all();
   bool has_work() const;
+  // What the model or a request's rows do wrong ends the requests it touches. Throws only where the engine itself is
+  // not whole any more (no memory to schedule with): then abandon() is all that may be called.
   void step();
+  // Tells every client that its request has failed.
+  void abandon(const Status& error) noexcept;
+  // Ok, or the last failure that is likely to come again.
+  const Status& health() const { return health_; }
   EngineMetrics metrics() const;                                                            // without `stores`
   std::vector<std::pair<int, StoreStats>> store_stats() const { return tables_->stats(); }  // any thread
   const EngineInfo& info() const { return info_; }
@@ -64,6 +67,8 @@ class LLMEngine {
   struct Running;  // what the engine knows of a request besides its Sequence
   LLMEngine(const LoadedModel& model, const EngineOptions& options, std::shared_ptr<const ServedTables> tables,
             int64_t num_blocks);
+  // What the runner says of one chunk: tokens, or why there are none. How many tokens were accepted.
+  int64_t take(const ScheduledChunk& chunk, StepOutput& output, size_t index);
   // A chunk has run: its tokens are computed, new ones are accepted. How many.
   int64_t finish(const ScheduledChunk& chunk, std::span<const NextToken> next);
   // Chooses a sequence's next token and tells the client. False: with this the sequence has ended.
@@ -71,7 +76,8 @@ class LLMEngine {
   int32_t sample(Running& running, std::span<float> logits, GenerationEvent& event);
   // Takes a sequence out and tells its client why.
   void end(uint64_t id, FinishReason reason, const Status& error);
-  void emit(Running& running, GenerationEvent event);
+  // Hands an event over. False: it was the last, and sequence and `running` are gone.
+  bool emit(Running& running, GenerationEvent event);
   void count_step(const StepOutput& output, double seconds, int64_t accepted);
 
   const LoadedModel& model_;
@@ -83,40 +89,9 @@ class LLMEngine {
   ModelRunner runner_;
   std::unordered_map<uint64_t, std::unique_ptr<Running>> requests_;
   EngineMetrics metrics_;
+  Status health_;
   std::deque<std::pair<std::chrono::steady_clock::time_point, int64_t>> recent_;  // tokens of the last steps
   int64_t recent_tokens_ = 0;                                                     // their sum
-};
-
-// The engine on its own thread, which sleeps while there is nothing to do. Thread-safe. The destructor cancels what is
-// left.
-class EngineThread final : public Engine {
- public:
-  explicit EngineThread(std::unique_ptr<LLMEngine> engine);
-  ~EngineThread() override;
-  Result<uint64_t> submit(GenerationRequest request, OnEvent on_event) override;
-  void cancel(uint64_t id) override;
-  void drain() override;
-  EngineMetrics metrics() const override;
-  const EngineInfo& info() const override { return info_; }
-
- private:
-  void run();
-
-  struct Submitted {
-    uint64_t id;
-    GenerationRequest request;
-    OnEvent on_event;
-  };
-  std::unique_ptr<LLMEngine> engine_;  // run()'s alone, except what any thread may call
-  const EngineInfo info_;
-  mutable std::mutex mutex_;  // guards all below
-  std::condition_variable wake_, idle_;
-  std::vector<Submitted> submitted_;
-  std::vector<uint64_t> cancelled_;
-  EngineMetrics metrics_;  // after the last step
-  uint64_t next_id_ = 1;
-  bool draining_ = false, stopping_ = false, busy_ = false;
-  std::thread thread_;
 };
 
 }  // namespace engram

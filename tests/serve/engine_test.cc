@@ -8,7 +8,7 @@
 #include <map>
 
 #include "engram/model/generate.h"
-#include "engram/serve/llm_engine.h"
+#include "engram/serve/engine_thread.h"
 #include "engram/store/table_tools.h"
 #include "tests/model/tiny_checkpoint.h"
 
@@ -500,6 +500,8 @@ TEST_F(ServeEngine, ADamagedPageFailsOnlyThoseWhoNeedIt) {
     EXPECT_EQ(outcomes_[id].tokens, wanted[id]) << "request " << id;
   }
   EXPECT_GT(survivors, 2);
+  EXPECT_TRUE(whole->health().ok());
+  EXPECT_EQ(damaged->health().code(), StatusCode::kDataLoss) << "what /health says of it";
   EXPECT_EQ(damaged->metrics().kv_blocks_used, 0);
 }
 
