@@ -6,6 +6,7 @@
 #include <random>
 
 #include "engram/core/unicode.h"
+#include "engram/core/utf8_stream.h"
 #include "engram/serve/memory_trace.h"
 
 namespace engram {
@@ -85,7 +86,8 @@ struct Choice {
   explicit Choice(MemoryTracer memory_tracer) : tracer(std::move(memory_tracer)) {}
   MemoryTracer tracer;
   std::string text;
-  size_t characters = 0;  // of the text so far
+  Utf8Stream tokens;      // the bytes of its tokens
+  size_t characters = 0;  // of these, also of those that a stop string may still take back
   FinishReason finish = FinishReason::kNone;
   TextArrays logprobs, memory;  // kept for one body
   int64_t traced = 0;           // tokens
@@ -116,6 +118,7 @@ struct Answer::Impl {
   std::string token_text(int32_t token) const;
   ordered_json chat_logprob(const TokenLogprob& item) const;
   ordered_json event_logprobs(const Choice& choice, const GenerationEvent& event) const;
+  void count_characters(Choice& choice, int32_t token) const;
   ordered_json envelope(const char* object) const;
   ordered_json usage() const;
   std::string chunk(size_t index, const GenerationEvent& event, const ordered_json& event_logprobs,
@@ -169,6 +172,12 @@ ordered_json Answer::Impl::event_logprobs(const Choice& choice, const Generation
           {"token_logprobs", ordered_json::array({logprob_number(event.logprob->logprob)})},
           {"tokens", ordered_json::array({token_text(event.logprob->token)})},
           {"top_logprobs", ordered_json::array({std::move(top)})}};
+}
+
+// A token's place in the text does not wait for the text: what an event shows may be held back for a stop string.
+void Answer::Impl::count_characters(Choice& choice, int32_t token) const {
+  if (!logprobs || token < 0 || token >= tokenizer.vocab_size() || tokenizer.is_special(token)) return;
+  choice.characters += characters_of(choice.tokens.push(tokenizer.token_bytes(token)));
 }
 
 ordered_json Answer::Impl::event_memory(Choice& choice, const GenerationEvent& event) const {
@@ -298,7 +307,7 @@ std::string Answer::on_event(size_t index, const GenerationEvent& event) {
   choice.cached_tokens = event.cached_tokens;
   choice.completion_tokens = event.completion_tokens;
   const ordered_json logprobs = impl_->event_logprobs(choice, event);
-  choice.characters += characters_of(event.text);
+  impl_->count_characters(choice, event.token);
   const ordered_json memory = impl_->event_memory(choice, event);
   if (impl_->stream) return impl_->chunk(index, event, logprobs, memory);
   choice.text += event.text;

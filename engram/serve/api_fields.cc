@@ -104,10 +104,10 @@ void ApiFields::unserved(const char* key) {
   fail(key, fmt::format("got {}, and this server does not serve it: leave it out", shown(*value)));
 }
 
-void ApiFields::fail(const char* key, const std::string& problem) {
+void ApiFields::fail(const char* key, const std::string& problem, const std::string& code) {
   if (error_) return;
   const std::string name = where_ + key;
-  error_ = bad_request(fmt::format("{}: {}", name, problem), name);
+  error_ = bad_request(fmt::format("{}: {}", name, problem), name, code);
 }
 
 void ApiFields::wrong(const char* key, const json& got, const std::string& wanted) {

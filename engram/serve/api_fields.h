@@ -32,7 +32,7 @@ class ApiFields {
   // A field that is known and not served: anything but null, false or an empty value is an error.
   void unserved(const char* key);
 
-  void fail(const char* key, const std::string& problem);
+  void fail(const char* key, const std::string& problem, const std::string& code = "");
   void wrong(const char* key, const nlohmann::json& got, const std::string& wanted);
   const std::optional<ApiError>& error() const { return error_; }
 

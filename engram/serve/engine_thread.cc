@@ -1,5 +1,7 @@
-// The mutex guards what other threads hand over (submitted_, cancelled_) and what they look at (metrics_, health_,
-// failure_). It is never held while the engine works, and callbacks run without it.
+// Only run() and what it calls touch engine_, except for what any thread may call (check(), options(), store_stats()).
+// mutex_ guards what other threads hand over (submitted_, cancelled_) and the copies that they look at (metrics_,
+// health_, failure_). It is not held while the engine works, and callbacks run without it. drain() misses no request:
+// loop() takes submitted_ and sets busy_ in one critical section, and clears busy_ only when no work is left.
 #include "engram/serve/engine_thread.h"
 
 #include <nlohmann/json.hpp>

@@ -1,9 +1,12 @@
 #include "engram/serve/http_api.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "engram/core/json.h"
+#include "engram/serve/prompt_limit.h"
 
 namespace engram {
 
@@ -60,20 +63,40 @@ std::string percent_decoded(std::string_view text) {
   return out;
 }
 
+std::string lower_case(std::string_view text) {
+  std::string out(text);
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; });
+  return out;
+}
+
+bool is_address(int family, const std::string& text) {
+  in6_addr bytes{};
+  return text.find('\0') == std::string::npos && inet_pton(family, text.c_str(), &bytes) == 1;
+}
+
+// A Host header's value as RFC 3986 (section 3.2.2) and RFC 9110 (section 4.2.3) compare it: without its port, the case
+// and the escapes of a name mean nothing, nor does the dot that ends a whole one.
 // A page of another site can make a browser send requests here under its own name (DNS rebinding); an address or
 // localhost cannot be such a name.
 bool is_local_name(std::string_view host) {
-  if (host.starts_with('[')) return true;  // an IPv6 address
-  host = host.substr(0, host.find(':'));
-  if (host == "localhost" || host.ends_with(".localhost")) return true;
-  return !host.empty() && host.find_first_not_of("0123456789.") == std::string_view::npos;
+  const bool literal = host.starts_with('[');
+  const size_t end = literal ? host.find(']') : std::min(host.find(':'), host.size());
+  if (end == std::string_view::npos) return false;
+  const std::string_view port = host.substr(literal ? end + 1 : end);
+  if (!port.empty() && (port[0] != ':' || port.find_first_not_of("0123456789", 1) != std::string_view::npos)) {
+    return false;
+  }
+  if (literal) return is_address(AF_INET6, std::string(host.substr(1, end - 1)));
+  std::string name = lower_case(percent_decoded(host.substr(0, end)));
+  if (name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-._") != std::string::npos) return false;
+  if (name.ends_with('.')) name.pop_back();
+  return name == "localhost" || name.ends_with(".localhost") || is_address(AF_INET, name);
 }
 
 bool is_json(std::string_view content_type) {
-  std::string kind(content_type.substr(0, content_type.find(';')));
+  std::string kind = lower_case(content_type.substr(0, content_type.find(';')));
   while (kind.ends_with(' ') || kind.ends_with('\t')) kind.pop_back();
-  std::transform(kind.begin(), kind.end(), kind.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; });
   return kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
 }
 
@@ -95,7 +118,10 @@ HttpReply page_reply() {
 
 HttpApi::HttpApi(const Engine& engine, const Tokenizer& tokenizer, std::string chat_template, int max_choices,
                  const std::vector<std::string>& api_keys)
-    : engine_(engine), model_{engine.info(), tokenizer, std::move(chat_template), max_choices}, keys_(api_keys) {}
+    : engine_(engine),
+      model_{engine.info(), tokenizer, std::move(chat_template), max_choices,
+             most_prompt_bytes(tokenizer, engine.info().max_context)},
+      keys_(api_keys) {}
 
 const char* HttpApi::route_name(const std::string& path) {
   const Route* route = find_route(path);
@@ -104,8 +130,8 @@ const char* HttpApi::route_name(const std::string& path) {
 
 std::optional<HttpReply> HttpApi::refuse(const HttpRequest& head) const {
   if (keys_.empty() && !head.host.empty() && !is_local_name(head.host)) {
-    return ApiError{403, fmt::format("Host: got {}, wanted localhost or an address (a server with an --api-key-file "
-                                     "takes names)",
+    return ApiError{403, fmt::format("Host: got {}, wanted localhost or an address (a server that has keys takes "
+                                     "other names)",
                                      quote_text(head.host))}
         .reply();
   }
@@ -164,8 +190,10 @@ HttpReply HttpApi::get(const std::string& route, const HttpRequest& request, boo
     return {200, "application/json", std::string(assets::serve_openapi_json), {{"Cache-Control", "no-cache"}}};
   }
   if (route == "/health") {
-    return json_reply({{"status", draining ? "draining" : "ok"}, {"key_required", !keys_.empty()}},
-                      draining ? 503 : 200);
+    // Degraded is 200: most requests are served, and to stop sending any would make it worse. What failed is for the
+    // log and for clients with a key: this path is open to all.
+    const char* status = draining ? "draining" : engine_.health().ok() ? "ok" : "degraded";
+    return json_reply({{"status", status}, {"key_required", !keys_.empty()}}, draining ? 503 : 200);
   }
   if (route == "/v1/models") return models(request.path);
   if (route == "/metrics") {
@@ -175,7 +203,6 @@ HttpReply HttpApi::get(const std::string& route, const HttpRequest& request, boo
 }
 
 std::variant<HttpReply, GenerationCall> HttpApi::answer(const HttpRequest& request, bool draining) const {
-  if (std::optional<HttpReply> refusal = refuse(request)) return *std::move(refusal);
   const Route* route = find_route(request.path);
   if (request.method == "OPTIONS") {
     const bool post = route == nullptr || route->post;

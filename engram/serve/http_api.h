@@ -28,9 +28,9 @@ class HttpApi {
   HttpApi(const Engine& engine, const Tokenizer& tokenizer, std::string chat_template, int max_choices,
           const std::vector<std::string>& api_keys);
 
-  // What refuses a request whose body has not been read; nothing when it may continue.
+  // What refuses a request whose body has not been read; nothing when it may continue. Once for each request.
   std::optional<HttpReply> refuse(const HttpRequest& head) const;
-  // REQUIRES: the body is there. Never throws, whatever the bytes.
+  // REQUIRES: refuse() had nothing against it, and the body is there. The bytes of the body may be any.
   std::variant<HttpReply, GenerationCall> answer(const HttpRequest& request, bool draining) const;
 
   // The route of a path as the counters name it.

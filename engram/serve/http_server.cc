@@ -9,6 +9,8 @@
 #include <future>
 #include <thread>
 
+#include <nlohmann/json.hpp>
+
 #include "engram/core/json.h"
 #include "engram/serve/http_session.h"
 
@@ -30,12 +32,13 @@ Result<asio::ip::address> parse_host(const HttpServerOptions& options) {
   error_code code;
   const auto address = asio::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, code);
   if (code) {
-    return invalid_argument("--host: got {}, wanted an IP address or localhost", quote_text(options.host));
+    return invalid_argument("host: got {}, wanted an IP address or localhost", quote_text(options.host));
   }
   if (!address.is_loopback() && options.api_keys.empty()) {
     return invalid_argument(
-        "--host: {} can be reached from other machines, and the server has no keys: name a file with one key a line "
-        "with --api-key-file, or listen on 127.0.0.1",
+        "host: {} can be reached from other machines, and the server has no keys: give it a file with one key a line, "
+        "or "
+        "listen on 127.0.0.1",
         options.host);
   }
   return address;
@@ -43,11 +46,16 @@ Result<asio::ip::address> parse_host(const HttpServerOptions& options) {
 
 Status check_options(const HttpServerOptions& options) {
   if (options.port < 0 || options.port > 65535) {
-    return invalid_argument("--port: got {}, wanted 0 (any free one) .. 65535", options.port);
+    return invalid_argument("port: got {}, wanted 0 (any free one) .. 65535", options.port);
   }
-  if (options.threads < 1 || options.max_connections < 1 || options.max_choices < 1) {
-    return invalid_argument("threads, max_connections, max_choices: got {}, {}, {}, wanted 1 or more", options.threads,
-                            options.max_connections, options.max_choices);
+  for (const auto& [name, value] :
+       {std::pair{"threads", options.threads}, std::pair{"parse_threads", options.parse_threads},
+        std::pair{"max_connections", options.max_connections}, std::pair{"max_choices", options.max_choices}}) {
+    if (value < 1) return invalid_argument("{}: got {}, wanted 1 or more", name, value);
+  }
+  if (options.max_connections_per_address < 0) {
+    return invalid_argument("max_connections_per_address: got {}, wanted 0 (a quarter of all) or more",
+                            options.max_connections_per_address);
   }
   return Status();
 }
@@ -68,8 +76,7 @@ Status reserve_files(int max_connections) {
 Status listen_error(const error_code& code, const std::string& where) {
   if (code == asio::error::address_in_use) {
     return make_status(StatusCode::kAlreadyExists,
-                       "{}: the port is in use by another program; choose another with --port (0: any free one)",
-                       where);
+                       "{}: the port is in use by another program; choose another (0: any free one)", where);
   }
   const StatusCode kind = code == asio::error::access_denied ? StatusCode::kPermissionDenied : StatusCode::kUnavailable;
   return make_status(kind, "{}: cannot listen: {}", where, code.message());
@@ -83,13 +90,16 @@ struct HttpServer::Impl {
         strand(asio::make_strand(context->io)),
         acceptor(strand),
         pause(strand),
-        work(asio::make_work_guard(context->io)) {}
+        work(asio::make_work_guard(context->io)),
+        parsing_work(asio::make_work_guard(context->parsing)) {}
+  ~Impl() { stop(); }
 
   Status listen();
   void accept();
   void on_accept(const error_code& code, tcp::socket socket);
+  void take(tcp::socket socket);
+  void run(asio::io_context& io) noexcept;
   void refuse_more();
-  bool no_session_left();
   void wait_for_sessions();
   void stop();
 
@@ -97,7 +107,7 @@ struct HttpServer::Impl {
   asio::strand<asio::io_context::executor_type> strand;
   tcp::acceptor acceptor;
   asio::steady_timer pause;
-  asio::executor_work_guard<asio::io_context::executor_type> work;
+  asio::executor_work_guard<asio::io_context::executor_type> work, parsing_work;
   std::vector<std::thread> threads;
   tcp::endpoint endpoint;
 };
@@ -124,29 +134,55 @@ void HttpServer::Impl::accept() {
                         [this](const error_code& code, tcp::socket socket) { on_accept(code, std::move(socket)); });
 }
 
+// Whatever happens to one connection, the next is waited for.
 void HttpServer::Impl::on_accept(const error_code& code, tcp::socket socket) {
   if (!acceptor.is_open()) return;
-  if (code) {  // out of descriptors, most likely: one that is freed meanwhile helps
+  try {
+    if (!code) take(std::move(socket));
+  } catch (const std::exception& problem) {
+    context->log(LogLevel::kError, "connection lost", {{"cause", problem.what()}});
+  }
+  try {
+    if (!code) return accept();
+    // Out of descriptors, most likely: one that is freed meanwhile helps.
     pause.expires_after(kAcceptPause);
     pause.async_wait([this](const error_code& stopped) {
       if (!stopped && acceptor.is_open()) accept();
     });
-    return;
+  } catch (const std::exception& problem) {
+    context->fail(problem.what());
   }
+}
+
+void HttpServer::Impl::take(tcp::socket socket) {
   HttpCounters& counters = context->api.counters();
   ++counters.accepted;
   error_code ignored;
   socket.set_option(tcp::no_delay(true), ignored);
-  const int64_t open = counters.connections;
-  if (open < context->options.max_connections) {
-    std::make_shared<HttpSession>(std::move(socket), context)->start();
-  } else {
-    ++counters.refused;
-    if (open < context->options.max_connections + kMostRefusing) {
-      std::make_shared<HttpSession>(std::move(socket), context)->start_refusing();
+  const tcp::endpoint remote = socket.remote_endpoint(ignored);
+  std::string peer = HttpContext::peer_key(remote.address());
+  if (context->make_place(peer)) {
+    std::make_shared<HttpSession>(std::move(socket), std::move(peer), context)->start();
+    return;
+  }
+  ++counters.refused;
+  if (counters.connections < context->options.max_connections + kMostRefusing) {
+    std::make_shared<HttpSession>(std::move(socket), std::move(peer), context)->start_refusing();
+  }
+}
+
+// Handlers catch what they throw; what comes here is a fault of the event loop itself.
+void HttpServer::Impl::run(asio::io_context& io) noexcept {
+  while (true) {
+    try {
+      io.run();
+      return;
+    } catch (const std::exception& problem) {
+      context->fail(problem.what());
+    } catch (...) {
+      context->fail("an exception of no known kind");
     }
   }
-  accept();
 }
 
 // No new connection, and 503 for new requests of open ones.
@@ -159,18 +195,14 @@ void HttpServer::Impl::refuse_more() {
   });
 }
 
-bool HttpServer::Impl::no_session_left() {
-  const std::lock_guard lock(context->mutex);
-  return context->sessions.empty();
-}
-
 void HttpServer::Impl::wait_for_sessions() {
   const auto end = std::chrono::steady_clock::now() + kLastReplies;
-  while (!no_session_left() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(kPoll);
+  while (!context->no_session_left() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(kPoll);
 }
 
 void HttpServer::Impl::stop() {
   context->io.stop();
+  context->parsing.stop();
   for (std::thread& thread : threads) thread.join();
   threads.clear();
 }
@@ -181,7 +213,10 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(HttpServerOptions options,
   ENGRAM_RETURN_IF_ERROR(impl->listen());
   impl->accept();
   for (int i = 0; i < impl->context->options.threads; ++i) {
-    impl->threads.emplace_back([io = &impl->context->io] { io->run(); });
+    impl->threads.emplace_back([one = impl.get()] { one->run(one->context->io); });
+  }
+  for (int i = 0; i < impl->context->options.parse_threads; ++i) {
+    impl->threads.emplace_back([one = impl.get()] { one->run(one->context->parsing); });
   }
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
@@ -191,7 +226,7 @@ HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 HttpServer::~HttpServer() {
   if (impl_->threads.empty()) return;  // shutdown() was called
   impl_->refuse_more();
-  for (const auto& session : impl_->context->sessions_now()) session->abort();
+  for (const auto& session : impl_->context->sessions()) session->abort();
   impl_->wait_for_sessions();
   impl_->stop();
 }
@@ -204,17 +239,19 @@ std::string HttpServer::url() const {
   return fmt::format("http://{}:{}", address.is_v6() ? fmt::format("[{}]", host) : host, port());
 }
 
+Status HttpServer::failure() const { return impl_->context->failure(); }
+
 void HttpServer::shutdown(const std::function<bool()>& hurry) {
   HttpContext& context = *impl_->context;
   impl_->refuse_more();
-  for (const auto& session : context.sessions_now()) session->drain();
+  for (const auto& session : context.sessions()) session->drain();
   std::future<void> drained = std::async(std::launch::async, [&context] { context.engine.drain(); });
   const auto end = std::chrono::steady_clock::now() + context.options.drain_timeout;
   bool waiting = true;
   while (drained.wait_for(kPoll) != std::future_status::ready) {
     if (waiting && !(hurry && hurry()) && std::chrono::steady_clock::now() < end) continue;
     waiting = false;
-    for (const auto& session : context.sessions_now()) session->cancel();
+    for (const auto& session : context.sessions()) session->cancel();
   }
   impl_->wait_for_sessions();
   impl_->stop();

@@ -15,6 +15,7 @@
 #include "engram/core/status.h"
 #include "engram/core/tokenizer.h"
 #include "engram/serve/engine.h"
+#include "engram/serve/log.h"
 
 namespace engram {
 
@@ -23,9 +24,12 @@ struct HttpServerOptions {
   int port = 8000;                    // 0: any that is free
   std::vector<std::string> api_keys;  // read_api_keys(); empty only on a loopback address
   std::string chat_template;          // of the checkpoint's config.json; empty: no chat
-  int threads = 2;
+  int threads = 2;                    // that read and write
+  int parse_threads = 4;              // that parse bodies and tokenise
   int max_connections = 512;
-  int max_choices = 16;  // prompts * n of one call
+  int max_connections_per_address = 0;        // 0: a quarter of all; of this machine's own addresses no limit
+  std::chrono::milliseconds patience{1'000};  // where places are short, who kept the server waiting for longer goes
+  int max_choices = 16;                       // prompts * n of one call
   size_t max_header_bytes = 16 << 10;
   size_t max_body_bytes = 1 << 20;
   size_t max_unsent_bytes = 32 << 20;                  // of a stream whose client does not read
@@ -34,6 +38,8 @@ struct HttpServerOptions {
   std::chrono::milliseconds write_timeout{30'000};     // without any progress
   std::chrono::milliseconds request_timeout{600'000};  // from a request's last byte to its reply's
   std::chrono::milliseconds drain_timeout{30'000};     // of shutdown(), for what is running
+  std::shared_ptr<ServerLog> log;                      // null: nothing is said
+  bool access_log = false;                             // a line for every request, not only for those that fail
 };
 
 class HttpServer {
@@ -49,6 +55,9 @@ class HttpServer {
 
   int port() const;
   std::string url() const;  // "http://127.0.0.1:8000"
+
+  // Not ok: it cannot take connections any more, for want of memory for example. What remains is to end the process.
+  Status failure() const;
 
   // Takes no more connections, answers new requests with 503, drains the engine, and returns when the last reply is
   // out. After drain_timeout, or as soon as `hurry` says so (asked about every 20 ms), what still runs is cancelled.

@@ -2,7 +2,9 @@
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
-#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "engram/serve/http_session_guard.h"
 
 namespace engram {
 namespace {
@@ -10,44 +12,17 @@ namespace {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
-constexpr size_t kWritePiece = 64 << 10;
-constexpr std::chrono::milliseconds kLingerTime{1000};
-
-std::string http_date() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  std::array<char, 40> text{};
-  std::strftime(text.data(), text.size(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
-  return text.data();
-}
-
-std::string reply_head(const HttpReply& reply, const std::string& framing, bool keep_alive) {
-  std::string out = fmt::format("HTTP/1.1 {} {}\r\nServer: engram\r\nDate: {}\r\n", reply.status,
-                                http_reason(reply.status), http_date());
-  if (!reply.content_type.empty()) out += fmt::format("Content-Type: {}\r\n", reply.content_type);
-  for (const auto& [name, value] : reply.headers) out += fmt::format("{}: {}\r\n", name, value);
-  out += fmt::format("X-Content-Type-Options: nosniff\r\n{}Connection: {}\r\n\r\n", framing,
-                     keep_alive ? "keep-alive" : "close");
-  return out;
-}
+constexpr std::chrono::milliseconds kRefusalTime{1000};
 
 }  // namespace
 
-std::vector<std::shared_ptr<HttpSession>> HttpContext::sessions_now() {
-  const std::lock_guard lock(mutex);
-  std::vector<std::shared_ptr<HttpSession>> out;
-  for (const auto& [key, weak] : sessions) {
-    if (auto session = weak.lock()) out.push_back(std::move(session));
-  }
-  return out;
-}
-
-HttpSession::HttpSession(Socket socket, std::shared_ptr<HttpContext> context)
+HttpSession::HttpSession(Socket socket, std::string peer, std::shared_ptr<HttpContext> context)
     : socket_(std::move(socket)),
+      peer_(std::move(peer)),
       context_(*context),
       context_owner_(context),
       reader_({context->options.max_header_bytes, context->options.max_body_bytes}),
+      waiting_since_(Clock::now().time_since_epoch().count()),
       deadline_(socket_.get_executor()),
       write_timer_(socket_.get_executor()) {
   ++context_.api.counters().connections;
@@ -55,44 +30,78 @@ HttpSession::HttpSession(Socket socket, std::shared_ptr<HttpContext> context)
 
 HttpSession::~HttpSession() {
   --context_.api.counters().connections;
-  const std::lock_guard lock(context_.mutex);
-  context_.sessions.erase(this);
+  context_.remove(this);
 }
 
 void HttpSession::start() {
-  {
-    const std::lock_guard lock(context_.mutex);
-    context_.sessions[this] = weak_from_this();
-  }
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    self->set_deadline(self->context_.options.idle_timeout);
-    self->read_more();
+  context_.add(shared_from_this());
+  post([this] {
+    set_deadline(context_.options.idle_timeout);
+    read_more();
   });
 }
 
 void HttpSession::start_refusing() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    self->phase_ = Phase::kAnswering;
-    self->close_after_ = true;
-    self->set_deadline(kLingerTime);
-    self->reply(
-        ApiError{503, "too many connections: try again later", "server_error", "", "too_many_connections"}.reply());
+  post([this] {
+    set_deadline(kRefusalTime);
+    refuse({503, "too many connections: try again later", "server_error", "", "too_many_connections"});
   });
 }
 
 void HttpSession::drain() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    self->close_after_ = true;
-    if (self->phase_ == Phase::kReading && self->reader_.idle()) self->close();
+  post([this] {
+    close_after_ = true;
+    if (phase_ == Phase::kReading && reader_.idle()) close();
   });
 }
 
 void HttpSession::abort() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->close(); });
+  post([this] { close(); });
 }
 
 void HttpSession::cancel() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->cancel_requests(); });
+  post([this] { cancel_requests(); });
+}
+
+void HttpSession::give_way() {
+  waiting_since_ = 0;  // asked once
+  post([this] {
+    const bool at_work = phase_ == Phase::kAnswering && writing_.empty();
+    if (at_work || phase_ == Phase::kClosed) return;
+    if (phase_ == Phase::kReading && reader_.idle()) return close();
+    on_slow_client("the client was slow, and its place was needed");
+  });
+}
+
+std::optional<HttpSession::Clock::time_point> HttpSession::waiting_since() const {
+  const Clock::rep since = waiting_since_;
+  if (since == 0) return std::nullopt;
+  return Clock::time_point(Clock::duration(since));
+}
+
+void HttpSession::wait_for_client(bool waiting) {
+  waiting_since_ = waiting ? Clock::now().time_since_epoch().count() : 0;
+}
+
+// The request that was at work fails; what was sent of its reply cannot be taken back.
+void HttpSession::on_exception(const char* what) {
+  if (phase_ == Phase::kClosed) return;
+  const ApiError error{500, fmt::format("the server failed: {}", what), "server_error", "", "internal_error"};
+  if (phase_ == Phase::kAnswering && !stream_begun_ && !reply_ended_ && out_.empty() && writing_.empty()) {
+    cancel_requests();
+    ids_.clear();
+    answer_.reset();
+    close_after_ = true;
+    return reply(error.reply());
+  }
+  context_.log_failure(id_, error.status, error.message, HttpApi::route_name(request_.path));
+  close();
+}
+
+void HttpSession::name_request() {
+  if (!id_.empty()) return;
+  id_ = request_.request_id.empty() ? context_.next_request_id() : request_.request_id;
+  begin_ = Clock::now();
 }
 
 // ---- reading
@@ -103,7 +112,7 @@ void HttpSession::read_more() {
   socket_.async_read_some(asio::buffer(read_buffer_),
                           [self = shared_from_this()](const error_code& code, size_t count) {
                             self->reading_ = false;
-                            self->on_read(code, count);
+                            self->guarded([&] { self->on_read(code, count); });
                           });
 }
 
@@ -111,11 +120,13 @@ void HttpSession::on_read(const error_code& code, size_t count) {
   if (phase_ == Phase::kClosed) return;
   if (code) return client_gone();
   if (phase_ == Phase::kLingering) return read_more();  // thrown away
-  const bool first = reader_.idle();
+  const bool was_idle = reader_.idle();
   reader_.append(std::string_view(read_buffer_.data(), count));
   if (phase_ == Phase::kReading) {
-    if (first) set_deadline(context_.options.read_timeout);
-    return advance();
+    advance();
+    // Empty lines before a request do not count: an idle connection stays one.
+    if (was_idle && phase_ == Phase::kReading && !reader_.idle()) set_deadline(context_.options.read_timeout);
+    return;
   }
   // A client that sends ahead is read only so far; beyond that, its leaving is seen when a write fails.
   if (reader_.buffered() < context_.options.max_header_bytes) read_more();
@@ -130,41 +141,66 @@ void HttpSession::advance() {
         if (!on_head()) return;
         break;
       case RequestReader::State::kWhole: return on_request();
-      case RequestReader::State::kBad:
-        phase_ = Phase::kAnswering;
-        close_after_ = true;
-        return reply(reader_.error().reply());
+      case RequestReader::State::kBad: return refuse(reader_.error());
     }
   }
 }
 
-// False: the request is refused before its body was read, which ends the connection too.
+// False: the request is refused. Where its body was not read yet, that ends the connection too.
 bool HttpSession::on_head() {
-  const HttpRequest& head = reader_.request();
-  if (!head.has_body) return true;
-  if (std::optional<HttpReply> refusal = context_.api.refuse(head)) {
-    request_ = head;
+  request_ = reader_.request();
+  name_request();
+  if (std::optional<HttpReply> refusal = context_.api.refuse(request_)) {
+    if (request_.has_body || !request_.keep_alive) close_after_ = true;
+    if (!request_.has_body) reader_.take();
     phase_ = Phase::kAnswering;
-    close_after_ = true;
+    set_deadline(context_.options.request_timeout);
     reply(*refusal);
+    if (phase_ == Phase::kAnswering) read_more();
     return false;
   }
-  if (head.expect_continue && reader_.buffered() == 0) send("HTTP/1.1 100 Continue\r\n\r\n");
+  if (request_.has_body && request_.expect_continue && reader_.buffered() == 0) send("HTTP/1.1 100 Continue\r\n\r\n");
   return true;
 }
 
 void HttpSession::on_request() {
-  request_ = reader_.take();
+  HttpRequest whole = reader_.take();
   phase_ = Phase::kAnswering;
+  wait_for_client(false);
   if (!request_.keep_alive || context_.draining) close_after_ = true;
   set_deadline(context_.options.request_timeout);
-  std::variant<HttpReply, GenerationCall> answer = context_.api.answer(request_, context_.draining);
-  if (auto* ready = std::get_if<HttpReply>(&answer)) {
-    reply(*ready);
+  ++call_;
+  if (whole.has_body) {
+    asio::post(context_.parsing,
+               [self = shared_from_this(), whole = std::move(whole), call = call_] { self->parse(whole, call); });
   } else {
-    generate(std::get<GenerationCall>(std::move(answer)));
+    on_reply(context_.api.answer(whole, context_.draining));
   }
   if (phase_ == Phase::kAnswering) read_more();
+}
+
+// On a thread of HttpContext::parsing: nothing of the session is touched here.
+void HttpSession::parse(const HttpRequest& request, uint64_t call) noexcept {
+  try {
+    std::shared_ptr<Reply> answer;
+    std::string problem;
+    try {
+      answer = std::make_shared<Reply>(context_.api.answer(request, context_.draining));
+    } catch (const std::exception& thrown) {
+      problem = thrown.what();
+    }
+    post([this, answer, problem, call] {
+      if (call != call_ || phase_ != Phase::kAnswering || reply_ended_) return;  // too late
+      if (!answer) return on_exception(problem.c_str());
+      on_reply(std::move(*answer));
+    });
+  } catch (...) {  // no memory for the hand-over: the request ends with its deadline
+  }
+}
+
+void HttpSession::on_reply(Reply answer) {
+  if (auto* ready = std::get_if<HttpReply>(&answer)) return reply(*ready);
+  generate(std::get<GenerationCall>(std::move(answer)));
 }
 
 void HttpSession::set_deadline(std::chrono::milliseconds after) {
@@ -172,21 +208,18 @@ void HttpSession::set_deadline(std::chrono::milliseconds after) {
   deadline_.expires_after(after);
   // Holds the session: while the engine works there may be no other handler that does.
   deadline_.async_wait([self = shared_from_this(), round](const error_code&) {
-    if (round == self->deadline_round_) self->on_deadline();
+    if (round == self->deadline_round_) self->guarded([&] { self->on_deadline(); });
   });
 }
 
 void HttpSession::on_deadline() {
   if (phase_ == Phase::kLingering || (phase_ == Phase::kReading && reader_.idle())) return close();
   if (phase_ == Phase::kReading) {
-    phase_ = Phase::kAnswering;
-    close_after_ = true;
-    return reply(
-        ApiError{408, fmt::format("the request was not complete after {} ms", context_.options.read_timeout.count())}
-            .reply());
+    return refuse(
+        {408, fmt::format("the request was not complete after {} ms", context_.options.read_timeout.count())});
   }
   if (phase_ != Phase::kAnswering) return;
-  if (!answer_) return close();  // the reply itself does not get out
+  if (reply_ended_) return on_slow_client("the client did not take its reply in time");
   ++context_.api.counters().requests_timed_out;
   fail_generation({504, fmt::format("the request took longer than {} ms", context_.options.request_timeout.count()),
                    "server_error", "", "timeout"});
@@ -195,7 +228,6 @@ void HttpSession::on_deadline() {
 // ---- generating
 
 void HttpSession::generate(GenerationCall call) {
-  ++call_;
   answer_.emplace(context_.api.model().info, context_.api.model().tokenizer, call);
   stream_ = call.stream;
   stream_begun_ = false;
@@ -203,10 +235,9 @@ void HttpSession::generate(GenerationCall call) {
     // On the engine's thread. The context goes last, so that the strand still exists when the session goes.
     auto on_event = [owner = context_owner_.lock(), weak = weak_from_this(), number = call_,
                      choice](const GenerationEvent& event) {
-      auto self = weak.lock();
-      if (!self) return;
-      const auto executor = self->socket_.get_executor();
-      asio::post(executor, [self = std::move(self), number, choice, event] { self->on_event(number, choice, event); });
+      if (const auto self = weak.lock()) {
+        self->post([session = self.get(), number, choice, event] { session->on_event(number, choice, event); });
+      }
     };
     Result<uint64_t> id = context_.engine.submit(std::move(call.requests[choice]), std::move(on_event));
     if (!id.ok()) return fail_generation(engine_error(id.status()));
@@ -216,10 +247,7 @@ void HttpSession::generate(GenerationCall call) {
 
 void HttpSession::on_event(uint64_t call, size_t choice, const GenerationEvent& event) {
   if (call != call_ || !answer_ || phase_ != Phase::kAnswering) return;
-  if (out_.size() > context_.options.max_unsent_bytes) {
-    ++context_.api.counters().slow_clients;
-    return close();
-  }
+  if (out_.size() > context_.options.max_unsent_bytes) return on_slow_client("the client does not read its stream");
   const std::string text = answer_->on_event(choice, event);
   if (answer_->error()) return fail_generation(ApiError(*answer_->error()));
   if (stream_ && !stream_begun_) begin_stream();
@@ -237,9 +265,11 @@ void HttpSession::fail_generation(const ApiError& error) {
   ids_.clear();
   answer_.reset();
   if (!stream_begun_) return reply(error.reply());
+  context_.log_failure(id_, error.status, error.message, HttpApi::route_name(request_.path));
   send_stream(Answer::stream_error(error));
   if (!request_.http_1_0) send("0\r\n\r\n");
   close_after_ = true;
+  log_access(200, stream_bytes_);
   end_reply();
 }
 
@@ -253,123 +283,8 @@ void HttpSession::end_generation() {
   send_stream(answer_->end());
   answer_.reset();
   if (!request_.http_1_0) send("0\r\n\r\n");
+  log_access(200, stream_bytes_);
   end_reply();
-}
-
-// ---- writing
-
-void HttpSession::reply(const HttpReply& reply) {
-  context_.api.counters().count_reply(HttpApi::route_name(request_.path), reply.status);
-  const bool keep = !close_after_ && !context_.draining;
-  const std::string length = reply.status == 204 ? "" : fmt::format("Content-Length: {}\r\n", reply.body.size());
-  send(reply_head(reply, length, keep));
-  if (request_.method != "HEAD") send(reply.body);
-  end_reply();
-}
-
-// HTTP/1.0 knows no chunks: there the end of the connection is the end of the stream.
-void HttpSession::begin_stream() {
-  stream_begun_ = true;
-  if (request_.http_1_0) close_after_ = true;
-  const HttpReply head{200, "text/event-stream; charset=utf-8", "", {{"Cache-Control", "no-cache"}}};
-  context_.api.counters().count_reply(HttpApi::route_name(request_.path), head.status);
-  send(
-      reply_head(head, request_.http_1_0 ? "" : "Transfer-Encoding: chunked\r\n", !close_after_ && !context_.draining));
-  if (const std::string text = answer_->begin(); !text.empty()) send_stream(text);
-}
-
-void HttpSession::send_stream(const std::string& text) {
-  if (request_.http_1_0) return send(text);
-  send(fmt::format("{:x}\r\n", text.size()));
-  send(text);
-  send("\r\n");
-}
-
-void HttpSession::send(std::string_view bytes) {
-  if (phase_ == Phase::kClosed) return;
-  out_ += bytes;
-  if (!writing_.empty() || out_.empty()) return;
-  // Behind what this handler still adds, so that the pieces of one event leave together.
-  writing_.assign(1, '-');
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    self->writing_ = std::exchange(self->out_, "");
-    self->written_ = 0;
-    self->write_some();
-  });
-}
-
-void HttpSession::write_some() {
-  if (phase_ == Phase::kClosed) return;
-  const uint64_t round = ++write_round_;
-  write_timer_.expires_after(context_.options.write_timeout);
-  write_timer_.async_wait([weak = weak_from_this(), round](const error_code&) {
-    const auto self = weak.lock();
-    if (self && round == self->write_round_) self->on_write_stuck();
-  });
-  const size_t count = std::min(writing_.size() - written_, kWritePiece);
-  socket_.async_write_some(
-      asio::buffer(writing_.data() + written_, count),
-      [self = shared_from_this()](const error_code& code, size_t sent) { self->on_written(code, sent); });
-}
-
-void HttpSession::on_write_stuck() {
-  ++context_.api.counters().slow_clients;
-  close();
-}
-
-void HttpSession::on_written(const error_code& code, size_t count) {
-  ++write_round_;
-  write_timer_.cancel();
-  if (phase_ == Phase::kClosed) return;
-  if (code) return client_gone();
-  written_ += count;
-  if (written_ < writing_.size()) return write_some();
-  writing_ = std::exchange(out_, "");
-  written_ = 0;
-  if (!writing_.empty()) return write_some();
-  if (reply_ended_) end_reply();
-}
-
-// All of a reply was handed over. Once it is out: the next request, or the end.
-void HttpSession::end_reply() {
-  reply_ended_ = true;
-  if (!writing_.empty() || !out_.empty() || phase_ != Phase::kAnswering) return;
-  reply_ended_ = false;
-  if (close_after_ || context_.draining) return linger();
-  phase_ = Phase::kReading;
-  request_ = HttpRequest();
-  set_deadline(reader_.idle() ? context_.options.idle_timeout : context_.options.read_timeout);
-  advance();
-}
-
-// ---- ending
-
-void HttpSession::client_gone() {
-  if (answer_) ++context_.api.counters().clients_gone;
-  close();
-}
-
-// Closing with bytes unread would reset the connection, and the client might never see the reply.
-void HttpSession::linger() {
-  phase_ = Phase::kLingering;
-  error_code ignored;
-  socket_.shutdown(Socket::shutdown_send, ignored);
-  set_deadline(kLingerTime);
-  read_more();
-}
-
-void HttpSession::close() {
-  if (phase_ == Phase::kClosed) return;
-  phase_ = Phase::kClosed;
-  cancel_requests();
-  ids_.clear();
-  answer_.reset();
-  ++deadline_round_;
-  ++write_round_;
-  deadline_.cancel();
-  write_timer_.cancel();
-  error_code ignored;
-  socket_.close(ignored);
 }
 
 }  // namespace engram

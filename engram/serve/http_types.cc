@@ -22,7 +22,7 @@ std::string ApiError::json() const {
 }
 
 HttpReply ApiError::reply() const {
-  HttpReply out{status, "application/json", json(), {}};
+  HttpReply out{status, "application/json", json(), {}, message};
   if (status == 429 || status == 503) out.headers.emplace_back("Retry-After", status == 429 ? "1" : "10");
   if (status == 401) out.headers.emplace_back("WWW-Authenticate", "Bearer");
   return out;
@@ -63,6 +63,7 @@ const char* http_reason(int status) {
     case 429: return "Too Many Requests";
     case 431: return "Request Header Fields Too Large";
     case 500: return "Internal Server Error";
+    case 501: return "Not Implemented";
     case 503: return "Service Unavailable";
     case 504: return "Gateway Timeout";
     case 505: return "HTTP Version Not Supported";

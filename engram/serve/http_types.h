@@ -20,7 +20,8 @@ struct HttpRequest {
   bool expect_continue = false;  // waits for 100 before it sends the body
   bool has_body = false;         // a length above zero, or chunked
   std::string host, authorization, content_type;
-  std::string body;  // empty while only the head is there
+  std::string request_id;  // what the client or a proxy calls it; empty: nothing, or what no header may hold
+  std::string body;        // empty while only the head is there
 };
 
 struct HttpReply {
@@ -28,6 +29,7 @@ struct HttpReply {
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;  // others: Allow, Retry-After, ...
+  std::string cause;                                         // of an error, for the log; not sent
 };
 
 // An error as OpenAI's clients read it.

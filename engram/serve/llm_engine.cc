@@ -1,21 +1,3 @@
-// What holds, and what relies on it:
-//
-// 1. One thread calls LLMEngine (EngineThread's, where there is one); check() and store_stats() alone are for any.
-// 2. A request is in requests_ from add() to its last event, and its Sequence is the scheduler's for exactly as long.
-//    Both go in emit(), at the last event, and nowhere else. So whoever calls emit(), end() or accept() has to look at
-//    the answer before it touches the sequence again.
-// 3. A step is schedule, run, take. schedule() reserves pages and may put drafts behind a sequence's known tokens;
-// until
-//    take() has removed them (Sequence::take_drafts), num_computed counts known tokens alone and nothing else may
-//    schedule, publish or preempt.
-// 4. Pages are written by the runner and become the sequence's (Scheduler::advance) only afterwards, for tokens that
-//    are known to be right. A page behind num_computed may hold anything: wrong drafts, a step that failed. It is
-//    written again before it is read, and the prefix cache takes full computed pages only. That is why a step that
-//    throws can end its requests and leave all others as they were.
-// 5. A token is sampled from the logits behind the last known token; drafts only save steps. accept() goes on to the
-//    next draft only while the sampled token equals it, so drafts cannot change the text.
-// 6. The next step's tokens depend on this one's, so nothing of two steps overlaps but reads that are hints.
-// 7. Every request gets exactly one last event, also when its rows, the model or the engine itself fails.
 #include "engram/serve/llm_engine.h"
 
 #include <algorithm>
@@ -37,10 +19,10 @@
 //   4. A draft is right when it is the token that is chosen anyway, from the logits after the tokens before it. The
 //      first wrong one ends the comparison, because the logits after it belong to another text.
 //   5. Random numbers are drawn once for each token, in the order of tokens. So drafts and batches do not change them.
-//
-// EngineThread: only run() touches engine_, except for what any thread may call (check(), options(), store_stats()).
-// mutex_ is not held while the engine works; metrics_ is a copy made after the last step. drain() misses no request:
-// run() takes submitted_ and sets busy_ in one critical section, and clears busy_ only when no work is left.
+//   6. By 3, a step that throws has changed nothing that another request reads: it ends its own requests, and the others
+//      run again. Only the scheduler and the block manager must not throw halfway; where they do, abandon() is left.
+//   7. Every request gets exactly one last event, also when its rows, the model or the engine itself fails. A client
+//      whose callback throws is taken for gone.
 
 namespace engram {
 namespace {

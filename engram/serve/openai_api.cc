@@ -35,15 +35,18 @@ int64_t random_seed() {
 
 // What every endpoint with sampling shares. max_tokens comes later: its default depends on the prompt.
 void read_sampling(ApiFields& fields, SamplingParams& sampling) {
-  sampling.temperature = fields.number("temperature", 0, 2, sampling.temperature);
-  sampling.top_p = fields.number("top_p", 0, 1, sampling.top_p);
-  if (sampling.top_p == 0) sampling.top_p = 1e-9;  // OpenAI takes 0: the likeliest token alone
+  const auto number = [&fields](const char* key, const SamplingRange& range, double fallback) {
+    return fields.number(key, range.low, range.high, fallback);
+  };
+  sampling.temperature = number("temperature", kTemperatureRange, sampling.temperature);
+  // OpenAI takes 0: the likeliest token alone.
+  sampling.top_p = std::max(number("top_p", {0, kTopPRange.high}, sampling.top_p), kTopPRange.low);
   sampling.top_k = static_cast<int>(fields.integer("top_k", -1, INT32_MAX, 0));
   sampling.top_k = std::max(sampling.top_k, 0);  // vLLM writes "off" as -1
-  sampling.min_p = fields.number("min_p", 0, 1, sampling.min_p);
-  sampling.repetition_penalty = fields.number("repetition_penalty", 0.01, 10, sampling.repetition_penalty);
-  sampling.presence_penalty = fields.number("presence_penalty", -2, 2, sampling.presence_penalty);
-  sampling.frequency_penalty = fields.number("frequency_penalty", -2, 2, sampling.frequency_penalty);
+  sampling.min_p = number("min_p", kMinPRange, sampling.min_p);
+  sampling.repetition_penalty = number("repetition_penalty", kRepetitionPenaltyRange, sampling.repetition_penalty);
+  sampling.presence_penalty = number("presence_penalty", kPenaltyRange, sampling.presence_penalty);
+  sampling.frequency_penalty = number("frequency_penalty", kPenaltyRange, sampling.frequency_penalty);
   sampling.ignore_eos = fields.flag("ignore_eos", false);
   sampling.stop = fields.strings("stop", kMaxStops);
   for (const std::string& stop : sampling.stop) {
@@ -82,6 +85,15 @@ std::optional<ApiError> check_model(ApiFields& fields, const EngineInfo& info) {
 
 // An empty prompt is the bos token alone, as in `engram generate`.
 std::optional<Prompt> encode(const ApiModel& model, const char* key, const std::string& text, ApiFields& fields) {
+  if (model.max_prompt_bytes && text.size() > *model.max_prompt_bytes) {
+    fields.fail(key,
+                fmt::format("got {} bytes of text, wanted at most {}: the model's context is {} tokens, and no token "
+                            "has more than {} bytes",
+                            text.size(), *model.max_prompt_bytes, model.info.max_context,
+                            *model.max_prompt_bytes / static_cast<size_t>(std::max(model.info.max_context, 1))),
+                "context_length_exceeded");
+    return std::nullopt;
+  }
   Result<Prompt> ids = model.tokenizer.encode(text);
   if (!ids.ok()) {
     fields.fail(key, ids.status().message());
@@ -182,7 +194,6 @@ Parsed finish(const ApiModel& model, ApiFields& fields, GenerationCall call, Gen
     if (auto error = check_context(model.info, prompt.size(), max_tokens, prompt_key, max_key)) return *error;
   }
   request.sampling.max_tokens = static_cast<int>(max_tokens);
-  if (Status status = request.sampling.validate(); !status.ok()) return bad_request(status.message());
   add_requests(call, request, std::move(prompts));
   return call;
 }

@@ -4,6 +4,7 @@
 // what, where, got and wanted. Unknown fields are ignored, as OpenAI's servers do. Extensions:
 // top_k, min_p, repetition_penalty, ignore_eos, "memory": "on"|"off", "memory_trace". The answers: answer.h.
 #pragma once
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -34,7 +35,8 @@ struct ApiModel {
   const EngineInfo& info;
   const Tokenizer& tokenizer;
   std::string chat_template;
-  int max_choices = 16;  // prompts * n of one call
+  int max_choices = 16;                         // prompts * n of one call
+  std::optional<size_t> max_prompt_bytes = {};  // text of more bytes is too long, whatever its tokens (prompt_limit.h)
 };
 
 std::variant<GenerationCall, ApiError> parse_completion(const ApiModel& model, std::string_view body);

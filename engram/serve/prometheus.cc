@@ -72,6 +72,8 @@ void http_metrics(std::string& out, const HttpCounters& http) {
   single(out, "engram_http_connections", "gauge", "Open connections.", http.connections.load());
   single(out, "engram_http_connections_total", "counter", "Connections accepted.", http.accepted.load());
   single(out, "engram_http_connections_refused_total", "counter", "Connections over the limit.", http.refused.load());
+  single(out, "engram_http_connections_dropped_total", "counter", "Slow connections closed to make a place for others.",
+         http.gave_way.load());
   single(out, "engram_http_clients_gone_total", "counter", "Clients that left during a generation.",
          http.clients_gone.load());
   single(out, "engram_http_slow_clients_total", "counter", "Clients cut off because they did not read.",

@@ -21,6 +21,7 @@ class HttpCounters {
   std::atomic<int64_t> connections{0};          // open now
   std::atomic<uint64_t> accepted{0};            // connections, refused ones included
   std::atomic<uint64_t> refused{0};             // over the limit
+  std::atomic<uint64_t> gave_way{0};            // slow ones that were closed where places were short
   std::atomic<uint64_t> clients_gone{0};        // in the middle of a generation
   std::atomic<uint64_t> slow_clients{0};        // cut off: they did not read
   std::atomic<uint64_t> requests_timed_out{0};  // over the total time

@@ -12,6 +12,13 @@ namespace engram {
 
 inline constexpr int kMaxLogprobs = 20;
 
+// What sampling takes, for every reader of it.
+struct SamplingRange {
+  double low, high;
+};
+inline constexpr SamplingRange kTemperatureRange{0, 2}, kTopPRange{1e-9, 1}, kMinPRange{0, 1};
+inline constexpr SamplingRange kRepetitionPenaltyRange{0.01, 10}, kPenaltyRange{-2, 2};
+
 struct SamplingParams {
   int max_tokens = 128;             // generated at most, >= 1
   double temperature = 1.0;         // 0: greedy

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engram/serve/request.h"
@@ -15,11 +16,15 @@ namespace engram {
 
 struct Sequence {
   Sequence(uint64_t request_id, GenerationRequest what)
-      : id(request_id), request(std::move(what)), tokens(request.prompt) {}
+      : id(request_id),
+        request(std::move(what)),
+        tokens(std::exchange(request.prompt, {})),
+        prompt_size(static_cast<int64_t>(tokens.size())) {}
 
   uint64_t id;
-  GenerationRequest request;
-  std::vector<int32_t> tokens;
+  GenerationRequest request;    // its prompt is in tokens
+  std::vector<int32_t> tokens;  // prompt, generated, drafts
+  int64_t prompt_size;
   int64_t num_computed = 0;
   int64_t num_cached = 0;              // of the prompt, found in the prefix cache at the first admission
   int64_t num_foretold = 0;            // Scheduler's: tokens that upcoming() has named
@@ -31,7 +36,7 @@ struct Sequence {
   uint64_t chain = 0;
 
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()) - num_drafts; }
-  int64_t num_prompt() const { return static_cast<int64_t>(request.prompt.size()); }
+  int64_t num_prompt() const { return prompt_size; }
   int64_t num_generated() const { return num_tokens() - num_prompt(); }
   int64_t num_left() const { return num_tokens() - num_computed; }  // tokens to run
   bool is_decoding() const { return num_left() == 1 && num_generated() > 0; }

@@ -86,6 +86,7 @@ void check_call(const GenerationCall& call) {
 }
 
 void check_request(const HttpRequest& request) {
+  if (const auto refusal = fixture().api.refuse(request)) return check_reply(*refusal);
   auto answer = fixture().api.answer(request, false);
   if (const auto* reply = std::get_if<HttpReply>(&answer)) return check_reply(*reply);
   check_call(std::get<GenerationCall>(answer));

@@ -127,7 +127,7 @@ TEST_F(ServeAnswer, FailureEndsIt) {
 TEST_F(ServeAnswer, Logprobs) {
   call.logprobs = true;
   Answer made = answer();
-  GenerationEvent first = event("ab"), second = event("c", FinishReason::kStop);
+  GenerationEvent first = event("a"), second = event("c", FinishReason::kStop);
   const int32_t part = engine.tokenizer().encode("\u00e9")->front();  // the first of two bytes
   first.logprob = TokenLogprob{first.token, -0.5F};
   first.top_logprobs = {{first.token, -0.5F}, {part, -INFINITY}};
@@ -137,7 +137,7 @@ TEST_F(ServeAnswer, Logprobs) {
   const json logprobs = json::parse(made.reply().body)["choices"][0]["logprobs"];
   EXPECT_EQ(logprobs["tokens"], json({"a", "c"}));
   EXPECT_EQ(logprobs["token_logprobs"], json({-0.5, -1.5}));
-  EXPECT_EQ(logprobs["text_offset"], json({0, 2}));
+  EXPECT_EQ(logprobs["text_offset"], json({0, 1}));
   EXPECT_EQ(logprobs["top_logprobs"][0], json({{"a", -0.5}, {"bytes:\\xc3", -9999.0}}));
 
   call.form = AnswerForm::kChat;

@@ -36,8 +36,14 @@ struct ServeApi : testing::Test {
     request.host = "127.0.0.1:8000";
     return request;
   }
+  // As a session asks: what the head alone refuses, and then the body.
+  static std::variant<HttpReply, GenerationCall> ask(const HttpApi& with, const HttpRequest& request,
+                                                     bool draining = false) {
+    if (std::optional<HttpReply> refusal = with.refuse(request)) return *std::move(refusal);
+    return with.answer(request, draining);
+  }
   GenerationCall call(const std::string& path, const std::string& body) const {
-    auto answer = api.answer(post(path, body), false);
+    auto answer = ask(api, post(path, body));
     if (const auto* reply = std::get_if<HttpReply>(&answer)) {
       ADD_FAILURE() << body << " -> " << reply->status << " " << reply->body;
       return {};
@@ -48,7 +54,7 @@ struct ServeApi : testing::Test {
   void refused(const std::string& path, const std::string& body, int status, const std::string& param,
                const std::string& says) const {
     SCOPED_TRACE(body.substr(0, 200));
-    auto answer = api.answer(post(path, body), false);
+    auto answer = ask(api, post(path, body));
     ASSERT_TRUE(std::holds_alternative<HttpReply>(answer)) << "was served";
     const HttpReply& reply = std::get<HttpReply>(answer);
     EXPECT_EQ(reply.status, status) << reply.body;
@@ -233,7 +239,7 @@ TEST_F(ServeApi, OnlyThePlainTemplateIsRendered) {
   EXPECT_NE(render_chat("", messages).status().message().find("no chat_template"), std::string::npos);
   EXPECT_NE(render_chat("{{ other }}", messages).status().message().find("'{{ other }}'"), std::string::npos);
   const HttpApi none(engine, engine.tokenizer(), "", 8, {});
-  const auto answer = none.answer(post(kChat, R"({"messages": [{"role": "user", "content": "a"}]})"), false);
+  const auto answer = ask(none, post(kChat, R"({"messages": [{"role": "user", "content": "a"}]})"));
   EXPECT_EQ(std::get<HttpReply>(answer).status, 400);
 }
 
@@ -251,12 +257,12 @@ TEST_F(ServeApi, Traces) {
   refused(kTrace, R"({"prompt": "a", "max_tokens": 100})", 400, "max_tokens", "wanted at most 99");
   FakeEngine plain({.memory = false});
   const HttpApi without(plain, plain.tokenizer(), "", 8, {});
-  EXPECT_EQ(std::get<HttpReply>(without.answer(post(kTrace, R"({"prompt": "a"})"), false)).status, 400);
+  EXPECT_EQ(std::get<HttpReply>(ask(without, post(kTrace, R"({"prompt": "a"})"))).status, 400);
 }
 
 TEST_F(ServeApi, Routes) {
   const auto status = [&](HttpRequest request, bool draining = false) {
-    return std::get<HttpReply>(api.answer(request, draining)).status;
+    return std::get<HttpReply>(ask(api, request, draining)).status;
   };
   for (const char* path : {"/", "/health", "/openapi.json", "/v1/models", "/metrics", "/metrics.json"}) {
     EXPECT_EQ(status(get(path)), 200) << path;
@@ -264,7 +270,7 @@ TEST_F(ServeApi, Routes) {
     head.method = "HEAD";
     EXPECT_EQ(status(head), 200) << path;
     head.method = "DELETE";
-    const HttpReply reply = std::get<HttpReply>(api.answer(head, false));
+    const HttpReply reply = std::get<HttpReply>(ask(api, head));
     EXPECT_EQ(reply.status, 405);
     EXPECT_EQ(reply.headers.at(0), std::pair(std::string("Allow"), std::string("GET, HEAD, OPTIONS")));
     head.method = "OPTIONS";
@@ -291,7 +297,7 @@ TEST_F(ServeApi, Routes) {
 TEST_F(ServeApi, KeysAndHosts) {
   const auto status = [](const HttpApi& with, HttpRequest request, const std::string& key) {
     request.authorization = key;
-    return std::get<HttpReply>(with.answer(request, false)).status;
+    return std::get<HttpReply>(ask(with, request)).status;
   };
   EXPECT_EQ(status(locked, get("/v1/models"), ""), 401);
   EXPECT_EQ(status(locked, get("/metrics"), "Bearer secret-key"), 401);
@@ -332,7 +338,7 @@ TEST(ServeApiKeys, File) {
 // Every metric once: one TYPE line, and its samples behind it.
 TEST_F(ServeApi, MetricsText) {
   api.counters().count_reply("/health", 200);
-  const std::string text = std::get<HttpReply>(api.answer(get("/metrics"), false)).body;
+  const std::string text = std::get<HttpReply>(ask(api, get("/metrics"))).body;
   std::map<std::string, int> types;
   std::string current;
   for (size_t at = 0; at < text.size();) {
@@ -369,12 +375,12 @@ TEST(ServeHistogram, CountsUnderBounds) {
 }
 
 TEST_F(ServeApi, PublishedFilesAreWhole) {
-  const HttpReply document = std::get<HttpReply>(api.answer(get("/openapi.json"), false));
+  const HttpReply document = std::get<HttpReply>(ask(api, get("/openapi.json")));
   const json parsed = json::parse(document.body);
   for (const auto& [path, methods] : parsed["paths"].items()) {
     EXPECT_STRNE(HttpApi::route_name(path), "other") << path;
   }
-  const HttpReply page = std::get<HttpReply>(api.answer(get("/"), false));
+  const HttpReply page = std::get<HttpReply>(ask(api, get("/")));
   EXPECT_EQ(page.body.find("src=\"http"), std::string::npos) << "the page works offline";
 }
 

@@ -73,6 +73,7 @@ Result<uint64_t> FakeEngine::submit(GenerationRequest request, OnEvent on_event)
   sequence->id = next_id_++;
   sequence->tokens = request.prompt;
   sequence->prompt = value_or_throw(tokenizer_.decode(request.prompt));
+  if (sequence->prompt.find("THROW") != std::string::npos) throw std::bad_alloc();
   last_request_ = request;
   metrics_.prompt_tokens += request.prompt.size();
   sequence->request = std::move(request);
@@ -93,6 +94,11 @@ void FakeEngine::drain() {
   std::unique_lock lock(mutex_);
   draining_ = true;
   changed_.wait(lock, [this] { return sequences_.empty(); });
+}
+
+Status FakeEngine::health() const {
+  const std::lock_guard lock(mutex_);
+  return health_;
 }
 
 EngineMetrics FakeEngine::metrics() const {
@@ -192,8 +198,8 @@ bool FakeEngine::step(Sequence& sequence) {
   if (sequence.cancelled) return end(sequence, FinishReason::kCancelled, metrics_.cancelled, Status());
   if (says("HANG")) return false;
   if (says("FAIL") && (says("FAIL0") || sequence.generated() == 3)) {
-    return end(sequence, FinishReason::kError, metrics_.failed,
-               Status(StatusCode::kDataLoss, "table.rows: page 7: the checksum failed on two reads"));
+    health_ = Status(StatusCode::kDataLoss, "table.rows: page 7: the checksum failed on two reads");
+    return end(sequence, FinishReason::kError, metrics_.failed, health_);
   }
   GenerationEvent event = end_of(sequence, FinishReason::kNone, Status());
   if (sequence.request.trace) add_traces(sequence, event);

@@ -2,7 +2,7 @@
 // traces, log-probabilities, stop strings, failures and delays where a test asks for them.
 //
 // The vocabulary is the byte-level one: <|endoftext|> is 0, byte b is another token. A prompt that contains FAIL fails
-// after three tokens, FAIL0 before the first; HANG never gets a token.
+// after three tokens, FAIL0 before the first; HANG never gets a token; a prompt with THROW makes submit() throw.
 #pragma once
 #include <array>
 #include <chrono>
@@ -36,6 +36,7 @@ class FakeEngine : public Engine {
   void cancel(uint64_t id) override;
   void drain() override;
   EngineMetrics metrics() const override;
+  Status health() const override;
   const EngineInfo& info() const override { return info_; }
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
@@ -61,6 +62,7 @@ class FakeEngine : public Engine {
   mutable std::condition_variable changed_;
   std::map<uint64_t, std::shared_ptr<Sequence>> sequences_;  // guarded by mutex_, like all below
   GenerationRequest last_request_;
+  Status health_;
   EngineMetrics metrics_;
   uint64_t next_id_ = 1;
   bool draining_ = false, stopping_ = false;

@@ -15,7 +15,8 @@ struct ClientReply {
 
 class HttpClient {
  public:
-  explicit HttpClient(int port);
+  // `from`: the address that it connects from, one of this machine's; none: as the system chooses.
+  explicit HttpClient(int port, const char* from = nullptr);
   ~HttpClient();
   HttpClient(HttpClient&& other) noexcept : socket_(other.socket_), buffer_(std::move(other.buffer_)) {
     other.socket_ = -1;

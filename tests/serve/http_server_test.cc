@@ -273,7 +273,7 @@ TEST_F(ServeHttp, OptionsThatAreRefused) {
   };
   Status status = refusal({.host = "0.0.0.0", .port = 0});
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
-  EXPECT_NE(status.message().find("--api-key-file"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("no keys"), std::string::npos) << status.message();
   EXPECT_EQ(refusal({.host = "::", .port = 0}).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(refusal({.host = "example.org", .port = 0}).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(refusal({.port = 65536}).code(), StatusCode::kInvalidArgument);
@@ -283,8 +283,8 @@ TEST_F(ServeHttp, OptionsThatAreRefused) {
   start();
   status = refusal({.port = server->port()});
   EXPECT_EQ(status.code(), StatusCode::kAlreadyExists);
-  EXPECT_EQ(status.message(), fmt::format("127.0.0.1:{}: the port is in use by another program; choose another with "
-                                          "--port (0: any free one)",
+  EXPECT_EQ(status.message(), fmt::format("127.0.0.1:{}: the port is in use by another program; choose another "
+                                          "(0: any free one)",
                                           server->port()));
   EXPECT_EQ(server->url(), fmt::format("http://127.0.0.1:{}", server->port()));
 }
