@@ -23,12 +23,12 @@ class BpeTrainer {
  public:
   static constexpr size_t kMaxWords = 10'000'000;  // distinct ones that are remembered: about 1 GB
 
-  // special_tokens take the ids 0, 1, ... kInvalidArgument: one is empty, stands twice or is not UTF-8.
+  // special_tokens take the ids 0, 1, ... kInvalidArgument: one is empty, appears twice or is not UTF-8.
   static Result<BpeTrainer> create(std::vector<std::string> special_tokens, size_t max_words = kMaxWords);
 
   // Counts the words of a document. kInvalidArgument: not UTF-8.
   Status add(std::string_view document);
-  int64_t forgotten_words() const { return forgotten_; }  // distinct words that went at the limit
+  int64_t forgotten_words() const { return forgotten_; }  // distinct words, at the limit
 
   // The tokenizer.json with at most `vocab_size` ids; fewer where the text gives no more pairs. on_merge is called with
   // the number of ids so far. kInvalidArgument: vocab_size is below the special tokens and the 256 bytes.

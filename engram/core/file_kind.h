@@ -1,7 +1,7 @@
-// What a file is that is not what was wanted: known by its first bytes, named in the error, with what to do about it.
+// Names the kind of a file that is not what was wanted, by its first bytes, and says what to do about it.
 //
 // For readers whose own format was not found ("a Git LFS pointer, not the file itself; fetch the file with `git lfs
-// pull`"), and for text, which nearly any file could be taken for.
+// pull`"), and for text, because nearly any file could be read as text.
 #pragma once
 #include <span>
 #include <string>
@@ -12,7 +12,7 @@
 
 namespace engram {
 
-// kInvalidArgument names `name`, the kind and the advice; ok where the first bytes are of nothing that is known here.
+// kInvalidArgument names `name`, the kind and the advice; ok where the first bytes are not of a known kind.
 // 512 bytes tell everything.
 Status check_not_foreign(std::string_view first_bytes, const std::string& name);
 Status check_not_foreign(std::span<const std::byte> first_bytes, const std::string& name);

@@ -16,7 +16,7 @@ class ChunkedBody {
 
   ChunkedBody(size_t max_else_bytes, size_t max_body_bytes) : else_left_(max_else_bytes), body_left_(max_body_bytes) {}
 
-  // Appends to `body` and takes what it has used off the front of `bytes`; behind kDone, that is the next request.
+  // Appends to `body` and takes what it has used off the front of `bytes`; after kDone, that is the next request.
   // After any other state but kNeedMore the rest of the connection cannot be read.
   State feed(std::string_view& bytes, std::string& body);
   const char* problem() const { return problem_; }  // after kBad

@@ -14,7 +14,7 @@
 namespace engram {
 
 // The engine on its own thread, which sleeps while there is nothing to do. Thread-safe. The destructor cancels what is
-// left. The log (or none) hears of preemptions, slow steps and trouble, at most once in ten seconds each.
+// left. The log, if there is one, gets preemptions, slow steps and trouble, at most once in ten seconds each.
 class EngineThread final : public Engine {
  public:
   explicit EngineThread(std::unique_ptr<LLMEngine> engine, std::shared_ptr<ServerLog> log = nullptr);

@@ -31,7 +31,7 @@ class HttpContext {
   // Whether there is a place for a connection from `peer`. Where all are taken, the connection that has kept the server
   // waiting longest, for more than options.patience, gives its place up.
   bool make_place(const std::string& peer);
-  // What a limit per address counts: an IPv4 address; of IPv6 the 64 bits that one customer has to himself.
+  // What a limit per address counts: an IPv4 address; of IPv6 the 64 bits that belong to one customer.
   static std::string peer_key(const boost::asio::ip::address& address);
 
   std::string next_request_id();
@@ -39,7 +39,7 @@ class HttpContext {
   // One line for a request that failed; a flood of them is cut, and the next line says how many are missing.
   void log_failure(const std::string& id, int status, const std::string& cause, const std::string& route) noexcept;
 
-  // The server cannot go on.
+  // The server cannot continue.
   void fail(const char* what) noexcept;
   Status failure();
 

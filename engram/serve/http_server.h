@@ -28,7 +28,7 @@ struct HttpServerOptions {
   int parse_threads = 4;              // that parse bodies and tokenise
   int max_connections = 512;
   int max_connections_per_address = 0;        // 0: a quarter of all; of this machine's own addresses no limit
-  std::chrono::milliseconds patience{1'000};  // where places are short, who kept the server waiting for longer goes
+  std::chrono::milliseconds patience{1'000};  // where places are short, one that kept the server waiting longer goes
   int max_choices = 16;                       // prompts * n of one call
   size_t max_header_bytes = 16 << 10;
   size_t max_body_bytes = 1 << 20;

@@ -4,7 +4,7 @@
 //   json  {"time":"2026-11-30T04:05:06.789+00:00","level":"warning","event":"request failed","id":"req-7",...}
 //
 // An event is always one line: text of a client is quoted and escaped. Lines are written by a thread of the log, so a
-// reader that stands still costs lines (the oldest go first) and never holds up the server.
+// reader that stops reading costs lines (the oldest first) and never delays the server.
 #pragma once
 #include <chrono>
 #include <cstdint>

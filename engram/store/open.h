@@ -2,7 +2,7 @@
 //
 //   dram:FILE       ?threads=N              all rows in memory (DramStore)
 //   pagecache:FILE  ?depth=N&io=KIND        read through the system's page cache (PageCacheStore)
-//   mapped:FILE                             mapped; the file must not shrink (MappedStore)
+//   mapped:FILE                             through a mapping of the file (MappedStore)
 //   nvme:FILE       ?direct=1&depth=N&io=KIND   past the page cache; direct=0: through it (NvmeStore)
 // and for any of them
 //   cache=SIZE      an S3-FIFO cache of rows in front (row_cache.h)
