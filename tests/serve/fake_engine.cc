@@ -182,7 +182,8 @@ void FakeEngine::add_traces(Sequence& sequence, GenerationEvent& event) {
 // The next byte of the canned text; a seed begins elsewhere.
 int32_t FakeEngine::next_token(const Sequence& sequence) const {
   const SamplingParams& sampling = sequence.request.sampling;
-  const auto place = static_cast<uint64_t>(sequence.generated() + (sampling.temperature > 0 ? sampling.seed : 0));
+  const auto begin = static_cast<uint64_t>(sampling.temperature > 0 ? sampling.seed : 0);  // up to 2^63 - 1
+  const uint64_t place = begin + static_cast<uint64_t>(sequence.generated());
   return byte_ids_[static_cast<unsigned char>(options_.text[place % options_.text.size()])];
 }
 

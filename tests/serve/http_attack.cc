@@ -1,4 +1,4 @@
-// http_attack SERVE_FAKE [CASES]: speaks HTTP to a whole server over sockets, mostly badly: heads, trailers,
+// http_attack SERVE_FAKE [CASES [FIRST]]: speaks HTTP to a whole server over sockets, mostly badly: heads, trailers,
 // extensions, chunks, pipelining, half-closes, resets, bodies that are nearly right, connections that stay open and say
 // nothing.
 //
@@ -51,7 +51,7 @@ class Target {
       dup2(in[0], 0);
       dup2(out[1], 1);
       setenv("ASAN_OPTIONS", "quarantine_size_mb=16", 0);
-      execl(program, program, "100", static_cast<char*>(nullptr));
+      execl(program, program, "0", static_cast<char*>(nullptr));
       _exit(127);
     }
     close(in[0]);
@@ -246,13 +246,14 @@ class Attack {
  public:
   explicit Attack(const char* program) : target_(program) {}
 
-  int run(uint64_t cases, std::chrono::seconds time) {
+  int run(uint64_t first, uint64_t cases, std::chrono::seconds time) {
     const auto begin = Clock::now();
     const int files_before = target_.files();
-    for (number_ = 0; time.count() > 0 ? Clock::now() - begin < time : number_ < cases; ++number_) {
+    const uint64_t end = first + cases;
+    for (number_ = first; time.count() > 0 ? Clock::now() - begin < time : number_ < end; ++number_) {
       one_case();
       if (number_ % 50 == 0 && !look()) break;
-      const bool quarter = time.count() > 0 ? Clock::now() - begin >= time / 4 : number_ >= cases / 4;
+      const bool quarter = time.count() > 0 ? Clock::now() - begin >= time / 4 : number_ >= first + cases / 4;
       if (settled_mib_ == 0 && quarter) settled_mib_ = std::max<int64_t>(target_.rss_mib(), 1);
     }
     held_.clear();
@@ -262,7 +263,7 @@ class Attack {
     for (const auto& [status, count] : statuses_) statuses += fmt::format(" {}: {},", status, count);
     fmt::print("{} requests, replies{} peak {} descriptors, memory {} MiB at a quarter, {} MiB at the end\n", requests_,
                statuses, peak_files_, settled_mib_, last_mib_);
-    fmt::print("attack: http_server, {} cases, {} failures, peak {} MiB\n", number_, failures_, peak_mib_);
+    fmt::print("attack: http_server, {} cases, {} failures, peak {} MiB\n", number_ - first, failures_, peak_mib_);
     return failures_ == 0 ? 0 : 1;
   }
 
@@ -390,11 +391,12 @@ class Attack {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: http_attack SERVE_FAKE [CASES]\n");
+    std::fprintf(stderr, "usage: http_attack SERVE_FAKE [CASES [FIRST]]\n");
     return 2;
   }
   signal(SIGPIPE, SIG_IGN);
   const char* seconds = std::getenv("ENGRAM_ATTACK_SECONDS");
   const uint64_t cases = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 4000;
-  return engram::Attack(argv[1]).run(cases, std::chrono::seconds(seconds == nullptr ? 0 : std::atoi(seconds)));
+  const uint64_t first = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 0;
+  return engram::Attack(argv[1]).run(first, cases, std::chrono::seconds(seconds == nullptr ? 0 : std::atoi(seconds)));
 }
