@@ -32,7 +32,8 @@ function(engram_add_test name)
 endfunction()
 
 # engram_add_fuzzer(NAME SOURCES x_fuzz.cc ... LINKS engram::core SEEDS dir): one libFuzzer program, one ctest entry
-# (labels fuzz and attack) that runs it for ENGRAM_FUZZ_SECONDS (default 60), started from the seeds. Target `fuzzers` builds all.
+# (labels fuzz and attack) that runs it for ENGRAM_FUZZ_SECONDS (default 60), started from the seeds. Target `fuzzers`
+# builds all.
 function(engram_add_fuzzer name)
   cmake_parse_arguments(FUZZ "" "SEEDS" "SOURCES;LINKS" ${ARGN})
   add_executable(${name} ${FUZZ_SOURCES})

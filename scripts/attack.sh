@@ -5,7 +5,7 @@
 #
 # --minutes N   how long all of it takes (default 60): the attacks share the time, as many side by side as there are cores
 # --output DIR  logs, and the table as attacks.md (default build/attack)
-# --no-build    take the builds as they are; an attack that is not built is left out, and the table says so
+# --no-build    take the builds as they are; an attack that is not built counts as failed
 # NAME...       only these
 # The short forms of the same attacks are part of scripts/test.sh. Ends with a table (attack, cases, failures, largest
 # memory); the exit code is 1 when one of them found something.
@@ -14,7 +14,7 @@ cd "$ROOT"
 minutes=60 output=build/attack build=yes names=()
 while [[ $# -gt 0 ]]; do
   case $1 in
-    -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit 0 ;;
+    -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     --minutes) minutes=${2:-}; shift ;;
     --output) output=${2:-}; shift ;;
     --no-build) build=no ;;

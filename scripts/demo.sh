@@ -11,11 +11,14 @@ cd "$ROOT"
 case ${1:-} in
   -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
-setup_arguments=()
-if [[ ${1:-} == --no-packages ]]; then
-  setup_arguments+=("$1")
-  shift
-fi
+setup_arguments=() demo_arguments=()
+for argument in "$@"; do
+  if [[ $argument == --no-packages ]]; then
+    setup_arguments+=("$argument")
+  else
+    demo_arguments+=("$argument")
+  fi
+done
 section "1/4 set-up"
 scripts/setup.sh "${setup_arguments[@]}"
 section "2/4 build"
@@ -23,6 +26,6 @@ scripts/build.sh release engram
 section "3/4 text, tokenizer and token shards"
 scripts/corpus.sh
 section "4/4 two models, side by side, then the report"
-build/release/engram demo "$@"
+build/release/engram demo "${demo_arguments[@]}"
 say ""
 say "done in $(elapsed 0). Open demo/report.html in a browser; its numbers are in demo/summary.json."

@@ -55,7 +55,7 @@ class Scripts(unittest.TestCase):
         for name in ("setup", "build", "corpus", "format"):
             self.executable(self.folder / f"scripts/{name}.sh", f'echo {name} "$@" >>"{self.folder}/calls"; exit 0\n')
         self.executable(self.folder / "build/release/engram", f'echo engram "$@" >>"{self.folder}/calls"\n')
-        subprocess.run([self.folder / "scripts/demo.sh", "--no-packages", "--set", "train.steps=2"], check=True,
+        subprocess.run([self.folder / "scripts/demo.sh", "--set", "train.steps=2", "--no-packages"], check=True,
                        capture_output=True)
         calls = (self.folder / "calls").read_text().splitlines()
         self.assertEqual("setup --no-packages", calls[0])
