@@ -268,6 +268,10 @@ class PosixEnv final : public Env {
   }
 
   Status rename_file(const std::string& from, const std::string& to) override {
+    // As root it would: a file named as an output may be /dev/null.
+    struct stat info;
+    if (::stat(to.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+      return not_regular("replace", to);
     if (::rename(from.c_str(), to.c_str()) != 0) {
       return errno_status("rename to", to, errno).with_context(fmt::format("'{}'", from));
     }

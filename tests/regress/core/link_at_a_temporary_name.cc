@@ -94,6 +94,10 @@ TEST_F(LinkAtATemporaryName, DevicesAndPipesStay) {
     EXPECT_TRUE(std::filesystem::exists(name));
   }
   EXPECT_FALSE(env_.new_writable_file(path("")).ok());  // a folder
+  // Nor does a finished file take a device's place: /dev/null was an output once.
+  EXPECT_EQ(write_file_atomic(env_, path("pipe"), "new").code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(std::filesystem::is_fifo(path("pipe")));
+  EXPECT_FALSE(std::filesystem::exists(path("pipe.tmp")));
 }
 
 }  // namespace
