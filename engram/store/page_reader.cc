@@ -59,6 +59,10 @@ class PageFile final : public RandomAccessFile {
     }
     return length;
   }
+  bool is_regular() const {
+    struct stat info;
+    return ::fstat(fd_, &info) == 0 && S_ISREG(info.st_mode);
+  }
   Result<int64_t> size() const override {
     struct stat info;
     if (::fstat(fd_, &info) != 0) return system_error(StatusCode::kInternal, "stat", path_, errno);
@@ -271,9 +275,14 @@ class ThreadPageReader final : public BasePageReader {
 Result<std::unique_ptr<PageFile>> open_page_file(const std::string& path, bool direct) {
   int fd;
   do {
-    fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | (direct ? O_DIRECT : 0));
+    fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (direct ? O_DIRECT : 0));  // no pipe keeps us
   } while (fd < 0 && errno == EINTR);
-  if (fd >= 0) return std::make_unique<PageFile>(fd, path);
+  if (fd >= 0) {
+    auto file = std::make_unique<PageFile>(fd, path);
+    if (!file->is_regular()) return invalid_argument("cannot read '{}': wanted a regular file", path);
+    (void)::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);  // io_uring would not wait for the drive
+    return file;
+  }
   if (errno == EINVAL && direct)
     return invalid_argument(
         "cannot open '{}' past the page cache (O_DIRECT): its file system does not allow it; "
