@@ -85,6 +85,7 @@ size_t line_of_stray_byte(std::string_view text) {
 }  // namespace
 
 Result<toml::table> parse_toml(std::string_view text, const std::string& name) {
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // the byte-order mark that editors of Windows write
   if (const size_t line = line_of_stray_byte(text); line > 0)
     return invalid_argument(
         "{}:{}: not TOML: got a character that is not ASCII outside comment lines; a string spells it as \\u00E9", name,
