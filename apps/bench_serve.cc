@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 
 struct Flags {
   bench::ServeBenchOptions options = bench::default_serve_bench_options();
-  std::vector<std::string> parts = {"table", "clients"};
+  std::vector<std::string> parts = {"table", "clients", "sampling"};
   bool json = false;
 };
 
@@ -56,6 +56,24 @@ void print_clients(const Json& part) {
       "  a decode step of one sequence takes {:.2f} ms; reading its {} bytes of weights once {:.2f} ms: {:.2f} x\n",
       1e3 * part.at("decode_seconds").get<double>(), format_count(part.at("active_weight_bytes").get<double>()),
       1e3 * part.at("weight_read_seconds").get<double>(), part.at("decode_over_weight_read").get<double>());
+  const Json& moe = part.at("moe");
+  fmt::print(
+      "  with {} experts, {} of them active, a decode step takes {:.2f} ms; reading its {} bytes once {:.2f} ms: {:.2f}"
+      " x\n",
+      moe.at("experts").get<int>(), moe.at("active_experts").get<int>(), 1e3 * moe.at("decode_seconds").get<double>(),
+      format_count(moe.at("active_weight_bytes").get<double>()), 1e3 * moe.at("weight_read_seconds").get<double>(),
+      moe.at("decode_over_weight_read").get<double>());
+}
+
+void print_sampling(const Json& part) {
+  fmt::print("\n{} sequences, vocabulary {}, {} rounds\n", part.at("sequences").get<int>(),
+             part.at("vocab_size").get<int>(), part.at("rounds").get<int>());
+  for (const Json& row : part.at("rows")) {
+    fmt::print("  {:<14}{:>10.1f} tokens/s, time over greedy {:.3f} ({:.3f}, {:.3f})\n",
+               row.at("name").get<std::string>(), row.at("tokens_per_second").get<double>(),
+               row.at("time_over_greedy").get<double>(), row.at("ratio_low").get<double>(),
+               row.at("ratio_high").get<double>());
+  }
 }
 
 void print_peer(const Json& part) {
@@ -90,6 +108,10 @@ Status run_bench_serve(const Flags& flags) {
       ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_bench(env, flags.options));
       out.update(result);
       if (!flags.json) print_table(result);
+    } else if (part == "sampling") {
+      ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_sampling_bench(env, flags.options));
+      out["sampling"] = result;
+      if (!flags.json) print_sampling(result);
     } else if (part == "drafts") {
       ENGRAM_ASSIGN_OR_RETURN(const Json result, bench::run_serve_drafts_bench(env, flags.options));
       out["drafts"] = result;
@@ -141,10 +163,12 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
       ->delimiter(',')
       ->check(CLI::IsMember({"random", "real"}));
   command
-      ->add_option("--part", flags->parts,
-                   "table, clients, drafts (guesses at the next tokens), peer (llama.cpp); the first two unless given")
+      ->add_option(
+          "--part", flags->parts,
+          "table, clients, sampling (beside greedy), drafts (guesses at the next tokens), peer (llama.cpp); the "
+          "first three unless given")
       ->delimiter(',')
-      ->check(CLI::IsMember({"table", "clients", "drafts", "peer"}));
+      ->check(CLI::IsMember({"table", "clients", "sampling", "drafts", "peer"}));
   command->add_option("--python", options.python, "interpreter that has llama-cpp-python")->capture_default_str();
   command->add_flag("--json", flags->json, "print JSON");
   command->callback([flags, &invocation] { invocation.run = [flags] { return run_bench_serve(*flags); }; });

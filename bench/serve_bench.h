@@ -46,13 +46,19 @@ Result<nlohmann::ordered_json> run_serve_bench(Env& env, const ServeBenchOptions
 
 // Continuous batching and the memory's speed on the first backbone: {"clients": [{"clients", "tokens_per_second"}],
 //  "ratio_of_32_clients", "share_of_matrix_rate", "largest_possible_ratio" (32 clients at the matrix rate),
-//  "decode_seconds", "weight_read_seconds", "decode_over_weight_read"}.
+//  "decode_seconds", "weight_read_seconds", "decode_over_weight_read", "moe": the last three and "experts",
+//  "active_experts", "active_weight_bytes" of a mixture of experts with as many active weights}.
 Result<nlohmann::ordered_json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options);
 
 // One client on the first backbone that writes real text, with drafts and without, step by step in turn: {"rows":
 //  [{"draft_tokens", "tokens_per_second", "ratio" to none, "ratio_low", "ratio_high", "tokens_per_step",
 //  "accepted" (share of the drafts)}]}.
 Result<nlohmann::ordered_json> run_serve_drafts_bench(Env& env, const ServeBenchOptions& options);
+
+// Eight sequences on the first backbone, greedy and sampled, step by step in turn:
+// {"sequences", "vocab_size", "rounds",
+//  "rows": [{"name", "temperature", "top_p", "tokens_per_second", "time_over_greedy", "ratio_low", "ratio_high"}]}.
+Result<nlohmann::ordered_json> run_serve_sampling_bench(Env& env, const ServeBenchOptions& options);
 
 // One sequence on the first backbone beside llama.cpp on the same shape and precision: {"peer", "rows": [{"name":
 //  "prefill" or "decode", "ours", "llama_cpp" in tokens per second, "ratio", "ratio_low", "ratio_high"}]}.

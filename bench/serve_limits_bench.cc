@@ -1,4 +1,5 @@
-// The parts of serve_bench that measure the engine itself: against one client, the memory's speed, and llama.cpp.
+// The parts of serve_bench that measure the engine itself: against one client, the memory's speed, greedy sampling,
+// and llama.cpp.
 #include <algorithm>
 #include <map>
 
@@ -39,6 +40,41 @@ double matrix_rate() {
   return 2.0 * kSize * kSize * kSize / best;
 }
 
+// One sequence's decode step beside the time to read the weights that it needs once. The backbone's
+// own FFN is cut into experts of a quarter of its width, of which four are active.
+Result<Json> measure_moe_decode(Env& env, const ServeBenchOptions& options, const Workload& work) {
+  const BackboneShape& shape = work.scale.backbones[0];
+  ModelConfig config = backbone_config(work, shape, nullptr);
+  config.ffn = FfnKind::kMoe;
+  config.first_k_dense_replace = 0;
+  config.n_routed_experts = 16;
+  config.num_experts_per_tok = 4;
+  config.moe_intermediate_size = shape.intermediate / 4;
+  config.shared_expert_intermediate_size = 0;
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, make_model(env, work, config));
+  EngineOptions one_sequence;
+  one_sequence.prefix_cache = false;
+  one_sequence.scheduler = {.max_sequences = 1, .max_batched_tokens = 16};
+  ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, one_sequence));
+  ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(config));
+  const int64_t bytes = 4 * (count.p_act + int64_t{config.vocab_size} * config.hidden_size);
+  std::vector<double> decode, ratio;
+  double least_read = 0;
+  for (int round = -1; round < options.rounds; ++round) {
+    const auto from = work.text.begin() + (round + 1) * work.scale.longest;
+    const std::vector<Job> jobs = {{{from, from + 4}, {from + 4, from + work.scale.longest}}};
+    ENGRAM_ASSIGN_OR_RETURN(const auto got, serve({{engine.get()}}, jobs));
+    if (round < 0) continue;
+    const double read = seconds_to_read(bytes);
+    decode.push_back(1 / got[0].tokens_per_second);
+    ratio.push_back(decode.back() / read);
+    least_read = round == 0 ? read : std::min(least_read, read);
+  }
+  return Json{{"experts", config.n_routed_experts}, {"active_experts", config.num_experts_per_tok},
+              {"active_weight_bytes", bytes},       {"decode_seconds", median(decode)},
+              {"weight_read_seconds", least_read},  {"decode_over_weight_read", median(ratio)}};
+}
+
 }  // namespace
 
 Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options) {
@@ -68,6 +104,7 @@ Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options)
   const int64_t bytes = 4 * (count.p_act + int64_t{model.config.vocab_size} * model.config.hidden_size);
   const double read = seconds_to_read(bytes), rate = matrix_rate();
   const double token_flops = static_cast<double>(bytes) / 2;  // two a weight
+  ENGRAM_ASSIGN_OR_RETURN(const Json moe, measure_moe_decode(env, options, work));
   return Json{
       {"clients", {{{"clients", 1}, {"tokens_per_second", one}}, {{"clients", 32}, {"tokens_per_second", many}}}},
       {"ratio_of_32_clients", many / one},
@@ -78,7 +115,58 @@ Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options)
       {"decode_seconds", 1 / one},
       {"weight_read_seconds", read},
       {"weight_bytes_per_second", static_cast<double>(bytes) / read},
-      {"decode_over_weight_read", 1 / one / read}};
+      {"decode_over_weight_read", 1 / one / read},
+      {"moe", moe}};
+}
+
+Result<Json> run_serve_sampling_bench(Env& env, const ServeBenchOptions& options) {
+  constexpr int kSequences = 8;
+  struct Kind {
+    const char* name;
+    double temperature, top_p;
+  };
+  constexpr Kind kKinds[] = {{"greedy", 0, 1}, {"temperature 1", 1, 1}, {"top-p 0.9", 1, 0.9}};
+  ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
+  if (options.threads > 0) torch::set_num_threads(options.threads);
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
+                          make_model(env, work, backbone_config(work, work.scale.backbones[0], nullptr)));
+  std::vector<std::unique_ptr<LLMEngine>> engines;
+  std::vector<Server> servers;
+  for (const Kind& kind : kKinds) {
+    EngineOptions with;
+    with.prefix_cache = false;
+    with.scheduler = {.max_sequences = kSequences, .max_batched_tokens = 512};
+    ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, with));
+    servers.push_back({engine.get(), false, kind.temperature, kind.top_p});
+    engines.push_back(std::move(engine));
+  }
+  const int length = work.scale.longest;
+  std::vector<std::vector<double>> ratios(servers.size()), speeds(servers.size());
+  for (int round = -1; round < options.rounds; ++round) {
+    std::vector<Job> jobs;
+    for (int i = 0; i < kSequences; ++i) {
+      const auto from = work.text.begin() + (round + 1) * kSequences * length + i * length;
+      jobs.push_back({{from, from + 4}, {from + 4, from + length}});
+    }
+    ENGRAM_ASSIGN_OR_RETURN(const auto got, serve(servers, jobs));
+    for (size_t i = 0; i < got.size() && round >= 0; ++i) {
+      speeds[i].push_back(got[i].tokens_per_second);
+      ratios[i].push_back(got[i].seconds / got[0].seconds);
+    }
+  }
+  Json rows = Json::array();
+  for (size_t i = 0; i < servers.size(); ++i) {
+    const Spread ratio = spread_of(ratios[i]);
+    rows.push_back({{"name", kKinds[i].name},
+                    {"temperature", kKinds[i].temperature},
+                    {"top_p", kKinds[i].top_p},
+                    {"tokens_per_second", median(speeds[i])},
+                    {"time_over_greedy", ratio.median},
+                    {"ratio_low", ratio.low},
+                    {"ratio_high", ratio.high}});
+  }
+  return Json{
+      {"sequences", kSequences}, {"vocab_size", model.config.vocab_size}, {"rounds", options.rounds}, {"rows", rows}};
 }
 
 Result<Json> run_serve_drafts_bench(Env& env, const ServeBenchOptions& options) {

@@ -169,7 +169,8 @@ Status add_jobs(const Server& server, const std::vector<Job>& jobs, Status& fail
     request.prompt = jobs[i].prompt;
     request.forced = jobs[i].output;
     request.sampling.max_tokens = static_cast<int>(jobs[i].output.size());
-    request.sampling.temperature = 0;
+    request.sampling.temperature = server.temperature;
+    request.sampling.top_p = server.top_p;
     request.sampling.ignore_eos = true;
     request.memory_off = server.memory_off;
     ENGRAM_RETURN_IF_ERROR(engine.check(request));

@@ -55,10 +55,11 @@ struct Measurement {
   double tokens_per_second = 0;  // generated
   double stall_share = 0, bytes_per_token = 0;
 };
-// An engine, and whether its requests knock the memory out.
+// An engine, and what its requests ask for: with the memory knocked out or not, how tokens are sampled.
 struct Server {
   LLMEngine* engine;
   bool memory_off = false;
+  double temperature = 0, top_p = 1;
 };
 // Each engine serves all jobs at once. Engines take turns step by step, and the time of each is that of its steps: what
 // slows the machine for a while slows all of them.

@@ -43,13 +43,18 @@ SamplerOptions sampler_options(const SamplingParams& p) {
   return out;
 }
 
+int64_t max_context(const LoadedModel& model, const EngineOptions& options) {
+  const int64_t longest = model.config.max_position_embeddings;
+  return options.max_context == 0 ? longest : std::min(options.max_context, longest);
+}
+
 EngineInfo make_info(const LoadedModel& model, const EngineOptions& options, const ServedTables& tables) {
   const ModelConfig& c = model.config;
   EngineInfo info;
   info.model = options.model_name;
   info.created = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
   info.vocab_size = c.vocab_size;
-  info.max_context = c.max_position_embeddings;
+  info.max_context = static_cast<int>(max_context(model, options));
   info.bos = model.special.bos;
   info.eos = model.special.eos;
   if (c.memory != MemoryKind::kNone) {
@@ -69,12 +74,13 @@ Result<int64_t> count_blocks(const LoadedModel& model, const EngineOptions& opti
   const ModelConfig& config = model.config;
   const int64_t block_bytes =
       PagedCache::bytes_per_token(config, page_dtype(model.model->parameters().front())) * options.block_size;
-  const int64_t longest = (config.max_position_embeddings + options.block_size - 1) / options.block_size;
+  const int64_t context = max_context(model, options);
+  const int64_t longest = (context + options.block_size - 1) / options.block_size;
   const int64_t blocks = std::min(options.kv_cache_bytes / block_bytes, longest * options.scheduler.max_sequences);
   if (blocks < longest) {
     return Status(StatusCode::kResourceExhausted,
                   fmt::format("kv_cache_bytes: got {}, wanted at least {}: one sequence of {} tokens",
-                              options.kv_cache_bytes, longest * block_bytes, config.max_position_embeddings));
+                              options.kv_cache_bytes, longest * block_bytes, context));
   }
   const int64_t available = available_memory_bytes();
   if (model.model->parameters().front().is_cpu() && blocks > available / block_bytes) {
@@ -106,12 +112,14 @@ struct LLMEngine::Running {
   OutputText text;
   Sampler sampler;
   Penalties penalties;
+  SeenTokens seen;                // read where there are penalties
   std::vector<TokenTrace> trace;  // not told yet
   Clock::time_point submitted = Clock::now(), last_token;
 };
 
 Status EngineOptions::validate() const {
   if (block_size < 1) return invalid_argument("block_size: got {}, wanted at least 1", block_size);
+  if (max_context < 0) return invalid_argument("max_context: got {}, wanted 0 (the model's) or more", max_context);
   if (max_waiting < 1) return invalid_argument("max_waiting: got {}, wanted at least 1", max_waiting);
   if (scheduler.max_sequences < 1) {
     return invalid_argument("max_sequences: got {}, wanted at least 1", scheduler.max_sequences);
@@ -305,7 +313,8 @@ int32_t LLMEngine::sample(Running& running, std::span<float> logits, GenerationE
   std::vector<float> own;
   if (count >= 0) own.assign(logits.begin(), logits.end());
   if (running.penalties.any()) {
-    apply_penalties(running.penalties, sequence.tokens, static_cast<size_t>(sequence.num_prompt()), logits);
+    running.seen.read(sequence.tokens, static_cast<size_t>(sequence.num_prompt()));
+    apply_penalties(running.penalties, running.seen, logits);
   }
   const int32_t token = next_token(sequence, running.sampler.sample(logits));
   if (count < 0) return token;

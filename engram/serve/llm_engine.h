@@ -25,6 +25,7 @@ struct EngineOptions {
   std::vector<std::string> tables;            // placements (model/step_memory.h); none: resident
   int64_t kv_cache_bytes = int64_t{1} << 30;  // of pages; fewer are made when every sequence fits into fewer
   int64_t block_size = 16;                    // tokens of a page
+  int64_t max_context = 0;                    // of a sequence, at most the model's; 0: the model's
   int64_t max_waiting = 1024;                 // requests that may queue
   bool prefix_cache = true;
   bool overlap_reads = true;  // false: every step waits for its rows before it runs

@@ -74,6 +74,15 @@ class BenchServe(unittest.TestCase):
         self.assertEqual([0, 2, 4, 8], list(drafts))
         self.assertEqual((1, 0), (drafts[0]["ratio"], drafts[0]["accepted"]))
 
+        self.assertGreater(batching["moe"]["decode_over_weight_read"], 0)
+
+    def test_sampling_beside_greedy(self):
+        sampling = json.loads(self.bench("--part", "sampling").stdout)["sampling"]
+        rows = {row["name"]: row for row in sampling["rows"]}
+        self.assertEqual(["greedy", "temperature 1", "top-p 0.9"], list(rows))
+        self.assertEqual(1, rows["greedy"]["time_over_greedy"])
+        self.assertTrue(all(row["time_over_greedy"] > 0 for row in rows.values()))
+
     def test_bad_input_is_one_line(self):
         for flags, scale, word in (((), "huge", "cpu-small"),
                                    (("--variant", "tape"), "smoke", "drive-cached"),
