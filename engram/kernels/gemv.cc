@@ -2,6 +2,11 @@
 
 #include <hwy/cache_control.h>
 
+#include <algorithm>
+#include <array>
+
+#include "engram/kernels/gemm.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engram/kernels/gemv.cc"
 #include <hwy/foreach_target.h>
@@ -61,6 +66,20 @@ HWY_EXPORT(Gemv);
 
 void gemv(int64_t m, int64_t n, int64_t k, const float* x, const float* w, int64_t begin, int64_t end, float* y) {
   HWY_DYNAMIC_DISPATCH(Gemv)(m, n, k, x, w, begin, end, y);
+}
+
+void few_rows_product(int64_t m, int64_t n, int64_t k, const float* x, const float* columns, const float* w,
+                      int64_t begin, int64_t end, float* y) {
+  if (m <= kGemvRows) return gemv(m, n, k, x, w, begin, end, y);
+  constexpr int64_t kOutputs = 96;
+  std::array<float, kOutputs * kFewRows> out;
+  for (int64_t at = begin; at < end; at += kOutputs) {
+    const int64_t count = std::min(kOutputs, end - at);
+    gemm(count, m, k, {w + at * k, k, 1}, columns, m, out.data(), m, /*accumulate=*/false);
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t o = 0; o < count; ++o) y[r * n + at + o] = out[static_cast<size_t>(o * m + r)];
+    }
+  }
 }
 
 }  // namespace engram

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engram/kernels/gemm.h"
+#include "engram/kernels/gemv.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engram/kernels/hyper.cc"
@@ -84,10 +85,11 @@ HWY_INLINE void softmax_rows(const HyperShape& s, const float* mixed, const floa
   }
 }
 
-// mixed, out [K, kRows].
-void Coefficients(const HyperShape& s, const float* mixed, const float* base, const float* scale, float* out) {
+// mixed, out [K, kRows], of which the first `count` columns hold tokens.
+void Coefficients(const HyperShape& s, const float* mixed, const float* base, const float* scale, int64_t count,
+                  float* out) {
   const int64_t n = s.streams;
-  for (int64_t c = 0; c < kRows; c += lanes()) {
+  for (int64_t c = 0; c < count; c += lanes()) {
     for (int64_t i = 0; i < n; ++i) {
       const Floats pre = hn::MulAdd(at(mixed + c, i), splat(scale[0]), splat(base[i]));
       const Floats post = hn::MulAdd(at(mixed + c, n + i), splat(scale[1]), splat(base[n + i]));
@@ -267,21 +269,27 @@ void to_rows(const float* columns, int64_t count, int64_t mixes, float* rows) {
 
 }  // namespace
 
-void hyper_mix_forward(const HyperShape& s, const float* x, const float* fn_transposed, const float* base,
-                       const float* scale, int64_t begin, int64_t end, float* input, float* coefficients, float* mixed,
-                       float* inv_rms) {
+void hyper_mix_forward(const HyperShape& s, const float* x, const float* fn, const float* fn_transposed,
+                       const float* base, const float* scale, int64_t begin, int64_t end, float* input,
+                       float* coefficients, float* mixed, float* inv_rms) {
   const int64_t mixes = s.mixes(), row = s.row();
   std::vector<float> columns = buffer(mixes * kRows), out = buffer(mixes * kRows);
   for (int64_t at = begin; at < end; at += kRows) {
     const int64_t count = std::min(kRows, end - at);
     float* mixed_rows = mixed + at * mixes;
-    gemm(count, mixes, row, {x + at * row, row, 1}, fn_transposed, mixes, mixed_rows, mixes, /*accumulate=*/false);
+    if (fn_transposed != nullptr) {
+      gemm(count, mixes, row, {x + at * row, row, 1}, fn_transposed, mixes, mixed_rows, mixes, /*accumulate=*/false);
+    } else {
+      for (int64_t r = 0; r < count; r += kGemvRows) {
+        gemv(std::min(kGemvRows, count - r), mixes, row, x + (at + r) * row, fn, 0, mixes, mixed_rows + r * mixes);
+      }
+    }
     HWY_DYNAMIC_DISPATCH(SumSquares)(s, x + at * row, count, inv_rms + at);
     for (int64_t r = 0; r < count; ++r) {
       for (int64_t k = 0; k < mixes; ++k) mixed_rows[r * mixes + k] *= inv_rms[at + r];
     }
     to_columns(mixed_rows, count, mixes, columns.data());
-    HWY_DYNAMIC_DISPATCH(Coefficients)(s, columns.data(), base, scale, out.data());
+    HWY_DYNAMIC_DISPATCH(Coefficients)(s, columns.data(), base, scale, count, out.data());
     to_rows(out.data(), count, mixes, coefficients + at * mixes);
     HWY_DYNAMIC_DISPATCH(MixInputs)(s, x + at * row, coefficients + at * mixes, count, input + at * s.dim);
   }

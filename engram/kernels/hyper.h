@@ -20,14 +20,15 @@ struct HyperShape {
   int64_t mixes() const { return (2 + streams) * streams; }  // K
 };
 
-// Parameters: fn [K, n * d], or its transpose; base [K]; scale [3].
+// Parameters: fn [K, n * d]; base [K]; scale [3]. With fn_transposed, [n * d, K], the product is one over all rows, for
+// many of them; where it is null each row is multiplied with fn in place, for a few (a decode step).
 //   input         [N, d]  out: sum_i pre_i x_i
 //   coefficients  [N, K]  out
 //   mixed         [N, K]  out: (fn x) / rms(x), kept for the backward pass
 //   inv_rms       [N]     out, likewise
-void hyper_mix_forward(const HyperShape& shape, const float* x, const float* fn_transposed, const float* base,
-                       const float* scale, int64_t begin, int64_t end, float* input, float* coefficients, float* mixed,
-                       float* inv_rms);
+void hyper_mix_forward(const HyperShape& shape, const float* x, const float* fn, const float* fn_transposed,
+                       const float* base, const float* scale, int64_t begin, int64_t end, float* input,
+                       float* coefficients, float* mixed, float* inv_rms);
 
 // What the forward pass saw and left.
 struct HyperMixSaved {

@@ -22,11 +22,10 @@ void Gather(const float* rows, int64_t width, const int64_t* index, int64_t begi
   }
 }
 
-void ScatterAdd(const float* gradient, int64_t width, const int64_t* index, int64_t size, int64_t row_begin,
-                int64_t row_end, float* out) {
-  std::fill(out + row_begin * width, out + row_end * width, 0.0f);
-  for (int64_t i = 0; i < size; ++i) {
-    if (index[i] < row_begin || index[i] >= row_end) continue;
+void ScatterAdd(const float* gradient, int64_t width, const int64_t* index, const int64_t* positions, int64_t count,
+                float* out) {
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t i = positions == nullptr ? k : positions[k];
     float* to = out + index[i] * width;
     for (int64_t c = 0; c < width; c += lanes()) {
       const int64_t n = valid_lanes(c, width);
@@ -49,20 +48,19 @@ void gather_rows(const float* rows, int64_t width, const int64_t* index, int64_t
   HWY_DYNAMIC_DISPATCH(Gather)(rows, width, index, begin, end, out);
 }
 
-void scatter_add_rows(const float* gradient, int64_t width, const int64_t* index, int64_t size, int64_t row_begin,
-                      int64_t row_end, float* out) {
-  HWY_DYNAMIC_DISPATCH(ScatterAdd)(gradient, width, index, size, row_begin, row_end, out);
+void scatter_add_rows(const float* gradient, int64_t width, const int64_t* index, const int64_t* positions,
+                      int64_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(ScatterAdd)(gradient, width, index, positions, count, out);
 }
 
 void gather_rows_plain(const float* rows, int64_t width, const int64_t* index, int64_t begin, int64_t end, float* out) {
   for (int64_t i = begin; i < end; ++i) std::copy_n(rows + index[i] * width, width, out + i * width);
 }
 
-void scatter_add_rows_plain(const float* gradient, int64_t width, const int64_t* index, int64_t size, int64_t row_begin,
-                            int64_t row_end, float* out) {
-  std::fill(out + row_begin * width, out + row_end * width, 0.0f);
-  for (int64_t i = 0; i < size; ++i) {
-    if (index[i] < row_begin || index[i] >= row_end) continue;
+void scatter_add_rows_plain(const float* gradient, int64_t width, const int64_t* index, const int64_t* positions,
+                            int64_t count, float* out) {
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t i = positions == nullptr ? k : positions[k];
     for (int64_t c = 0; c < width; ++c) out[index[i] * width + c] += gradient[i * width + c];
   }
 }

@@ -1,5 +1,7 @@
 #include "engram/model/engram.h"
 
+#include <algorithm>
+
 #include "engram/model/norm.h"
 #include "engram/model/paged_ops.h"
 
@@ -35,6 +37,29 @@ EngramFuseOptions EngramImpl::fuse_options() const {
   return options;
 }
 
+void EngramImpl::train(bool on) {
+  torch::nn::Module::train(on);
+  const std::lock_guard lock(mutex_);
+  folded_ = {};
+}
+
+torch::Tensor EngramImpl::folded_taps() const {
+  if (!conv_ || !conv_->weight.is_cpu()) return {};
+  FoldedTaps now;
+  const torch::Tensor* const weights[2] = {&conv_norm_->weight, &conv_->weight};
+  for (int i = 0; i < 2; ++i) {
+    now.weights[i] = weights[i]->const_data_ptr();
+    now.versions[i] = weights[i]->is_inference() ? 0 : static_cast<uint32_t>(weights[i]->_version());
+  }
+  const std::lock_guard lock(mutex_);
+  if (!folded_.taps.defined() || !std::ranges::equal(now.weights, folded_.weights) ||
+      !std::ranges::equal(now.versions, folded_.versions)) {
+    now.taps = fold_taps(*weights[0], *weights[1]);
+    folded_ = now;
+  }
+  return folded_.taps;
+}
+
 torch::Tensor EngramImpl::forward(const torch::Tensor& hidden_BTGd, const MemoryRows& rows,
                                   const torch::Tensor& reach_BT, torch::Tensor* gates) {
   TORCH_CHECK(hidden_BTGd.dim() == 4 && hidden_BTGd.size(2) == gated_streams_ && hidden_BTGd.size(3) == hidden_size_,
@@ -62,9 +87,9 @@ torch::Tensor EngramImpl::step(const torch::Tensor& hidden_NGd, const torch::Ten
               ": got rows ", memory_Nm.sizes(), ", wanted [", step.num_tokens(), ", ", memory_dim_, "]");
   torch::Tensor projected = linear_rows(memory_Nm, wkv_->weight);
   if (wkv_->bias.defined()) projected = projected + wkv_->bias;
-  auto [y, alpha] = engram_fuse_paged(hidden_NGd, projected, query_norm_->weight, key_norm_->weight,
-                                      conv_ ? conv_norm_->weight : torch::Tensor(),
-                                      conv_ ? conv_->weight : torch::Tensor(), step, cache, fuse_options());
+  auto [y, alpha] = engram_fuse_paged(
+      hidden_NGd, projected, query_norm_->weight, key_norm_->weight, conv_ ? conv_norm_->weight : torch::Tensor(),
+      conv_ ? conv_->weight : torch::Tensor(), folded_taps(), step, cache, fuse_options());
   if (gates != nullptr) *gates = alpha;
   return y;
 }

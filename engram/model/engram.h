@@ -12,9 +12,11 @@
 //   conv_norm.weight    [G, d]          only with engram_conv
 //   conv.weight         [G*d, w]        only with engram_conv; zero at the start, so Y = v; the last tap is newest
 // engram_gate = false keeps every shape (equal parameters); the keys are not used: alpha = 1.
-// Not thread-safe; bad shapes throw c10::Error.
+// In evaluation mode several threads may call forward() and step(); bad shapes throw c10::Error.
 #pragma once
 #include <torch/torch.h>
+
+#include <mutex>
 
 #include "engram/model/engram_table.h"
 #include "engram/model/model_config.h"
@@ -49,6 +51,8 @@ class EngramImpl : public torch::nn::Module {
   torch::Tensor step(const torch::Tensor& hidden_NGd, const torch::Tensor& memory_Nm, const PagedStep& step,
                      torch::Tensor& cache, torch::Tensor* gates = nullptr);
 
+  void train(bool on = true) override;
+
   int64_t gated_streams() const { return gated_streams_; }  // G
 
   // Mean of alpha over the last forward in training mode; 0 before the first.
@@ -56,12 +60,22 @@ class EngramImpl : public torch::nn::Module {
 
  private:
   EngramFuseOptions fuse_options() const;
+  torch::Tensor folded_taps() const;
 
   int block_;
   int64_t hidden_size_, gated_streams_, memory_dim_, dilation_;
   bool gate_;
   Weights wkv_{nullptr}, query_norm_{nullptr}, key_norm_{nullptr}, conv_norm_{nullptr}, conv_{nullptr};
   torch::Tensor gate_mean_;  // scalar, fetched from the device only when asked for
+
+  // The convolution's taps as step() wants them, kept until its weights change.
+  struct FoldedTaps {
+    torch::Tensor taps;
+    const void* weights[2] = {};
+    uint32_t versions[2] = {};
+  };
+  mutable std::mutex mutex_;  // guards the taps
+  mutable FoldedTaps folded_;
 };
 TORCH_MODULE(Engram);
 

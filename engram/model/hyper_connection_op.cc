@@ -32,11 +32,14 @@ struct MixFunction : torch::autograd::Function<MixFunction> {
     torch::Tensor x = to_fp32(streams), fn = to_fp32(fn_any), base = to_fp32(base_any), scale = to_fp32(scale_any);
     const HyperShape shape = kernel_shape(x, options);
     const int64_t rows = x.size(0);
-    torch::Tensor fn_transposed = fn.t().contiguous(), input = torch::empty({rows, shape.dim}, x.options());
+    // Few rows are worth no copy of fn.
+    const bool few = c10::InferenceMode::is_enabled() && rows <= kFewRows;
+    torch::Tensor fn_transposed = few ? torch::Tensor() : fn.t().contiguous();
+    torch::Tensor input = torch::empty({rows, shape.dim}, x.options());
     torch::Tensor coefficients = torch::empty({rows, shape.mixes()}, x.options());
     torch::Tensor mixed = torch::empty_like(coefficients), inv_rms = torch::empty({rows}, x.options());
     parallel_ranges(rows, kRowGrain, [&](int64_t begin, int64_t end) {
-      hyper_mix_forward(shape, floats(x), floats(fn_transposed), floats(base), floats(scale), begin, end,
+      hyper_mix_forward(shape, floats(x), floats(fn), floats(fn_transposed), floats(base), floats(scale), begin, end,
                         mutable_floats(input), mutable_floats(coefficients), mutable_floats(mixed),
                         mutable_floats(inv_rms));
     });

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "engram/kernels/gemv.h"
 #include "engram/model/parallel.h"
 
 namespace engram::internal {
@@ -21,6 +22,13 @@ inline float* mutable_floats(const torch::Tensor& x) { return x.defined() ? x.mu
 
 // Rows per parallel piece, so that a piece is worth waking a thread for.
 inline int64_t row_grain(int64_t floats_per_row) { return std::max<int64_t>(1, 16384 / (floats_per_row + 1)); }
+
+// Outputs per parallel piece of a product of few rows with weights [.., k], of `outputs` in all (few_rows_product).
+inline int64_t output_grain(int64_t rows, int64_t outputs, int64_t k) {
+  if (rows > kGemvRows) return 96;
+  const int64_t share = outputs / (8 * parallel_threads());
+  return (std::max(row_grain(k), share) + 3) / 4 * 4;  // gemv is fastest on four outputs at a time
+}
 
 // A gradient that sums over rows: work(begin, end, partial) adds a part's rows to partial [size], which starts at zero;
 // partials are added in order. The number of parts depends on rows alone, so the result does not depend on threads.

@@ -189,11 +189,25 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse(const torch::Tensor& hidden,
   return {out[0], out[1]};
 }
 
+torch::Tensor fold_taps(const torch::Tensor& conv_norm, const torch::Tensor& conv_weight) {
+  if (!conv_weight.defined()) return {};
+  const torch::Tensor norm = to_fp32(conv_norm.detach()), weight = to_fp32(conv_weight.detach());
+  EngramShape shape;
+  shape.streams = norm.size(0);
+  shape.dim = norm.size(1);
+  shape.taps = weight.size(1);
+  EngramInput input;
+  input.conv_norm = floats(norm);
+  input.conv_weight = floats(weight);
+  return folded_taps(shape, input);
+}
+
 std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged(const torch::Tensor& hidden, const torch::Tensor& projected,
                                                           const torch::Tensor& query_norm,
                                                           const torch::Tensor& key_norm, const torch::Tensor& conv_norm,
-                                                          const torch::Tensor& conv_weight, const PagedStep& step,
-                                                          torch::Tensor& cache, const EngramFuseOptions& options) {
+                                                          const torch::Tensor& conv_weight, const torch::Tensor& taps,
+                                                          const PagedStep& step, torch::Tensor& cache,
+                                                          const EngramFuseOptions& options) {
   if (!internal::has_kernel(hidden)) {
     return engram_fuse_paged_composed(hidden, projected, query_norm, key_norm, conv_norm, conv_weight, step, cache,
                                       options);
@@ -218,7 +232,6 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged(const torch::Tensor& h
   const internal::PagedRow paged = internal::page_rows(t.projected[0], gates, inv_value, step.memory_off(), shape.dim);
   cache.index_copy_(0, step.slots(), paged.row);
 
-  const torch::Tensor taps = folded_taps(shape, input);
   const torch::Tensor tap_slots = shape.taps > 0 ? step.tap_slots(shape.taps, options.dilation) : torch::Tensor();
   const PagedEngramShape page_shape{shape.streams, shape.dim, shape.taps};
   parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {

@@ -1,5 +1,9 @@
 // moe_experts: the routed experts through engram/kernels/moe.h.
+#include <algorithm>
+
+#include "engram/kernels/gemm.h"
 #include "engram/kernels/moe.h"
+#include "engram/kernels/swiglu.h"
 #include "engram/model/op_support.h"
 #include "engram/model/ops.h"
 
@@ -57,6 +61,67 @@ torch::Tensor combine(const MoeShape& shape, const torch::Tensor& rows, const to
   return out;
 }
 
+// x [A, k] times the matrices [experts, n, k]: of each group of rows its expert's, which is read once, in place.
+// Threads share out the outputs of the experts that have rows.
+torch::Tensor few_rows_by_expert(const MoeGroups& groups, const torch::Tensor& x, const torch::Tensor& matrices) {
+  const int64_t n = matrices.size(1), k = matrices.size(2);
+  struct Piece {
+    int64_t expert, first, rows, begin, end;  // rows of x, outputs
+  };
+  std::vector<Piece> pieces;
+  int64_t active = 0, most = 0;
+  for (size_t e = 0; e + 1 < groups.offsets.size(); ++e) {
+    const int64_t rows = groups.offsets[e + 1] - groups.offsets[e];
+    active += rows > 0;
+    most = std::max(most, rows);
+  }
+  const int64_t grain = internal::output_grain(most, active * n, k);
+  torch::Tensor y = torch::empty({x.size(0), n}, x.options());
+  torch::Tensor columns = most > kGemvRows ? torch::empty_like(x) : torch::Tensor();
+  for (size_t e = 0; e + 1 < groups.offsets.size(); ++e) {
+    const int64_t end = groups.offsets[e + 1];
+    for (int64_t first = groups.offsets[e]; first < end; first += kFewRows) {
+      const int64_t rows = std::min(kFewRows, end - first);
+      if (rows > kGemvRows) transpose(floats(x) + first * k, rows, k, mutable_floats(columns) + first * k, rows);
+      for (int64_t at = 0; at < n; at += grain) {
+        pieces.push_back({static_cast<int64_t>(e), first, rows, at, std::min(n, at + grain)});
+      }
+    }
+  }
+  const float* transposed = floats(columns);
+  parallel_tasks(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
+    const Piece& p = pieces[static_cast<size_t>(i)];
+    few_rows_product(p.rows, n, k, floats(x) + p.first * k, transposed == nullptr ? nullptr : transposed + p.first * k,
+                     floats(matrices) + p.expert * n * k, p.begin, p.end, mutable_floats(y) + p.first * n);
+  });
+  return y;
+}
+
+// The forward pass of a decode step, whose time is that of reading the active experts' weights.
+torch::Tensor few_tokens(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
+                         const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
+  const MoeShape shape = moe_shape(x, down, topk_index);
+  const MoeGroups groups = group(topk_index, shape);
+  const auto assignments = static_cast<size_t>(shape.assignments());
+  torch::Tensor chosen = torch::empty({shape.assignments(), shape.dim}, x.options());
+  for (size_t i = 0; i < assignments; ++i) {
+    std::copy_n(floats(x) + groups.assignments[i] / shape.choices * shape.dim, shape.dim,
+                mutable_floats(chosen) + static_cast<int64_t>(i) * shape.dim);
+  }
+  const torch::Tensor inner = few_rows_by_expert(groups, chosen, gate_up);
+  torch::Tensor active = torch::empty({shape.assignments(), shape.width}, x.options());
+  swiglu_forward(floats(inner), shape.width, 0, shape.assignments(), mutable_floats(active));
+  const torch::Tensor by_expert = few_rows_by_expert(groups, active, down);
+  torch::Tensor rows = torch::empty_like(by_expert);
+  for (size_t i = 0; i < assignments; ++i) {
+    std::copy_n(floats(by_expert) + static_cast<int64_t>(i) * shape.dim, shape.dim,
+                mutable_floats(rows) + groups.assignments[i] * shape.dim);
+  }
+  return combine(shape, rows, topk_weight);
+}
+
+bool is_plain(const torch::Tensor& x) { return x.scalar_type() == torch::kFloat && x.is_contiguous(); }
+
 struct MoeFunction : torch::autograd::Function<MoeFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x_any, const torch::Tensor& gate_up_any,
                                const torch::Tensor& down_any, const torch::Tensor& topk_index_any,
@@ -112,8 +177,12 @@ torch::Tensor moe_experts(const torch::Tensor& x, const torch::Tensor& gate_up, 
                   topk_weight.sizes() == topk_index.sizes(),
               "moe_experts: got topk_index ", topk_index.sizes(), ' ', topk_index.scalar_type(), ", topk_weight ",
               topk_weight.sizes(), ", wanted [N, k] int64 and [N, k] for N ", x.size(0));
-  return internal::has_kernel(x) ? MoeFunction::apply(x, gate_up, down, topk_index, topk_weight)
-                                 : moe_experts_composed(x, gate_up, down, topk_index, topk_weight);
+  if (!internal::has_kernel(x)) return moe_experts_composed(x, gate_up, down, topk_index, topk_weight);
+  if (c10::InferenceMode::is_enabled() && x.size(0) > 0 && x.size(0) <= kFewRows && is_plain(x) && is_plain(gate_up) &&
+      is_plain(down) && is_plain(topk_weight) && topk_index.is_contiguous()) {
+    return few_tokens(x, gate_up, down, topk_index, topk_weight);
+  }
+  return MoeFunction::apply(x, gate_up, down, topk_index, topk_weight);
 }
 
 }  // namespace engram

@@ -1,6 +1,4 @@
 // Operators that work row by row: norm, SwiGLU, rotary embedding, and the gather of table rows.
-#include <array>
-
 #include "engram/kernels/gemm.h"
 #include "engram/kernels/gemv.h"
 #include "engram/kernels/norm.h"
@@ -125,6 +123,29 @@ void check_index(const torch::Tensor& index, int64_t rows) {
   }
 }
 
+// out[index[i]] += gradient[i]: each thread has its own range of rows, and adds in ascending order of i. Which
+// positions those are is found once, each thread looking through a part of the index.
+void scatter_add(const torch::Tensor& gradient, const torch::Tensor& index, torch::Tensor& out) {
+  const int64_t rows = out.size(0), width = out.size(1), size = index.numel(), tasks = parallel_threads();
+  const int64_t* ids = index.const_data_ptr<int64_t>();
+  if (tasks == 1 || size < 4096) {
+    scatter_add_rows(floats(gradient), width, ids, nullptr, size, mutable_floats(out));
+    return;
+  }
+  const int64_t rows_of_task = std::max<int64_t>(1, (rows + tasks - 1) / tasks);
+  std::vector<std::vector<int64_t>> positions(static_cast<size_t>(tasks * tasks));  // [parts of the index][tasks]
+  parallel_tasks(tasks, [&](int64_t part) {
+    const auto lists = positions.begin() + part * tasks;
+    for (int64_t i = size * part / tasks; i < size * (part + 1) / tasks; ++i) lists[ids[i] / rows_of_task].push_back(i);
+  });
+  parallel_tasks(tasks, [&](int64_t task) {
+    for (int64_t part = 0; part < tasks; ++part) {
+      const auto& own = positions[static_cast<size_t>(part * tasks + task)];
+      scatter_add_rows(floats(gradient), width, ids, own.data(), std::ssize(own), mutable_floats(out));
+    }
+  });
+}
+
 struct GatherFunction : torch::autograd::Function<GatherFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& rows_any,
                                const torch::Tensor& index_any) {
@@ -143,14 +164,11 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 
   static tensor_list backward(AutogradContext* context, tensor_list gradients) {
     const torch::Tensor index = context->get_saved_variables()[0];
-    const int64_t rows = context->saved_data["rows"].toInt(), size = index.numel(), tasks = parallel_threads();
+    const int64_t rows = context->saved_data["rows"].toInt(), size = index.numel();
     torch::Tensor gradient = to_fp32(gradients[0]);
     const int64_t width = size == 0 ? 0 : gradient.numel() / size;
-    torch::Tensor out = torch::empty({rows, width}, gradient.options());
-    parallel_tasks(tasks, [&](int64_t i) {
-      scatter_add_rows(floats(gradient), width, index.const_data_ptr<int64_t>(), size, rows * i / tasks,
-                       rows * (i + 1) / tasks, mutable_floats(out));
-    });
+    torch::Tensor out = torch::zeros({rows, width}, gradient.options());
+    scatter_add(gradient, index, out);
     return {out.to(context->saved_data["type"].toScalarType()), torch::Tensor()};
   }
 };
@@ -158,33 +176,25 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 }  // namespace
 
 torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight) {
-  constexpr int64_t kMostRows = 64, kOutputs = 96;
   const int64_t k = weight.size(1), n = weight.size(0);
   const bool plain = x.is_cpu() && x.scalar_type() == torch::kFloat && weight.scalar_type() == torch::kFloat &&
                      x.size(-1) == k && weight.is_contiguous() && x.is_contiguous();
-  if (!c10::InferenceMode::is_enabled() || !plain || x.numel() == 0 || x.numel() > kMostRows * k) {
+  if (!c10::InferenceMode::is_enabled() || !plain || x.numel() == 0 || x.numel() > kFewRows * k) {
     return at::linear(x, weight);
   }
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = n;
   torch::Tensor y = torch::empty(shape, x.options());
   const int64_t rows = x.numel() / k;
-  if (rows <= kGemvRows) {
-    const int64_t share = n / (8 * parallel_threads());
-    const int64_t grain = (std::max(row_grain(k), share) + 3) / 4 * 4;  // gemv is fastest on four outputs at a time
-    parallel_tasks((n + grain - 1) / grain, [&](int64_t i) {
-      gemv(rows, n, k, floats(x), floats(weight), i * grain, std::min(n, (i + 1) * grain), mutable_floats(y));
-    });
-    return y;
+  torch::Tensor columns;  // x stays in the cache, whichever way it lies
+  if (rows > kGemvRows) {
+    columns = torch::empty({k, rows}, x.options());
+    transpose(floats(x), rows, k, mutable_floats(columns), rows);
   }
-  // With the rows of x as columns each weight is read once, by outputs, and x stays in the cache.
-  torch::Tensor columns = torch::empty({k, rows}, x.options());
-  transpose(floats(x), rows, k, mutable_floats(columns), rows);
-  parallel_tasks((n + kOutputs - 1) / kOutputs, [&](int64_t i) {
-    const int64_t at = i * kOutputs, count = std::min(kOutputs, n - at);
-    std::array<float, kOutputs * kMostRows> out;
-    gemm(count, rows, k, {floats(weight) + at * k, k, 1}, floats(columns), rows, out.data(), rows, false);
-    transpose(out.data(), count, rows, mutable_floats(y) + at, n);
+  const int64_t grain = internal::output_grain(rows, n, k);
+  parallel_tasks((n + grain - 1) / grain, [&](int64_t i) {
+    few_rows_product(rows, n, k, floats(x), floats(columns), floats(weight), i * grain, std::min(n, (i + 1) * grain),
+                     mutable_floats(y));
   });
   return y;
 }

@@ -196,9 +196,11 @@ TEST(Rows, EqualsPlainForAnySplit) {
     gather_rows(rows.data(), width, index.data(), 31, 70, out.data());
     gather_rows_plain(rows.data(), width, index.data(), 0, 70, out2.data());
     EXPECT_EQ(out, out2);
-    scatter_add_rows(gradient.data(), width, index.data(), 70, 0, 7, sums.data());
-    scatter_add_rows(gradient.data(), width, index.data(), 70, 7, 20, sums.data());
-    scatter_add_rows_plain(gradient.data(), width, index.data(), 70, 0, 20, sums2.data());
+    std::vector<int64_t> low, high;  // positions of the rows below 7, and of the others
+    for (int64_t i = 0; i < 70; ++i) (index[static_cast<size_t>(i)] < 7 ? low : high).push_back(i);
+    scatter_add_rows(gradient.data(), width, index.data(), high.data(), std::ssize(high), sums.data());
+    scatter_add_rows(gradient.data(), width, index.data(), low.data(), std::ssize(low), sums.data());
+    scatter_add_rows_plain(gradient.data(), width, index.data(), nullptr, 70, sums2.data());
     EXPECT_EQ(sums, sums2);
   }
 }

@@ -192,7 +192,7 @@ TEST(PagedOps, KernelsEqualTheComposedForm) {
   torch::Tensor pages = torch::randn({18, dim + 2 * streams}).abs(), same = pages.clone();
   EngramFuseOptions options;
   options.dilation = 2;
-  const auto [y, gates] = engram_fuse_paged(hidden, projected, q, k, c, conv, step, pages, options);
+  const auto [y, gates] = engram_fuse_paged(hidden, projected, q, k, c, conv, fold_taps(c, conv), step, pages, options);
   const auto [y2, gates2] = engram_fuse_paged_composed(hidden, projected, q, k, c, conv, step, same, options);
   EXPECT_TRUE(torch::allclose(y, y2, 1e-4, 1e-5));
   EXPECT_TRUE(torch::allclose(gates, gates2, 1e-4, 1e-5));
