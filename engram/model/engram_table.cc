@@ -1,42 +1,58 @@
 #include "engram/model/engram_table.h"
 
+#include <algorithm>
+#include <bit>
 #include <limits>
 
 namespace engram {
 
 void RowDeduplicator::run(std::span<const int64_t> row_ids, std::vector<int64_t>& unique, std::vector<int64_t>& index) {
-  const int64_t num_rows = static_cast<int64_t>(slot_of_row_.size());
-  TORCH_CHECK(row_ids.size() <= static_cast<size_t>(std::numeric_limits<int32_t>::max()), "engram table: got ",
-              row_ids.size(), " row ids in one call, wanted at most 2^31 - 1");
-  unique.clear();
-  index.resize(row_ids.size());
-  int64_t bad_id = -1;
-  bool bad = false;
-  for (size_t i = 0; i < row_ids.size(); ++i) {
-    const int64_t id = row_ids[i];
-    if (id < 0 || id >= num_rows) {
-      bad = true;
-      bad_id = id;
-      break;
-    }
-    int32_t& slot = slot_of_row_[static_cast<size_t>(id)];
-    if (slot < 0) {
-      slot = static_cast<int32_t>(unique.size());
-      unique.push_back(id);
-    }
-    index[i] = slot;
+  TORCH_CHECK(row_ids.size() <= size_t{std::numeric_limits<int32_t>::max()}, "engram table: got ", row_ids.size(),
+              " row ids in one call, wanted at most 2^31 - 1");
+  constexpr size_t kAhead = 16;
+  // A quarter of the entries is taken at most. A table not much larger has an entry for each row: no id meets another.
+  size_t size = std::bit_ceil(std::max<size_t>(4 * row_ids.size(), 16));
+  uint64_t factor = 0x9E3779B97F4A7C15;
+  int shift = 64 - std::countr_zero(size);
+  if (static_cast<uint64_t>(num_rows_) <= 4 * size) {
+    size = static_cast<size_t>(num_rows_);
+    factor = 1;
+    shift = 0;
   }
-  for (int64_t id : unique) slot_of_row_[static_cast<size_t>(id)] = -1;
-  TORCH_CHECK(!bad, "engram table: got row id ", bad_id, ", wanted 0 <= id < ", num_rows, " (the table's rows)");
+  if (++call_ == 0) {  // the numbers of calls begin again
+    std::ranges::fill(entries_, Entry());
+    call_ = 1;
+  }
+  if (entries_.size() < size) entries_.assign(size, Entry());
+  unique.resize(row_ids.size());
+  index.resize(row_ids.size());
+  const auto entry_of = [&](int64_t id) { return static_cast<size_t>((static_cast<uint64_t>(id) * factor) >> shift); };
+  uint32_t count = 0;
+  for (size_t i = 0; i < row_ids.size(); ++i) {
+    if (i + kAhead < row_ids.size()) {
+      if (const size_t ahead = entry_of(row_ids[i + kAhead]); ahead < size) __builtin_prefetch(&entries_[ahead], 1);
+    }
+    const int64_t id = row_ids[i];
+    TORCH_CHECK(id >= 0 && id < num_rows_, "engram table: got row id ", id, ", wanted 0 <= id < ", num_rows_,
+                " (the table's rows)");
+    size_t at = entry_of(id);
+    while (entries_[at].call == call_ && unique[entries_[at].position] != id) at = (at + 1) & (size - 1);
+    Entry& entry = entries_[at];
+    if (entry.call != call_) {
+      entry = {count, call_};
+      unique[count++] = id;
+    }
+    index[i] = entry.position;
+  }
+  unique.resize(count);
 }
 
-ResidentTable::ResidentTable(torch::Tensor rows) : rows_(std::move(rows)), deduplicator_(0) {
+ResidentTable::ResidentTable(torch::Tensor rows) : rows_(std::move(rows)) {
   TORCH_CHECK(rows_.dim() == 2 && rows_.is_cpu(), "resident table: got a tensor of ", rows_.dim(), " dimensions on ",
               rows_.device(), ", wanted [num_rows, d_row] on the CPU");
   TORCH_CHECK(rows_.scalar_type() == torch::kFloat || rows_.scalar_type() == torch::kBFloat16, "resident table: got ",
               rows_.scalar_type(), ", wanted float32 or bfloat16");
   rows_ = rows_.detach().contiguous();
-  deduplicator_ = RowDeduplicator(rows_.size(0));
 }
 
 MemoryRows ResidentTable::gather(std::span<const int64_t> row_ids, int64_t batch, int64_t length) {
@@ -44,7 +60,7 @@ MemoryRows ResidentTable::gather(std::span<const int64_t> row_ids, int64_t batch
   TORCH_CHECK(batch > 0 && length > 0 && static_cast<int64_t>(row_ids.size()) % positions == 0, "resident table: got ",
               row_ids.size(), " row ids, wanted a multiple of batch x length = ", batch, " x ", length);
   std::vector<int64_t> unique, index;
-  deduplicator_.run(row_ids, unique, index);
+  RowDeduplicator(num_rows()).run(row_ids, unique, index);
   const int64_t rows_per_token = static_cast<int64_t>(row_ids.size()) / positions;
   torch::Tensor ids = torch::from_blob(unique.data(), {static_cast<int64_t>(unique.size())}, torch::kLong);
   MemoryRows out;

@@ -28,17 +28,25 @@ class EngramTable {
   virtual int64_t row_dim() const = 0;
 };
 
-// De-duplicates ids in first-seen order with a stamp per table row: O(n), no sort, no hash map. Reused across calls.
+// De-duplicates ids in first-seen order, through a hash table of one call's ids: its memory, at most 256 bytes an id,
+// grows with the largest batch and not with the table. Reused across calls; one thread.
 class RowDeduplicator {
  public:
-  explicit RowDeduplicator(int64_t num_rows) : slot_of_row_(static_cast<size_t>(num_rows), -1) {}
+  explicit RowDeduplicator(int64_t num_rows) : num_rows_(num_rows) {}
   // unique [U] and index [n] are resized; ids must lie in [0, num_rows), else c10::Error.
   void run(std::span<const int64_t> row_ids, std::vector<int64_t>& unique, std::vector<int64_t>& index);
 
  private:
-  std::vector<int32_t> slot_of_row_;  // -1 outside run()
+  struct Entry {
+    uint32_t position = 0;  // in unique
+    uint32_t call = 0;      // which put it there; entries of other calls are free
+  };
+  int64_t num_rows_;
+  uint32_t call_ = 0;
+  std::vector<Entry> entries_;
 };
 
+// Immutable: gather() may be called from several threads.
 class ResidentTable : public EngramTable {
  public:
   explicit ResidentTable(torch::Tensor rows);  // [num_rows, d_row] fp32 (or bf16: rows are widened when gathered), CPU
@@ -48,7 +56,6 @@ class ResidentTable : public EngramTable {
 
  private:
   torch::Tensor rows_;
-  RowDeduplicator deduplicator_;
 };
 
 }  // namespace engram
