@@ -162,7 +162,7 @@ std::vector<torch::Tensor> states_at(const LoadedModel& model, const ProbeText& 
   for (size_t block = 0; block < blocks; ++block) {
     states.push_back(torch::zeros({static_cast<int64_t>(positions.size()), d}, torch::kDouble));
   }
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   size_t next = 0;
   for_each_window(
       text.tokens, text.document_starts, window, windows_per_batch(model.config), [&](const WindowBatch& batch) {

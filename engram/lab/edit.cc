@@ -148,7 +148,7 @@ std::vector<torch::Tensor> train_rows(const LoadedModel& model, const NgramRowId
   }
   const double step = kStepShare * std::max(1e-4, std::sqrt(squares));
   torch::optim::Adam adam(values, torch::optim::AdamOptions(step));
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   for (int64_t i = 0; i < steps; ++i) {
     for (size_t layer = 0; layer < values.size(); ++layer) {
       input.memory[layer].unique_rows = stored[layer].index_copy(0, places[layer], values[layer]);
@@ -210,7 +210,7 @@ EditedPositions compare_edit(const LoadedModel& before, const LoadedModel& after
           }
         }
         const auto predict = [&](const LoadedModel& model) {
-          Transformer transformer = model.model;
+          const Transformer& transformer = model.model;
           return transformer
               ->logits(transformer->forward(model.prepare_input(batch.tokens, batch.count, batch.length, batch.starts)))
               .log_softmax(2);

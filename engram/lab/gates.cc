@@ -29,13 +29,11 @@ GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens)
   trace.layers = model.config.num_memory_layers();
   trace.length = static_cast<int64_t>(tokens.size());
   const int64_t window = model.config.max_position_embeddings;
-  auto net = model.model;
-  net->eval();
   for (int64_t begin = 0; begin < trace.length; begin += window) {
     const int64_t length = std::min(window, trace.length - begin);
     const std::vector<int32_t> chunk(tokens.begin() + begin, tokens.begin() + begin + length);
     ForwardTrace forward_trace;
-    net->forward(model.prepare_input(chunk, 1, length), &forward_trace);
+    model.model->forward(model.prepare_input(chunk, 1, length), &forward_trace);
     for (int layer = 0; layer < trace.layers; ++layer) {
       const auto gates = forward_trace.gates[static_cast<size_t>(layer)].to(torch::kCPU, torch::kFloat).contiguous();
       if (trace.values.empty()) {

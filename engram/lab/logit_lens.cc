@@ -17,7 +17,7 @@ void append_window_means(std::vector<double>& out, const torch::Tensor& values_W
 }
 
 void trace_batch(const LoadedModel& model, const WindowBatch& batch, LensTrace& out) {
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   ForwardTrace trace;
   trace.want_block_outputs = true;
   const torch::Tensor hidden =

@@ -27,7 +27,7 @@ torch::Tensor stretch_losses(const LoadedModel& model, const ProbeText& text, st
     targets.insert(targets.end(), from + 1, from + length + 1);
   }
   const auto count = static_cast<int64_t>(starts.size());
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   const torch::Tensor logits = transformer->logits(transformer->forward(model.prepare_input(tokens, count, length)));
   const torch::Tensor wanted = torch::tensor(targets, torch::kInt64).view({count, length});
   return target_nats(logits, wanted).to(torch::kCPU, torch::kFloat).contiguous();

@@ -79,7 +79,7 @@ Result<std::vector<torch::Tensor>> last_token_states(const LoadedModel& model, c
   std::vector<torch::Tensor> states;
   ForwardTrace trace;
   trace.after_block = [&](int, torch::Tensor streams) { states.push_back(streams[0][length - 1].clone()); };
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   transformer->forward(model.prepare_input(tokens, 1, length), &trace);
   return states;
 }
@@ -94,7 +94,7 @@ Result<std::string> describe_with(const LoadedModel& model, const std::string& p
                             placeholder + 1, room - max_tokens, max_tokens, room);
   }
   torch::InferenceMode inference;
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   ForwardTrace trace;
   if (block >= 0) {
     trace.after_block = [&](int index, torch::Tensor streams) {

@@ -77,7 +77,7 @@ torch::Tensor target_nats(const torch::Tensor& logits, const torch::Tensor& targ
 
 std::vector<float> token_losses(const LoadedModel& model, const ProbeText& text, bool memory_off) {
   torch::InferenceMode inference;
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   std::vector<float> losses;
   for_each_window(text.tokens, text.document_starts, model.config.max_position_embeddings,
                   windows_per_batch(model.config), [&](const WindowBatch& batch) {

@@ -44,7 +44,7 @@ void score_batch(const LoadedModel& model, std::span<const Continuation> all, st
     tokens.insert(tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
     tokens.resize(tokens.size() + static_cast<size_t>(length) - sequence.tokens.size(), -1);
   }
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   const torch::Tensor hidden =
       transformer->forward(model.prepare_input(tokens, static_cast<int64_t>(sequences.size()), length, {}, memory_off));
   for (size_t i = 0; i < sequences.size(); ++i) {

@@ -150,24 +150,26 @@ RotaryCache::RotaryCache(int64_t columns, double theta, const RopeScaling& scali
   score_factor_ = sharpness(scaling.mscale_all_dim) * sharpness(scaling.mscale_all_dim);
 }
 
-void RotaryCache::grow(int64_t length, torch::Device device, torch::Dtype dtype) {
-  if (cos_.defined() && cos_.size(0) >= length && cos_.device() == device && cos_.scalar_type() == dtype) return;
+RotaryCache::Tables RotaryCache::tables(int64_t length, torch::Device device, torch::Dtype dtype) const {
+  const std::lock_guard lock(mutex_);
+  const torch::Tensor& cos = tables_.cos;
+  if (cos.defined() && cos.size(0) >= length && cos.device() == device && cos.scalar_type() == dtype) return tables_;
   // Kept for later passes: a tensor made in inference mode could not serve a backward pass.
   const c10::InferenceMode ordinary(false);
   torch::Tensor angle = torch::arange(length, frequency_.options()).unsqueeze(1) * frequency_;
-  cos_ = (angle.cos() * amplitude_).to(device, dtype);
-  sin_ = (angle.sin() * amplitude_).to(device, dtype);
+  tables_ = {(angle.cos() * amplitude_).to(device, dtype), (angle.sin() * amplitude_).to(device, dtype)};
+  return tables_;
 }
 
-StepContext RotaryCache::at(const PagedStep& step, int64_t length, torch::Device device, torch::Dtype dtype) {
-  grow(length, device, dtype);
-  return {step, cos_.index_select(0, step.positions()), sin_.index_select(0, step.positions()), score_factor_};
+StepContext RotaryCache::at(const PagedStep& step, int64_t length, torch::Device device, torch::Dtype dtype) const {
+  const auto [cos, sin] = tables(length, device, dtype);
+  return {step, cos.index_select(0, step.positions()), sin.index_select(0, step.positions()), score_factor_};
 }
 
-void RotaryCache::fill(AttentionContext& context, torch::Device device, torch::Dtype dtype) {
-  grow(context.length, device, dtype);
-  context.cos = cos_.narrow(0, 0, context.length);
-  context.sin = sin_.narrow(0, 0, context.length);
+void RotaryCache::fill(AttentionContext& context, torch::Device device, torch::Dtype dtype) const {
+  const auto [cos, sin] = tables(context.length, device, dtype);
+  context.cos = cos.narrow(0, 0, context.length);
+  context.sin = sin.narrow(0, 0, context.length);
   context.score_factor = score_factor_;
 }
 

@@ -16,6 +16,7 @@
 #include <torch/torch.h>
 
 #include <memory>
+#include <mutex>
 
 #include "engram/model/model_config.h"
 #include "engram/model/norm.h"
@@ -91,22 +92,27 @@ torch::Tensor attend(const torch::Tensor& query, const torch::Tensor& key_value,
 torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
                               const AttentionContext& context, const AttentionHeads& heads);
 
-// cos and sin tables, grown on demand. Angles are computed in fp32 whatever the model's dtype, as transformers does.
+// cos and sin tables, grown on demand; thread-safe. Angles are computed in fp32 whatever the model's dtype, as
+// transformers does.
 class RotaryCache {
  public:
   RotaryCache(int64_t columns, double theta) : RotaryCache(columns, theta, {}, 0) {}
   // scaling.original_max_position_embeddings 0: max_position_embeddings / factor.
   RotaryCache(int64_t columns, double theta, const RopeScaling& scaling, int64_t max_position_embeddings);
   // Fills context.cos, context.sin for context.length tokens, and context.score_factor.
-  void fill(AttentionContext& context, torch::Device device, torch::Dtype dtype);
+  void fill(AttentionContext& context, torch::Device device, torch::Dtype dtype) const;
   // The rows of these positions, all below `length`.
-  StepContext at(const PagedStep& step, int64_t length, torch::Device device, torch::Dtype dtype);
+  StepContext at(const PagedStep& step, int64_t length, torch::Device device, torch::Dtype dtype) const;
 
  private:
-  void grow(int64_t length, torch::Device device, torch::Dtype dtype);
+  struct Tables {
+    torch::Tensor cos, sin;  // [at least the length asked for, columns / 2]
+  };
+  Tables tables(int64_t length, torch::Device device, torch::Dtype dtype) const;
   torch::Tensor frequency_;                  // [columns / 2] fp32, radians a token
   double amplitude_ = 1, score_factor_ = 1;  // of cos and sin; of the scores
-  torch::Tensor cos_, sin_;
+  mutable std::mutex mutex_;                 // guards the tables of late
+  mutable Tables tables_;
 };
 
 // [B, T] int32: the first token of each token's own document. starts [B] as in ForwardInput.

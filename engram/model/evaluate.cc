@@ -42,7 +42,7 @@ Result<EvaluateResult> evaluate(const LoadedModel& model, std::span<const int32_
   result.bytes = bytes;
   double nats = 0.0;
   int64_t done = 0;
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   const bool finished = for_each_window(
       token_ids, document_starts, model.config.max_position_embeddings, options.batch_size,
       [&](const WindowBatch& batch) {

@@ -235,7 +235,7 @@ TransformerImpl::TransformerImpl(const ModelConfig& config) : config_(config) {
 
 TransformerImpl::~TransformerImpl() = default;
 
-torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* trace) {
+torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* trace) const {
   DecoderImpl& decoder = *parts_->decoder;
   const Pass pass = parts_->make_pass(config_, input);
   const int64_t batch = pass.attention.batch, length = pass.attention.length, d = config_.hidden_size;
@@ -273,7 +273,7 @@ torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* 
   return decoder.norm(collapsed(x)).view({batch, length, d});
 }
 
-torch::Tensor TransformerImpl::step(const StepInput& input) {
+torch::Tensor TransformerImpl::step(const StepInput& input) const {
   TORCH_CHECK(input.step != nullptr && input.cache != nullptr && input.tokens.defined() && input.tokens.dim() == 1 &&
                   input.tokens.size(0) == input.step->num_tokens() && input.tokens.scalar_type() == torch::kLong,
               "step: wanted tokens [N] int64 of a step, and a cache");
@@ -305,21 +305,22 @@ void TransformerImpl::place(torch::Device device, torch::Dtype dtype) {
   for (torch::Tensor& buffer : buffers()) buffer.set_data(buffer.to(device));
 }
 
-torch::Tensor TransformerImpl::logits(const torch::Tensor& hidden_BTd) {
+torch::Tensor TransformerImpl::logits(const torch::Tensor& hidden_BTd) const {
   return at_least_float(linear_rows(hidden_BTd, parts_->head_weight()));
 }
 
-torch::Tensor TransformerImpl::block_logits(const torch::Tensor& block_output_BTd) {
+torch::Tensor TransformerImpl::block_logits(const torch::Tensor& block_output_BTd) const {
   const int64_t d = config_.hidden_size;
   return logits(parts_->decoder->norm(block_output_BTd.reshape({-1, d})).view(block_output_BTd.sizes()));
 }
 
-torch::Tensor TransformerImpl::loss(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT) {
+torch::Tensor TransformerImpl::loss(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT) const {
   return linear_cross_entropy(hidden_BTd.reshape({-1, config_.hidden_size}), parts_->head_weight(),
                               targets_BT.reshape({-1}));
 }
 
-std::pair<double, int64_t> TransformerImpl::loss_sum(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT) {
+std::pair<double, int64_t> TransformerImpl::loss_sum(const torch::Tensor& hidden_BTd,
+                                                     const torch::Tensor& targets_BT) const {
   torch::NoGradGuard no_grad;
   torch::Tensor targets = targets_BT.reshape({-1});
   torch::Tensor sum = linear_cross_entropy(hidden_BTd.reshape({-1, config_.hidden_size}), parts_->head_weight(),

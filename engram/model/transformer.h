@@ -5,7 +5,8 @@
 // Block order at an Engram layer: H <- H + Y(H, rows), then attention, then FFN (docs/engram.md section 4).
 // Two ways through the same blocks: forward() over whole sequences, step() over the new tokens of a batch of sequences
 // whose older ones lie in a paged cache.
-// Not thread-safe; one forward at a time. Bad shapes throw c10::Error.
+// In evaluation mode all const functions may be called from several threads at once. In training mode forward() counts
+// what its experts and gates did, one forward at a time. Bad shapes throw c10::Error.
 #pragma once
 #include <torch/torch.h>
 
@@ -54,18 +55,18 @@ class TransformerImpl : public torch::nn::Module {
   ~TransformerImpl() override;
 
   // Hidden states after the final norm: [B, T, d].
-  torch::Tensor forward(const ForwardInput& input, ForwardTrace* trace = nullptr);
+  torch::Tensor forward(const ForwardInput& input, ForwardTrace* trace = nullptr) const;
   // Hidden states of the new tokens after the final norm, [N, d]; their pages are written. Without gradients. Equal to
-  // forward() over the whole sequences, whatever the steps they are cut into, except for rounding.
-  torch::Tensor step(const StepInput& input);
-  torch::Tensor logits(const torch::Tensor& hidden_BTd);  // [B, T, V] (or [N, V]) fp32
+  // forward() over the whole sequences, whatever the steps they are cut into, but for rounding.
+  torch::Tensor step(const StepInput& input) const;
+  torch::Tensor logits(const torch::Tensor& hidden_BTd) const;  // [B, T, V] (or [N, V]) fp32
   // What the model would predict if it ended after a block: the final norm and the LM head over one of the trace's
   // block_outputs. The last block's are the model's own logits.
-  torch::Tensor block_logits(const torch::Tensor& block_output_BTd);
+  torch::Tensor block_logits(const torch::Tensor& block_output_BTd) const;
   // Mean cross-entropy over targets [B, T] int64 that are >= 0, in nats; never holds all logits at once.
-  torch::Tensor loss(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT);
+  torch::Tensor loss(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT) const;
   // Sum and count instead of the mean, without gradients: for validation.
-  std::pair<double, int64_t> loss_sum(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT);
+  std::pair<double, int64_t> loss_sum(const torch::Tensor& hidden_BTd, const torch::Tensor& targets_BT) const;
 
   // Loss-free balancing: bias += u * sign(mean load - load) from the loads counted since the last call; resets them.
   void update_expert_bias(double u);

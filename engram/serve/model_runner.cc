@@ -60,7 +60,7 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   StepMemory memory = tables_.begin(std::move(tokens), std::move(next), overlap_reads_);  // rows are on their way
 
   const PagedStep step = make_step(chunks, cache_.block_size(), device_);
-  Transformer transformer = model_.model;
+  const Transformer& transformer = model_.model;
   std::vector<torch::Tensor> gates;
   const bool traced =
       std::any_of(chunks.begin(), chunks.end(), [](const auto& c) { return c.sequence->request.trace; });

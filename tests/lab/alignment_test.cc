@@ -57,7 +57,7 @@ TEST_F(AlignmentProbe, StatesAreThoseOfTheWindowsTheyStandIn) {
   ForwardTrace trace;
   trace.want_block_outputs = true;
   torch::InferenceMode inference;
-  Transformer transformer = model.model;
+  const Transformer& transformer = model.model;
   transformer->forward(model.prepare_input(window, 1, 16), &trace);
   for (size_t block = 0; block < 3; ++block) {
     EXPECT_TRUE(torch::allclose(states[block][0], trace.block_outputs[block][0][5].to(torch::kDouble), 1e-5, 1e-6));

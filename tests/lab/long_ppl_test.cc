@@ -26,7 +26,7 @@ TEST_F(LongPpl, ShortLossesHaveTheContextOfTheDefinition) {
     const LongShortLosses got = long_short_losses(model, text, starts, length, short_context);
     const auto loss_with = [&](int64_t from, int64_t position) {
       torch::InferenceMode inference;
-      Transformer transformer = model.model;
+      const Transformer& transformer = model.model;
       const std::vector<int32_t> tokens(text.tokens.begin() + from, text.tokens.begin() + position + 1);
       const auto count = static_cast<int64_t>(tokens.size());
       const torch::Tensor last =

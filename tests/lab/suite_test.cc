@@ -80,7 +80,7 @@ TEST_F(Suite, ScoresFollowTheModelsOwnAnswers) {
   for (const char* prompt : {"abc", "the way", "New York", "Peter"}) {
     const auto tokens = value_or_throw(model.tokenizer->encode(prompt));
     torch::InferenceMode inference;
-    Transformer transformer = model.model;
+    const Transformer& transformer = model.model;
     const auto logits = transformer->logits(
         transformer->forward(model.prepare_input(tokens, 1, static_cast<int64_t>(tokens.size()))))[0];
     const auto order = logits[static_cast<int64_t>(tokens.size()) - 1].argsort(0, /*descending=*/true);
