@@ -1,5 +1,5 @@
 // engram generate: continues a prompt with a trained checkpoint.
-#include "engram/model/generate.h"
+#include "engram/serve/generate_text.h"
 
 #include <csignal>
 #include <cstdio>
@@ -23,7 +23,7 @@ struct GenerateFlags {
 
 // The prompt and what follows on stdout, as it comes; Ctrl-C ends the text, not the program's output.
 Status run_generate(const GenerateFlags& flags) {
-  ENGRAM_RETURN_IF_ERROR(flags.options.sampler.validate());
+  ENGRAM_RETURN_IF_ERROR(flags.options.validate());
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint));
   GenerateOptions options = flags.options;
   options.memory_off = flags.memory == "off";
@@ -43,7 +43,7 @@ Status run_generate(const GenerateFlags& flags) {
     }
     return interrupted == 0;
   };
-  Result<std::vector<int32_t>> tokens = generate(model, flags.prompt, options, on_text);
+  Result<std::vector<int32_t>> tokens = generate_text(model, flags.prompt, options, on_text);
   std::signal(SIGINT, SIG_DFL);
   if (!tokens.ok()) return tokens.status();
   if (flags.json) {

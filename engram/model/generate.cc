@@ -2,53 +2,70 @@
 
 #include <algorithm>
 
-#include "engram/core/utf8_stream.h"
-
 namespace engram {
 namespace {
 
-Result<std::vector<int32_t>> prompt_tokens(const LoadedModel& model, const std::string& prompt) {
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, model.tokenizer->encode(prompt));
-  if (!tokens.empty()) return tokens;
-  if (model.special.bos < 0) {
-    return invalid_argument("--prompt: got an empty prompt, wanted text (the vocabulary has no bos token)");
-  }
-  return std::vector<int32_t>{model.special.bos};
+void keep_last(std::vector<int32_t>& tokens, size_t count) {
+  if (tokens.size() > count) tokens.erase(tokens.begin(), tokens.end() - static_cast<std::ptrdiff_t>(count));
 }
 
 }  // namespace
 
-Result<std::vector<int32_t>> generate(const LoadedModel& model, const std::string& prompt,
-                                      const GenerateOptions& options,
-                                      const std::function<bool(std::string_view)>& on_text) {
-  ENGRAM_RETURN_IF_ERROR(options.sampler.validate());
-  if (options.max_tokens < 0) return invalid_argument("--max-tokens: got {}, wanted >= 0", options.max_tokens);
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> context, prompt_tokens(model, prompt));
-  const size_t window = static_cast<size_t>(model.config.max_position_embeddings);
+Status GenerateOptions::validate() const {
+  if (max_tokens < 0) return invalid_argument("max_tokens: got {}, wanted >= 0", max_tokens);
+  return sampler.validate();
+}
 
+Result<std::vector<int32_t>> prompt_context(const LoadedModel& model, const std::string& prompt) {
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, model.tokenizer->encode(prompt));
+  if (tokens.empty() && model.special.bos < 0) {
+    return invalid_argument("prompt: got an empty one, wanted text (the vocabulary has no bos token)");
+  }
+  if (tokens.empty()) tokens.push_back(model.special.bos);
+  keep_last(tokens, static_cast<size_t>(model.config.max_position_embeddings));
+  return tokens;
+}
+
+bool GeneratedText::push(int32_t token) {
+  tokens_.push_back(token);
+  if (token == model_.special.eos) return false;
+  if (model_.tokenizer->is_special(token)) return true;
+  const std::string piece = utf8_.push(model_.tokenizer->token_bytes(token));
+  stopped_ = !piece.empty() && !on_text_(piece);
+  return !stopped_;
+}
+
+void GeneratedText::finish() {
+  if (stopped_) return;
+  const std::string rest = utf8_.finish();
+  if (!rest.empty()) on_text_(rest);
+}
+
+void generate_by_recomputing(const LoadedModel& model, std::vector<int32_t> context, const GenerateOptions& options,
+                             Sampler& sampler, GeneratedText& text) {
   torch::InferenceMode inference;
-  Transformer transformer = model.model;
-  Sampler sampler(options.sampler);
-  Utf8Stream text;
-  std::vector<int32_t> generated;
-  while (static_cast<int>(generated.size()) < options.max_tokens) {
-    if (context.size() > window) context.erase(context.begin(), context.end() - static_cast<std::ptrdiff_t>(window));
-    const int64_t length = static_cast<int64_t>(context.size());
+  const Transformer& transformer = model.model;
+  while (std::ssize(text.tokens()) < options.max_tokens) {
+    keep_last(context, static_cast<size_t>(model.config.max_position_embeddings));
+    const int64_t length = std::ssize(context);
     const ForwardInput input = model.prepare_input(context, 1, length, {}, options.memory_off);
     const torch::Tensor last = transformer->forward(input).narrow(1, length - 1, 1);
     const torch::Tensor logits = transformer->logits(last).reshape({-1}).to(torch::kCPU, torch::kFloat).contiguous();
     TORCH_CHECK(logits.isfinite().all().item<bool>(), "generate: the model's logits are not finite");
-    const int32_t token = sampler.sample({logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel())});
-    generated.push_back(token);
-    context.push_back(token);
-    if (token == model.special.eos) break;
-    if (model.tokenizer->is_special(token)) continue;
-    const std::string piece = text.push(model.tokenizer->token_bytes(token));
-    if (!piece.empty() && !on_text(piece)) return generated;
+    context.push_back(sampler.sample({logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel())}));
+    if (!text.push(context.back())) return;
   }
-  const std::string rest = text.finish();
-  if (!rest.empty()) on_text(rest);
-  return generated;
+}
+
+Result<std::vector<int32_t>> generate(const LoadedModel& model, const std::string& prompt,
+                                      const GenerateOptions& options, const OnText& on_text) {
+  ENGRAM_RETURN_IF_ERROR(options.validate());
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> context, prompt_context(model, prompt));
+  Sampler sampler(options.sampler);
+  GeneratedText text(model, on_text);
+  generate_by_recomputing(model, std::move(context), options, sampler, text);
+  text.finish();
+  return text.tokens();
 }
 
 }  // namespace engram

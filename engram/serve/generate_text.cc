@@ -1,0 +1,67 @@
+#include "engram/serve/generate_text.h"
+
+#include <algorithm>
+
+#include "engram/serve/llm_engine.h"
+
+namespace engram {
+namespace {
+
+GenerationRequest make_request(const std::vector<int32_t>& context, int64_t max_tokens,
+                               const GenerateOptions& options) {
+  GenerationRequest request;
+  request.prompt = context;
+  request.memory_off = options.memory_off;
+  request.sampling.max_tokens = static_cast<int>(max_tokens);
+  request.sampling.temperature = options.sampler.temperature;
+  request.sampling.top_k = options.sampler.top_k;
+  request.sampling.top_p = options.sampler.top_p;
+  request.sampling.min_p = options.sampler.min_p;
+  request.sampling.seed = options.sampler.seed;
+  return request;
+}
+
+// Pages for one sequence of `length` tokens.
+Result<std::unique_ptr<LLMEngine>> make_engine(const LoadedModel& model, int64_t length) {
+  EngineOptions options;
+  options.prefix_cache = false;
+  options.max_context = length;
+  options.scheduler.max_sequences = 1;
+  const torch::Dtype dtype = page_dtype(model.model->parameters().front());
+  options.kv_cache_bytes = (length + options.block_size) * PagedCache::bytes_per_token(model.config, dtype);
+  return LLMEngine::create(Env::posix(), model, options);
+}
+
+}  // namespace
+
+Result<std::vector<int32_t>> generate_text(const LoadedModel& model, const std::string& prompt,
+                                           const GenerateOptions& options, const OnText& on_text) {
+  ENGRAM_RETURN_IF_ERROR(options.validate());
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> context, prompt_context(model, prompt));
+  GeneratedText text(model, on_text);
+  bool open = true;
+  // The engine's part is what fits into the context.
+  const int64_t length = std::ssize(context), window = model.config.max_position_embeddings;
+  const int64_t fits = std::min<int64_t>(options.max_tokens, window - length);
+  GenerationRequest request = make_request(context, fits, options);
+  if (request.sampling.validate().ok()) {  // not of an odd temperature, which servers refuse; nor when nothing fits
+    ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<LLMEngine> engine, make_engine(model, length + fits));
+    Status failure;
+    engine->add(0, std::move(request), [&](const GenerationEvent& event) {
+      if (event.token >= 0 && open) open = text.push(event.token);
+      if (event.finish == FinishReason::kError) failure = event.error;
+    });
+    while (engine->has_work() && open) engine->step();
+    ENGRAM_RETURN_IF_ERROR(failure);
+  }
+  if (open && std::ssize(text.tokens()) < options.max_tokens) {
+    context.insert(context.end(), text.tokens().begin(), text.tokens().end());
+    Sampler sampler(options.sampler);
+    sampler.skip(text.tokens().size());
+    generate_by_recomputing(model, std::move(context), options, sampler, text);
+  }
+  text.finish();
+  return text.tokens();
+}
+
+}  // namespace engram

@@ -1,0 +1,16 @@
+// Text generation through the serving engine: what generate() (model/generate.h) gives, each token read once.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engram/model/generate.h"
+
+namespace engram {
+
+// The same arguments, text, tokens (but for ties closer than rounding) and errors as generate(). Where the context is
+// full, the text goes on as generate() has it, whose context slides. kInternal: the model's logits are not finite.
+Result<std::vector<int32_t>> generate_text(const LoadedModel& model, const std::string& prompt,
+                                           const GenerateOptions& options, const OnText& on_text);
+
+}  // namespace engram

@@ -1,0 +1,105 @@
+// generate_text(), which reads each token once, against generate(), which reads the whole context for each.
+#include "engram/serve/generate_text.h"
+
+#include "tests/model/tiny_checkpoint.h"
+
+namespace engram {
+namespace {
+
+struct Written {
+  std::vector<int32_t> tokens;
+  std::string text;
+  std::vector<std::string> pieces;
+  bool operator==(const Written&) const = default;
+};
+
+using Generate = Result<std::vector<int32_t>> (*)(const LoadedModel&, const std::string&, const GenerateOptions&,
+                                                  const OnText&);
+
+Written write(Generate how, const LoadedModel& model, const std::string& prompt, const GenerateOptions& options,
+              size_t most_pieces = 1000) {
+  Written out;
+  out.tokens = value_or_throw(how(model, prompt, options, [&](std::string_view piece) {
+    out.text += piece;
+    out.pieces.emplace_back(piece);
+    return out.pieces.size() < most_pieces;
+  }));
+  return out;
+}
+
+class GenerateText : public ::testing::TestWithParam<MemoryKind> {
+ protected:
+  GenerateText() {
+    const Tokenizer tokenizer = tiny_tokenizer();
+    ModelConfig config = tiny_config(tokenizer, GetParam());
+    config.max_position_embeddings = 40;
+    save_tiny(tiny_model(config), tokenizer, folder_ / "step");
+    model_ = value_or_throw(load_model(Env::posix(), folder_ / "step"));
+  }
+  TemporaryFolder folder_;
+  LoadedModel model_;
+};
+
+TEST_P(GenerateText, EqualsRecomputation) {
+  const std::string longest = "A prompt that is longer than the whole context of forty.";
+  struct Case {
+    std::string prompt;
+    double temperature, top_p;
+    bool memory_off;
+  };
+  for (const Case& c :
+       {Case{"hello", 0, 1, false}, Case{"hello", 0.8, 0.9, true}, Case{"", 0.8, 1, false}, Case{longest, 0, 1, false},
+        Case{longest.substr(0, 39), 0.8, 0.9, false}, Case{"odd", 3, 1, false}}) {  // servers refuse a temperature of 3
+    GenerateOptions options;
+    options.max_tokens = 45;  // the context slides before they are all there
+    options.sampler.temperature = c.temperature;
+    options.sampler.top_p = c.top_p;
+    options.sampler.seed = 5;
+    options.memory_off = c.memory_off;
+    model_.special.eos = -1;
+    const Written wanted = write(generate, model_, c.prompt, options);
+    EXPECT_EQ(write(generate_text, model_, c.prompt, options), wanted) << c.prompt << ", " << c.temperature;
+    EXPECT_EQ(wanted.tokens.size(), 45u);
+    model_.special.eos = wanted.tokens[20];
+    const Written ended = write(generate, model_, c.prompt, options);
+    EXPECT_EQ(write(generate_text, model_, c.prompt, options), ended) << c.prompt << ", " << c.temperature;
+    EXPECT_LE(ended.tokens.size(), 21u);
+  }
+}
+
+TEST_P(GenerateText, StopsWhereItIsTold) {
+  GenerateOptions options;
+  options.max_tokens = 50;
+  model_.special.eos = -1;
+  for (size_t pieces : {1u, 2u, 10u, 30u}) {
+    const Written wanted = write(generate, model_, "stop", options, pieces);
+    EXPECT_EQ(write(generate_text, model_, "stop", options, pieces), wanted);
+    EXPECT_EQ(wanted.pieces.size(), pieces);
+  }
+  options.max_tokens = 0;
+  EXPECT_EQ(write(generate_text, model_, "none", options), Written());
+}
+
+TEST_P(GenerateText, RefusesWhatGenerateRefuses) {
+  const auto ignore = [](std::string_view) { return true; };
+  GenerateOptions options;
+  const auto expect_same = [&](const std::string& prompt) {
+    const Status got = generate_text(model_, prompt, options, ignore).status();
+    EXPECT_EQ(got.message(), generate(model_, prompt, options, ignore).status().message());
+    EXPECT_EQ(got.code(), StatusCode::kInvalidArgument);
+  };
+  expect_same("\xFF");
+  model_.special.bos = -1;
+  expect_same("");
+  options.max_tokens = -1;
+  expect_same("a");
+  options.max_tokens = 1;
+  options.sampler.top_p = 0;
+  expect_same("a");
+}
+
+INSTANTIATE_TEST_SUITE_P(Memory, GenerateText,
+                         ::testing::Values(MemoryKind::kNone, MemoryKind::kEngram, MemoryKind::kOverEncoding));
+
+}  // namespace
+}  // namespace engram
