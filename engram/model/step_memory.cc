@@ -35,7 +35,7 @@ Result<std::vector<std::string>> place_layers(const ModelConfig& config, std::sp
   std::vector<std::string> out(layers, kResident);
   for (const std::string& text : placements) {
     const auto [id, placement] = split_placement(text);
-    if (layers == 0) return invalid_argument("--table {}: the model has no memory", text);
+    if (layers == 0) return invalid_argument("table {}: the model has no memory", text);
     if (id < 0) {
       out.assign(layers, placement);
       continue;
@@ -43,7 +43,7 @@ Result<std::vector<std::string>> place_layers(const ModelConfig& config, std::sp
     const auto& ids = config.engram.layer_ids;
     const auto found = std::find(ids.begin(), ids.end(), id);
     if (found == ids.end()) {
-      return invalid_argument("--table {}: block {} has no memory, wanted one of {}", text, id, fmt::join(ids, ", "));
+      return invalid_argument("table {}: block {} has no memory, wanted one of {}", text, id, fmt::join(ids, ", "));
     }
     out[static_cast<size_t>(found - ids.begin())] = placement;
   }
