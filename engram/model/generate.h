@@ -27,8 +27,8 @@ struct GenerateOptions {
 using OnText = std::function<bool(std::string_view)>;
 
 // Returns all token ids generated, an ending eos included. Special tokens are ids only, never text. The context is the
-// last max_position_embeddings tokens, read as a text of its own: positions and n-grams begin there. An empty prompt
-// stands for the bos token.
+// last max_position_embeddings tokens, read as a separate text: positions and n-grams begin there. An empty prompt
+// means the bos token.
 // kInvalidArgument: an empty prompt without a bos token, a prompt that is not UTF-8, options out of range.
 Result<std::vector<int32_t>> generate(const LoadedModel& model, const std::string& prompt,
                                       const GenerateOptions& options, const OnText& on_text);

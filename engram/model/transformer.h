@@ -57,7 +57,7 @@ class TransformerImpl : public torch::nn::Module {
   // Hidden states after the final norm: [B, T, d].
   torch::Tensor forward(const ForwardInput& input, ForwardTrace* trace = nullptr) const;
   // Hidden states of the new tokens after the final norm, [N, d]; their pages are written. Without gradients. Equal to
-  // forward() over the whole sequences, whatever the steps they are cut into, but for rounding.
+  // forward() over the whole sequences, whatever the steps they are cut into, except for rounding.
   torch::Tensor step(const StepInput& input) const;
   torch::Tensor logits(const torch::Tensor& hidden_BTd) const;  // [B, T, V] (or [N, V]) fp32
   // What the model would predict if it ended after a block: the final norm and the LM head over one of the trace's
