@@ -279,7 +279,7 @@ Result<std::unique_ptr<PageFile>> open_page_file(const std::string& path, bool d
   } while (fd < 0 && errno == EINTR);
   if (fd >= 0) {
     auto file = std::make_unique<PageFile>(fd, path);
-    if (!file->is_regular()) return invalid_argument("cannot read '{}': wanted a regular file", path);
+    if (!file->is_regular()) return data_loss("cannot read '{}': wanted a regular file", path);
     (void)::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);  // io_uring would not wait for the drive
     return file;
   }
