@@ -38,7 +38,7 @@ def parse_help(text, command):
                 command.footer = "\n".join(lines[number:])
                 break
             continue
-        entry = re.match(r"  (\S.*?)(?:  +.*)?$", line)
+        entry = re.match(r" {2,6}(\S.*?)(?:  +.*)?$", line)  # what an option group holds stands deeper
         if not entry or not section:
             continue
         words = entry[1].split(" ")
