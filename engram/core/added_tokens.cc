@@ -121,4 +121,10 @@ std::vector<TokenSlice> AddedTokens::slice(std::string_view text, bool normalize
   return slices;
 }
 
+bool AddedTokens::may_cut_behind_line_feeds() const {
+  return std::none_of(tokens_.begin(), tokens_.end(), [](const AddedToken& token) {
+    return token.lstrip || token.pattern.find('\n') != std::string::npos;
+  });
+}
+
 }  // namespace engram

@@ -37,6 +37,8 @@ class AddedTokens {
   const std::vector<AddedToken>& tokens() const { return tokens_; }  // in the file's order
   // Slices of `text` that cover it, except for overlaps at lstrip and rstrip. Leftmost, longest matches.
   std::vector<TokenSlice> slice(std::string_view text, bool normalized) const;
+  // True when no token can hold or take a line feed that stands before another token or text.
+  bool may_cut_behind_line_feeds() const;
 
  private:
   AddedTokens() = default;

@@ -58,15 +58,18 @@ Status Normalizer::add(const nlohmann::json& value, const std::string& where) {
   } else if (type == "StripAccents") {
     steps_.push_back([](std::string_view text, size_t) { return strip_marks(text); });
   } else if (type == "Strip") {
+    may_cut_ = false;  // it looks at the whole text
     ENGRAM_ASSIGN_OR_RETURN(bool left, json_bool(value, "strip_left", where));
     ENGRAM_ASSIGN_OR_RETURN(bool right, json_bool(value, "strip_right", where));
     steps_.push_back(
         [left, right](std::string_view text, size_t) { return std::string(strip_sides(text, left, right)); });
   } else if (type == "Prepend") {
+    may_cut_ = false;
     ENGRAM_ASSIGN_OR_RETURN(std::string prefix, json_string(value, "prepend", where));
     steps_.push_back(
         [prefix](std::string_view in, size_t) { return in.empty() ? std::string() : prefix + std::string(in); });
   } else if (type == "Replace") {
+    may_cut_ = false;  // of what may stand around a cut
     const nlohmann::json* pattern = json_find(value, "pattern");
     ENGRAM_ASSIGN_OR_RETURN(std::string content, json_string(value, "content", where));
     if (pattern == nullptr || json_find(*pattern, "String") == nullptr) {

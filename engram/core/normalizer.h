@@ -23,12 +23,16 @@ class Normalizer {
   Result<std::string> apply(std::string_view text) const;
   // Normal forms make at most 18 bytes of one; steps that each double a text would end all memory.
   static size_t most_bytes(size_t text_bytes) { return 64 * text_bytes + 1024; }
+  // True when the normal form of a text is proven to be those of its two parts, cut behind a line feed between two
+  // printable ASCII characters, which stay such characters.
+  bool may_cut_behind_line_feeds() const { return may_cut_; }
 
  private:
   Status add(const nlohmann::json& value, const std::string& where);
 
   // A step may stop once what it makes is longer than the limit.
   std::vector<std::function<std::string(std::string_view text, size_t limit)>> steps_;
+  bool may_cut_ = true;
 };
 
 }  // namespace engram

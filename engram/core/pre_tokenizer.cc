@@ -5,6 +5,7 @@
 
 #include "engram/core/code_point_set.h"
 #include "engram/core/json.h"
+#include "engram/core/pattern_cuts.h"
 #include "engram/core/unicode.h"
 
 namespace engram {
@@ -79,6 +80,7 @@ struct PreTokenizer::Stage {
   std::optional<Pattern> pattern;  // absent: Digits
   Behavior behavior = Behavior::kIsolated;
   bool invert = false;
+  LineFeedCut cut = LineFeedCut::kHarmless;  // Digits: a line feed is none
 
   // Replaces every span of `text` by its parts.
   Status apply(std::string_view text, bool later, std::vector<Span>& spans) const {
@@ -157,6 +159,12 @@ Status PreTokenizer::add_split(const nlohmann::json& value, const std::string& w
   Result<Pattern> compiled = regex ? Pattern::compile(text) : Pattern::compile_literal(text);
   if (!compiled.ok()) return compiled.status().with_context(where);
   stage.pattern = std::move(compiled).value();
+  // Other behaviors join a slice with its neighbours, of which the parts may lack one.
+  const bool keeps_matches = stage.behavior == Behavior::kIsolated && !stage.invert;
+  const bool drops_the_rest = stage.behavior == Behavior::kRemoved && stage.invert;
+  stage.cut = !keeps_matches && !drops_the_rest ? LineFeedCut::kUnproven
+              : regex                           ? line_feed_cut(text)
+                                                : line_feed_cut_of_literal(text);
   stages_.push_back(std::move(stage));
   return Status();
 }
@@ -173,6 +181,15 @@ Status PreTokenizer::add_byte_level(const nlohmann::json& value, const std::stri
     ENGRAM_ASSIGN_OR_RETURN(byte_level_split_->pattern, Pattern::compile(kByteLevelPattern));
   }
   return Status();
+}
+
+bool PreTokenizer::may_cut_behind_line_feeds() const {
+  bool boundary = byte_level_split_ && !add_prefix_space_;  // kByteLevelPattern ends in \s+
+  for (const Stage& stage : stages_) {
+    if (stage.cut == LineFeedCut::kUnproven) return false;
+    boundary = boundary || stage.cut == LineFeedCut::kBoundary;
+  }
+  return boundary;
 }
 
 Status PreTokenizer::split(std::string_view text, std::vector<std::string_view>& words,

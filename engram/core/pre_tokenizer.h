@@ -28,6 +28,9 @@ class PreTokenizer {
   // strings put into `storage`. kResourceExhausted: a pattern backtracks too much.
   Status split(std::string_view text, std::vector<std::string_view>& words, std::deque<std::string>& storage) const;
 
+  // True when the words of a text are proven to be those of its two parts, cut as pattern_cuts.h says.
+  bool may_cut_behind_line_feeds() const;
+
  private:
   struct Stage;
   PreTokenizer();

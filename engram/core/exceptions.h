@@ -1,0 +1,23 @@
+// The border that no exception crosses: a thread that throws ends the program, so its work comes back as a Status.
+#pragma once
+#include <exception>
+#include <new>
+
+#include "engram/core/status.h"
+
+namespace engram {
+
+// What `work()`, a Status or a Result<T>, returns. kResourceExhausted: it ran out of memory; kInternal: it threw
+// something else, whose text is the message.
+template <typename Work>
+auto catch_exceptions(const Work& work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return Status(StatusCode::kResourceExhausted, "not enough memory");
+  } catch (const std::exception& error) {
+    return Status(StatusCode::kInternal, error.what());
+  }
+}
+
+}  // namespace engram
