@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "apps/commands.h"
+#include "apps/stop_signal.h"
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/core/tokenizer.h"
 #include "engram/data/prepare.h"
+#include "engram/data/text_files.h"
 #include "engram/data/token_shard.h"
 
 namespace engram::apps {
@@ -38,9 +40,15 @@ Status run_prepare(PrepareFlags flags) {
   if (options.threads == 0)
     options.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 64u));
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, flags.tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(TextFiles found, find_text_files(env, options.files));
+  if (found.skipped > 0)
+    fmt::print(stderr, "note: {} file{} that do{} not end like text left out, {} for one\n", found.skipped,
+               found.skipped == 1 ? "" : "s", found.skipped == 1 ? "es" : "", found.first_skipped);
+  options.files = std::move(found.files);
   ENGRAM_ASSIGN_OR_RETURN(const int64_t bytes, prepare_bytes(env, options.files));
   PrepareSummary summary;
   {
+    options.stop = &stop_on_signals();
     Progress progress("tokenise", bytes, "B");
     ENGRAM_ASSIGN_OR_RETURN(summary, prepare_shards(env, tokenizer, options, &progress));
   }
@@ -50,8 +58,6 @@ Status run_prepare(PrepareFlags flags) {
   }
   print_shard("train", summary.train);
   print_shard("validation", summary.validation);
-  if (summary.validation.num_documents == 0 && options.validation_fraction > 0)
-    std::fputs("note: no document fell into validation\n", stderr);
   if (summary.end_of_text_id < 0)
     std::fputs("note: the tokenizer has no end-of-text token; documents follow each other without one\n", stderr);
   return {};
@@ -118,7 +124,8 @@ void add_prepare(CLI::App& data, Invocation& invocation) {
                       "Token after each document (default: the tokenizer's own, such as <|endoftext|>)");
   command->add_option("--threads", options.threads, "0 for all cores (default)")->check(CLI::Range(0, 1024));
   command->add_flag("--json", flags->json, "Print the summary as JSON");
-  command->add_option("files", options.files, "UTF-8 text files")->required();
+  command->add_option("files", options.files, "UTF-8 text files, or folders: all .txt, .md and .rst files below")
+      ->required();
   command->callback([flags, &invocation] { invocation.run = [flags] { return run_prepare(*flags); }; });
 }
 

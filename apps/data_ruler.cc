@@ -6,6 +6,7 @@
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
+#include "engram/core/output_lock.h"
 #include "engram/data/ruler.h"
 
 namespace engram::apps {
@@ -37,6 +38,7 @@ Result<std::vector<RulerTask>> chosen_tasks(const RulerFlags& flags, const Ruler
 // The tasks take turns; each document is a prompt and its answer.
 Status run_ruler(const RulerFlags& flags) {
   Env& env = Env::posix();
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::file(env, flags.output));
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, flags.tokenizer));
   std::string haystack, facts;
   if (!flags.haystack.empty()) {

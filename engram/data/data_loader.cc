@@ -6,8 +6,10 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 
+#include "engram/core/exceptions.h"
 #include "engram/data/permutation.h"
 
 namespace engram {
@@ -73,6 +75,7 @@ class BatchAssembler {
         options_(options),
         num_windows_(std::max<int64_t>(stream_.num_tokens() - 1, 0) / options.sequence_length) {}
 
+  const DataLoaderOptions& options() const { return options_; }
   int64_t num_windows() const { return num_windows_; }
   // Batches before the end; endless with shuffle.
   int64_t num_batches() const {
@@ -139,10 +142,8 @@ class BatchAssembler {
 
 class ThreadedDataLoader : public DataLoader {
  public:
-  ThreadedDataLoader(BatchAssembler assembler, int threads, int prefetch)
-      : assembler_(std::move(assembler)), prefetch_(std::max(prefetch, 1)) {
-    for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
-  }
+  ThreadedDataLoader(BatchAssembler assembler, int prefetch)
+      : assembler_(std::move(assembler)), prefetch_(std::max(prefetch, 1)) {}
   ~ThreadedDataLoader() override {
     {
       std::lock_guard lock(mutex_);
@@ -152,13 +153,21 @@ class ThreadedDataLoader : public DataLoader {
     for (std::thread& worker : workers_) worker.join();
   }
 
+  Status start(int threads) try {
+    for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    return Status();
+  } catch (const std::system_error& error) {
+    return make_status(StatusCode::kResourceExhausted, "data loader: cannot start thread {} of {}: {}",
+                       workers_.size() + 1, threads, error.what());
+  }
+
   Result<Batch> next() override {
     std::unique_lock lock(mutex_);
     if (next_ >= assembler_.num_batches())
       return make_status(StatusCode::kOutOfRange, "batch {} is past the end: one pass holds {} batches", next_,
                          assembler_.num_batches());
     if (workers_.empty()) {
-      Result<Batch> result = assembler_.assemble(next_);
+      Result<Batch> result = assemble(next_);
       if (result.ok()) ++next_;
       return result;
     }
@@ -188,6 +197,13 @@ class ThreadedDataLoader : public DataLoader {
   int64_t windows_per_epoch() const override { return assembler_.num_windows(); }
 
  private:
+  Result<Batch> assemble(int64_t index) const {
+    Result<Batch> result = catch_exceptions([&] { return assembler_.assemble(index); });
+    if (result.ok() || result.status().code() != StatusCode::kResourceExhausted) return result;
+    return result.status().with_context(fmt::format("batch {} of {} sequences of {} tokens", index,
+                                                    assembler_.options().batch_size,
+                                                    assembler_.options().sequence_length));
+  }
   bool can_claim() const { return claimed_ < next_ + prefetch_ && claimed_ < assembler_.num_batches(); }
 
   void work() {
@@ -197,7 +213,7 @@ class ThreadedDataLoader : public DataLoader {
       if (stopping_) return;
       const int64_t index = claimed_++, generation = generation_;
       lock.unlock();
-      Result<Batch> result = assembler_.assemble(index);
+      Result<Batch> result = assemble(index);
       lock.lock();
       if (generation != generation_) continue;  // seek() moved on meanwhile
       ready_.emplace(index, std::move(result));
@@ -257,8 +273,9 @@ Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenSh
         "{}: {} windows of {} tokens are fewer than one batch of {}; set drop_last to false, or a "
         "smaller batch",
         first_path, assembler.num_windows(), options.sequence_length, options.batch_size);
-  return std::unique_ptr<DataLoader>(
-      std::make_unique<ThreadedDataLoader>(std::move(assembler), options.threads, options.prefetch));
+  auto loader = std::make_unique<ThreadedDataLoader>(std::move(assembler), options.prefetch);
+  ENGRAM_RETURN_IF_ERROR(loader->start(options.threads));
+  return std::unique_ptr<DataLoader>(std::move(loader));
 }
 
 }  // namespace engram

@@ -41,13 +41,14 @@ class DataLoader {
  public:
   // `hashers`: one per Engram layer, in layer_ids order; empty for a model without memory. Shards and hashers must
   // outlive the loader. kInvalidArgument: an option out of range, fewer tokens than one window (without shuffle: than
-  // one batch), shards of different vocabularies.
+  // one batch), shards of different vocabularies. kResourceExhausted: the system gives no more threads.
   static Result<std::unique_ptr<DataLoader>> create(std::vector<const TokenShard*> shards,
                                                     std::vector<const NgramHasher*> hashers,
                                                     const DataLoaderOptions& options);
   virtual ~DataLoader() = default;  // stops and joins the workers
   // The next batch. With shuffle it never ends; without, kOutOfRange after the last batch. A batch that a worker
-  // could not make (kInvalidArgument: an id outside the hashers' vocabulary) gives its error here, again until seek().
+  // could not make (kInvalidArgument: an id outside the hashers' vocabulary; kResourceExhausted: memory) gives its
+  // error here, again until seek().
   virtual Result<Batch> next() = 0;
   // Continue at global batch number `index`. REQUIRES: 0 <= index <= 2^62.
   virtual void seek(int64_t index) = 0;

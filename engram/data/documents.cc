@@ -41,21 +41,17 @@ std::vector<std::string_view> split_documents(std::string_view text, std::string
   return documents;
 }
 
-std::vector<std::string_view> split_pieces(std::string_view text, size_t min_bytes) {
+std::vector<std::string_view> split_pieces(std::string_view text, size_t min_bytes, const TextCuts& cuts) {
   std::vector<std::string_view> pieces;
   size_t begin = 0;
   for (size_t at = min_bytes; at < text.size();) {
     const size_t line_feed = text.find('\n', at);
     if (line_feed == std::string_view::npos || line_feed + 1 == text.size()) break;
-    size_t before = line_feed, after = line_feed + 1;
-    const bool first = line_feed == begin;
-    if (first || is_white_space(previous_code_point(text, before)) || is_white_space(next_code_point(text, after))) {
-      at = line_feed + 1;
-      continue;
-    }
-    pieces.push_back(text.substr(begin, line_feed + 1 - begin));
-    begin = line_feed + 1;
-    at = begin + min_bytes;
+    at = line_feed + 1;
+    if (line_feed == begin || !cuts.may_cut(text, at)) continue;
+    pieces.push_back(text.substr(begin, at - begin));
+    begin = at;
+    at += min_bytes;
   }
   pieces.push_back(text.substr(begin));
   return pieces;

@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "engram/core/text_cuts.h"
+
 namespace engram {
 
 // The documents of a file, as views into `text`, in order. `separator` is one of
@@ -15,9 +17,8 @@ namespace engram {
 // are dropped, and so are documents of white space only.
 std::vector<std::string_view> split_documents(std::string_view text, std::string_view separator);
 
-// `text` in pieces of at least `min_bytes` (the last may be shorter), cut only behind a single line feed between two
-// characters that are not white space. The pre-tokenizers of byte-level BPE files (GPT-2's, cl100k's, DeepSeek's and
-// relatives) split there too, so the pieces' ids are the whole text's. Text without such a place stays in one piece.
-std::vector<std::string_view> split_pieces(std::string_view text, size_t min_bytes);
+// `text` in pieces of at least `min_bytes` (the last may be shorter), cut only where the tokenizer proves that the
+// pieces' ids are the whole text's. Text without such a place stays in one piece.
+std::vector<std::string_view> split_pieces(std::string_view text, size_t min_bytes, const TextCuts& cuts);
 
 }  // namespace engram

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <deque>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
 
+#include "engram/core/exceptions.h"
 #include "engram/core/file_kind.h"
+#include "engram/core/output_lock.h"
 #include "engram/core/sha256.h"
 #include "engram/core/unicode.h"
 #include "engram/data/documents.h"
@@ -16,70 +17,92 @@
 namespace engram {
 namespace {
 
+struct Document {
+  std::string_view text;
+  const std::string* file;
+  bool validation = false;
+};
 // The part of a document that one thread tokenises.
 struct Piece {
-  std::string_view text, document;
-  const std::string* file;
+  std::string_view text;
+  size_t document;
   bool last;  // of its document
 };
-struct TokenisedPiece {
-  std::vector<int32_t> ids;
-  bool validation = false;  // set on a document's last piece
-};
 
-// Calls produce(i) for i in [0, count) on worker threads and consume(i, result) in order on this one; workers stay at
-// most `window` ahead. The first error, in order, ends it and is returned.
+// Calls produce(i), a Result, for i in [0, count) on worker threads and consume(i, result) in order on this one;
+// workers stay at most `window` ahead. The first error, in order, ends it and is returned; exceptions are errors.
 template <typename Produce, typename Consume>
-Status ordered_parallel(size_t count, int threads, size_t window, const Produce& produce, const Consume& consume) {
-  using Value = decltype(produce(size_t{0}));
-  std::mutex mutex;
-  std::condition_variable claimable, done;
-  std::deque<std::optional<Value>> results;  // of items [consumed, claimed)
-  size_t claimed = 0, consumed = 0;
-  bool stopping = false;
+class OrderedParallel {
+ public:
+  using Value = std::invoke_result_t<Produce, size_t>;
 
-  const auto work = [&] {
-    std::unique_lock lock(mutex);
-    while (true) {
-      claimable.wait(lock, [&] { return stopping || claimed == count || claimed < consumed + window; });
-      if (stopping || claimed == count) return;
-      const size_t item = claimed++;
-      results.emplace_back();
-      lock.unlock();
-      Value value = produce(item);
-      lock.lock();
-      results[item - consumed] = std::move(value);
-      if (item == consumed) done.notify_one();
+  OrderedParallel(size_t count, size_t window, const Produce& produce, const Consume& consume)
+      : count_(count), window_(window), produce_(produce), consume_(consume) {}
+  ~OrderedParallel() {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
     }
-  };
-  std::vector<std::thread> workers;
-  for (int i = 0; i < threads; ++i) workers.emplace_back(work);
-
-  Status status;
-  std::unique_lock lock(mutex);
-  while (status.ok() && consumed < count) {
-    done.wait(lock, [&] { return !results.empty() && results.front().has_value(); });
-    Value value = std::move(*results.front());
-    results.pop_front();
-    const size_t item = consumed++;
-    lock.unlock();
-    claimable.notify_all();
-    status = consume(item, std::move(value));
-    lock.lock();
+    claimable_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
   }
-  stopping = true;
-  lock.unlock();
-  claimable.notify_all();
-  for (std::thread& worker : workers) worker.join();
-  return status;
-}
+
+  Status run(int threads) {
+    return catch_exceptions([&]() -> Status {
+      for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
+      while (consumed_ < count_) ENGRAM_RETURN_IF_ERROR(consume_next());
+      return Status();
+    });
+  }
+
+ private:
+  void work() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      claimable_.wait(lock, [&] { return stopping_ || claimed_ == count_ || claimed_ < consumed_ + window_; });
+      if (stopping_ || claimed_ == count_) return;
+      const size_t item = claimed_++;
+      lock.unlock();
+      Value value = catch_exceptions([&] { return produce_(item); });
+      lock.lock();
+      results_[item % window_] = std::move(value);
+      if (item == consumed_) done_.notify_one();
+    }
+  }
+
+  Status consume_next() {
+    std::unique_lock lock(mutex_);
+    std::optional<Value>& result = results_[consumed_ % window_];
+    done_.wait(lock, [&] { return result.has_value(); });
+    Value value = std::move(*result);
+    result.reset();
+    const size_t item = consumed_++;
+    lock.unlock();
+    claimable_.notify_all();
+    return consume_(item, std::move(value));
+  }
+
+  const size_t count_, window_;
+  const Produce& produce_;
+  const Consume& consume_;
+  std::mutex mutex_;
+  std::condition_variable claimable_, done_;
+  // Guarded by mutex_. Item i of [consumed_, claimed_) has its place at i % window_, made once.
+  std::vector<std::optional<Value>> results_ = std::vector<std::optional<Value>>(window_);
+  size_t claimed_ = 0, consumed_ = 0;
+  bool stopping_ = false;
+  std::vector<std::thread> workers_;  // last: they use everything above
+};
 
 struct Texts {
   std::vector<std::unique_ptr<MappedFile>> files;
-  std::vector<Piece> pieces;  // views into the files
+  std::vector<Document> documents;  // views into the files
+  std::vector<Piece> pieces;
+  std::optional<TextCuts> cuts;  // made for the first document that is long
 };
 
-Status add_file(Env& env, const std::string& path, const PrepareOptions& options, Texts& texts) {
+Status add_file(Env& env, const Tokenizer& tokenizer, const std::string& path, const PrepareOptions& options,
+                Texts& texts) {
   ENGRAM_ASSIGN_OR_RETURN(auto file, env.map_file(path));
   const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
   texts.files.push_back(std::move(file));
@@ -88,20 +111,61 @@ Status add_file(Env& env, const std::string& path, const PrepareOptions& options
     return invalid_argument("{}: not UTF-8 at byte {} (0x{:02x}); convert the file first, for example with iconv", path,
                             at, static_cast<unsigned char>(text[at]));
   for (std::string_view document : split_documents(text, options.document_separator)) {
-    for (std::string_view piece : split_pieces(document, options.piece_bytes))
-      texts.pieces.push_back({piece, document, &path, false});
+    if (document.size() <= options.piece_bytes) {
+      texts.pieces.push_back({document, texts.documents.size(), false});
+    } else {
+      if (!texts.cuts) texts.cuts.emplace(tokenizer);
+      for (std::string_view piece : split_pieces(document, options.piece_bytes, *texts.cuts))
+        texts.pieces.push_back({piece, texts.documents.size(), false});
+    }
     texts.pieces.back().last = true;
+    texts.documents.push_back({document, &path});
   }
   return {};
 }
 
-Result<Texts> read_texts(Env& env, const PrepareOptions& options) {
+Result<Texts> read_texts(Env& env, const Tokenizer& tokenizer, const PrepareOptions& options) {
   Texts texts;
-  for (const std::string& path : options.files) ENGRAM_RETURN_IF_ERROR(add_file(env, path, options, texts));
+  for (const std::string& path : options.files) ENGRAM_RETURN_IF_ERROR(add_file(env, tokenizer, path, options, texts));
   if (texts.pieces.empty())
     return invalid_argument("no text: {} hold{} nothing but white space and separators", fmt::join(options.files, ", "),
                             options.files.size() == 1 ? "s" : "");
   return texts;
+}
+
+// In [0, 1), equally likely everywhere.
+double document_hash(std::string_view document) {
+  const uint64_t hash = std::stoull(sha256_hex(document).substr(0, 16), nullptr, 16);
+  return static_cast<double>(hash >> 11) * 0x1p-53;
+}
+
+// Who goes to validation: the documents below the fraction, and where there is none, that of the smallest hash.
+Status choose_validation(const PrepareOptions& options, std::vector<Document>& documents) {
+  const double fraction = options.validation_fraction;
+  if (fraction == 0) return {};
+  std::vector<double> hashes;
+  const auto hash = [&](size_t i) -> Result<double> { return document_hash(documents[i].text); };
+  const auto keep = [&](size_t, const Result<double>& result) -> Status {
+    ENGRAM_RETURN_IF_ERROR(result.status());
+    hashes.push_back(*result);
+    return {};
+  };
+  const size_t window = static_cast<size_t>(options.threads) * 64;
+  ENGRAM_RETURN_IF_ERROR(OrderedParallel(documents.size(), window, hash, keep).run(options.threads));
+  const auto [smallest, largest] = std::minmax_element(hashes.begin(), hashes.end());
+  if (*largest < fraction)
+    return invalid_argument(
+        "no text for training: every document fell into validation; give more documents, or a "
+        "validation fraction below {}",
+        fraction);
+  if (*smallest == *largest)
+    return invalid_argument(
+        "no text for validation: there is one document only ({}); give another, part the text by lines <|endoftext|>, "
+        "or train without validation (a validation fraction of 0)",
+        *documents[0].file);
+  for (size_t i = 0; i < documents.size(); ++i)
+    documents[i].validation = hashes[i] < fraction || hashes[i] == *smallest;
+  return {};
 }
 
 Status check_options(const PrepareOptions& options) {
@@ -137,10 +201,7 @@ int32_t find_end_of_text_token(const Tokenizer& tokenizer) {
   return -1;
 }
 
-bool is_validation_document(std::string_view document, double fraction) {
-  const uint64_t hash = std::stoull(sha256_hex(document).substr(0, 16), nullptr, 16);
-  return static_cast<double>(hash >> 11) * 0x1p-53 < fraction;
-}
+bool is_validation_document(std::string_view document, double fraction) { return document_hash(document) < fraction; }
 
 Result<int64_t> prepare_bytes(Env& env, const std::vector<std::string>& files) {
   int64_t total = 0;
@@ -156,10 +217,12 @@ Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, cons
   ENGRAM_RETURN_IF_ERROR(check_options(options));
   PrepareSummary summary;
   ENGRAM_ASSIGN_OR_RETURN(summary.end_of_text_id, end_of_text_id(tokenizer, options));
-  ENGRAM_ASSIGN_OR_RETURN(const Texts texts, read_texts(env, options));
+  ENGRAM_ASSIGN_OR_RETURN(Texts texts, read_texts(env, tokenizer, options));
 
-  // Both writers before the work, so that a folder that cannot be written is reported at once.
-  ENGRAM_RETURN_IF_ERROR(env.create_directories(options.output_directory));
+  ENGRAM_RETURN_IF_ERROR(choose_validation(options, texts.documents));
+
+  // Lock and writers before the work, so that a folder that cannot be written is reported at once.
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::folder(env, options.output_directory, {}));
   const auto writer_for = [&](const char* name) {
     return TokenShardWriter::create(env, join_path(options.output_directory, name), tokenizer.vocab_size(),
                                     tokenizer.vocabulary_digest());
@@ -167,36 +230,26 @@ Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, cons
   ENGRAM_ASSIGN_OR_RETURN(const auto train, writer_for("train.tokens"));
   ENGRAM_ASSIGN_OR_RETURN(const auto validation, writer_for("validation.tokens"));
 
-  const auto tokenise = [&](size_t i) -> Result<TokenisedPiece> {
+  const auto tokenise = [&](size_t i) { return tokenizer.encode(texts.pieces[i].text); };
+  std::vector<int32_t> ids;  // of the document so far
+  const auto append = [&](size_t i, const Result<std::vector<int32_t>>& result) -> Status {
     const Piece& piece = texts.pieces[i];
-    Result<std::vector<int32_t>> ids = tokenizer.encode(piece.text);
-    if (!ids.ok()) return ids.status().with_context(*piece.file);
-    const bool is_validation = piece.last && is_validation_document(piece.document, options.validation_fraction);
-    return TokenisedPiece{std::move(*ids), is_validation};
-  };
-  std::vector<int32_t> document;
-  bool has_train = false;
-  const auto append = [&](size_t i, Result<TokenisedPiece> result) -> Status {
-    ENGRAM_RETURN_IF_ERROR(result.status());
-    const Piece& piece = texts.pieces[i];
-    document.insert(document.end(), result->ids.begin(), result->ids.end());
+    const Document& document = texts.documents[piece.document];
+    if (!result.ok()) return result.status().with_context(*document.file);
+    if (options.stop != nullptr && *options.stop)
+      return make_status(StatusCode::kCancelled, "interrupted: nothing was written");
+    ids.insert(ids.end(), result->begin(), result->end());
     if (progress != nullptr) progress->advance(static_cast<int64_t>(piece.text.size()));
     if (!piece.last) return {};
-    if (summary.end_of_text_id >= 0) document.push_back(summary.end_of_text_id);
-    has_train = has_train || !result->validation;
-    TokenShardWriter& writer = result->validation ? *validation : *train;
-    const Status status = writer.append_document(document, static_cast<int64_t>(piece.document.size()));
-    document.clear();
+    if (summary.end_of_text_id >= 0) ids.push_back(summary.end_of_text_id);
+    TokenShardWriter& writer = document.validation ? *validation : *train;
+    const Status status = writer.append_document(ids, static_cast<int64_t>(document.text.size()));
+    ids.clear();
     return status;
   };
   const size_t window = static_cast<size_t>(options.threads) * 16;
-  ENGRAM_RETURN_IF_ERROR(ordered_parallel(texts.pieces.size(), options.threads, window, tokenise, append));
+  ENGRAM_RETURN_IF_ERROR(OrderedParallel(texts.pieces.size(), window, tokenise, append).run(options.threads));
   for (const auto& file : texts.files) ENGRAM_RETURN_IF_ERROR(file->readable());  // none was cut meanwhile
-  if (!has_train)
-    return invalid_argument(
-        "no text for training: every document fell into validation; give more documents, or a "
-        "validation fraction below {}",
-        options.validation_fraction);
   ENGRAM_ASSIGN_OR_RETURN(summary.train, train->finish());
   ENGRAM_ASSIGN_OR_RETURN(summary.validation, validation->finish());
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(options.output_directory, "prepare.json"),

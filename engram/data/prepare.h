@@ -1,10 +1,11 @@
 // Prepare: text files -> train.tokens, validation.tokens and prepare.json.
 //
-// Whole documents go to validation, by a hash of their text (so a text that occurs twice stays on one side, and adding
-// files moves no other document); within a shard documents keep the order of the files. An end-of-text token follows
-// each document if the tokenizer has one. Output bytes depend on the text, the tokenizer and the options, never on
-// paths, threads or time.
+// Whole documents go to validation, by a hash of their text: a text that occurs twice stays on one side, and adding
+// files moves no other document. Where no hash is below the fraction, the document of the smallest goes there. Within a
+// shard documents keep the order of the files. An end-of-text token follows each document if the tokenizer has one.
+// Output bytes depend on the text, the tokenizer and the options, never on paths, threads or time.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -26,6 +27,7 @@ struct PrepareOptions {
   std::string end_of_text_token;            // "" finds the tokenizer's own; must be one of its tokens otherwise
   int threads = 1;                          // 1 to 1024
   size_t piece_bytes = size_t{1} << 20;     // longer documents are tokenised in pieces of at least this many bytes
+  const std::atomic<bool>* stop = nullptr;  // set (by a signal handler) to stop; nothing is written then
 };
 
 struct PrepareSummary {
@@ -37,12 +39,13 @@ struct PrepareSummary {
 // special token of the vocabulary; -1 when there is none.
 int32_t find_end_of_text_token(const Tokenizer& tokenizer);
 
-// True when the document belongs to validation.
+// True when the document's hash sends it to validation.
 bool is_validation_document(std::string_view document, double fraction);
 
 // `progress` (may be null) counts bytes of text; create it with prepare_bytes().
 // kInvalidArgument: an option out of range, no text, text that is not UTF-8 (file and byte offset), no document left
-// for training. Existing outputs are replaced only when the whole text was tokenised.
+// for training or, with a fraction above 0, for validation. kFailedPrecondition: another process writes to the folder.
+// kCancelled: stopped. Existing outputs are replaced only when the whole text was tokenised.
 Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, const PrepareOptions& options,
                                       Progress* progress);
 // Sum of the files' sizes.

@@ -5,7 +5,7 @@
 namespace engram {
 namespace {
 
-constexpr int kMaxDepth = 64;  // links may make a circle
+constexpr int kMaxDepth = 32;  // links may make a circle; the system follows 40
 constexpr const char* kEndings[] = {".txt", ".text", ".md", ".markdown", ".rst"};
 
 bool has_text_ending(std::string name) {

@@ -17,7 +17,7 @@ struct TextFiles {
 
 // A file is taken as it is; of a folder, every file below it whose name ends in .txt, .text, .md, .markdown or .rst, in
 // letters of either case. Names that begin with a dot are left out. kNotFound: no such file; kInvalidArgument: a folder
-// without text files, or nested deeper than 64 folders.
+// without text files, or nested deeper than 32 folders.
 Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& paths);
 
 }  // namespace engram

@@ -40,14 +40,18 @@ TEST(SplitDocuments, OtherRules) {
 }
 
 TEST(SplitPieces, CutsBehindSingleLineFeedsOnly) {
-  EXPECT_EQ(split_pieces("ab\ncd\nef", 1), (Views{"ab\n", "cd\n", "ef"}));
-  EXPECT_EQ(split_pieces("ab\ncd\nef", 3), (Views{"ab\ncd\n", "ef"}));
-  EXPECT_EQ(split_pieces("ab\n\ncd\n ef\t\ngh\n", 0), (Views{"ab\n\ncd\n ef\t\ngh\n"}));
-  EXPECT_EQ(split_pieces("\xE4\xBA\x8C\n\xE4\xBA\x8C\n\xE3\x80\x80\xE4\xBA\x8C", 0),
+  std::string json = Tokenizer::byte_level_json({"<|endoftext|>"});
+  const std::string words = "\"use_regex\": false";
+  for (size_t at; (at = json.find(words)) != std::string::npos;) json.replace(at, words.size(), "\"use_regex\": true");
+  const TextCuts cuts(value_or_throw(Tokenizer::parse(json, "words")));
+  EXPECT_EQ(split_pieces("ab\ncd\nef", 1, cuts), (Views{"ab\n", "cd\n", "ef"}));
+  EXPECT_EQ(split_pieces("ab\ncd\nef", 3, cuts), (Views{"ab\ncd\n", "ef"}));
+  EXPECT_EQ(split_pieces("ab\n\ncd\n ef\t\ngh\n", 0, cuts), (Views{"ab\n\ncd\n ef\t\ngh\n"}));
+  EXPECT_EQ(split_pieces("\xE4\xBA\x8C\n\xE4\xBA\x8C\n\xE3\x80\x80\xE4\xBA\x8C", 0, cuts),
             (Views{"\xE4\xBA\x8C\n", "\xE4\xBA\x8C\n\xE3\x80\x80\xE4\xBA\x8C"}));  // U+3000 is white space
-  EXPECT_EQ(split_pieces("", 1), (Views{""}));
-  EXPECT_EQ(split_pieces("\na", 0), (Views{"\na"}));
-  EXPECT_EQ(split_pieces("a\n", 0), (Views{"a\n"}));
+  EXPECT_EQ(split_pieces("", 1, cuts), (Views{""}));
+  EXPECT_EQ(split_pieces("\na", 0, cuts), (Views{"\na"}));
+  EXPECT_EQ(split_pieces("a\n", 0, cuts), (Views{"a\n"}));
 }
 
 class PrepareTest : public DataTest {
