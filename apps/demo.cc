@@ -3,7 +3,9 @@
 #include <cstdio>
 
 #include "apps/commands.h"
+#include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
+#include "apps/torch_process.h"
 #include "engram/core/json.h"
 #include "engram/lab/demo.h"
 
@@ -56,6 +58,8 @@ void add_demo(CLI::App& app, Invocation& invocation) {
   command->callback([&invocation, options, json] {
     invocation.run = [options, json]() -> Status {
       options->executable = "/proc/self/exe";
+      options->stop = &stop_on_signals();
+      set_up_torch();
       ENGRAM_RETURN_IF_ERROR(run_demo(Env::posix(), *options));
       return print_summary(Env::posix(), options->output, *json);
     };

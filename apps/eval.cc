@@ -1,12 +1,13 @@
 // engram eval: a checkpoint's loss and bits per byte on a text, or its answers to a suite of questions.
-#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "apps/commands.h"
+#include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
+#include "apps/torch_process.h"
 #include "engram/core/progress.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/lab/probe_text.h"
@@ -15,9 +16,6 @@
 
 namespace engram::apps {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-void on_interrupt(int) { interrupted = 1; }
 
 struct EvalFlags {
   std::string checkpoint, file, tokens, memory = "on";
@@ -81,6 +79,7 @@ Status run_rows(const EvalFlags& flags, LoadedModel model, const ProbeText& text
 }
 
 Status run_eval(const EvalFlags& flags) {
+  set_up_torch();
   ENGRAM_ASSIGN_OR_RETURN(LoadedModel model, load_model(Env::posix(), flags.checkpoint));
   Env& env = Env::posix();
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, flags.file.empty()
@@ -92,14 +91,13 @@ Status run_eval(const EvalFlags& flags) {
   options.memory_off = flags.memory == "off";
   Progress progress("eval", static_cast<int64_t>(text.tokens.size()) - 1, "tokens");
   int64_t shown = 0;
+  const std::atomic<bool>& stop = stop_on_signals();
   options.on_progress = [&](int64_t done, int64_t) {
     progress.advance(done - shown);
     shown = done;
-    return interrupted == 0;
+    return !stop;
   };
-  std::signal(SIGINT, on_interrupt);
   Result<EvaluateResult> result = evaluate(model, text.tokens, text.document_starts, text.bytes, options);
-  std::signal(SIGINT, SIG_DFL);
   progress.finish();
   if (!result.ok()) return result.status();
   const std::string memory = model.tables.empty() ? "none" : flags.memory;
@@ -118,6 +116,7 @@ Status run_eval(const EvalFlags& flags) {
 }
 
 Status run_suite_command(const EvalFlags& flags) {
+  set_up_torch();
   SuiteOptions options = flags.suite;
   options.checkpoint = flags.checkpoint;
   options.batch_size = 4 * flags.batch_size;  // questions are shorter than windows
@@ -125,16 +124,11 @@ Status run_suite_command(const EvalFlags& flags) {
   options.command =
       fmt::format("engram eval {} --suite {} --shots {} --limit {} --seed {} --memory {}", flags.checkpoint,
                   options.suite, options.shots, options.limit, options.seed, flags.memory);
-  options.keep_going = [] { return interrupted == 0; };
-  std::signal(SIGINT, on_interrupt);
-  std::signal(SIGTERM, on_interrupt);
+  options.keep_going = [&stop = stop_on_signals()] { return !stop; };
   std::string output;
-  Result<nlohmann::ordered_json> data = run_suite(Env::posix(), options, &output);
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
-  if (!data.ok()) return data.status();
+  ENGRAM_ASSIGN_OR_RETURN(const nlohmann::ordered_json data, run_suite(Env::posix(), options, &output));
   if (flags.json) {
-    std::printf("%s\n", data->dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+    std::printf("%s\n", data.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
     return Status();
   }
   ENGRAM_ASSIGN_OR_RETURN(const std::string summary, Env::posix().read_file(join_path(output, "summary.md")));

@@ -1,19 +1,17 @@
 // engram generate: continues a prompt with a trained checkpoint.
 #include "engram/serve/generate_text.h"
 
-#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
+#include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
+#include "apps/torch_process.h"
 
 namespace engram::apps {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-void on_interrupt(int) { interrupted = 1; }
 
 struct GenerateFlags {
   std::string checkpoint, prompt, memory = "on";
@@ -24,6 +22,7 @@ struct GenerateFlags {
 // The prompt and what follows on stdout, as it comes; Ctrl-C ends the text, not the program's output.
 Status run_generate(const GenerateFlags& flags) {
   ENGRAM_RETURN_IF_ERROR(flags.options.validate());
+  set_up_torch();
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint));
   GenerateOptions options = flags.options;
   options.memory_off = flags.memory == "off";
@@ -33,18 +32,16 @@ Status run_generate(const GenerateFlags& flags) {
     if (!prompt_shown) std::fwrite(flags.prompt.data(), 1, flags.prompt.size(), stdout);
     prompt_shown = true;
   };
-  std::signal(SIGINT, on_interrupt);
-  const auto on_text = [&](std::string_view piece) {
+  const auto on_text = [&, &stop = stop_on_signals()](std::string_view piece) {
     show_prompt();
     text += piece;
     if (!flags.json) {
       std::fwrite(piece.data(), 1, piece.size(), stdout);
       std::fflush(stdout);
     }
-    return interrupted == 0;
+    return !stop;
   };
   Result<std::vector<int32_t>> tokens = generate_text(model, flags.prompt, options, on_text);
-  std::signal(SIGINT, SIG_DFL);
   if (!tokens.ok()) return tokens.status();
   if (flags.json) {
     nlohmann::ordered_json out = {{"prompt", flags.prompt}, {"text", text}, {"token_ids", *tokens}};

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
+#include "apps/torch_process.h"
 #include "engram/core/json.h"
 #include "engram/lab/probes.h"
 
@@ -32,6 +33,7 @@ std::string command_line(const CLI::App& command) {
 Status run(const ProbeEntry& probe, ProbeFlags flags, std::string command) {
   if (!flags.other.empty()) flags.options.checkpoints.push_back(flags.other);
   flags.options.command = std::move(command);
+  set_up_torch();
   std::string output;
   ENGRAM_ASSIGN_OR_RETURN(const auto data, run_probe(Env::posix(), probe, flags.options, &output));
   if (flags.json) {

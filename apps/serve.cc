@@ -7,7 +7,9 @@
 #include <thread>
 
 #include "apps/commands.h"
+#include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
+#include "apps/torch_process.h"
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/model/checkpoint.h"
@@ -24,14 +26,6 @@ std::string shell_quoted(const std::string& text) {
   std::string out = "'";
   for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out + "'";
-}
-
-// The first signal ends the server when what runs is done, the second at once, a third kills it.
-std::atomic<int> signals = 0;
-static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may write it");
-
-void on_signal(int signal) {
-  if (++signals == 2) std::signal(signal, SIG_DFL);
 }
 
 struct ServeFlags {
@@ -70,8 +64,8 @@ void print_banner(const std::string& url, const EngineInfo& info, const EngineTh
 }
 
 // Until a signal comes, or something fails that no request is to blame for.
-Status wait_for_the_end(const HttpServer& server, const EngineThread& engine) {
-  while (signals == 0) {
+Status wait_for_the_end(const std::atomic<bool>& stop, const HttpServer& server, const EngineThread& engine) {
+  while (!stop) {
     ENGRAM_RETURN_IF_ERROR(engine.failure());
     ENGRAM_RETURN_IF_ERROR(server.failure());
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -89,7 +83,7 @@ Status run_serve(const ServeFlags& flags) {
   if (!flags.api_key_file.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(http.api_keys, read_api_keys(Env::posix(), flags.api_key_file));
   }
-  if (flags.threads > 0) torch::set_num_threads(flags.threads);
+  set_up_torch(flags.threads);
   if (flags.device == "cuda" && !torch::cuda::is_available()) {
     return Status(StatusCode::kFailedPrecondition,
                   "--device: got cuda, but no NVIDIA device is usable by this program; wanted cpu");
@@ -102,18 +96,18 @@ Status run_serve(const ServeFlags& flags) {
                                          flags.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
   EngineThread running(std::move(engine), http.log);
   std::signal(SIGPIPE, SIG_IGN);  // a reader of the log or of the banner that goes away ends nothing
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
+  // The first signal ends the server when what runs is done, the second at once, a third kills it.
+  const std::span<const std::atomic<bool>> stop = stop_on_signals(2);
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<HttpServer> server, HttpServer::start(http, running, *model.tokenizer));
   const EngineInfo& info = running.info();
   print_banner(server->url(), info, running, options.block_size, !http.api_keys.empty());
   http.log->write(LogLevel::kInfo, "started",
                   {{"model", info.model}, {"url", server->url()}, {"placement", info.placement}});
-  const Status end = wait_for_the_end(*server, running);
+  const Status end = wait_for_the_end(stop[0], *server, running);
   if (end.ok()) fmt::print("shutting down: running requests end first; a second signal cancels them\n");
   std::fflush(stdout);
   http.log->write(LogLevel::kInfo, "draining", {{"running", running.metrics().running}});
-  server->shutdown([&] { return signals > 1 || !end.ok(); });
+  server->shutdown([&] { return stop[1] || !end.ok(); });
   const EngineMetrics last = running.metrics();
   http.log->write(LogLevel::kInfo, "stopped",
                   {{"finished", last.finished},

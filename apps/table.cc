@@ -9,6 +9,7 @@
 
 #include "apps/commands.h"
 #include "apps/integers.h"
+#include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/core/tokenizer.h"
 #include "engram/store/table_source.h"
@@ -57,6 +58,7 @@ void print_written(const std::string& path, const RowFileInfo& info) {
 
 Status run_create(const CreateFlags& flags) {
   Env& env = Env::posix();
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::file(env, flags.file));
   ENGRAM_RETURN_IF_ERROR(check_destination(flags.file, flags.force));
   SyntheticOptions options = flags.options;
   ENGRAM_ASSIGN_OR_RETURN(options.type, parse_row_type(flags.dtype));
@@ -77,6 +79,7 @@ Status run_create(const CreateFlags& flags) {
 
 Status run_convert(const ConvertFlags& flags) {
   Env& env = Env::posix();
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::file(env, flags.destination));
   ENGRAM_RETURN_IF_ERROR(check_destination(flags.destination, flags.force));
   std::optional<RowType> type;
   if (!flags.dtype.empty()) {

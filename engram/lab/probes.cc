@@ -5,6 +5,7 @@
 
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
+#include "engram/core/output_lock.h"
 #include "engram/lab/alignment.h"
 #include "engram/lab/collisions.h"
 #include "engram/lab/edit.h"
@@ -134,6 +135,7 @@ Result<Json> run_probe(Env& env, const ProbeEntry& probe, const ProbeOptions& op
       options.output.empty() ? join_path("results", fmt::format("{}-{}", probe.name, today())) : options.output;
   if (output != nullptr) *output = folder;
   const std::string path = join_path(folder, "data.json");
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::folder(env, folder, {}));
   ENGRAM_RETURN_IF_ERROR(check_output(env, path, data));
 
   ENGRAM_ASSIGN_OR_RETURN(const ProbeResult result, probe.run(context));

@@ -1,7 +1,5 @@
 #include "engram/lab/study_runner.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +12,7 @@
 
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
+#include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/lab/child_process.h"
 #include "engram/lab/run_output.h"
@@ -26,7 +25,8 @@ namespace engram {
 namespace {
 
 constexpr auto kPoll = std::chrono::milliseconds(500);
-constexpr auto kLockPatience = std::chrono::seconds(20);  // children of a killed runner write their checkpoints
+// Children of a killed runner write their checkpoints, and hold the lock until they have.
+const OutputLock::Options kLock = {.patience = std::chrono::seconds(20), .children_share = true};
 constexpr size_t kMostFailures = 3;
 
 std::string weights_directory(const std::string& work) { return join_path(work, "weights"); }
@@ -34,31 +34,6 @@ std::string weights_directory(const std::string& work) { return join_path(work, 
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-
-// One runner for each study. Children inherit the lock, so that it is free when the last of them has ended.
-class StudyLock {
- public:
-  static Result<StudyLock> take(const std::string& path) {
-    StudyLock lock(open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0644));
-    if (lock.file_ < 0) return make_status(StatusCode::kPermissionDenied, "{}: cannot open", path);
-    const auto end = std::chrono::steady_clock::now() + kLockPatience;
-    while (flock(lock.file_, LOCK_EX | LOCK_NB) != 0) {
-      if (std::chrono::steady_clock::now() > end)
-        return make_status(StatusCode::kFailedPrecondition, "{}: another runner of this study is at work", path);
-      std::this_thread::sleep_for(std::chrono::milliseconds(200));
-    }
-    return lock;
-  }
-  StudyLock(StudyLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
-  StudyLock& operator=(StudyLock&&) = delete;
-  ~StudyLock() {
-    if (file_ >= 0) close(file_);
-  }
-
- private:
-  explicit StudyLock(int file) : file_(file) {}
-  int file_;
-};
 
 // The lines of the running runs, redrawn in place. Draws nothing where stderr is no terminal.
 class RunLines {
@@ -100,6 +75,7 @@ class Runner {
 
   Status open() {
     ENGRAM_ASSIGN_OR_RETURN(folder_, study_folder(env_, options_.results, study_));
+    ENGRAM_ASSIGN_OR_RETURN(lock_, OutputLock::folder(env_, folder_, kLock));
     ENGRAM_ASSIGN_OR_RETURN(records_, read_records(env_, folder_, study_.name));
     ENGRAM_RETURN_IF_ERROR(check_records(records_, runs_, folder_));
     for (const StudyRun& run : runs_)
@@ -108,8 +84,8 @@ class Runner {
     const auto begun = [&](const StudyRun* run) { return env_.file_exists(output_of(*run)); };
     if (!options_.resume && (!records_.empty() || std::any_of(waiting_.begin(), waiting_.end(), begun)))
       return make_status(StatusCode::kAlreadyExists,
-                         "{}: has begun ({} records; checkpoints in {}); continue it with --resume, or move both away",
-                         folder_, records_.size(), work_);
+                         "{}: has begun ({} records; checkpoints in {}); resume it, or move both away", folder_,
+                         records_.size(), work_);
     ENGRAM_RETURN_IF_ERROR(check_weights());
     for (const StudyRun& run : runs_)  // a runner was killed between the record and the removal
       if (records_.contains(run.name)) ENGRAM_RETURN_IF_ERROR(remove_work(run));
@@ -133,7 +109,7 @@ class Runner {
       return make_status(StatusCode::kFailedPrecondition, "{} failed: {}", failures_.size() == 1 ? "a run" : "runs",
                          fmt::join(failures_, "; "));
     if (stopping() && (!waiting_.empty() || interrupted_ > 0))
-      return make_status(StatusCode::kCancelled, "interrupted with {} of {} runs done; continue with --resume",
+      return make_status(StatusCode::kCancelled, "interrupted with {} of {} runs done; resume it to continue",
                          records_.size(), runs_.size());
     return {};
   }
@@ -265,6 +241,7 @@ class Runner {
   const std::vector<StudyRun> runs_;
   const std::string work_;
   std::string folder_;
+  std::optional<OutputLock> lock_;  // of folder_, which another --work may name too
   StudyRecords records_;
   std::deque<const StudyRun*> waiting_;
   std::list<RunningRun> running_;
@@ -290,8 +267,7 @@ Status run_study(Env& env, const StudyOptions& options) {
   fmt::print("{}", describe_runs(runs));
   std::fflush(stdout);
   if (options.dry_run) return {};
-  ENGRAM_RETURN_IF_ERROR(env.create_directories(work));
-  ENGRAM_ASSIGN_OR_RETURN(const StudyLock lock, StudyLock::take(join_path(work, "lock")));
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock work_lock, OutputLock::folder(env, work, kLock));
   Runner runner(env, options, std::move(study), std::move(runs));
   ENGRAM_RETURN_IF_ERROR(runner.open());
   return runner.loop();

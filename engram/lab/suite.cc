@@ -7,6 +7,7 @@
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
 #include "engram/core/numpy_random.h"
+#include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/core/sha256.h"
 #include "engram/lab/contamination.h"
@@ -332,6 +333,7 @@ Result<Json> run_suite(Env& env, const SuiteOptions& options, std::string* outpu
       options.output.empty() ? join_path("results", fmt::format("eval-{}", today())) : options.output;
   if (output != nullptr) *output = folder;
   const Json run = describe_run(options, model, items);
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::folder(env, folder, {}));
   ENGRAM_RETURN_IF_ERROR(open_run(env, folder, run));
   const std::string path = join_path(folder, "items.jsonl");
   ENGRAM_ASSIGN_OR_RETURN(auto answers, read_answers(env, path));

@@ -28,9 +28,8 @@ Result<RunDirectory> RunDirectory::open(Env& env, const std::string& output, boo
   }
   if (!resume && run.latest_)
     return make_status(StatusCode::kAlreadyExists,
-                       "{}: already holds a run (latest: {}); continue it with --resume, or choose another "
-                       "train.output",
-                       output, *run.latest_);
+                       "{}: already holds a run (latest: {}); resume it, or choose another train.output", output,
+                       *run.latest_);
   return run;
 }
 

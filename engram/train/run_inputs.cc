@@ -36,6 +36,12 @@ Status open_shards(Env& env, const std::vector<std::string>& paths, const Tokeni
   return Status();
 }
 
+int64_t tokens_of(const std::vector<TokenShard>& shards) {
+  int64_t tokens = 0;
+  for (const TokenShard& shard : shards) tokens += shard.info().num_tokens;
+  return tokens;
+}
+
 }  // namespace
 
 Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer) {
@@ -73,11 +79,8 @@ std::vector<const TokenShard*> RunInputs::pointers(const std::vector<TokenShard>
   return pointers;
 }
 
-int64_t RunInputs::train_tokens() const {
-  int64_t tokens = 0;
-  for (const TokenShard& shard : train) tokens += shard.info().num_tokens;
-  return tokens;
-}
+int64_t RunInputs::train_tokens() const { return tokens_of(train); }
+int64_t RunInputs::validation_tokens() const { return tokens_of(validation); }
 
 Result<RunInputs> open_run_inputs(Env& env, const Recipe& recipe, const std::string& data_directory) {
   DataRecipe data = recipe.data;

@@ -32,6 +32,7 @@ struct RunInputs {
   std::vector<const NgramHasher*> hashers() const;
   static std::vector<const TokenShard*> pointers(const std::vector<TokenShard>& shards);
   int64_t train_tokens() const;
+  int64_t validation_tokens() const;
 };
 
 // data_directory: where [data.synthetic] makes its files, when they are not there yet. kInvalidArgument: shards of

@@ -10,7 +10,7 @@
 namespace engram {
 namespace {
 
-constexpr char kOverrideName[] = "--set";
+constexpr char kOverrideName[] = "override";
 
 // A value as it may stand in a message: what it is, and short.
 std::string describe_node(const toml::node& node) {
@@ -100,13 +100,13 @@ Result<toml::table> parse_toml(std::string_view text, const std::string& name) {
 Status apply_override(toml::table& root, const std::string& assignment) {
   const size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0)
-    return invalid_argument("--set {}: wanted section.key=value", quote_text(assignment));
+    return invalid_argument("override {}: wanted section.key=value", quote_text(assignment));
   if (assignment.find_first_of("\r\n") != std::string::npos)
-    return invalid_argument("--set {}: wanted one line", quote_text(assignment));
+    return invalid_argument("override {}: wanted one line", quote_text(assignment));
   const std::string key = assignment.substr(0, equals), value = assignment.substr(equals + 1);
   Result<toml::table> parsed = parse_toml(assignment, kOverrideName);
   if (!parsed.ok()) parsed = parse_toml(key + " = " + toml_text(value), kOverrideName);
-  if (!parsed.ok()) return invalid_argument("--set {}: wanted section.key=value", quote_text(assignment));
+  if (!parsed.ok()) return invalid_argument("override {}: wanted section.key=value", quote_text(assignment));
   merge(root, *parsed);
   return Status();
 }

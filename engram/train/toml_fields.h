@@ -24,7 +24,7 @@ Result<toml::table> parse_toml(std::string_view text, const std::string& name);
 // Sets "dotted.key=value" in `root`. A value that is no TOML value is taken as a string.
 Status apply_override(toml::table& root, const std::string& assignment);
 
-// "recipe.toml:12" or "--set".
+// "recipe.toml:12", or "override".
 std::string location_of(const toml::node& node, const std::string& name);
 // The nearest of `known` to `key`, as "; did you mean X?", or nothing when none is near.
 std::string suggestion(std::string_view key, const std::set<std::string>& known);

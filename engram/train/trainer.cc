@@ -1,16 +1,16 @@
 #include "engram/train/trainer.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <optional>
-#include <thread>
 
+#include "engram/core/checked_math.h"
 #include "engram/core/machine.h"
+#include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/train/learner.h"
+#include "engram/train/memory_need.h"
 #include "engram/train/metrics_log.h"
 #include "engram/train/phase_profiler.h"
 #include "engram/train/run_directory.h"
@@ -21,26 +21,23 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Every step frees what the next one asks for again. By default each large tensor is a mapping of its own, whose pages
-// the system hands out and clears anew at every step; kept in the process they save 8 % of a small model's step.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
-  mallopt(M_TOP_PAD, 64 << 20);
-#endif
-}
-
-Status prepare_process(const TrainRecipe& recipe) {
-  keep_freed_memory();
-  const int64_t processors = std::max(1u, std::thread::hardware_concurrency());
-  at::set_num_threads(static_cast<int>(recipe.threads > 0 ? recipe.threads : processors));
-  // Before any worker thread starts: threads inherit the mode. Dying gates and momenta reach denormals, which are slow.
-  at::globalContext().setFlushDenormal(true);
+Status check_device(const TrainRecipe& recipe) {
   if (recipe.device == "cuda" && !torch::cuda::is_available())
     return make_status(StatusCode::kFailedPrecondition,
                        "train.device: got \"cuda\", but no NVIDIA device is usable by this program; wanted \"cpu\"");
   return Status();
+}
+
+// What the schedule reads, against what there is: "40 steps of 256 tokens: 10.2k tokens, 0.12 epochs of the 85.3k ...".
+std::string describe_schedule(const RunInputs& inputs) {
+  const Recipe& recipe = inputs.recipe;
+  const auto step_tokens = static_cast<double>(
+      saturating_product({recipe.data.batch_size, recipe.data.sequence_length, recipe.train.accumulation}));
+  const double tokens = step_tokens * static_cast<double>(recipe.train.steps);
+  const auto available = static_cast<double>(inputs.train_tokens());
+  return fmt::format("{} steps of {} tokens: {} tokens, {:.3g} epochs of the {} in data.train", recipe.train.steps,
+                     format_count(step_tokens), format_count(tokens), tokens / std::max(available, 1.0),
+                     format_count(available));
 }
 
 // What validation reads, in memory once: every shard of data.validation as one sequence, or its first
@@ -49,7 +46,8 @@ TokenText read_validation(const RunInputs& inputs) {
   TokenText text = read_shards(inputs.validation);
   const DataRecipe& data = inputs.recipe.data;
   const int64_t length = inputs.recipe.model.max_position_embeddings;
-  const int64_t wanted = inputs.recipe.train.validation_batches * data.batch_size * length + 1;
+  const int64_t wanted =
+      saturating_sum({saturating_product({inputs.recipe.train.validation_batches, data.batch_size, length}), 1});
   if (wanted == 1 || wanted >= static_cast<int64_t>(text.token_ids.size())) return text;
   // A part of the text has no separate byte count: it is that of its tokens. Special tokens stand for no text.
   text.token_ids.resize(static_cast<size_t>(wanted));
@@ -63,7 +61,8 @@ TokenText read_validation(const RunInputs& inputs) {
 // One run. Every method after open() continues where the last left off.
 class Run {
  public:
-  Run(Env& env, const TrainOptions& options) : env_(env), options_(options) {}
+  Run(Env& env, const TrainOptions& options)
+      : env_(env), options_(options), observer_(options.observer ? *options.observer : silent_) {}
   Status open(const Recipe& recipe);
   Status loop();
   TrainSummary summary();
@@ -74,14 +73,17 @@ class Run {
   Status load_model_state(const std::string& checkpoint);
   Status restore(const std::string& checkpoint);
   void read_last_metrics();
-  Status step(Progress& progress);
-  Status validate(Progress& progress, nlohmann::ordered_json& line);
+  Status step();
+  Status validate(nlohmann::ordered_json& line);
   Status save();
   bool due(int64_t every) const { return step_ == last_step_ || (every > 0 && step_ % every == 0); }
   bool stop_requested() const { return options_.stop && options_.stop->load(); }
 
   Env& env_;
   const TrainOptions& options_;
+  TrainObserver silent_;
+  TrainObserver& observer_;
+  std::optional<OutputLock> lock_;
   RunInputs inputs_;
   std::optional<RunDirectory> directory_;
   std::unique_ptr<DataLoader> loader_;
@@ -96,10 +98,14 @@ class Run {
 };
 
 Status Run::open(const Recipe& recipe) {
-  ENGRAM_RETURN_IF_ERROR(prepare_process(recipe.train));
+  ENGRAM_RETURN_IF_ERROR(check_device(recipe.train));
+  ENGRAM_ASSIGN_OR_RETURN(lock_, OutputLock::folder(env_, recipe.train.output, {}));
   ENGRAM_ASSIGN_OR_RETURN(directory_, RunDirectory::open(env_, recipe.train.output, options_.resume));
   ENGRAM_ASSIGN_OR_RETURN(inputs_, open_run_inputs(env_, recipe, directory_->data_path()));
-  fmt::print(stderr, "{}\n", describe(inputs_.parameters));
+  observer_.on_message(describe_schedule(inputs_));
+  observer_.on_message(describe(inputs_.parameters));
+  if (inputs_.validation_tokens() < 2)
+    observer_.on_message("warning: data.validation holds no text, so that nothing will show overfitting");
   if (directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_resumed_recipe(*directory_->latest()));
   ENGRAM_RETURN_IF_ERROR(directory_->create());
 
@@ -109,6 +115,8 @@ Status Run::open(const Recipe& recipe) {
   loading.sequence_length = data.sequence_length;
   loading.seed = data.seed;
   loading.threads = static_cast<int>(data.loader_threads);
+  const MemoryNeed need = memory_need(inputs_, loading.threads > 0 ? loading.prefetch : 0);
+  ENGRAM_RETURN_IF_ERROR(check_memory(need, available_memory_bytes()));
   ENGRAM_ASSIGN_OR_RETURN(loader_, DataLoader::create(RunInputs::pointers(inputs_.train), inputs_.hashers(), loading));
   validation_ = read_validation(inputs_);
   learner_ = std::make_unique<Learner>(inputs_);
@@ -179,19 +187,19 @@ void Run::read_last_metrics() {
 
 Status Run::loop() {
   if (step_ >= last_step_) {
-    fmt::print(stderr, "{}: already at step {} of {}\n", directory_->path(), step_, last_step_);
+    observer_.on_message(fmt::format("{}: already at step {} of {}", directory_->path(), step_, last_step_));
     return Status();
   }
-  Progress progress("train", last_step_, "steps", step_);
+  observer_.on_start(last_step_, step_);
   if (options_.profile) profiler_.start();
-  while (step_ < last_step_ && !stop_requested()) ENGRAM_RETURN_IF_ERROR(step(progress));
+  while (step_ < last_step_ && !stop_requested()) ENGRAM_RETURN_IF_ERROR(step());
   profiler_.stop();
-  progress.finish();
+  observer_.on_end();
   summary_.interrupted = step_ < last_step_;
   return step_ > saved_step_ ? save() : Status();
 }
 
-Status Run::step(Progress& progress) {
+Status Run::step() {
   const Recipe& recipe = inputs_.recipe;
   const double start = now();
   std::vector<Batch> batches;
@@ -232,18 +240,17 @@ Status Run::step(Progress& progress) {
   if (!result.expert_load.empty()) line["expert_load_max_over_mean"] = result.expert_load;
   if (!result.gate_mean.empty()) line["gate_mean"] = result.gate_mean;
   if (!learner_->tables().empty()) line["touched_rows"] = result.touched_rows;
-  if (due(recipe.train.validate_every)) ENGRAM_RETURN_IF_ERROR(validate(progress, line));
+  if (due(recipe.train.validate_every)) ENGRAM_RETURN_IF_ERROR(validate(line));
   ENGRAM_RETURN_IF_ERROR(metrics_->append(line));
 
-  progress.set_text(fmt::format("loss {:.4f}, {} tokens/s", result.loss, format_count(tokens_per_second)));
-  progress.advance(1);
+  observer_.on_step(result.loss, tokens_per_second);
   if (step_ % recipe.train.log_every == 0)
-    progress.log(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {} tokens/s", step_, result.loss,
-                             result.grad_norm, format_count(tokens_per_second)));
+    observer_.on_message(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {} tokens/s", step_, result.loss,
+                                     result.grad_norm, format_count(tokens_per_second)));
   return due(recipe.train.checkpoint_every) ? save() : Status();
 }
 
-Status Run::validate(Progress& progress, nlohmann::ordered_json& line) {
+Status Run::validate(nlohmann::ordered_json& line) {
   if (validation_.token_ids.size() < 2) return Status();
   EvaluateOptions evaluation;
   evaluation.batch_size = inputs_.recipe.data.batch_size;
@@ -252,8 +259,8 @@ Status Run::validate(Progress& progress, nlohmann::ordered_json& line) {
       learner_->validate(validation_.token_ids, validation_.document_starts, validation_.bytes, evaluation));
   line["validation_loss"] = summary_.validation_loss = result.loss;
   line["bits_per_byte"] = summary_.bits_per_byte = result.bits_per_byte;
-  progress.log(fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", step_, result.loss,
-                           result.bits_per_byte, result.tokens));
+  observer_.on_message(fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", step_,
+                                   result.loss, result.bits_per_byte, result.tokens));
   return Status();
 }
 

@@ -2,7 +2,9 @@
 //
 // The loop: next batch, step (learner.h), metrics, now and then validation and a checkpoint. A run that is stopped,
 // killed or resumed continues bit for bit on CPU (same threads): batches are a function of their number, and a
-// checkpoint holds everything else. Progress goes to stderr, metrics to OUTPUT/metrics.jsonl (docs/training.md).
+// checkpoint holds everything else. Metrics go to OUTPUT/metrics.jsonl (docs/training.md), messages and progress to the
+// caller. Settings of the process (threads of torch, denormals, malloc) are the caller's, too; the bits of a run depend
+// on them.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -16,10 +18,22 @@
 
 namespace engram {
 
+// Hears what a run has to say, on the thread of train().
+class TrainObserver {
+ public:
+  virtual ~TrainObserver() = default;
+  virtual void on_message(const std::string& /*line*/) {}
+  // The loop begins: `done` of `steps` steps are complete. Not called when none is left.
+  virtual void on_start(int64_t /*steps*/, int64_t /*done*/) {}
+  virtual void on_step(double /*loss*/, double /*tokens_per_second*/) {}
+  virtual void on_end() {}
+};
+
 struct TrainOptions {
   bool resume = false;                      // continue OUTPUT's latest checkpoint; from step 0 when there is none
   bool profile = false;                     // fill TrainSummary::phase_seconds
   const std::atomic<bool>* stop = nullptr;  // set (by a signal handler) to stop after the current step
+  TrainObserver* observer = nullptr;        // may be null
 };
 
 struct TrainSummary {
@@ -37,8 +51,10 @@ struct TrainSummary {
 };
 
 // Runs to train.steps, to train.stop_at, or until options.stop. Errors leave the last complete checkpoint as it is:
-// kInvalidArgument (recipe, data), kAlreadyExists (OUTPUT holds a run), kFailedPrecondition (a resumed recipe that
-// differs, a loss that is not finite), Env's errors (full disk, read-only folder). Throws c10::Error where torch does.
+// kInvalidArgument (recipe, data), kAlreadyExists (OUTPUT holds a run), kFailedPrecondition (OUTPUT is in use by
+// another run, a resumed recipe that differs, a loss that is not finite), kResourceExhausted (memory, before any is
+// taken), Env's errors (full disk, read-only folder). Throws c10::Error where torch does. Runs may follow each other in
+// one process, and run at the same time; torch's random state is then shared, so that their numbers are others.
 Result<TrainSummary> train(Env& env, const Recipe& recipe, const TrainOptions& options);
 
 }  // namespace engram

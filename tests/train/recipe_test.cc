@@ -61,7 +61,7 @@ TEST(Recipe, OverridesAreTomlValuesOrBareStrings) {
 TEST(Recipe, UnknownKeysNameTheNearestKnownOne) {
   EXPECT_EQ(error_of("[train]\nsteps = 1\nstop_att = 2\n"),
             "r.toml:3: unknown key 'train.stop_att'; did you mean stop_at?");
-  EXPECT_EQ(error_of_set("train.stepz=5"), "--set: unknown key 'train.stepz'; did you mean steps?");
+  EXPECT_EQ(error_of_set("train.stepz=5"), "override: unknown key 'train.stepz'; did you mean steps?");
   EXPECT_EQ(error_of("[model]\nhiden_size = 1\n"),
             "r.toml:2: unknown key 'model.hiden_size'; did you mean hidden_size?");
   EXPECT_EQ(error_of("[model.engram]\nnheads = 1\n"),
@@ -71,15 +71,17 @@ TEST(Recipe, UnknownKeysNameTheNearestKnownOne) {
 }
 
 TEST(Recipe, WrongTypesAndRangesSayWhatWasWanted) {
-  EXPECT_EQ(error_of_set("train.steps=ten"), "--set: train.steps: got 'ten', wanted an integer in [1, 1099511627776]");
-  EXPECT_EQ(error_of_set("train.steps=0"), "--set: train.steps: got 0, wanted an integer in [1, 1099511627776]");
-  EXPECT_EQ(error_of_set("train.steps=1.5"), "--set: train.steps: got 1.5, wanted an integer in [1, 1099511627776]");
-  EXPECT_EQ(error_of_set("train.dtype=fp16"), "--set: train.dtype: got 'fp16', wanted \"fp32\" or \"bf16\"");
-  EXPECT_EQ(error_of_set("train.output=3"), "--set: train.output: got 3, wanted a string");
+  EXPECT_EQ(error_of_set("train.steps=ten"),
+            "override: train.steps: got 'ten', wanted an integer in [1, 1099511627776]");
+  EXPECT_EQ(error_of_set("train.steps=0"), "override: train.steps: got 0, wanted an integer in [1, 1099511627776]");
+  EXPECT_EQ(error_of_set("train.steps=1.5"), "override: train.steps: got 1.5, wanted an integer in [1, 1099511627776]");
+  EXPECT_EQ(error_of_set("train.dtype=fp16"), "override: train.dtype: got 'fp16', wanted \"fp32\" or \"bf16\"");
+  EXPECT_EQ(error_of_set("train.output=3"), "override: train.output: got 3, wanted a string");
   EXPECT_EQ(error_of_set("optimizer.adamw_beta1=1.0"),
-            "--set: optimizer.adamw_beta1: got 1, wanted a number in [0, 0.999999]");
-  EXPECT_EQ(error_of_set("optimizer.clip_norm=nan"), "--set: optimizer.clip_norm: got nan, wanted a number at least 0");
-  EXPECT_EQ(error_of_set("data.train=[1]"), "--set: data.train[0]: got 1, wanted a string");
+            "override: optimizer.adamw_beta1: got 1, wanted a number in [0, 0.999999]");
+  EXPECT_EQ(error_of_set("optimizer.clip_norm=nan"),
+            "override: optimizer.clip_norm: got nan, wanted a number at least 0");
+  EXPECT_EQ(error_of_set("data.train=[1]"), "override: data.train[0]: got 1, wanted a string");
   EXPECT_EQ(error_of_set("model.hidden_size=big"),
             "r.toml: [model]: key 'hidden_size': got \"big\", wanted an integer in [-2147483648, 2147483647]");
   EXPECT_EQ(error_of("train = 3\n"), "r.toml:1: train: wanted a section [train]");
@@ -105,8 +107,8 @@ TEST(Recipe, KeysThatContradictEachOtherAreRefused) {
 TEST(Recipe, BadTextAndBadOverridesAreOneLine) {
   EXPECT_EQ(error_of("[train\nsteps = 1").rfind("r.toml:1:7: not TOML: ", 0), 0u) << error_of("[train\nsteps = 1");
   for (const char* bad : {"train.steps", "=3", "train..steps=3", "train.steps=1\n[x]", ".=1"})
-    EXPECT_EQ(error_of_set(bad).rfind("--set ", 0), 0u) << error_of_set(bad);
-  EXPECT_EQ(error_of_set("train=3"), "--set: train: wanted a section [train]");
+    EXPECT_EQ(error_of_set(bad).rfind("override ", 0), 0u) << error_of_set(bad);
+  EXPECT_EQ(error_of_set("train=3"), "override: train: wanted a section [train]");
 }
 
 // toml++ 3.3 reaches undefined behaviour on these, so they do not reach it.

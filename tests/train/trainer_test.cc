@@ -169,7 +169,7 @@ TEST_F(Training, RefusesAnOutputThatHoldsARun) {
   const Result<TrainSummary> again = run(recipe("a"));
   ASSERT_FALSE(again.ok());
   EXPECT_EQ(again.status().code(), StatusCode::kAlreadyExists);
-  EXPECT_NE(again.status().message().find("--resume"), std::string::npos);
+  EXPECT_NE(again.status().message().find("resume it"), std::string::npos);
 }
 
 TEST_F(Training, RefusesToResumeAnotherRecipe) {

@@ -1,0 +1,57 @@
+#include "engram/train/memory_need.h"
+
+#include "engram/core/checked_math.h"
+
+namespace engram {
+namespace {
+
+constexpr int64_t kFloat = sizeof(float);
+
+int64_t bytes_of_batch(const RunInputs& inputs) {
+  int64_t token_bytes = 2 * sizeof(int32_t);  // the token and its target
+  for (const NgramHasher& hasher : inputs.hashing.hashers) {
+    token_bytes += hasher.rows_per_token() * static_cast<int64_t>(sizeof(int64_t));
+  }
+  return saturating_product({inputs.recipe.data.batch_size, inputs.recipe.data.sequence_length, token_bytes});
+}
+
+int64_t bytes_of_tables(const RunInputs& inputs) {
+  const int64_t row_dim = inputs.recipe.model.engram.head_dim;
+  const bool row_wise = inputs.recipe.optimizer.table_state == TableStateKind::kRow;
+  const int64_t row_floats = row_wise ? 2 * row_dim + 1 : 3 * row_dim;  // the row and its two moments
+  int64_t rows = 0;
+  for (const NgramHasher& hasher : inputs.hashing.hashers) rows = saturating_sum({rows, hasher.num_rows()});
+  return saturating_product({rows, row_floats, kFloat});
+}
+
+std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
+
+}  // namespace
+
+int64_t MemoryNeed::total() const { return saturating_sum({weights, tables, batches, activations}); }
+
+MemoryNeed memory_need(const RunInputs& inputs, int64_t batches_ahead) {
+  const Recipe& recipe = inputs.recipe;
+  MemoryNeed need;
+  need.batches = saturating_product({bytes_of_batch(inputs), recipe.train.accumulation + batches_ahead});
+  if (recipe.train.table_placement == TablePlacement::kHost) need.tables = bytes_of_tables(inputs);
+  if (recipe.train.device != "cpu") return need;
+  const ParameterCount& count = inputs.parameters;
+  const int64_t dense = saturating_sum({count.p_tot - count.table, count.vocabulary});
+  need.weights = saturating_product({dense, 3, kFloat});  // weight, gradient, and one moment at least
+  need.activations = saturating_product({recipe.data.batch_size, recipe.data.sequence_length, recipe.model.hidden_size,
+                                         recipe.model.num_hidden_layers, kFloat});
+  return need;
+}
+
+Status check_memory(const MemoryNeed& need, int64_t available) {
+  if (need.total() <= available) return Status();
+  return make_status(StatusCode::kResourceExhausted,
+                     "not enough memory: the run needs at least {} (weights and their optimizer {}, tables {}, "
+                     "batches {}, activations {}), {} are available; make the model, data.batch_size or "
+                     "data.sequence_length smaller",
+                     gib(need.total()), gib(need.weights), gib(need.tables), gib(need.batches), gib(need.activations),
+                     gib(available));
+}
+
+}  // namespace engram
