@@ -161,8 +161,8 @@ HashBenchOptions default_hash_bench_options() {
 }
 
 Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
-  if (!std::has_single_bit(options.batch) || !std::has_single_bit(options.sequence) ||
-      options.batch * options.sequence > kTokens) {
+  if (!std::has_single_bit(options.batch) || !std::has_single_bit(options.sequence) || options.batch > kTokens ||
+      options.sequence > kTokens / options.batch) {
     return invalid_argument("batch, sequence: got {} x {}, wanted powers of two, at most {} tokens", options.batch,
                             options.sequence, kTokens);
   }

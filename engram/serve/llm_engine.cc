@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "engram/core/checked_math.h"
 #include "engram/core/machine.h"
 #include "engram/model/sampler.h"
 
@@ -72,11 +73,12 @@ EngineInfo make_info(const LoadedModel& model, const EngineOptions& options, con
 // Pages for the bytes given, but not more than all sequences at their longest need.
 Result<int64_t> count_blocks(const LoadedModel& model, const EngineOptions& options) {
   const ModelConfig& config = model.config;
-  const int64_t block_bytes =
-      PagedCache::bytes_per_token(config, page_dtype(model.model->parameters().front())) * options.block_size;
+  const int64_t block_bytes = saturating_product(
+      {PagedCache::bytes_per_token(config, page_dtype(model.model->parameters().front())), options.block_size});
   const int64_t context = max_context(model, options);
   const int64_t longest = (context + options.block_size - 1) / options.block_size;
-  const int64_t blocks = std::min(options.kv_cache_bytes / block_bytes, longest * options.scheduler.max_sequences);
+  const int64_t blocks =
+      std::min(options.kv_cache_bytes / block_bytes, saturating_product({longest, options.scheduler.max_sequences}));
   if (blocks < longest) {
     return Status(StatusCode::kResourceExhausted,
                   fmt::format("kv_cache_bytes: got {}, wanted at least {}: one sequence of {} tokens",
