@@ -20,7 +20,7 @@
 //   4. A draft is right when it is the token that is chosen anyway, from the logits after the tokens before it. The
 //      first wrong one ends the comparison, because the logits after it belong to another text.
 //   5. Random numbers are drawn once for each token, in the order of tokens. So drafts and batches do not change them.
-//   6. By 3, a step that throws has changed nothing that another request reads: it ends its own requests, and the others
+//   6. By 3, a step that throws has changed nothing that another request reads: it ends its own requests, and others
 //      run again. Only the scheduler and the block manager must not throw halfway; where they do, abandon() is left.
 //   7. Every request gets exactly one last event, also when its rows, the model or the engine itself fails. A client
 //      whose callback throws is taken for gone.
