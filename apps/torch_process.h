@@ -5,7 +5,7 @@
 namespace engram::apps {
 
 // Threads of the arithmetic (0: as many as torch chooses), and denormals flushed to zero: they are slow, and training,
-// evaluation and serving shall round alike.
+// evaluation and serving must round alike.
 void set_up_torch(int64_t threads = 0);
 
 }  // namespace engram::apps

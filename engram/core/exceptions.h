@@ -1,4 +1,4 @@
-// The border that no exception crosses: a thread that throws ends the program, so its work comes back as a Status.
+// Turns exceptions into a Status, for threads: a thread that throws would end the program.
 #pragma once
 #include <exception>
 #include <new>

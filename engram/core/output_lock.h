@@ -1,8 +1,8 @@
 // OutputLock: one process at a time writes an output, a folder or a file.
 //
 // The lock is flock(2) on DIRECTORY/.lock or FILE.lock, so the kernel frees it however its holder ends. The lock file
-// says who holds it; it is removed when the lock is released, and one that a killed process left behind is in nobody's
-// way. A file system without locks (flock says ENOLCK or EOPNOTSUPP) is written to without one.
+// says who holds it; it is removed when the lock is released, and one that a killed process left behind does no
+// harm. A file system without locks (ENOLCK, EOPNOTSUPP) is written to without one.
 #pragma once
 #include <chrono>
 #include <string>

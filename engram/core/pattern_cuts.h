@@ -1,6 +1,6 @@
 // Where a long text may be cut so that a Split pattern finds the same in the parts as in the whole.
 //
-// The cut looked at stands behind a line feed between two characters that are not white space, the second of them not
+// A cut is after a line feed between two characters that are not white space, the second of them not
 // a slash ("x\n" | "y"). A pattern is judged by its alternatives: each must be known (they are those of the published
 // tokenizers), anything else proves nothing. Known are alternatives that match no "\n" with a "y" behind it, and that
 // look at nothing but the characters they match and the next one; `\s+(?!\S)` alone looks further, and `\s+` makes up

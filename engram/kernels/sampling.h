@@ -1,6 +1,6 @@
 // The passes over one token's logits that sampling needs: extremes, softmax weights, and a cut. fp32, sums in double.
 //
-// Weights are summed in blocks of kSumBlock, so that a draw walks over the sums and then over one block alone.
+// Weights are summed in blocks of kSumBlock, so that a draw walks over the sums and then over one block.
 #pragma once
 #include <cstdint>
 
@@ -24,7 +24,7 @@ double softmax_weights(const float* x, int64_t n, float most, float scale, float
 double softmax_weights_plain(const float* x, int64_t n, float most, float scale, float least, float* weights,
                              double* sums);
 
-// Sets the weights of all to 0 but those with x[i] > logit, or x[i] == logit and i <= last_tie. The same sums and
+// Sets all weights to 0 except those with x[i] > logit, or x[i] == logit and i <= last_tie. The same sums and
 // total.
 double keep_likeliest(const float* x, int64_t n, float logit, int64_t last_tie, float* weights, double* sums);
 double keep_likeliest_plain(const float* x, int64_t n, float logit, int64_t last_tie, float* weights, double* sums);
