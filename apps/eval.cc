@@ -9,6 +9,7 @@
 #include "apps/torch_commands.h"
 #include "apps/torch_process.h"
 #include "engram/core/progress.h"
+#include "engram/data/text_parts.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/lab/probe_text.h"
 #include "engram/lab/suite.h"
@@ -19,7 +20,8 @@ namespace {
 
 struct EvalFlags {
   std::string checkpoint, file, tokens, memory = "on";
-  std::vector<std::string> rows;  // row types to compare
+  std::vector<std::string> rows;   // row types to compare
+  std::vector<std::string> parts;  // training shards: the loss of the text's parts as well
   int64_t batch_size = 8;
   SuiteOptions suite;
   bool json = false;
@@ -78,6 +80,20 @@ Status run_rows(const EvalFlags& flags, LoadedModel model, const ProbeText& text
   return {};
 }
 
+Result<TextParts> read_parts(const EvalFlags& flags, int64_t window) {
+  if (flags.tokens.empty()) return invalid_argument("parts: got no token shard to divide");
+  std::vector<TokenShard> text, training;
+  ENGRAM_ASSIGN_OR_RETURN(TokenShard shard, TokenShard::open(Env::posix(), flags.tokens));
+  text.push_back(std::move(shard));
+  std::vector<const TokenShard*> pointers;
+  for (const std::string& path : flags.parts) {
+    ENGRAM_ASSIGN_OR_RETURN(TokenShard read, TokenShard::open(Env::posix(), path));
+    training.push_back(std::move(read));
+  }
+  for (const TokenShard& read : training) pointers.push_back(&read);
+  return divide_text(read_shards(text).token_ids, window, text, pointers);
+}
+
 Status run_eval(const EvalFlags& flags) {
   set_up_torch();
   ENGRAM_ASSIGN_OR_RETURN(LoadedModel model, load_model(Env::posix(), flags.checkpoint));
@@ -97,20 +113,30 @@ Status run_eval(const EvalFlags& flags) {
     shown = done;
     return !stop;
   };
+  TextParts parts;
+  if (!flags.parts.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(parts, read_parts(flags, model.config.max_position_embeddings));
+    options.cell_of = parts.cells;
+    options.cells = parts.count();
+  }
   Result<EvaluateResult> result = evaluate(model, text.tokens, text.document_starts, text.bytes, options);
   progress.finish();
   if (!result.ok()) return result.status();
   const std::string memory = model.tables.empty() ? "none" : flags.memory;
+  std::vector<PartLoss> losses;
+  if (!flags.parts.empty()) losses = parts.losses(result->cell_nats, result->cell_tokens);
   if (flags.json) {
-    const nlohmann::ordered_json out = {{"tokens", result->tokens},
-                                        {"bytes", result->bytes},
-                                        {"loss", result->loss},
-                                        {"bits_per_byte", result->bits_per_byte},
-                                        {"memory", memory}};
+    nlohmann::ordered_json out = {{"tokens", result->tokens},
+                                  {"bytes", result->bytes},
+                                  {"loss", result->loss},
+                                  {"bits_per_byte", result->bits_per_byte},
+                                  {"memory", memory}};
+    for (const PartLoss& part : losses) out["parts"][part.name] = {{"tokens", part.tokens}, {"loss", part.loss}};
     std::printf("%s\n", out.dump().c_str());
   } else {
     fmt::print("loss {:.4f} nats per token, {:.4f} bits per byte over {} tokens, {} bytes; memory {}\n", result->loss,
                result->bits_per_byte, result->tokens, result->bytes, memory);
+    for (const PartLoss& part : losses) fmt::print("{:<18}{:>10} tokens{:>10.4f}\n", part.name, part.tokens, part.loss);
   }
   return Status();
 }
@@ -175,6 +201,11 @@ void add_eval(CLI::App& app, Invocation& invocation) {
                    " fp32,bf16,fp8,int8,int4")
       ->delimiter(',')
       ->check(CLI::IsMember({"fp32", "bf16", "fp8", "int8", "int4"}));
+  command
+      ->add_option("--parts", flags->parts,
+                   "training shards: with --tokens also the loss of repeats of the context and of the rest, and of what"
+                   " overlaps with these shards and what does not")
+      ->delimiter(',');
   command->add_option("--batch-size", flags->batch_size, "windows per forward pass (suite: a quarter of the questions)")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();

@@ -8,8 +8,19 @@
 #include "engram/lab/study_runner.h"
 
 namespace engram::apps {
+namespace {
+
+Status print_numbers(const std::string& folder) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto numbers, study_numbers(Env::posix(), folder));
+  fmt::print("{}\n", numbers.dump(1));
+  return {};
+}
+
+}  // namespace
+
 void add_lab(CLI::App& app, Invocation& invocation) {
   auto options = std::make_shared<StudyOptions>();
+  auto json = std::make_shared<bool>(false);
   CLI::App* command = app.add_subcommand("lab", torch_command_help("", "lab"));
   command->footer(
       "Examples:\n"
@@ -27,12 +38,14 @@ void add_lab(CLI::App& app, Invocation& invocation) {
   command->add_option("--set", options->overrides, "KEY=VALUE for the recipe of every run")->allow_extra_args(false);
   command->add_option("--results", options->results, "where STUDY-SCALE-DATE/ is")->capture_default_str();
   command->add_option("--work", options->work, "where checkpoints and weights are")->capture_default_str();
-  command->callback([&invocation, options, command] {
+  command->add_flag("--json", *json, "of `report`: print what the pages say as JSON, write nothing");
+  command->callback([&invocation, options, json, command] {
     if (!command->get_subcommands().empty()) return;  // a probe
     if (options->name.empty() || options->path.empty())
       throw CLI::RequiredError("a study and its file, or a probe and its checkpoint,");
-    invocation.run = [options]() -> Status {
-      if (options->name == "report") return render_study(Env::posix(), options->path);
+    invocation.run = [options, json]() -> Status {
+      if (options->name == "report")
+        return *json ? print_numbers(options->path) : render_study(Env::posix(), options->path);
       options->executable = "/proc/self/exe";
       options->command = fmt::format("engram lab {} {}", options->name, options->path);
       if (options->seeds > 0) options->command += fmt::format(" --seeds {}", options->seeds);

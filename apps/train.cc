@@ -34,6 +34,8 @@ nlohmann::ordered_json to_json(const TrainSummary& summary) {
   if (summary.validation_loss > 0) {
     json["validation_loss"] = summary.validation_loss;
     json["bits_per_byte"] = summary.bits_per_byte;
+    for (const PartLoss& part : summary.validation_parts)
+      json["validation_parts"][part.name] = {{"tokens", part.tokens}, {"loss", part.loss}};
   }
   json["p_tot"] = summary.parameters.p_tot;
   json["p_act"] = summary.parameters.p_act;

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <map>
 
+#include "engram/lab/statistics.h"
+
 namespace engram {
 namespace {
 
@@ -75,17 +77,17 @@ std::vector<TextPiece> split_pieces(const Tokenizer& tokenizer, std::span<const 
 }
 
 GateSpread gate_spread(const GateTrace& trace, int layer, int branch) {
-  std::vector<float> sorted;
+  std::vector<double> sorted;
   for (int64_t t = 0; t < trace.length; ++t) sorted.push_back(trace.at(layer, branch, t));
   GateSpread spread;
   if (sorted.empty()) return spread;
   std::sort(sorted.begin(), sorted.end());
   const auto n = static_cast<double>(sorted.size());
-  for (float gate : sorted) spread.mean += gate / n;
-  for (float gate : sorted) spread.deviation += (gate - spread.mean) * (gate - spread.mean) / n;
+  for (const double gate : sorted) spread.mean += gate / n;
+  for (const double gate : sorted) spread.deviation += (gate - spread.mean) * (gate - spread.mean) / n;
   spread.deviation = std::sqrt(spread.deviation);
-  spread.low = sorted[static_cast<size_t>(0.02 * (n - 1))];
-  spread.high = sorted[static_cast<size_t>(0.98 * (n - 1))];
+  spread.low = percentile(sorted, 0.02);
+  spread.high = percentile(sorted, 0.98);
   return spread;
 }
 

@@ -7,6 +7,38 @@
 #include "engram/core/numpy_random.h"
 
 namespace engram {
+namespace {
+
+// The continued fraction of the incomplete beta function by Lentz's method (DLMF 8.17.22). REQUIRES: 0 <= x < 1.
+double beta_fraction(double a, double b, double x) {
+  constexpr double kTiny = 1e-300;
+  const auto away = [](double value) { return std::abs(value) < kTiny ? kTiny : value; };
+  double c = 1, d = 1 / away(1 - (a + b) * x / (a + 1)), fraction = d;
+  for (int m = 1; m < 1000; ++m) {
+    const double even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m));
+    d = 1 / away(1 + even * d);
+    c = away(1 + even / c);
+    fraction *= c * d;
+    const double odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1));
+    d = 1 / away(1 + odd * d);
+    c = away(1 + odd / c);
+    fraction *= c * d;
+    if (std::abs(c * d - 1) < 1e-15) break;
+  }
+  return fraction;
+}
+
+// I_x(a, b), the regularised one.
+double incomplete_beta(double a, double b, double x) {
+  if (x <= 0) return 0;
+  if (x >= 1) return 1;
+  const double front =
+      std::exp(std::lgamma(a + b) - std::lgamma(a) - std::lgamma(b) + a * std::log(x) + b * std::log1p(-x));
+  if (x < (a + 1) / (a + b + 2)) return front * beta_fraction(a, b, x) / a;  // where the fraction converges fast
+  return 1 - front * beta_fraction(b, a, 1 - x) / b;
+}
+
+}  // namespace
 
 double mean_of(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
@@ -36,6 +68,32 @@ Interval wilson_interval(int64_t successes, int64_t trials) {
   return {std::max(0.0, centre - half), std::min(1.0, centre + half)};
 }
 
+double percentile(std::span<const double> sorted, double share) {
+  const double place = share * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(place);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
+
+double student_t_p_value(double t, double degrees) {
+  return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t));
+}
+
+double student_t_quantile(double degrees, double outside) {
+  double low = 0, high = 1;
+  while (student_t_p_value(high, degrees) > outside) high *= 2;
+  for (int i = 0; i < 80; ++i) {
+    const double middle = (low + high) / 2;
+    (student_t_p_value(middle, degrees) > outside ? low : high) = middle;
+  }
+  return (low + high) / 2;
+}
+
+double f_p_value(double f, double numerator_degrees, double denominator_degrees) {
+  return incomplete_beta(denominator_degrees / 2, numerator_degrees / 2,
+                         denominator_degrees / (denominator_degrees + numerator_degrees * f));
+}
+
 std::vector<Interval> bootstrap_intervals(
     int64_t units, int64_t draws, uint64_t seed,
     const std::function<std::vector<double>(std::span<const int64_t>)>& statistic) {
@@ -58,9 +116,7 @@ std::vector<Interval> bootstrap_intervals(
       continue;
     }
     std::sort(values.begin(), values.end());
-    const double last = static_cast<double>(values.size() - 1);
-    intervals.push_back({values[static_cast<size_t>(std::lround(0.025 * last))],
-                         values[static_cast<size_t>(std::lround(0.975 * last))]});
+    intervals.push_back({percentile(values, 0.025), percentile(values, 0.975)});
   }
   return intervals;
 }

@@ -28,6 +28,17 @@ struct Interval {
 // Wilson's 95 % interval of a share. REQUIRES: 0 <= successes <= trials, trials > 0.
 Interval wilson_interval(int64_t successes, int64_t trials);
 
+// The value with the share `share` of the sorted values below it, on the line between its two neighbours (numpy's
+// default rule). The one rule for every percentile of this room. REQUIRES: sorted, not empty, 0 <= share <= 1.
+double percentile(std::span<const double> sorted, double share);
+
+// Student's t with `degrees` of freedom: the size that |t| exceeds with probability `outside`, and the probability that
+// |t| is as large as this one's.
+double student_t_quantile(double degrees, double outside = 0.05);
+double student_t_p_value(double t, double degrees);
+// Probability that F with these degrees of freedom is larger.
+double f_p_value(double f, double numerator_degrees, double denominator_degrees);
+
 // The 95 % percentile interval of a statistic over units drawn with replacement; the statistic receives `units`
 // indices in [0, units) and returns one or more numbers, always as many. A number that is not finite is left out.
 std::vector<Interval> bootstrap_intervals(

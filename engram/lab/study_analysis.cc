@@ -3,144 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
-#include <optional>
 #include <set>
 #include <tuple>
 
 #include "engram/core/json.h"
-#include "engram/core/numpy_random.h"
 #include "engram/lab/statistics.h"
 
 namespace engram {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Gaussian elimination with pivoting; `a` is n x (n + 1), the last column the right-hand side.
-std::vector<double> solve(std::vector<std::vector<double>> a) {
-  const size_t n = a.size();
-  for (size_t column = 0; column < n; ++column) {
-    size_t pivot = column;
-    for (size_t row = column; row < n; ++row)
-      if (std::abs(a[row][column]) > std::abs(a[pivot][column])) pivot = row;
-    std::swap(a[pivot], a[column]);
-    for (size_t row = column + 1; row < n; ++row) {
-      const double factor = a[row][column] / a[column][column];
-      for (size_t i = column; i <= n; ++i) a[row][i] -= factor * a[column][i];
-    }
-  }
-  std::vector<double> x(n);
-  for (size_t row = n; row-- > 0;) {
-    double sum = a[row][n];
-    for (size_t i = row + 1; i < n; ++i) sum -= a[row][i] * x[i];
-    x[row] = sum / a[row][row];
-  }
-  return x;
-}
-
-std::vector<double> means(const std::vector<SeedPoint>& points) {
-  std::vector<double> y;
-  for (const SeedPoint& point : points) y.push_back(mean_of(point.losses));
-  return y;
-}
-
-std::vector<double> xs(const std::vector<SeedPoint>& points) {
-  std::vector<double> x;
-  for (const SeedPoint& point : points) x.push_back(point.x);
-  return x;
-}
-
-bool has_spread(const std::vector<SeedPoint>& points) {
-  return std::any_of(points.begin(), points.end(), [](const SeedPoint& point) { return point.losses.size() > 1; });
-}
-
-std::vector<double> resampled_means(const std::vector<SeedPoint>& points, NumpyRandom& random) {
-  std::vector<double> y;
-  for (const SeedPoint& point : points) {
-    double sum = 0;
-    const auto n = static_cast<int64_t>(point.losses.size());
-    for (int64_t i = 0; i < n; ++i) sum += point.losses[static_cast<size_t>(random.integers(0, n))];
-    y.push_back(sum / static_cast<double>(n));
-  }
-  return y;
-}
-
-// The middle 95 % of the answers.
-std::pair<double, double> interval(std::vector<double> answers) {
-  std::sort(answers.begin(), answers.end());
-  const double last = static_cast<double>(answers.size() - 1);
-  return {answers[static_cast<size_t>(std::floor(0.025 * last))],
-          answers[static_cast<size_t>(std::ceil(0.975 * last))]};
-}
-
-// Where a parabola is lowest on [low, high]: its vertex, or the lower end.
-double lowest(const std::vector<double>& c, double low, double high) {
-  const auto at = [&](double x) { return c[0] + c[1] * x + c[2] * x * x; };
-  if (c[2] > 0) return std::clamp(-c[1] / (2 * c[2]), low, high);
-  return at(low) < at(high) ? low : high;
-}
-
-}  // namespace
-
-std::vector<double> fit_polynomial(std::span<const double> x, std::span<const double> y, int degree) {
-  const auto n = static_cast<size_t>(degree) + 1;
-  if (x.size() != y.size() || std::set<double>(x.begin(), x.end()).size() < n) return {};
-  std::vector<std::vector<double>> normal(n, std::vector<double>(n + 1, 0.0));
-  for (size_t i = 0; i < x.size(); ++i)
-    for (size_t row = 0; row < n; ++row) {
-      for (size_t column = 0; column < n; ++column)
-        normal[row][column] += std::pow(x[i], static_cast<double>(row + column));
-      normal[row][n] += y[i] * std::pow(x[i], static_cast<double>(row));
-    }
-  return solve(std::move(normal));
-}
-
-MinimumFit fit_minimum(const std::vector<SeedPoint>& points, int draws) {
-  MinimumFit fit;
-  const std::vector<double> x = xs(points);
-  fit.coefficients = fit_polynomial(x, means(points), 2);
-  if (fit.coefficients.empty()) return fit;
-  const auto [low, high] = std::minmax_element(x.begin(), x.end());
-  const std::vector<double>& c = fit.coefficients;
-  fit.convex = c[2] > 0;
-  if (!fit.convex) return fit;
-  const double vertex = -c[1] / (2 * c[2]);
-  fit.inside = vertex > *low && vertex < *high;
-  fit.x = fit.low = fit.high = std::clamp(vertex, *low, *high);
-  fit.loss = c[0] + c[1] * fit.x + c[2] * fit.x * fit.x;
-  if (!has_spread(points)) return fit;
-  NumpyRandom random(0);
-  std::vector<double> answers;
-  for (int draw = 0; draw < draws; ++draw)
-    answers.push_back(lowest(fit_polynomial(x, resampled_means(points, random), 2), *low, *high));
-  std::tie(fit.low, fit.high) = interval(std::move(answers));
-  return fit;
-}
-
-SlopeFit fit_log_slope(const std::vector<SeedPoint>& points, int draws) {
-  SlopeFit fit;
-  std::vector<double> x = xs(points);
-  for (double& value : x) value = std::log10(value);
-  const std::vector<double> y = means(points);
-  fit.coefficients = fit_polynomial(x, y, 1);
-  if (fit.coefficients.empty()) return fit;
-  double residual = 0, total = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    residual += std::pow(y[i] - fit.coefficients[0] - fit.coefficients[1] * x[i], 2);
-    total += std::pow(y[i] - mean_of(y), 2);
-  }
-  fit.r_squared = total > 0 ? 1 - residual / total : 0;
-  fit.low = fit.high = fit.coefficients[1];
-  if (!has_spread(points)) return fit;
-  NumpyRandom random(0);
-  std::vector<double> answers;
-  for (int draw = 0; draw < draws; ++draw) answers.push_back(fit_polynomial(x, resampled_means(points, random), 1)[1]);
-  std::tie(fit.low, fit.high) = interval(std::move(answers));
-  return fit;
-}
-
-namespace {
 
 struct Point {
   std::string group, label;  // label: the sweep's values
@@ -225,15 +97,54 @@ Result<std::vector<Point>> collect_points(const nlohmann::json& data) {
   return sorted;
 }
 
-// Seed by seed against the baseline of the same budget: seeds share the order of the text, so differences are paired.
-void add_gain(const Point& point, const Point& baseline, Json& out) {
-  std::vector<double> gains;
+bool has_axis(const Point& point) { return point.axis == "rho" || point.axis == "rows" || point.axis == "sweep"; }
+
+// The loss on a part of the validation text ("all": on all of it); nothing when the run did not record it.
+std::optional<double> loss_on(const nlohmann::json& run, const std::string& targets) {
+  if (targets == "all") return run.at("val_loss").get<double>();
+  const auto* parts = json_find(run, "val_parts");
+  const auto* part = parts && parts->is_object() ? json_find(*parts, targets) : nullptr;
+  const auto* loss = part && part->is_object() ? json_find(*part, "loss") : nullptr;
+  if (!loss || !loss->is_number()) return std::nullopt;
+  return loss->get<double>();
+}
+
+// Seeds whose run recorded the part.
+SeedPoint seed_point(const Point& point, const std::string& targets) {
+  SeedPoint out{point.x, {}};
   for (const auto& [seed, run] : point.runs)
-    if (const auto other = baseline.runs.find(seed); other != baseline.runs.end())
-      gains.push_back(other->second.at("val_loss").get<double>() - run.at("val_loss").get<double>());
+    if (const auto loss = loss_on(run, targets)) out.losses.emplace(seed, *loss);
+  return out;
+}
+
+// The points that share their noise with `point`: its line, or all models without an axis; and the baseline.
+std::vector<SeedPoint> noise_points(const std::vector<Point>& points, const Point& point, const Point& baseline,
+                                    const std::string& targets) {
+  std::vector<SeedPoint> out;
+  for (const Point& other : points) {
+    if (other.budget != point.budget) continue;
+    const bool mine = has_axis(point) ? other.group == point.group : !has_axis(other);
+    if (!mine && &other != &baseline) continue;
+    if (SeedPoint seen = seed_point(other, targets); !seen.losses.empty()) out.push_back(std::move(seen));
+  }
+  return out;
+}
+
+// Seed by seed against the baseline of the same budget: seeds share the order of the text, so differences are paired.
+void add_gain(const std::vector<Point>& points, const Point& point, const Point& baseline, const std::string& targets,
+              Json& out) {
+  const SeedPoint mine = seed_point(point, targets), other = seed_point(baseline, targets);
+  std::vector<double> gains;
+  for (const auto& [seed, loss] : mine.losses)
+    if (const auto found = other.losses.find(seed); found != other.losses.end()) gains.push_back(found->second - loss);
   if (gains.empty()) return;
   out["gain"] = mean_of(gains);
   if (gains.size() > 1) out["gain_deviation"] = deviation_of(gains);
+  const auto noise = run_noise(noise_points(points, point, baseline, targets));
+  if (!noise) return;
+  const auto gain = paired_difference(other, mine, *noise);
+  out["gain_interval"] = {gain->low, gain->high};
+  out["gain_p_value"] = gain->p_value;
 }
 
 Json describe_point(const Point& point) {
@@ -252,6 +163,11 @@ Json describe_point(const Point& point) {
            {"seconds_per_step", mean_of(point.values("seconds_per_step"))},
            {"seeds", seeds}};
   if (losses.size() > 1) out["deviation"] = deviation_of(losses);
+  for (const char* part : {"repeats", "rest"}) {
+    std::vector<double> on_part;
+    for (const auto& [seed, loss] : seed_point(point, part).losses) on_part.push_back(loss);
+    if (on_part.size() == losses.size()) out[part] = {{"loss", mean_of(on_part)}};
+  }
   if (point.axis == "rho" || point.axis == "rows") out["x"] = point.x;
   for (const char* key :
        {"control", "rho", "rho_counted", "p_tot", "p_act", "experts", "ffn_width", "rows", "peak_rss_bytes"})
@@ -259,39 +175,65 @@ Json describe_point(const Point& point) {
   return out;
 }
 
-std::vector<SeedPoint> seed_points(const std::vector<Point>& points, const Point& like) {
+// Empty when some run did not record the part.
+std::vector<SeedPoint> seed_points(const std::vector<Point>& points, const Point& like, const std::string& targets) {
   std::vector<SeedPoint> out;
-  for (const Point& point : points)
-    if (point.group == like.group && point.budget == like.budget && point.label == like.label)
-      out.push_back({point.x, point.values("val_loss")});
+  for (const Point& point : points) {
+    if (point.group != like.group || point.budget != like.budget) continue;
+    if (like.axis != "sweep" && point.label != like.label) continue;
+    out.push_back(seed_point(point, targets));
+    if (out.back().losses.size() < point.runs.size()) return {};
+  }
   return out;
 }
 
-Json interval_json(double low, double high) { return Json::array({low, high}); }
+Json to_json(const Contrast& value) {
+  return {{"value", value.value}, {"low", value.low}, {"high", value.high}, {"p_value", value.p_value}};
+}
 
-void add_fits(const std::vector<Point>& points, Json& out) {
+Json minimum_json(const MinimumFit& fit) {
+  Json out{{"coefficients", fit.coefficients},
+           {"convex", fit.convex},
+           {"inside", fit.inside},
+           {"rho", fit.x},
+           {"loss", fit.loss},
+           {"misfit_p_value", fit.misfit_p_value}};
+  if (fit.has_interval) {
+    out["interval"] = {fit.low, fit.high};
+    out["bounded"] = {fit.low_bounded, fit.high_bounded};
+  }
+  return out;
+}
+
+Json slope_json(const SlopeFit& fit) {
+  Json out{{"coefficients", fit.coefficients}, {"r_squared", fit.r_squared}, {"misfit_p_value", fit.misfit_p_value}};
+  if (fit.has_interval) out["interval"] = {fit.low, fit.high};
+  return out;
+}
+
+void add_fits(const std::vector<Point>& points, const std::string& targets, Json& out) {
   std::set<std::tuple<std::string, int64_t, std::string>> seen;
   for (const Point& point : points) {
-    if (point.axis != "rho" && point.axis != "rows") continue;
-    if (!seen.emplace(point.group, point.budget, point.label).second) continue;
-    const std::vector<SeedPoint> line = seed_points(points, point);
-    Json fit{{"group", point.group}, {"budget", point.budget}, {"label", point.label}};
-    if (point.axis == "rho" && line.size() > 3) {  // three points are always a parabola
-      const MinimumFit minimum = fit_minimum(line);
-      fit.update({{"coefficients", minimum.coefficients},
-                  {"convex", minimum.convex},
-                  {"inside", minimum.inside},
-                  {"rho", minimum.x},
-                  {"loss", minimum.loss},
-                  {"interval", interval_json(minimum.low, minimum.high)}});
-      out["minima"].push_back(std::move(fit));
-    } else if (point.axis == "rows" && line.size() > 2) {
-      const SlopeFit slope = fit_log_slope(line);
-      fit.update({{"coefficients", slope.coefficients},
-                  {"interval", interval_json(slope.low, slope.high)},
-                  {"r_squared", slope.r_squared}});
-      out["slopes"].push_back(std::move(fit));
+    if (!has_axis(point)) continue;
+    const std::string label = point.axis == "sweep" ? "" : point.label;
+    if (!seen.emplace(point.group, point.budget, label).second) continue;
+    const std::vector<SeedPoint> line = seed_points(points, point, targets);
+    const Json name{{"group", point.group}, {"budget", point.budget}, {"label", label}, {"targets", targets}};
+    const auto add = [&](const char* list, Json fields) {
+      Json fit = name;
+      fit.update(fields);
+      out[list].push_back(std::move(fit));
+    };
+    if (const auto noise = run_noise(line); noise && line.size() > 2) {
+      Json fields{{"axis", point.axis}, {"noise", noise->deviation}, {"degrees", noise->degrees}};
+      if (const auto split = first_against_rest(line))
+        fields.update({{"first_minus_rest", to_json(split->difference)},
+                       {"all_p_value", split->all_p_value},
+                       {"rest_p_value", split->rest_p_value}});
+      add("lines", std::move(fields));
     }
+    if (point.axis == "rho" && line.size() > 3) add("minima", minimum_json(fit_minimum(line)));  // 3: always a parabola
+    if (point.axis == "rows" && line.size() > 2) add("slopes", slope_json(fit_log_slope(line)));
   }
 }
 
@@ -299,17 +241,20 @@ void add_fits(const std::vector<Point>& points, Json& out) {
 
 Result<Json> analyse_study(const nlohmann::json& data) {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<Point> points, collect_points(data));
-  Json out{{"points", Json::array()}, {"minima", Json::array()}, {"slopes", Json::array()}};
+  Json out{{"points", Json::array()}, {"lines", Json::array()}, {"minima", Json::array()}, {"slopes", Json::array()}};
   for (const Point& point : points) {
     Json described = describe_point(point);
     // The first point of the baseline's group: the largest rho, the fewest rows, the first setting.
     const auto baseline = std::find_if(points.begin(), points.end(), [&](const Point& other) {
       return other.budget == point.budget && other.group == point.baseline;
     });
-    if (baseline != points.end() && &*baseline != &point) add_gain(point, *baseline, described);
+    if (baseline != points.end() && &*baseline != &point) {
+      add_gain(points, point, *baseline, "all", described);
+      if (described.contains("rest")) add_gain(points, point, *baseline, "rest", described["rest"]);
+    }
     out["points"].push_back(std::move(described));
   }
-  add_fits(points, out);
+  for (const char* targets : {"all", "rest"}) add_fits(points, targets, out);
   return out;
 }
 

@@ -78,7 +78,8 @@ std::vector<Panel> read_panels(const Json& analysis, const std::string& axis) {
     }
   }
   for (const Json& fit : analysis.at(axis == "rho" ? "minima" : "slopes"))
-    panels[fit.at("budget")].fits[fit.at("group")] = fit.at("coefficients").get<std::vector<double>>();
+    if (fit.at("targets") == "all")
+      panels[fit.at("budget")].fits[fit.at("group")] = fit.at("coefficients").get<std::vector<double>>();
   std::vector<Panel> out;
   for (auto& [budget, panel] : panels) {
     if (panel.lines.empty()) continue;

@@ -142,6 +142,7 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
   const bool moe = model.ffn == FfnKind::kMoe;
   Json sweep = Json::object();
   for (const auto& [key, value] : run.sweep) sweep[key] = value;
+  const auto parts = summary.find("validation_parts");
   return Json{{"study", study.name},
               {"scale", study.scale},
               {"run", run.name},
@@ -154,6 +155,7 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
               {"budget", run.budget},
               {"val_loss", validation_loss},
               {"bits_per_byte", bits_per_byte},
+              {"val_parts", parts != summary.end() ? Json(*parts) : Json::object()},
               {"train_loss", train_loss / static_cast<double>(tail)},
               {"p_tot", run.parameters.p_tot},
               {"p_act", run.parameters.p_act},

@@ -25,6 +25,12 @@ std::string seeds_text(const Json& seeds) {
   return text;
 }
 
+// " [low, high]"; nothing with one seed.
+std::string interval_text(const Json& holder, const char* key) {
+  if (!holder.contains(key)) return "";
+  return fmt::format(" [{:+.4f}, {:+.4f}]", holder.at(key)[0].get<double>(), holder.at(key)[1].get<double>());
+}
+
 // One seed has no deviation.
 std::string deviation_text(const Json& point, const char* key) {
   return point.contains(key) ? fmt::format("{:.4f}", point.at(key).get<double>()) : std::string("-");
@@ -35,7 +41,7 @@ std::string point_row(const Json& point) {
   const std::string label = point.at("label");
   std::string gain = "-";
   if (point.contains("gain"))
-    gain = fmt::format("{:+.4f} ({})", point.at("gain").get<double>(), deviation_text(point, "gain_deviation"));
+    gain = fmt::format("{:+.4f}{}", point.at("gain").get<double>(), interval_text(point, "gain_interval"));
   return fmt::format(
       "| {}{}{} | {} | {:.3f} | {:.4f} | {} | {} | {} | {:.4f} | {:.4f} | {} | {} | {} | {} | {:.0f} |\n",
       point.at("group").get<std::string>(), label.empty() ? "" : ": ", label, tokens_text(point.at("budget")),
@@ -45,35 +51,88 @@ std::string point_row(const Json& point) {
       1000 * point.at("seconds_per_step").get<double>());
 }
 
-// Without a second seed nothing can be drawn anew.
-std::string interval_words(const Json& interval, const char* format) {
-  const double low = interval[0].get<double>(), high = interval[1].get<double>();
-  if (low == high) return "no interval with one seed";
-  return fmt::format(fmt::runtime(format), low, high);
+std::string difference_words(const Json& contrast) {
+  return fmt::format("{:+.4f} [{:+.4f}, {:+.4f}], p = {:.3f}", contrast.at("value").get<double>(),
+                     contrast.at("low").get<double>(), contrast.at("high").get<double>(),
+                     contrast.at("p_value").get<double>());
 }
 
-std::string fit_lines(const Json& analysis) {
-  std::string text;
-  for (const Json& fit : analysis.at("minima")) {
-    text += fmt::format("- {} at {} tokens: ", fit.at("group").get<std::string>(), tokens_text(fit.at("budget")));
-    if (!fit.at("convex").get<bool>()) {
-      text += "the fitted parabola has no minimum.\n";
-      continue;
+std::string line_sentence(const Json& line) {
+  std::string text = fmt::format("one run's noise is {:.4f} nats ({} degrees of freedom)",
+                                 line.at("noise").get<double>(), line.at("degrees").get<int>());
+  if (!line.contains("first_minus_rest")) return text + ".";
+  if (line.at("axis") == "rho")
+    text += fmt::format("; the first point minus the mean of the others: {}; among the others p = {:.3f}",
+                        difference_words(line.at("first_minus_rest")), line.at("rest_p_value").get<double>());
+  return text + fmt::format("; among all p = {:.3f}.", line.at("all_p_value").get<double>());
+}
+
+std::string minimum_interval(const Json& fit) {
+  if (!fit.contains("interval")) return "no interval with one seed";
+  const double low = fit.at("interval")[0].get<double>(), high = fit.at("interval")[1].get<double>();
+  if (low == high) return "95 % (Fieller): beyond the measured range";
+  const auto side = [&](size_t i, double value) {
+    return fit.at("bounded")[i].get<bool>() ? fmt::format("{:.3f}", value) : std::string("not bounded on this side");
+  };
+  return fmt::format("95 % (Fieller): from {} to {}", side(0, low), side(1, high));
+}
+
+std::string minimum_sentence(const Json& fit) {
+  if (!fit.at("convex").get<bool>()) return "the fitted parabola has no minimum.";
+  return fmt::format("lowest fitted loss {:.4f} at rho {:.3f}, {}{}; misfit of the parabola p = {:.2f}.",
+                     fit.at("loss").get<double>(), fit.at("rho").get<double>(), minimum_interval(fit),
+                     fit.at("inside").get<bool>() ? "" : "; the end of the measured range, no minimum inside",
+                     fit.at("misfit_p_value").get<double>());
+}
+
+std::string slope_sentence(const Json& fit) {
+  const std::string interval = interval_text(fit, "interval");
+  return fmt::format("{:+.4f}{} nats per decade of rows, R^2 {:.3f}; misfit of the line p = {:.4f}.",
+                     fit.at("coefficients")[1].get<double>(),
+                     interval.empty() ? ", no interval with one seed," : interval, fit.at("r_squared").get<double>(),
+                     fit.at("misfit_p_value").get<double>());
+}
+
+// What the fits say, a sentence each: summary.md and report.html show the same.
+Json fit_sentences(const Json& analysis) {
+  Json sentences = Json::array();
+  const auto add = [&](const char* list, std::string (*sentence)(const Json&)) {
+    for (const Json& fit : analysis.at(list)) {
+      const std::string label = fit.at("label");
+      sentences.push_back(fmt::format("{}{}{} at {} tokens{}: {}", fit.at("group").get<std::string>(),
+                                      label.empty() ? "" : ", ", label, tokens_text(fit.at("budget")),
+                                      fit.at("targets") == "rest" ? ", targets that repeat nothing" : "",
+                                      sentence(fit)));
     }
-    text += fmt::format("lowest fitted loss {:.4f} at rho {:.3f}, {}{}.\n", fit.at("loss").get<double>(),
-                        fit.at("rho").get<double>(),
-                        interval_words(fit.at("interval"), "interval {:.3f} .. {:.3f} (95 %, bootstrap over seeds)"),
-                        fit.at("inside").get<bool>() ? "" : "; the end of the measured range, no minimum inside");
-  }
-  for (const Json& fit : analysis.at("slopes"))
-    text += fmt::format(
-        "- {} at {} tokens: {:+.4f} nats per decade of rows, {}, R^2 {:.3f}.\n", fit.at("group").get<std::string>(),
-        tokens_text(fit.at("budget")), fit.at("coefficients")[1].get<double>(),
-        interval_words(fit.at("interval"), "interval {:+.4f} .. {:+.4f}"), fit.at("r_squared").get<double>());
-  return text;
+  };
+  add("lines", line_sentence);
+  add("minima", minimum_sentence);
+  add("slopes", slope_sentence);
+  return sentences;
 }
 
-std::string summary_page(const Json& data, const Json& analysis, bool has_plot) {
+// Nothing when no run recorded the parts.
+std::string parts_table(const Json& analysis) {
+  std::string rows;
+  for (const Json& point : analysis.at("points")) {
+    if (!point.contains("rest") || !point.contains("repeats")) continue;
+    const Json& rest = point.at("rest");
+    const std::string label = point.at("label");
+    rows +=
+        fmt::format("| {}{}{} | {} | {:.3f} | {:.4f} | {:.4f} | {}{} |\n", point.at("group").get<std::string>(),
+                    label.empty() ? "" : ": ", label, tokens_text(point.at("budget")), point.value("rho_counted", 0.0),
+                    point.at("repeats").at("loss").get<double>(), rest.at("loss").get<double>(),
+                    rest.contains("gain") ? fmt::format("{:+.4f}", rest.at("gain").get<double>()) : "-",
+                    interval_text(rest, "gain_interval"));
+  }
+  if (rows.empty()) return "";
+  return "\n## Repeats and the rest\n\nRepeats: targets whose bigram is earlier in their window, so that copying finds "
+         "them. Mean loss over seeds on them and on all others, and the gain on the others.\n\n"
+         "| model | tokens | rho | repeats | rest | gain on the rest |\n|---|---|---|---|---|---|\n" +
+         rows;
+}
+
+std::string summary_page(const Json& data, const Json& analysis, const Json& fits, bool has_plot) {
   const size_t done = data.at("runs").size(), planned = data.value("planned_runs", done);
   std::string text =
       fmt::format("# {}: {}\n\n{}\n\n", text_of(data, "study"), text_of(data, "title"), text_of(data, "question"));
@@ -83,36 +142,54 @@ std::string summary_page(const Json& data, const Json& analysis, bool has_plot) 
   if (text_of(data, "commit").find(", ") != std::string::npos)
     text += "Runs of several commits are mixed here; data.json says which is which.\n\n";
   if (has_plot) text += "![validation loss](plot.svg)\n\n";
-  const std::string fits = fit_lines(analysis);
-  if (!fits.empty()) text += "## Fits\n\n" + fits + "\n";
+  if (!fits.empty()) text += "## Fits\n\n";
+  for (const Json& sentence : fits) text += fmt::format("- {}\n", sentence.get<std::string>());
+  if (!fits.empty()) text += "\n";
   text +=
-      "## Every point\n\nLoss in nats per token on the validation text; in brackets and under \"sd\" the sample "
-      "deviation over seeds. Gain: against the baseline (unless told otherwise, the first point of the same budget), "
-      "seed by seed.\n\n"
+      "## Every point\n\nLoss in nats per token on the validation text; under \"sd\" the sample deviation over seeds. "
+      "Gain: against the baseline (unless told otherwise, the first point of the same budget), seed by seed, with its "
+      "95 % interval by t (docs/lab.md).\n\n"
       "| model | tokens | rho | loss | sd | every seed | gain | bits/byte | train loss | P_tot | P_act | experts | "
       "rows | ms/step |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const Json& point : analysis.at("points")) text += point_row(point);
-  return text;
+  return text + parts_table(analysis);
 }
 
 }  // namespace
 
 Status write_study_pages(Env& env, const std::string& folder, const Json& data) {
   ENGRAM_ASSIGN_OR_RETURN(const Json analysis, analyse_study(nlohmann::json(data)));
-  const std::string page = render_report(assets::study_report_html, {{"data", data}, {"analysis", analysis}});
+  const Json fits = fit_sentences(analysis);
+  const std::string page =
+      render_report(assets::study_report_html, {{"data", data}, {"analysis", analysis}, {"fits", fits}});
   const std::string plot = study_svg(text_of(data, "title"), analysis);
   if (!plot.empty()) ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(folder, "plot.svg"), plot));
   ENGRAM_RETURN_IF_ERROR(
-      write_file_atomic(env, join_path(folder, "summary.md"), summary_page(data, analysis, !plot.empty())));
+      write_file_atomic(env, join_path(folder, "summary.md"), summary_page(data, analysis, fits, !plot.empty())));
   return write_file_atomic(env, join_path(folder, "report.html"), page);
 }
 
-Status render_study(Env& env, const std::string& folder) {
+namespace {
+
+Result<Json> read_study_data(Env& env, const std::string& folder) {
   const std::string path = join_path(folder, "data.json");
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
   ENGRAM_RETURN_IF_ERROR(parse_json(text, path).status());
-  return write_study_pages(env, folder, Json::parse(text))
-      .with_context(folder);  // whole, so that fields keep their order
+  return Json::parse(text);  // whole, so that fields keep their order
+}
+
+}  // namespace
+
+Status render_study(Env& env, const std::string& folder) {
+  ENGRAM_ASSIGN_OR_RETURN(const Json data, read_study_data(env, folder));
+  return write_study_pages(env, folder, data).with_context(folder);
+}
+
+Result<Json> study_numbers(Env& env, const std::string& folder) {
+  ENGRAM_ASSIGN_OR_RETURN(const Json data, read_study_data(env, folder));
+  ENGRAM_ASSIGN_OR_RETURN(Json numbers, analyse_study(nlohmann::json(data)));
+  numbers["fits"] = fit_sentences(numbers);
+  return numbers;
 }
 
 }  // namespace engram

@@ -1,5 +1,6 @@
 #include "engram/model/evaluate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -19,6 +20,11 @@ Status check_arguments(const LoadedModel& model, std::span<const int32_t> token_
                               model.config.vocab_size);
     }
   }
+  const bool cells_fit = std::all_of(options.cell_of.begin(), options.cell_of.end(),
+                                     [&](uint32_t cell) { return static_cast<int64_t>(cell) < options.cells; });
+  if (!options.cell_of.empty() && (options.cell_of.size() != token_ids.size() || !cells_fit))
+    return invalid_argument("evaluate: {} cells of tokens below {}, wanted one for each of {} tokens",
+                            options.cell_of.size(), options.cells, token_ids.size());
   int64_t previous = -1;
   for (int64_t start : document_starts) {
     if (start <= previous || start >= static_cast<int64_t>(token_ids.size())) {
@@ -28,6 +34,24 @@ Status check_arguments(const LoadedModel& model, std::span<const int32_t> token_
     previous = start;
   }
   return Status();
+}
+
+// Adds the loss of each cell's targets: a second pass through the head, over the rows of one cell at a time, so that
+// the sum over all targets stays what it is without cells.
+void add_cells(const TransformerImpl& model, const torch::Tensor& hidden, const WindowBatch& batch,
+               const EvaluateOptions& options, EvaluateResult& result) {
+  const int64_t count = batch.count * batch.length;
+  std::vector<std::vector<int64_t>> places(static_cast<size_t>(options.cells));
+  for (int64_t i = 0; i < count; ++i) places[options.cell_of[static_cast<size_t>(batch.begin + i + 1)]].push_back(i);
+  const torch::Tensor rows = hidden.reshape({count, -1}), targets = batch.targets.reshape({count});
+  for (size_t cell = 0; cell < places.size(); ++cell) {
+    if (places[cell].empty()) continue;
+    const torch::Tensor index = torch::tensor(places[cell], torch::kLong);
+    const auto [nats, tokens] = model.loss_sum(rows.index_select(0, index.to(rows.device())).unsqueeze(0),
+                                               targets.index_select(0, index).unsqueeze(0).to(rows.device()));
+    result.cell_nats[cell] += nats;
+    result.cell_tokens[cell] += tokens;
+  }
 }
 
 }  // namespace
@@ -40,18 +64,24 @@ Result<EvaluateResult> evaluate(const LoadedModel& model, std::span<const int32_
   EvaluateResult result;
   result.tokens = static_cast<int64_t>(token_ids.size()) - 1;
   result.bytes = bytes;
+  if (!options.cell_of.empty()) {
+    result.cell_nats.resize(static_cast<size_t>(options.cells));
+    result.cell_tokens.resize(static_cast<size_t>(options.cells));
+  }
   double nats = 0.0;
   int64_t done = 0;
   const Transformer& transformer = model.model;
-  const bool finished = for_each_window(
-      token_ids, document_starts, model.config.max_position_embeddings, options.batch_size,
-      [&](const WindowBatch& batch) {
-        const ForwardInput input =
-            model.prepare_input(batch.tokens, batch.count, batch.length, batch.starts, options.memory_off);
-        nats += transformer->loss_sum(transformer->forward(input), batch.targets.to(input.tokens.device())).first;
-        done += batch.count * batch.length;
-        return !options.on_progress || options.on_progress(done, result.tokens);
-      });
+  const bool finished =
+      for_each_window(token_ids, document_starts, model.config.max_position_embeddings, options.batch_size,
+                      [&](const WindowBatch& batch) {
+                        const ForwardInput input = model.prepare_input(batch.tokens, batch.count, batch.length,
+                                                                       batch.starts, options.memory_off);
+                        const torch::Tensor hidden = transformer->forward(input);
+                        nats += transformer->loss_sum(hidden, batch.targets.to(input.tokens.device())).first;
+                        if (!options.cell_of.empty()) add_cells(*transformer, hidden, batch, options, result);
+                        done += batch.count * batch.length;
+                        return !options.on_progress || options.on_progress(done, result.tokens);
+                      });
   if (!finished) return Status(StatusCode::kCancelled, "evaluation interrupted");
   result.loss = nats / static_cast<double>(result.tokens);
   result.bits_per_byte = nats / (std::numbers::ln2 * static_cast<double>(bytes));

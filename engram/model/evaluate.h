@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "engram/core/status.h"
 #include "engram/model/checkpoint.h"
@@ -17,6 +18,9 @@ namespace engram {
 struct EvaluateOptions {
   int64_t batch_size = 8;   // windows per forward pass; changes speed, not the result (except rounding)
   bool memory_off = false;  // knock the rows out: Engram blocks add nothing
+  // Divides the loss: of every token of the text a cell in [0, cells), e.g. of data/text_parts.h. Empty: no division.
+  std::span<const uint32_t> cell_of;
+  int cells = 0;
   std::function<bool(int64_t predicted, int64_t total)> on_progress;  // after each batch; false stops (kCancelled)
 };
 
@@ -25,10 +29,13 @@ struct EvaluateResult {
   int64_t bytes = 0;
   double loss = 0.0;
   double bits_per_byte = 0.0;
+  std::vector<double> cell_nats;     // [cells] sums; their sum is loss * tokens, but for rounding
+  std::vector<int64_t> cell_tokens;  // [cells]
 };
 
 // token_ids [n] raw ids, n >= 2; document_starts ascending, 0 may be left out; bytes > 0: UTF-8 bytes of the text.
-// kInvalidArgument: too few tokens, an id outside the vocabulary, bad starts. The model stays as it is.
+// kInvalidArgument: too few tokens, an id outside the vocabulary, bad starts, cells that do not fit. The model stays as
+// it is.
 Result<EvaluateResult> evaluate(const LoadedModel& model, std::span<const int32_t> token_ids,
                                 std::span<const int64_t> document_starts, int64_t bytes,
                                 const EvaluateOptions& options = {});

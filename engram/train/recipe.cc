@@ -1,5 +1,6 @@
 #include "engram/train/recipe.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -15,7 +16,10 @@ namespace {
 constexpr int64_t kMaxCount = int64_t{1} << 40;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-const EnumNames<DecayKind> kDecayNames = {{DecayKind::kStep, "step"}, {DecayKind::kConstant, "constant"}};
+const EnumNames<DecayKind> kDecayNames = {{DecayKind::kStep, "step"},
+                                          {DecayKind::kConstant, "constant"},
+                                          {DecayKind::kLinear, "linear"},
+                                          {DecayKind::kWsd, "wsd"}};
 const EnumNames<TableStateKind> kTableStateNames = {{TableStateKind::kElement, "element"},
                                                     {TableStateKind::kRow, "row"}};
 const EnumNames<TablePlacement> kPlacementNames = {{TablePlacement::kHost, "host"},
@@ -57,6 +61,7 @@ void visit_optimizer(Optimizer& optimizer, Visitor& visit) {
   visit.number("clip_norm", optimizer.clip_norm, 0, kInfinity);
   visit.integer("warmup_steps", optimizer.warmup_steps, 0, kMaxCount);
   visit.choice("decay", optimizer.decay, kDecayNames);
+  visit.number("decay_fraction", optimizer.decay_fraction, 0, 1);
   visit.choice("table_state", optimizer.table_state, kTableStateNames);
 }
 template <typename Train, typename Visitor>
@@ -286,8 +291,14 @@ double schedule_multiplier(const OptimizerRecipe& optimizer, int64_t step, int64
     // Integers: 80 % of 40 steps is step 32 exactly.
     if (step * 10 >= steps * 9) return multiplier * 0.1;
     if (step * 10 >= steps * 8) return multiplier * 0.316;
+    return multiplier;
   }
-  return multiplier;
+  if (optimizer.decay == DecayKind::kConstant) return multiplier;
+  const int64_t length = optimizer.decay == DecayKind::kLinear
+                             ? std::max<int64_t>(0, steps - optimizer.warmup_steps)
+                             : std::llround(optimizer.decay_fraction * static_cast<double>(steps));
+  if (steps - step >= length) return multiplier;
+  return multiplier * static_cast<double>(steps - step) / static_cast<double>(length);
 }
 
 }  // namespace engram

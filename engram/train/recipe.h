@@ -16,7 +16,7 @@
 
 namespace engram {
 
-enum class DecayKind { kStep, kConstant };
+enum class DecayKind { kStep, kConstant, kLinear, kWsd };
 enum class TableStateKind { kElement, kRow };  // second moment of a table: per element, or one per row
 enum class TablePlacement { kHost, kDevice };  // where table rows and their optimizer state live
 enum class TrainDtype { kFp32, kBf16 };        // of the matrix products; weights are fp32 always
@@ -49,6 +49,7 @@ struct OptimizerRecipe {
   double clip_norm = 1.0;  // global gradient norm, row gradients included; 0: no clipping
   int64_t warmup_steps = 0;
   DecayKind decay = DecayKind::kStep;
+  double decay_fraction = 0.4;  // of the steps, with DecayKind::kWsd: how many the decay to zero takes
   TableStateKind table_state = TableStateKind::kElement;
 };
 
@@ -100,7 +101,8 @@ struct Recipe {
 };
 
 // The learning-rate multiplier of step `step` (0-based) of `steps`: linear warm-up to 1; with DecayKind::kStep
-// 0.316 from 80 % and 0.1 from 90 % of the steps on.
+// 0.316 from 80 % and 0.1 from 90 % of the steps on; kLinear falls from the end of the warm-up in a straight line that
+// would reach 0 at step `steps`; kWsd is 1 until the last decay_fraction of the steps and falls so over them.
 double schedule_multiplier(const OptimizerRecipe& optimizer, int64_t step, int64_t steps);
 
 }  // namespace engram

@@ -58,6 +58,12 @@ TokenText read_validation(const RunInputs& inputs) {
   return text;
 }
 
+nlohmann::ordered_json to_json(const std::vector<PartLoss>& parts) {
+  nlohmann::ordered_json out = nlohmann::ordered_json::object();
+  for (const PartLoss& part : parts) out[part.name] = {{"tokens", part.tokens}, {"loss", part.loss}};
+  return out;
+}
+
 // One run. Every method after open() continues where the last left off.
 class Run {
  public:
@@ -90,6 +96,7 @@ class Run {
   std::unique_ptr<Learner> learner_;
   std::unique_ptr<MetricsLog> metrics_;
   TokenText validation_;
+  std::optional<TextParts> parts_;  // of validation_; made at the first validation
   PhaseProfiler profiler_;
   TrainPosition position_;
   int64_t step_ = 0, saved_step_ = 0, last_step_ = 0;
@@ -183,6 +190,9 @@ void Run::read_last_metrics() {
   summary_.loss = last.value("loss", 0.0);
   summary_.validation_loss = last.value("validation_loss", 0.0);
   summary_.bits_per_byte = last.value("bits_per_byte", 0.0);
+  const nlohmann::json parts = last.value("validation_parts", nlohmann::json::object());
+  for (const auto& [name, part] : parts.items())
+    summary_.validation_parts.push_back({name, part.value("tokens", int64_t{0}), part.value("loss", 0.0)});
 }
 
 Status Run::loop() {
@@ -254,11 +264,18 @@ Status Run::validate(nlohmann::ordered_json& line) {
   if (validation_.token_ids.size() < 2) return Status();
   EvaluateOptions evaluation;
   evaluation.batch_size = inputs_.recipe.data.batch_size;
+  if (!parts_)
+    parts_ = divide_text(validation_.token_ids, inputs_.recipe.model.max_position_embeddings, inputs_.validation,
+                         RunInputs::pointers(inputs_.train));
+  evaluation.cell_of = parts_->cells;
+  evaluation.cells = parts_->count();
   ENGRAM_ASSIGN_OR_RETURN(
       const EvaluateResult result,
       learner_->validate(validation_.token_ids, validation_.document_starts, validation_.bytes, evaluation));
   line["validation_loss"] = summary_.validation_loss = result.loss;
   line["bits_per_byte"] = summary_.bits_per_byte = result.bits_per_byte;
+  summary_.validation_parts = parts_->losses(result.cell_nats, result.cell_tokens);
+  line["validation_parts"] = to_json(summary_.validation_parts);
   observer_.on_message(fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", step_,
                                    result.loss, result.bits_per_byte, result.tokens));
   return Status();

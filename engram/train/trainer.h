@@ -10,9 +10,11 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
+#include "engram/data/text_parts.h"
 #include "engram/model/parameters.h"
 #include "engram/train/recipe.h"
 
@@ -43,6 +45,7 @@ struct TrainSummary {
   double loss = 0;              // of the last step
   double validation_loss = 0;   // of the last validation; 0: none was made
   double bits_per_byte = 0;
+  std::vector<PartLoss> validation_parts;  // of that validation: repeats of the context, overlap with training, sources
   ParameterCount parameters;
   std::string checkpoint;  // the last one, a directory
   int64_t peak_rss_bytes = 0;

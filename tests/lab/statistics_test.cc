@@ -25,6 +25,28 @@ TEST(Statistics, WilsonOfPublishedValues) {
   EXPECT_NEAR(wilson_interval(0, 20).high, 0.1611, 5e-5);
 }
 
+// Tables of t and F (Fisher and Yates), and F with one degree of freedom is t squared.
+TEST(Statistics, StudentAndFisherOfPublishedValues) {
+  EXPECT_NEAR(student_t_quantile(1), 12.7062, 1e-4);
+  EXPECT_NEAR(student_t_quantile(2), 4.3027, 1e-4);
+  EXPECT_NEAR(student_t_quantile(8), 2.3060, 1e-4);
+  EXPECT_NEAR(student_t_quantile(10), 2.2281, 1e-4);
+  EXPECT_NEAR(student_t_quantile(30, 0.01), 2.7500, 1e-4);
+  EXPECT_NEAR(student_t_p_value(0, 5), 1, 1e-12);
+  EXPECT_NEAR(f_p_value(3.8379, 4, 8), 0.05, 1e-4);
+  EXPECT_NEAR(f_p_value(6.5523, 3, 10), 0.01, 1e-5);
+  EXPECT_NEAR(f_p_value(2.5 * 2.5, 1, 7), student_t_p_value(2.5, 7), 1e-12);
+}
+
+TEST(Statistics, PercentilesLieBetweenNeighbours) {
+  const std::vector<double> values = {1, 2, 4, 8};
+  EXPECT_DOUBLE_EQ(percentile(values, 0), 1);
+  EXPECT_DOUBLE_EQ(percentile(values, 0.5), 3);
+  EXPECT_DOUBLE_EQ(percentile(values, 0.9), 4 + 0.7 * 4);  // numpy.percentile([1, 2, 4, 8], 90)
+  EXPECT_DOUBLE_EQ(percentile(values, 1), 8);
+  EXPECT_DOUBLE_EQ(percentile(std::vector<double>{5}, 0.3), 5);
+}
+
 TEST(Statistics, AreaCountsPairs) {
   EXPECT_DOUBLE_EQ(area_under_roc(std::vector<double>{3, 2}, std::vector<double>{1, 2}), 0.875);
   EXPECT_DOUBLE_EQ(area_under_roc(std::vector<double>{1, 1}, std::vector<double>{1, 1}), 0.5);

@@ -6,81 +6,10 @@
 #include <cmath>
 #include <regex>
 
-#include "engram/core/numpy_random.h"
 #include "engram/lab/study_plot.h"
 
 namespace engram {
 namespace {
-
-double parabola(double x, double minimum, double curvature = 0.3) {
-  return 4.2 + curvature * (x - minimum) * (x - minimum);
-}
-
-std::vector<SeedPoint> noisy(double minimum, double noise, uint64_t seed, int seeds = 3) {
-  NumpyRandom random(seed);
-  std::vector<SeedPoint> points;
-  for (const double rho : {1.0, 0.9, 0.75, 0.5, 0.35, 0.2}) {
-    SeedPoint point{rho, {}};
-    for (int i = 0; i < seeds; ++i) point.losses.push_back(parabola(rho, minimum) + noise * random.normal());
-    points.push_back(point);
-  }
-  return points;
-}
-
-TEST(FitPolynomial, FindsItsOwnCoefficients) {
-  const std::vector<double> x = {0, 1, 2, 5}, y = {3, 3 + 2 - 1, 3 + 4 - 4, 3 + 10 - 25};
-  const auto c = fit_polynomial(x, y, 2);
-  ASSERT_EQ(c.size(), 3u);
-  EXPECT_NEAR(c[0], 3, 1e-9);
-  EXPECT_NEAR(c[1], 2, 1e-9);
-  EXPECT_NEAR(c[2], -1, 1e-9);
-  EXPECT_TRUE(fit_polynomial(std::vector<double>{1, 1, 2}, std::vector<double>{1, 2, 3}, 2).empty());
-}
-
-TEST(FitMinimum, ExactDataGiveTheExactMinimum) {
-  const MinimumFit fit = fit_minimum(noisy(0.7, 0, 1));
-  EXPECT_TRUE(fit.convex);
-  EXPECT_TRUE(fit.inside);
-  EXPECT_NEAR(fit.x, 0.7, 1e-6);
-  EXPECT_NEAR(fit.loss, 4.2, 1e-9);
-  EXPECT_NEAR(fit.low, 0.7, 1e-6);
-  EXPECT_NEAR(fit.high, 0.7, 1e-6);
-}
-
-// A percentile bootstrap of three seeds is narrower than it should be, but it must hold the truth most of the time.
-TEST(FitMinimum, TheIntervalMostlyHoldsTheTruth) {
-  int held = 0;
-  const int tries = 100;
-  for (int i = 0; i < tries; ++i) {
-    const MinimumFit fit = fit_minimum(noisy(0.65, 0.01, static_cast<uint64_t>(100 + i)), 400);
-    EXPECT_LE(fit.low, fit.high);
-    held += fit.low <= 0.65 && 0.65 <= fit.high;
-  }
-  EXPECT_GE(held, 75);
-}
-
-TEST(FitMinimum, MoreNoiseMakesAWiderInterval) {
-  const MinimumFit quiet = fit_minimum(noisy(0.65, 0.002, 7)), loud = fit_minimum(noisy(0.65, 0.02, 7));
-  EXPECT_LT(quiet.high - quiet.low, loud.high - loud.low);
-}
-
-TEST(FitMinimum, NoMinimumInsideIsSaid) {
-  const MinimumFit outside = fit_minimum(noisy(-0.3, 0, 1));
-  EXPECT_FALSE(outside.inside);
-  EXPECT_DOUBLE_EQ(outside.x, 0.2);
-  std::vector<SeedPoint> concave = noisy(0.5, 0, 1);
-  for (SeedPoint& point : concave)
-    for (double& loss : point.losses) loss = -loss;
-  EXPECT_FALSE(fit_minimum(concave).convex);
-}
-
-TEST(FitLogSlope, FindsTheSlopePerDecade) {
-  std::vector<SeedPoint> points;
-  for (const double rows : {1e3, 1e4, 1e5}) points.push_back({rows, {5 - 0.08 * std::log10(rows)}});
-  const SlopeFit fit = fit_log_slope(points);
-  EXPECT_NEAR(fit.coefficients[1], -0.08, 1e-9);
-  EXPECT_NEAR(fit.r_squared, 1, 1e-9);
-}
 
 nlohmann::json run_json(const char* group, double rho, int64_t seed, double loss) {
   return {{"group", group},       {"rho", rho}, {"seed", seed},      {"budget", 1000},         {"val_loss", loss},
@@ -101,6 +30,36 @@ TEST(AnalyseStudy, GainsArePairedBySeed) {
   EXPECT_NEAR(half.at("gain").get<double>(), 0.2, 1e-9);
   EXPECT_NEAR(half.at("gain_deviation").get<double>(), std::sqrt(0.02), 1e-9);
   EXPECT_FALSE(analysis->at("points")[0].contains("gain"));
+  // Two models, two seeds: one degree of freedom, so t = 12.706; one run's noise is .1 nats.
+  EXPECT_NEAR(half.at("gain_interval")[0].get<double>(), 0.2 - 12.7062 * 0.1, 1e-4);
+  EXPECT_NEAR(half.at("gain_interval")[1].get<double>(), 0.2 + 12.7062 * 0.1, 1e-4);
+}
+
+// E1 is fitted twice: on all targets and on those that repeat nothing. Here the two have other gains and other minima.
+TEST(AnalyseStudy, TheRestOfTheTargetsHasFitsOfItsOwn) {
+  nlohmann::json data = {{"groups", {{{"name", "a"}, {"axis", "rho"}, {"baseline", "a"}}}},
+                         {"runs", nlohmann::json::array()}};
+  for (const double rho : {1.0, 0.75, 0.5, 0.2}) {
+    for (const int64_t seed : {0, 1}) {
+      const double noise = (rho == 0.5) == (seed == 0) ? 0.001 : -0.001;
+      auto run = run_json("a", rho, seed, 4 + (rho - 0.7) * (rho - 0.7) + noise);
+      run["val_parts"] = {{"repeats", {{"tokens", 10}, {"loss", 1.0}}},
+                          {"rest", {{"tokens", 90}, {"loss", 4 + (rho - 0.4) * (rho - 0.4) + noise}}}};
+      data["runs"].push_back(run);
+    }
+  }
+  const auto analysis = value_or_throw(analyse_study(data));
+  ASSERT_EQ(analysis.at("minima").size(), 2u);
+  EXPECT_EQ(analysis.at("minima")[0].at("targets"), "all");
+  EXPECT_NEAR(analysis.at("minima")[0].at("rho").get<double>(), 0.7, 0.01);
+  EXPECT_EQ(analysis.at("minima")[1].at("targets"), "rest");
+  EXPECT_NEAR(analysis.at("minima")[1].at("rho").get<double>(), 0.4, 0.01);
+  const auto& half = analysis.at("points")[2];
+  EXPECT_DOUBLE_EQ(half.at("repeats").at("loss").get<double>(), 1.0);
+  EXPECT_NEAR(half.at("rest").at("gain").get<double>(), 0.36 - 0.01, 1e-9);
+  EXPECT_TRUE(half.at("rest").contains("gain_interval"));
+  data["runs"][3].erase("val_parts");  // an old record among them
+  EXPECT_EQ(value_or_throw(analyse_study(data)).at("minima").size(), 1u);
 }
 
 // Read back from the picture: every mean stands where the axis says, controls at their own share, text escaped.

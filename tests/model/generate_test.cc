@@ -185,6 +185,17 @@ TEST_F(OnCheckpoint, EvaluationEqualsAHandComputation) {
       EXPECT_EQ(got.tokens, count - 1);
       EXPECT_NEAR(got.loss, nats / static_cast<double>(count - 1), 1e-5);
       EXPECT_NEAR(got.bits_per_byte, nats / std::numbers::ln2 / static_cast<double>(text.size()), 1e-5);
+      std::vector<uint32_t> cells(ids.size());
+      for (size_t i = 0; i < cells.size(); ++i) cells[i] = i % 3 == 1 ? 2 : 0;
+      options.cell_of = cells;
+      options.cells = 3;
+      const EvaluateResult divided =
+          value_or_throw(evaluate(model_, ids, documents, static_cast<int64_t>(text.size()), options));
+      EXPECT_EQ(divided.loss, got.loss) << "to the last bit";
+      EXPECT_EQ(divided.cell_tokens[0] + divided.cell_tokens[2], count - 1);
+      EXPECT_EQ(divided.cell_tokens[2], (count + 1) / 3);
+      EXPECT_NEAR(divided.cell_nats[0] + divided.cell_nats[2], nats, 1e-4 * nats);
+      EXPECT_EQ(divided.cell_nats[1], 0);
     }
   }
 }

@@ -161,5 +161,31 @@ TEST(Schedule, WarmsUpThenDecaysInTwoSteps) {
   EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 39, 40), 1.0);
 }
 
+TEST(Schedule, LinearFallsFromTheWarmUpToZero) {
+  OptimizerRecipe optimizer;
+  optimizer.warmup_steps = 4;
+  optimizer.decay = DecayKind::kLinear;
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 0, 40), 0.25);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 3, 40), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 4, 40), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 22, 40), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 39, 40), 1.0 / 36);  // the next would be 0
+}
+
+TEST(Schedule, WsdIsConstantThenFallsToZero) {
+  OptimizerRecipe optimizer;
+  optimizer.warmup_steps = 4;
+  optimizer.decay = DecayKind::kWsd;
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 1, 40), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 24, 40), 1.0);  // 40 % of 40 steps are the last 16
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 32, 40), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 39, 40), 1.0 / 16);
+  optimizer.decay_fraction = 0.5;
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 19, 40), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 30, 40), 0.5);
+  optimizer.decay_fraction = 0;
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 39, 40), 1.0);
+}
+
 }  // namespace
 }  // namespace engram
