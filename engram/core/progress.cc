@@ -12,12 +12,34 @@ namespace engram {
 namespace {
 
 constexpr double kTerminalInterval = 0.1, kPlainInterval = 5.0;
-constexpr int kBarWidth = 24;
+constexpr double kLeastRate = 0.1;  // below it a unit takes long, and "0.02 parts/s" helps nobody
+constexpr size_t kBarWidths[] = {24, 16, 8};  // three, so that it does not move with every digit of the numbers
 
 size_t terminal_columns(std::FILE* file) {
   winsize size = {};
   if (::ioctl(::fileno(file), TIOCGWINSZ, &size) != 0 || size.ws_col < 20) return 80;
   return size.ws_col;
+}
+
+// "118 MiB": bytes are what most totals are made of, and nine digits of them say nothing.
+std::string format_bytes(double bytes) {
+  const char* unit = "B";
+  for (const char* larger : {"KiB", "MiB", "GiB", "TiB"}) {
+    if (bytes < 1024) break;
+    bytes /= 1024;
+    unit = larger;
+  }
+  return fmt::format("{:.{}f} {}", bytes, *unit == 'B' || bytes >= 99.95 ? 0 : 1, unit);
+}
+
+// "[######......] ", as wide as there is room for; nothing where there is none.
+std::string bar(double share, size_t room) {
+  for (const size_t width : kBarWidths) {
+    if (width + 3 > room) continue;
+    const auto filled = static_cast<size_t>(share * static_cast<double>(width));
+    return fmt::format("[{}{}] ", std::string(filled, '#'), std::string(width - filled, '.'));
+  }
+  return "";
 }
 
 // Cuts to at most `columns` bytes, between characters.
@@ -51,10 +73,7 @@ void Progress::advance(int64_t units) {
   draw_if_due();
 }
 
-void Progress::set_text(std::string text) {
-  text_ = std::move(text);
-  draw_if_due();
-}
+void Progress::set_text(std::string text) { text_ = std::move(text); }
 
 void Progress::log(std::string_view line) {
   fmt::print(output_.file, "{}{}\n", output_.terminal && !finished_ ? "\r\x1b[K" : "", line);
@@ -79,30 +98,41 @@ void Progress::draw_if_due() {
 
 void Progress::draw(double now) {
   std::string line = label_ + ": ";
-  if (total_ > 0 && output_.terminal) {
-    double share = std::clamp(static_cast<double>(done_) / static_cast<double>(total_), 0.0, 1.0);
-    int filled = static_cast<int>(share * kBarWidth);
-    line += fmt::format("{:3.0f}% [{}{}] ", std::floor(share * 100), std::string(static_cast<size_t>(filled), '#'),
-                        std::string(static_cast<size_t>(kBarWidth - filled), '.'));
+  const std::string rest = numbers(now) + (text_.empty() ? "" : ", " + text_);
+  if (!output_.terminal) {
+    fmt::print(output_.file, "{}{}\n", line, rest);
+    std::fflush(output_.file);
+    return;
   }
-  line += numbers(now);
-  if (!text_.empty()) line += ", " + text_;
-  if (output_.terminal) {
-    cut(line, terminal_columns(output_.file) - 1);
-    fmt::print(output_.file, "\r{}\x1b[K", line);
-  } else {
-    fmt::print(output_.file, "{}\n", line);
+  const size_t columns = terminal_columns(output_.file) - 1;
+  if (total_ > 0) {
+    const double share = std::clamp(static_cast<double>(done_) / static_cast<double>(total_), 0.0, 1.0);
+    line += fmt::format("{:3.0f}% ", std::floor(share * 100));
+    // The numbers come first: the bar has what they leave of the line.
+    const size_t taken = line.size() + rest.size();
+    line += bar(share, columns > taken ? columns - taken : 0);
   }
+  line += rest;
+  cut(line, columns);
+  fmt::print(output_.file, "\r{}\x1b[K", line);
   std::fflush(output_.file);
 }
 
-// "420/1000 steps, 12.3 steps/s, 0:47 left".
+// "420/1000 steps, 12.3/s, 0:47 left"; bytes as "118 MiB of 942 MiB, 12.3 MiB/s, 1:07 left".
 std::string Progress::numbers(double now) const {
+  const bool bytes = unit_ == "B";
+  const auto amount = [&](int64_t n) { return bytes ? format_bytes(static_cast<double>(n)) : fmt::format("{}", n); };
+  std::string text = amount(done_);
+  if (total_ > 0) text += (bytes ? " of " : "/") + amount(total_);
+  if (!bytes) text += " " + unit_;
   const double elapsed = now - start_;
-  std::string text = total_ > 0 ? fmt::format("{}/{} {}", done_, total_, unit_) : fmt::format("{} {}", done_, unit_);
   const double rate = elapsed > 0 ? static_cast<double>(done_ - done_before_) / elapsed : 0;
   if (rate <= 0) return text;
-  text += fmt::format(", {} {}/s", format_count(rate), unit_);
+  if (bytes) {
+    text += fmt::format(", {}/s", format_bytes(rate));
+  } else if (rate >= kLeastRate) {
+    text += fmt::format(", {}/s", format_count(rate));
+  }
   if (done_ >= total_) return text + ", after " + format_duration(elapsed);
   return text + ", " + format_duration(static_cast<double>(total_ - done_) / rate) + " left";
 }

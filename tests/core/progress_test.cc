@@ -41,10 +41,10 @@ TEST_F(ProgressTest, PlainLinesComeEveryFewSeconds) {
     progress.log("a line");
   }
   EXPECT_EQ(written(),
-            "train: 39/100 steps, 7.80 steps/s, 0:08 left, loss 3.2\n"
-            "train: 79/100 steps, 7.90 steps/s, 0:03 left, loss 3.2\n"
+            "train: 40/100 steps, 8.00/s, 0:08 left, loss 3.2\n"
+            "train: 80/100 steps, 8.00/s, 0:03 left, loss 3.2\n"
             "a line\n"
-            "train: 100/100 steps, 8.00 steps/s, after 0:13, loss 3.2\n");
+            "train: 100/100 steps, 8.00/s, after 0:13, loss 3.2\n");
 }
 
 TEST_F(ProgressTest, TheTerminalLineIsRedrawn) {
@@ -58,17 +58,17 @@ TEST_F(ProgressTest, TheTerminalLineIsRedrawn) {
   progress.finish();
   progress.advance(1);
   EXPECT_EQ(written(),
-            "\rhash:  25% [######..................] 1/4 files, 1.00 files/s, 0:03 left\x1b[K"
+            "\rhash:  25% [######..................] 1/4 files, 1.00/s, 0:03 left\x1b[K"
             "\r\x1b[Knote\n"
-            "\rhash:  50% [############............] 2/4 files, 2.00 files/s, 0:01 left\x1b[K"
-            "\rhash:  50% [############............] 2/4 files, 1.00 files/s, 0:02 left\x1b[K\n");
+            "\rhash:  50% [############............] 2/4 files, 2.00/s, 0:01 left\x1b[K"
+            "\rhash:  50% [############............] 2/4 files, 1.00/s, 0:02 left\x1b[K\n");
 }
 
 TEST_F(ProgressTest, ResumedUnitsDoNotCountForTheRate) {
   Progress progress("train", 40, "steps", 20, output(false));
   now_ += 5;
   progress.advance(10);
-  EXPECT_EQ(written(), "train: 30/40 steps, 2.00 steps/s, 0:05 left\n");
+  EXPECT_EQ(written(), "train: 30/40 steps, 2.00/s, 0:05 left\n");
   progress.finish();
 }
 
@@ -77,7 +77,31 @@ TEST_F(ProgressTest, UnknownTotalShowsCountAndRate) {
   now_ += 10;
   progress.advance(25000);
   progress.finish();
-  EXPECT_EQ(written(), "read: 25000 lines, 2.50k lines/s, after 0:10\nread: 25000 lines, 2.50k lines/s, after 0:10\n");
+  EXPECT_EQ(written(), "read: 25000 lines, 2.50k/s, after 0:10\nread: 25000 lines, 2.50k/s, after 0:10\n");
+}
+
+TEST_F(ProgressTest, TheBarGivesWayToTheNumbers) {
+  Progress progress("train", 1000, "steps", 0, output(true));
+  now_ += 10;
+  progress.set_text("loss 4.1234");
+  now_ += 20;
+  progress.advance(420);
+  now_ += 1;
+  progress.set_text("loss 4.1234, 25.1k tokens/s");
+  progress.advance(0);
+  EXPECT_EQ(written(),
+            "\rtrain:  42% [######..........] 420/1000 steps, 14.0/s, 0:41 left, loss 4.1234\x1b[K"
+            "\rtrain:  42% 420/1000 steps, 13.5/s, 0:43 left, loss 4.1234, 25.1k tokens/s\x1b[K");
+}
+
+TEST_F(ProgressTest, BytesHaveUnitsAndSlowUnitsNoRate) {
+  Progress bytes("convert", 987654321, "B", 0, output(false));
+  now_ += 10;
+  bytes.advance(123456789);
+  Progress parts("look inside", 4, "parts", 0, output(false));
+  now_ += 60;
+  parts.advance(1);
+  EXPECT_EQ(written(), "convert: 118 MiB of 942 MiB, 11.8 MiB/s, 1:10 left\nlook inside: 1/4 parts, 3:00 left\n");
 }
 
 TEST(ProgressFormat, DurationsAndCounts) {
