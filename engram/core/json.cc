@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "engram/core/file_kind.h"
+#include "engram/core/ordered_json.h"
 
 namespace engram {
 namespace {
@@ -10,19 +11,20 @@ namespace {
 using nlohmann::json;
 
 // Builds the value while it enforces what nlohmann's own parser leaves open: depth and duplicate keys.
-class DomBuilder : public nlohmann::json_sax<json> {
+template <typename Json>
+class DomBuilder : public nlohmann::json_sax<Json> {
  public:
   DomBuilder(const std::string& name, int max_depth) : name_(name), max_depth_(max_depth) {}
 
-  bool null() override { return add(json()) != nullptr; }
-  bool boolean(bool value) override { return add(json(value)) != nullptr; }
-  bool number_integer(int64_t value) override { return add(json(value)) != nullptr; }
-  bool number_unsigned(uint64_t value) override { return add(json(value)) != nullptr; }
-  bool number_float(double value, const std::string&) override { return add(json(value)) != nullptr; }
-  bool string(std::string& value) override { return add(json(std::move(value))) != nullptr; }
-  bool binary(json::binary_t&) override { return false; }  // text has none
-  bool start_object(size_t) override { return open(json::object()); }
-  bool start_array(size_t) override { return open(json::array()); }
+  bool null() override { return add(Json()) != nullptr; }
+  bool boolean(bool value) override { return add(Json(value)) != nullptr; }
+  bool number_integer(int64_t value) override { return add(Json(value)) != nullptr; }
+  bool number_unsigned(uint64_t value) override { return add(Json(value)) != nullptr; }
+  bool number_float(double value, const std::string&) override { return add(Json(value)) != nullptr; }
+  bool string(std::string& value) override { return add(Json(std::move(value))) != nullptr; }
+  bool binary(typename Json::binary_t&) override { return false; }  // text has none
+  bool start_object(size_t) override { return open(Json::object()); }
+  bool start_array(size_t) override { return open(Json::array()); }
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(std::string& value) override {
@@ -40,23 +42,23 @@ class DomBuilder : public nlohmann::json_sax<json> {
     return false;
   }
 
-  json take() { return std::move(root_); }
+  Json take() { return std::move(root_); }
   const Status& status() const { return status_; }
 
  private:
-  json* add(json value) {
+  Json* add(Json value) {
     if (stack_.empty()) {
       root_ = std::move(value);
       return &root_;
     }
-    json& parent = *stack_.back();
+    Json& parent = *stack_.back();
     if (parent.is_array()) {
       parent.push_back(std::move(value));
       return &parent.back();
     }
     return &(parent[key_] = std::move(value));
   }
-  bool open(json value) {
+  bool open(Json value) {
     if (static_cast<int>(stack_.size()) >= max_depth_) {
       status_ = data_loss("{}: nested deeper than {} levels", name_, max_depth_);
       return false;
@@ -71,11 +73,20 @@ class DomBuilder : public nlohmann::json_sax<json> {
 
   const std::string& name_;
   int max_depth_;
-  json root_;
-  std::vector<json*> stack_;  // open containers; only the last one grows, so the pointers stay good
+  Json root_;
+  std::vector<Json*> stack_;  // open containers; only the last one grows, so the pointers stay good
   std::string key_;
   Status status_;
 };
+
+template <typename Json>
+Result<Json> parse(std::string_view text, const std::string& name, int max_depth) {
+  DomBuilder<Json> builder(name, max_depth);
+  bool done = Json::sax_parse(text.begin(), text.end(), &builder);
+  if (!builder.status().ok()) return builder.status();
+  if (!done) return data_loss("{}: not JSON", name);
+  return builder.take();
+}
 
 Result<const json*> require(const json& object, const std::string& key, const std::string& where) {
   if (!object.is_object()) return invalid_argument("{}: got {}, wanted an object", where, object.type_name());
@@ -104,11 +115,11 @@ size_t printable_length(std::string_view text, size_t at) {
 }  // namespace
 
 Result<json> parse_json(std::string_view text, const std::string& name, int max_depth) {
-  DomBuilder builder(name, max_depth);
-  bool done = json::sax_parse(text.begin(), text.end(), &builder);
-  if (!builder.status().ok()) return builder.status();
-  if (!done) return data_loss("{}: not JSON", name);
-  return builder.take();
+  return parse<json>(text, name, max_depth);
+}
+
+Result<nlohmann::ordered_json> parse_ordered_json(std::string_view text, const std::string& name, int max_depth) {
+  return parse<nlohmann::ordered_json>(text, name, max_depth);
 }
 
 Result<json> read_json_file(Env& env, const std::string& path) {

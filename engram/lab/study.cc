@@ -126,7 +126,7 @@ Status check_name(const std::string& text, const char* key, const std::string& p
 const char* study_control_name(StudyControl control) {
   for (const auto& [known, name] : kControls)
     if (known == control) return name;
-  return "";
+  ENGRAM_CHECK(false, "study control {} has no name", static_cast<int>(control));
 }
 
 Result<Study> Study::load(Env& env, const std::string& path) {

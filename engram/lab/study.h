@@ -24,7 +24,7 @@
 namespace engram {
 
 enum class StudyControl { kNone, kCapacityOne, kShuffledHash, kDense };
-const char* study_control_name(StudyControl control);  // "", "capacity-1", ...
+const char* study_control_name(StudyControl control);  // "none", "capacity-1", ...: as a study file says it
 // Whether a checkpoint says all about a run: these two controls are in the training loop.
 inline bool weights_are_the_model(StudyControl control) {
   return control != StudyControl::kCapacityOne && control != StudyControl::kShuffledHash;
@@ -50,13 +50,14 @@ struct StudyRun {
   StudyControl control = StudyControl::kNone;
   std::vector<std::pair<std::string, std::string>> sweep;  // key, value
   int64_t seed = 0;
-  int64_t budget = 0;         // training tokens: whole steps
-  std::optional<double> rho;  // as asked for
-  std::string after;          // the run whose weights it starts from; empty: random ones
-  std::string text;           // what is read: digest of the vocabulary, training and validation tokens
-  Recipe recipe;              // resolved: nothing is left open
-  ParameterCount parameters;  // with the one row of each head that capacity-1 uses
-  int64_t rows = 0;           // of all tables, likewise
+  int64_t budget = 0;                  // training tokens: whole steps
+  std::optional<double> rho;           // as asked for
+  std::string after;                   // the run whose weights it starts from; empty: random ones
+  std::string text;                    // what is read: digest of the vocabulary, training and validation tokens
+  Recipe recipe;                       // resolved: nothing is left open
+  ParameterCount parameters;           // with the one row of each head that capacity-1 uses
+  std::optional<ParameterCount> base;  // of the model that P_tot and P_act are to equal; none: no such promise
+  int64_t rows = 0;                    // of all tables, likewise
 };
 
 struct Study {

@@ -16,7 +16,7 @@ namespace engram {
 namespace {
 
 constexpr int64_t kMostRuns = 10000;
-constexpr double kActiveTolerance = 0.005, kTotalTolerance = 0.005, kRowsTolerance = 0.05;
+constexpr double kRowsTolerance = 0.05;
 
 using Setting = std::vector<std::pair<std::string, std::string>>;  // recipe key, value
 
@@ -29,6 +29,7 @@ struct AxisValue {
 struct Model {
   Recipe recipe;
   ParameterCount parameters;
+  std::optional<ParameterCount> base;  // what P_tot and P_act are to equal
   int64_t rows = 0;
 };
 
@@ -128,6 +129,7 @@ Result<Model> capacity_one_model(const Recipe& recipe, const Tokenizer& tokenize
   model.parameters.p_sparse -= model.parameters.table - used;
   model.parameters.table = used;
   model.parameters.rho = 1.0;
+  model.base = base;
   ENGRAM_RETURN_IF_ERROR(check_total(base, model.parameters));
   return model;
 }
@@ -154,6 +156,12 @@ Result<Model> solve_model(Recipe recipe, const StudyGroup& group, const AxisValu
     model.recipe.train.control = ControlKind::kShuffledHash;
   }
   ENGRAM_ASSIGN_OR_RETURN(model.parameters, count_parameters(model.recipe.model));
+  if (axis.rho && group.rows_times == 1) {
+    ModelConfig base = recipe.model;  // at rho = 1
+    base.vocab_size = model.recipe.model.vocab_size;
+    base.memory = MemoryKind::kNone;
+    ENGRAM_ASSIGN_OR_RETURN(model.base, count_parameters(base));
+  }
   return model;
 }
 
@@ -314,6 +322,7 @@ class Expander {
     run.budget = recipe.train.steps * step;
     run.recipe = std::move(recipe);
     run.parameters = model.parameters;
+    run.base = model.base;
     run.rows = model.rows;
     if (static_cast<int64_t>(runs_.size()) >= kMostRuns) return invalid_argument("more than {} runs", kMostRuns);
     runs_.push_back(std::move(run));

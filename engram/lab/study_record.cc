@@ -5,6 +5,7 @@
 
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
+#include "engram/core/ordered_json.h"
 #include "engram/lab/run_output.h"
 
 namespace engram {
@@ -46,7 +47,11 @@ Json validation_curve(const std::vector<Json>& metrics) {
 }
 
 // The fields that data.json must have, with their types.
-Status check_record(const nlohmann::json& record, const std::string& study, const std::string& path) {
+Status check_record(const Json& all, const std::string& study, const std::string& path) {
+  if (!all.is_object()) return invalid_argument("{}: got {}, wanted an object", path, all.type_name());
+  nlohmann::json record = nlohmann::json::object();  // all but the curves
+  for (const auto& [key, value] : all.items())
+    if (!value.is_array()) record[key] = value;
   for (const char* key : {"val_loss", "bits_per_byte", "rho", "seconds_per_step"})
     ENGRAM_RETURN_IF_ERROR(json_number(record, key, path).status());
   for (const char* key : {"seed", "budget", "p_tot", "p_act", "tokens", "rows"})
@@ -80,12 +85,13 @@ Result<StudyRecords> read_records(Env& env, const std::string& folder, const std
     if (!name.ends_with(".json")) continue;
     const std::string path = join_path(directory, name);
     ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
-    ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json parsed, parse_json(text, path));
-    if (const Status status = check_record(parsed, study, path); !status.ok())
+    ENGRAM_ASSIGN_OR_RETURN(Json record, parse_ordered_json(text, path));
+    if (const Status status = check_record(record, study, path); !status.ok())
       return data_loss("{}; remove this record and its run is made again", status.message());
-    if (parsed.at("run") != name.substr(0, name.size() - 5))
-      return data_loss("{}: run: got {}, wanted the file's name", path, quote_text(parsed.at("run").dump()));
-    records.emplace(parsed.at("run"), Json::parse(text));  // fields keep their order
+    const std::string run = record.at("run");
+    if (run != name.substr(0, name.size() - 5))
+      return data_loss("{}: run: got {}, wanted the file's name", path, quote_text(run));
+    records.emplace(run, std::move(record));
   }
   return records;
 }
@@ -159,6 +165,8 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
               {"train_loss", train_loss / static_cast<double>(tail)},
               {"p_tot", run.parameters.p_tot},
               {"p_act", run.parameters.p_act},
+              {"p_tot_wanted", run.base ? Json(run.base->p_tot) : Json()},
+              {"p_act_wanted", run.base ? Json(run.base->p_act) : Json()},
               {"tokens", tokens},
               {"steps", steps},
               {"seconds", seconds},

@@ -12,8 +12,6 @@ namespace {
 using Wide = __int128;
 
 constexpr double kMostParameters = 1e18;
-constexpr double kActiveTolerance = 0.005;  // P_act
-constexpr double kTotalTolerance = 0.002;   // P_tot
 
 Wide attention_parameters(const ModelConfig& c) {
   const Wide d = c.hidden_size, heads = c.num_attention_heads;

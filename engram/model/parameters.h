@@ -23,6 +23,10 @@ struct ParameterCount {
 };
 Result<ParameterCount> count_parameters(const ModelConfig& config);
 
+// "Equal parameters": how far P_act and P_tot may lie from what they are to equal, as a share of it. One promise, kept
+// by solve_allocation() and by the controls of a study.
+inline constexpr double kActiveTolerance = 0.005, kTotalTolerance = 0.002;
+
 // Experts that stay when a share rho of the sparse ones does: k + round(rho * (E0 - k)).
 int experts_at(int n_routed_experts, int num_experts_per_tok, double rho);
 
@@ -33,9 +37,9 @@ struct Allocation {
 };
 // From a configuration at rho = 1 (its engram section names layers, orders, heads, head_dim; memory is ignored in the
 // base count) to one at `rho`: E = experts_at(E0, k, rho); the Engram blocks' share of P_act, less what the smaller
-// router saves, is paid by narrowing the shared expert in steps of 1, to no less than 1 (P_act equal within 0.5 %);
-// the tables' start size, one for all orders, is searched so that P_tot over the actual primes is equal within 0.2 %.
-// base.memory = over_encoding solves for that memory, anything else for engram.
+// router saves, is paid by narrowing the shared expert in steps of 1, to no less than 1 (P_act within
+// kActiveTolerance); the tables' start size, one for all orders, is searched so that P_tot over the actual primes lies
+// within kTotalTolerance. base.memory = over_encoding solves for that memory, anything else for engram.
 // kInvalidArgument, with the numbers, when it cannot be paid. rho = 1 returns the base with memory = none.
 Result<Allocation> solve_allocation(const ModelConfig& base, double rho);
 

@@ -67,9 +67,11 @@ TEST_F(StudyTest, EveryModelHasTheBaselinesParameters) {
   const ParameterCount base = runs->front().parameters;
   EXPECT_DOUBLE_EQ(base.rho, 1.0);
   for (const StudyRun& run : *runs) {
-    EXPECT_NEAR(static_cast<double>(run.parameters.p_tot), static_cast<double>(base.p_tot), 0.005 * base.p_tot)
+    EXPECT_NEAR(static_cast<double>(run.parameters.p_tot), static_cast<double>(base.p_tot),
+                kTotalTolerance * base.p_tot)
         << run.name;
-    EXPECT_NEAR(static_cast<double>(run.parameters.p_act), static_cast<double>(base.p_act), 0.005 * base.p_act)
+    EXPECT_NEAR(static_cast<double>(run.parameters.p_act), static_cast<double>(base.p_act),
+                kActiveTolerance * base.p_act)
         << run.name;
     if (run.rho) {
       EXPECT_NEAR(run.parameters.rho, *run.rho, 0.03) << run.name;
