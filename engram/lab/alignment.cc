@@ -65,17 +65,17 @@ void show(Page& page, Json& numbers, const Alignment& found, const std::string& 
   Json intervals = Json::array();
   for (size_t j = 0; j < found.index.size(); ++j) {
     const Interval interval = found.intervals[j];
-    curve.x.push_back(static_cast<double>(j + 1));
+    curve.x.push_back(static_cast<double>(j));
     curve.low.push_back(interval.low);
     curve.high.push_back(interval.high);
     rows.push_back(
-        {fmt::format("{}", j + 1), fixed_text(found.index[j], 2), interval_text(interval.low, interval.high, 2)});
+        {fmt::format("{}", j), fixed_text(found.index[j], 2), interval_text(interval.low, interval.high, 2)});
     intervals.push_back(to_json(interval));
   }
   page.heatmap(fmt::format("{} against {}", second, first), "Colour: CKA. Line: soft alignment index, 95 % intervals.",
-               fmt::format("block of {}", second), fmt::format("block of {}", first), found.similarity, curve);
-  page.table(fmt::format("Soft alignment index of {} in blocks of {}", second, first), "",
-             {"block", "index", "95 % interval"}, rows);
+               fmt::format("layer of {}", second), fmt::format("layer of {}", first), found.similarity, curve);
+  page.table(fmt::format("Soft alignment index of {} in layers of {}", second, first), "",
+             {"layer", "index", "95 % interval"}, rows);
   numbers["alignments"].push_back({{"first", first},
                                    {"second", second},
                                    {"similarity", found.similarity},
@@ -134,9 +134,9 @@ std::vector<std::vector<double>> similarity(const AlignmentBatches& batches, std
 std::vector<double> soft_index(const std::vector<std::vector<double>>& similarity) {
   std::vector<double> out;
   for (size_t j = 0; j < similarity.at(0).size(); ++j) {
-    std::vector<std::pair<double, double>> column;  // similarity, block from 1
+    std::vector<std::pair<double, double>> column;  // similarity, layer
     for (size_t i = 0; i < similarity.size(); ++i) {
-      column.emplace_back(std::max(0.0, similarity[i][j]), static_cast<double>(i + 1));
+      column.emplace_back(std::max(0.0, similarity[i][j]), static_cast<double>(i));
     }
     std::stable_sort(column.begin(), column.end(), [](const auto& x, const auto& y) { return x.first > y.first; });
     if (column.size() > kAlignmentTop) column.resize(kAlignmentTop);
@@ -196,8 +196,8 @@ Result<ProbeResult> probe_alignment(const ProbeContext& context) {
   const int64_t used = std::min(found, kMaxEntities) / kAlignmentBatch * kAlignmentBatch;
   if (used < 2 * kAlignmentBatch) {
     return invalid_argument(
-        "{}: got {} names of the list in {} tokens, wanted at least {}: give more text (--max-tokens) "
-        "or more names (--entities)",
+        "{}: got {} names of the list in {} tokens, wanted at least {}: give more text (max_tokens) "
+        "or more names (entities)",
         text.path, found, text.tokens.size(), 2 * kAlignmentBatch);
   }
   const auto positions = draw_positions(matches, used, context.options.seed);
@@ -207,8 +207,9 @@ Result<ProbeResult> probe_alignment(const ProbeContext& context) {
   }
   Page page("Alignment of blocks (CKA)",
             "Centred kernel alignment of states at the last token of named entities: unbiased HSIC over mini-batches.");
-  page.paragraph(fmt::format("{} entity ends of {} found in {} tokens of {}, {} mini-batches of {}.", used, found,
-                             text.tokens.size(), text.path, used / kAlignmentBatch, kAlignmentBatch));
+  page.paragraph(fmt::format("{} entity ends of {} found in {} tokens of {}, {} mini-batches of {}. {}", used, found,
+                             text.tokens.size(), text.path, used / kAlignmentBatch, kAlignmentBatch,
+                             kLayersCountFromZero));
   const int blocks = context.models[0].config.num_hidden_layers;
   if (blocks <= static_cast<int>(kAlignmentTop)) {
     page.paragraph(

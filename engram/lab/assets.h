@@ -4,7 +4,7 @@
 
 namespace engram::assets {
 extern const std::string_view chart_js;           // Chart.js, from Debian's libjs-chart.js
-extern const std::string_view page_js;            // engram/lab/assets/page.js
+extern const std::string_view report_js;          // engram/lab/assets/report.js
 extern const std::string_view study_report_html;  // engram/lab/assets/study_report.html
 extern const std::string_view demo_report_html;   // engram/lab/assets/demo_report.html
 extern const std::string_view probe_report_html;  // engram/lab/assets/probe_report.html

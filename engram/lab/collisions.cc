@@ -256,20 +256,21 @@ void show_bins(const Positions& positions, const std::vector<double>& loss, size
 }
 
 void show_sharing(const LoadedModel& model, const Training& training, Page& page, Json& numbers) {
+  const EngramConfig& engram = model.config.engram;
+  // Heads lie one after another, so an order's rows end where the next order's begin.
+  const EngramLayout layout =
+      value_or_throw(EngramLayout::create(engram, model.hashing.map.ids()[static_cast<size_t>(engram.pad_token_id)]));
   std::vector<std::vector<std::string>> rows;
   for (const OrderRows& order : training.orders) {
     const auto heads = static_cast<size_t>(order.heads);
-    // Heads lie one after another, so an order's rows end where the next order's begin.
-    const EngramLayout layout = value_or_throw(EngramLayout::create(
-        model.config.engram, model.hashing.map.ids()[static_cast<size_t>(model.config.engram.pad_token_id)]));
     int64_t table = 0;
     for (size_t k = 0; k < heads; ++k)
       table += layout.primes(order.layer)[static_cast<size_t>(order.order - 2) * heads + k];
     const OrderSharing sharing = sharing_of(order, training.traffic[static_cast<size_t>(order.layer)], table);
-    rows.push_back({fmt::format("layer {}, order {}", order.layer + 1, order.order), fmt::format("{}", sharing.ngrams),
-                    fmt::format("{}", sharing.rows), fmt::format("{}", sharing.used_rows),
-                    fixed_text(sharing.ngrams_per_row, 2), fixed_text(100 * sharing.minority, 1) + " %",
-                    fmt::format("{}", sharing.twins)});
+    rows.push_back({fmt::format("layer {}, order {}", engram.layer_ids[static_cast<size_t>(order.layer)], order.order),
+                    fmt::format("{}", sharing.ngrams), fmt::format("{}", sharing.rows),
+                    fmt::format("{}", sharing.used_rows), fixed_text(sharing.ngrams_per_row, 2),
+                    fixed_text(100 * sharing.minority, 1) + " %", fmt::format("{}", sharing.twins)});
     numbers["sharing"].push_back({{"layer", order.layer},
                                   {"order", order.order},
                                   {"ngrams", sharing.ngrams},

@@ -43,9 +43,9 @@ std::vector<int64_t> occurrences(const LoadedModel& model, const NgramRowIds& ro
   return out;
 }
 
-Result<std::vector<int32_t>> encode(const LoadedModel& model, const std::string& text, const char* flag) {
+Result<std::vector<int32_t>> encode(const LoadedModel& model, const std::string& text, const char* field) {
   Result<std::vector<int32_t>> ids = model.tokenizer->encode(text);
-  if (!ids.ok()) return ids.status().with_context(flag);
+  if (!ids.ok()) return ids.status().with_context(field);
   return ids;
 }
 
@@ -236,23 +236,22 @@ Result<ProbeResult> probe_edit(const ProbeContext& context) {
   const LoadedModel& model = *found;
   const ProbeOptions& options = context.options;
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
-  ENGRAM_ASSIGN_OR_RETURN(const auto tokens, encode(model, options.ngram, "--ngram"));
-  ENGRAM_ASSIGN_OR_RETURN(const auto target, encode(model, options.target, "--target"));
+  ENGRAM_ASSIGN_OR_RETURN(const auto tokens, encode(model, options.ngram, "ngram"));
+  ENGRAM_ASSIGN_OR_RETURN(const auto target, encode(model, options.target, "target"));
   ENGRAM_ASSIGN_OR_RETURN(const NgramRowIds rows, rows_of_ngram(model, tokens));
   const auto room = static_cast<size_t>(model.config.max_position_embeddings);
   if (target.empty() || tokens.size() + target.size() > room) {
-    return invalid_argument("--target: got {} tokens behind {}, wanted at least 1 and at most {} in all", target.size(),
+    return invalid_argument("target: got {} tokens behind {}, wanted at least 1 and at most {} in all", target.size(),
                             tokens.size(), room);
   }
   std::vector<torch::Tensor> values;
   if (options.toward.empty()) {
     values = train_rows(model, rows, tokens, target, options.steps);
   } else {
-    ENGRAM_ASSIGN_OR_RETURN(const auto other_tokens, encode(model, options.toward, "--toward"));
+    ENGRAM_ASSIGN_OR_RETURN(const auto other_tokens, encode(model, options.toward, "toward"));
     ENGRAM_ASSIGN_OR_RETURN(const NgramRowIds other, rows_of_ngram(model, other_tokens));
     if (other.order != rows.order) {
-      return invalid_argument("--toward: got an n-gram of {} tokens, wanted {} like --ngram's", other.order,
-                              rows.order);
+      return invalid_argument("toward: got an n-gram of {} tokens, wanted {} like ngram's", other.order, rows.order);
     }
     ENGRAM_ASSIGN_OR_RETURN(const auto tables, load_table_rows(context.env, model.directory, model.config));
     for (size_t layer = 0; layer < tables.size(); ++layer) {

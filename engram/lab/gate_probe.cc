@@ -80,7 +80,7 @@ void show_ngrams(const LoadedModel& model, const ProbeText& text, const GateTrac
       rows.push_back({found.text, fmt::format("{}", found.count), fixed_text(found.mean_gate)});
       items.push_back({{"text", found.text}, {"count", found.count}, {"mean_gate", found.mean_gate}});
     }
-    page.table(fmt::format("N-grams with the highest gate, block {}", block),
+    page.table(fmt::format("N-grams with the highest gate, {}", layer_name(block)),
                fmt::format("{} tokens, seen at least {} times; mean over branches.", order, kMinCount),
                {"n-gram", "seen", "mean gate"}, rows);
     numbers["ngrams"].push_back({{"layer_id", block}, {"items", items}});
@@ -91,7 +91,7 @@ void show_contrasts(const LoadedModel& model, const std::vector<View>& views, Pa
   std::vector<std::vector<std::string>> rows;
   for (const View& view : views) {
     std::vector<std::string> row = {
-        fmt::format("block {}, branch {}", model.config.engram.layer_ids[static_cast<size_t>(view.layer)], view.branch),
+        fmt::format("layer {}, branch {}", model.config.engram.layer_ids[static_cast<size_t>(view.layer)], view.branch),
         fixed_text(view.spread.mean), fixed_text(view.spread.deviation)};
     Json one = {{"layer", view.layer},
                 {"branch", view.branch},
@@ -191,7 +191,7 @@ Result<ProbeResult> probe_gates(const ProbeContext& context) {
   if (groups.ends.size() < 20 || groups.word_ends.size() < 20) {
     return invalid_argument(
         "{}: got {} names of the list in {} tokens, wanted at least 20: give more text "
-        "(--max-tokens) or more names (--entities)",
+        "(max_tokens) or more names (entities)",
         text.path, groups.ends.size(), text.tokens.size());
   }
   const GateTrace trace = trace_gates(*model, text.tokens);
@@ -217,10 +217,10 @@ Result<ProbeResult> probe_gates(const ProbeContext& context) {
                   {"views", Json::array()},
                   {"ngrams", Json::array()}};
   show_contrasts(*model, views, page, numbers);
-  page.paragraph(
-      fmt::format("Coloured below: block {}, branch {}, the one of {} gates with the highest AUC against "
-                  "other word ends (chosen after looking).",
-                  model->config.engram.layer_ids[static_cast<size_t>(clearest.layer)], clearest.branch, views.size()));
+  page.paragraph(fmt::format(
+      "Coloured below: {}, branch {}, the one of {} gates with the highest AUC against "
+      "other word ends (chosen after looking).",
+      layer_name(model->config.engram.layer_ids[static_cast<size_t>(clearest.layer)]), clearest.branch, views.size()));
   ENGRAM_RETURN_IF_ERROR(show_sentences(*model, clearest, text, page));
   show_ngrams(*model, text, trace, page, numbers);
   return ProbeResult{std::move(numbers), std::move(page)};

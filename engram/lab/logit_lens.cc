@@ -50,7 +50,7 @@ Series curve_of(const std::string& label, const std::vector<std::vector<double>>
   Series series{label, {}, {}, {}, {}};
   for (size_t block = 0; block < windows.size(); ++block) {
     const Estimate value = estimate(windows[block]);
-    series.x.push_back(static_cast<double>(block + 1));
+    series.x.push_back(static_cast<double>(block));
     series.y.push_back(value.mean);
     series.low.push_back(value.mean - 1.96 * value.error);
     series.high.push_back(value.mean + 1.96 * value.error);
@@ -109,18 +109,18 @@ Result<ProbeResult> probe_logit_lens(const ProbeContext& context) {
     loss.push_back(curve_of(context.labels[i], trace.loss));
     for (size_t block = 0; block < trace.divergence.size(); ++block) {
       const Estimate kl = estimate(trace.divergence[block]), nats = estimate(trace.loss[block]);
-      rows.push_back({fmt::format("{}, block {}", context.labels[i], block + 1), with_error(kl.mean, kl.error),
+      rows.push_back({fmt::format("{}, layer {}", context.labels[i], block), with_error(kl.mean, kl.error),
                       with_error(nats.mean, nats.error), fixed_text(estimate(trace.agreement[block]).mean)});
     }
   }
   Page page("Logit lens",
             "Are predictions ready in earlier blocks? KL between what the model finally predicts and what "
             "each block's state predicts through the same norm and head, in nats per token.");
-  page.paragraph(fmt::format("{} tokens of {}; {} windows are the sample. Bars and +- : 1.96 and 1 standard errors.",
-                             text.tokens.size(), text.path, traces[0].divergence[0].size()));
-  page.lines("Distance from the final prediction", "", "block", "KL(final || block), nats", divergence);
-  page.lines("Loss if the model ended here", "", "block", "nats per token", loss);
-  page.table("Per block", "", {"model, block", "KL, nats", "loss, nats", "same first choice"}, rows);
+  page.paragraph(fmt::format("{} tokens of {}; {} windows are the sample. Bars and +- : 1.96 and 1 standard errors. {}",
+                             text.tokens.size(), text.path, traces[0].divergence[0].size(), kLayersCountFromZero));
+  page.lines("Distance from the final prediction", "", "layer", "KL(final || layer), nats", divergence);
+  page.lines("Loss if the model ended here", "", "layer", "nats per token", loss);
+  page.table("Per layer", "", {"model, layer", "KL, nats", "loss, nats", "same first choice"}, rows);
   Json numbers = {{"text", text.path}, {"tokens", text.tokens.size()}, {"models", models}};
   if (traces.size() == 2) {
     rows.clear();
@@ -129,7 +129,7 @@ Result<ProbeResult> probe_logit_lens(const ProbeContext& context) {
     for (size_t block = 0; block < paired.size(); ++block) {
       const auto [mean, error, count] = paired[block];
       // The last block is the end itself: what differs there is rounding.
-      rows.push_back({fmt::format("{}", block + 1), with_error(mean, error),
+      rows.push_back({fmt::format("{}", block), with_error(mean, error),
                       std::abs(mean) < 1e-5  ? "no difference seen"
                       : mean < -1.96 * error ? "nearer to its end"
                       : mean > 1.96 * error  ? "further from its end"
@@ -137,8 +137,8 @@ Result<ProbeResult> probe_logit_lens(const ProbeContext& context) {
       differences.push_back(to_json(paired[block]));
     }
     page.table(fmt::format("{} minus {}", context.labels[1], context.labels[0]),
-               "Paired by window. Below zero: the second model's block is nearer to its final prediction.",
-               {"block", "KL difference, nats", fmt::format("{} is", context.labels[1])}, rows);
+               "Paired by window. Below zero: the second model's layer is nearer to its final prediction.",
+               {"layer", "KL difference, nats", fmt::format("{} is", context.labels[1])}, rows);
     numbers["difference"] = differences;
   }
   return ProbeResult{std::move(numbers), std::move(page)};

@@ -125,7 +125,8 @@ Result<ProbeResult> probe_long_ppl(const ProbeContext& context) {
   const int64_t length = context.window();
   const int64_t short_context = context.options.short_context > 0 ? context.options.short_context : length / 8;
   if (short_context < 4 || short_context + short_context / 4 > length)
-    return invalid_argument("--short: got {} tokens, wanted 4 to four fifths of the models' {}", short_context, length);
+    return invalid_argument("short_context: got {} tokens, wanted 4 to four fifths of the models' {}", short_context,
+                            length);
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
   const std::vector<int64_t> starts = windows_inside_documents(text, length);
   if (starts.empty())

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <cmath>
 
+#include "engram/core/markup.h"
 #include "engram/lab/assets.h"
 #include "engram/lab/report.h"
 
@@ -16,16 +18,11 @@ Json series_json(const Series& series) {
   return {{"label", series.label}, {"x", series.x}, {"y", series.y}, {"low", series.low}, {"high", series.high}};
 }
 
-// A table cell in Markdown: a bar would end it.
-std::string cell_text(const std::string& text) {
-  std::string out;
-  for (char c : text) out += c == '|' ? "\\|" : c == '\n' ? " " : std::string(1, c);
-  return out;
-}
+std::string markdown_of(const Json& text) { return escape_markdown(text.get<std::string>()); }
 
 std::string markdown_row(const Json& cells) {
   std::string row = "|";
-  for (const Json& cell : cells) row += fmt::format(" {} |", cell_text(cell.get<std::string>()));
+  for (const Json& cell : cells) row += fmt::format(" {} |", markdown_of(cell));
   return row + "\n";
 }
 
@@ -66,6 +63,7 @@ void Page::heatmap(std::string title, std::string note, std::string x_label, std
                              {"note", std::move(note)},
                              {"x_label", std::move(x_label)},
                              {"y_label", std::move(y_label)},
+                             {"first", 0},
                              {"values", values},
                              {"curve", series_json(curve)}});
 }
@@ -87,15 +85,14 @@ std::string render_page_html(const Json& data) { return render_report(assets::pr
 
 std::string render_page_markdown(const Json& data) {
   const Json& page = data.at("page");
-  std::string out =
-      fmt::format("# {}\n\n{}\n", page.at("title").get<std::string>(), page.at("question").get<std::string>());
+  std::string out = fmt::format("# {}\n\n{}\n", markdown_of(page.at("title")), markdown_of(page.at("question")));
   for (const Json& block : page.at("blocks")) {
     const auto kind = block.at("kind").get<std::string>();
     if (kind == "paragraph") {
-      out += fmt::format("\n{}\n", block.at("text").get<std::string>());
+      out += fmt::format("\n{}\n", markdown_of(block.at("text")));
     } else if (kind == "table") {
-      out += fmt::format("\n## {}\n", block.at("title").get<std::string>());
-      if (const auto note = block.at("note").get<std::string>(); !note.empty()) out += note + "\n";
+      out += fmt::format("\n## {}\n", markdown_of(block.at("title")));
+      if (const std::string note = markdown_of(block.at("note")); !note.empty()) out += note + "\n";
       out += fmt::format("\n{}", markdown_row(block.at("header")));
       for (size_t i = 0; i < block.at("header").size(); ++i) out += i == 0 ? "|---|" : "---|";
       out += "\n";
@@ -103,8 +100,8 @@ std::string render_page_markdown(const Json& data) {
     }
   }
   return out + fmt::format("\nCommand: `{}`\nCommit {} on {}, {}. Charts: report.html; every number: data.json.\n",
-                           data.at("command").get<std::string>(), data.at("commit").get<std::string>(),
-                           data.at("machine").get<std::string>(), data.at("date").get<std::string>());
+                           data.at("command").get<std::string>(), markdown_of(data.at("commit")),
+                           markdown_of(data.at("machine")), markdown_of(data.at("date")));
 }
 
 Status write_page_files(Env& env, const std::string& folder, const Json& data) {
@@ -113,6 +110,17 @@ Status write_page_files(Env& env, const std::string& folder, const Json& data) {
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(folder, "summary.md"), render_page_markdown(data)));
   return write_file_atomic(env, join_path(folder, "data.json"),
                            data.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+std::string layer_name(int64_t layer_id) {
+  constexpr std::array kOrdinals = {"first", "second",  "third",  "fourth", "fifth",
+                                    "sixth", "seventh", "eighth", "ninth",  "tenth"};
+  const int64_t n = layer_id + 1;
+  if (n >= 1 && n <= static_cast<int64_t>(kOrdinals.size()))
+    return fmt::format("layer {} ({} block)", layer_id, kOrdinals[static_cast<size_t>(n - 1)]);
+  const bool teen = n % 100 > 10 && n % 100 < 14;
+  const char* ending = teen ? "th" : n % 10 == 1 ? "st" : n % 10 == 2 ? "nd" : n % 10 == 3 ? "rd" : "th";
+  return fmt::format("layer {} ({}{} block)", layer_id, n, ending);
 }
 
 std::string fixed_text(double value, int digits) {

@@ -3,6 +3,7 @@
 // A block is a paragraph, a table, a chart of lines with error bars, a heat-map with an optional curve, or text whose
 // tokens are coloured. The page travels inside data.json, so a report renders from data.json alone.
 #pragma once
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -28,7 +29,7 @@ class Page {
              std::vector<std::vector<std::string>> rows);
   void lines(std::string title, std::string note, std::string x_label, std::string y_label,
              const std::vector<Series>& series);
-  // values[y][x], drawn over 1-based cells; the curve's points lie in the same coordinates.
+  // values[y][x], drawn over cells numbered from 0; the curve's points lie in the same coordinates.
   void heatmap(std::string title, std::string note, std::string x_label, std::string y_label,
                const std::vector<std::vector<double>>& values, const Series& curve);
   // Lines of text; every piece has a strength in [0, 1] and a number that a pointer shows.
@@ -51,6 +52,10 @@ std::string render_page_markdown(const nlohmann::ordered_json& data);
 
 // report.html, summary.md and, last, data.json in the folder, which is made.
 Status write_page_files(Env& env, const std::string& folder, const nlohmann::ordered_json& data);
+
+// Layers count from 0, as layer_ids do: layer_name(1) is "layer 1 (second block)".
+std::string layer_name(int64_t layer_id);
+inline constexpr const char* kLayersCountFromZero = "Layers count from 0: layer 1 is the second block.";
 
 // "1.234" with so many digits after the point; "-" for what is not a number.
 std::string fixed_text(double value, int digits = 3);

@@ -73,7 +73,7 @@ Result<std::vector<torch::Tensor>> last_token_states(const LoadedModel& model, c
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, model.tokenizer->encode(text));
   const auto length = static_cast<int64_t>(tokens.size());
   if (length < 1 || length > model.config.max_position_embeddings) {
-    return invalid_argument("--entity: got {} tokens, wanted 1 to {}", length, model.config.max_position_embeddings);
+    return invalid_argument("entity: got {} tokens, wanted 1 to {}", length, model.config.max_position_embeddings);
   }
   torch::InferenceMode inference;
   std::vector<torch::Tensor> states;
@@ -122,8 +122,8 @@ Result<ProbeResult> probe_patchscope(const ProbeContext& context) {
   Page page("Patchscope", "In which block is an entity resolved? Its state after each block, described by the model.");
   page.paragraph(
       fmt::format("Entity: {}. Prompt: {}. The state after a block is put after the same block at the "
-                  "prompt's last token; greedy, at most {} tokens.",
-                  quote_text(options.entity, 200), quote_text(prompt, 400), kDescriptionTokens));
+                  "prompt's last token; greedy, at most {} tokens. {}",
+                  quote_text(options.entity, 200), quote_text(prompt, 400), kDescriptionTokens, kLayersCountFromZero));
   Json models = Json::array();
   for (size_t i = 0; i < context.models.size(); ++i) {
     const LoadedModel& model = context.models[i];
@@ -134,7 +134,7 @@ Result<ProbeResult> probe_patchscope(const ProbeContext& context) {
     for (size_t block = 0; block < states.size(); ++block) {
       ENGRAM_ASSIGN_OR_RETURN(const std::string text,
                               describe_with(model, prompt, static_cast<int>(block), states[block], kDescriptionTokens));
-      rows.push_back({fmt::format("{}", block + 1), text});
+      rows.push_back({fmt::format("{}", block), text});
       blocks.push_back(text);
     }
     const std::string verdict = fmt::format(
@@ -143,7 +143,7 @@ Result<ProbeResult> probe_patchscope(const ProbeContext& context) {
         ability.testable ? "The model can describe."
                          : "Not testable: the model cannot describe things even when it is told their name.");
     page.paragraph(verdict);
-    page.table(fmt::format("What {} writes", context.labels[i]), "", {"block", "description"}, rows);
+    page.table(fmt::format("What {} writes", context.labels[i]), "", {"layer", "description"}, rows);
     models.push_back({{"label", context.labels[i]},
                       {"testable", ability.testable},
                       {"right", ability.right},

@@ -36,9 +36,9 @@ Result<ProbeText> read_probe_text(Env& env, const std::string& path, const Token
 
 Result<std::string> text_of_recipe(Env& env, const LoadedModel& model, TextRole role) {
   const bool training = role == TextRole::kTraining;
-  const char* flag = training ? "--train-text" : "--text";
+  const char* field = training ? "train_text" : "text";
   const std::string path = join_path(model.directory, "recipe.toml");
-  if (!env.file_exists(path)) return not_found("{}: no such file: name a text with {}", path, flag);
+  if (!env.file_exists(path)) return not_found("{}: no such file: name one as {}", path, field);
   ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::load(env, path, {}));
   std::string file;
   if (recipe.data.synthetic_documents > 0) {  // made under the training output, beside the step directories
@@ -49,8 +49,8 @@ Result<std::string> text_of_recipe(Env& env, const LoadedModel& model, TextRole 
     if (!files.empty()) file = files.front();
   }
   if (file.empty() || !env.file_exists(file)) {
-    return not_found("{}: its {} text is {}: name a text with {}", path, training ? "training" : "validation",
-                     file.empty() ? "empty" : fmt::format("not there ({})", file), flag);
+    return not_found("{}: its {} text is {}: name one as {}", path, training ? "training" : "validation",
+                     file.empty() ? "empty" : fmt::format("not there ({})", file), field);
   }
   return file;
 }

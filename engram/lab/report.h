@@ -6,9 +6,8 @@
 
 namespace engram {
 
-// Replaces /*CHART_JS*/ (by the library and by what the pages share, assets/page.js) and /*DATA*/ in the template. "</"
-// inside the JSON is escaped, so a text cannot end the script element. ENGRAM_CHECKs that both marks
-// are there.
+// The template with /*PAGE_CSS*/, /*CHART_JS*/, /*PAGE_JS*/ (the scripts that report pages share) and /*DATA*/ filled
+// in. Text in `data` stays text, whatever it is (core/markup.h). ENGRAM_CHECKs that all four marks are there.
 std::string render_report(std::string_view page_template, const nlohmann::ordered_json& data);
 
 }  // namespace engram

@@ -78,8 +78,8 @@ void show(const std::vector<Cell>& cells, const std::vector<std::string>& labels
 
 }  // namespace
 
-Result<std::vector<double>> answer_ruler(const LoadedModel& model, const RulerGenerator& generator, RulerTask task,
-                                         int64_t samples) {
+Result<std::vector<double>> answer_ruler(Env& env, const LoadedModel& model, const RulerGenerator& generator,
+                                         RulerTask task, int64_t samples) {
   std::vector<RulerSample> drawn;
   std::vector<GreedyPrompt> prompts;
   for (int64_t i = 0; i < samples; ++i) {
@@ -88,7 +88,7 @@ Result<std::vector<double>> answer_ruler(const LoadedModel& model, const RulerGe
     prompts.push_back({std::move(parts.context), static_cast<int64_t>(parts.tokens.size())});
     drawn.push_back(std::move(sample));
   }
-  ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::string> texts, greedy_texts(model, prompts));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::string> texts, greedy_texts(env, model, prompts));
   std::vector<double> scores;
   for (size_t i = 0; i < texts.size(); ++i) scores.push_back(score_ruler(drawn[i], texts[i]));
   return scores;
@@ -106,7 +106,7 @@ Result<ProbeResult> probe_ruler(const ProbeContext& context) {
                     "tasks");
   for (int64_t length : lengths) {
     if (length > context.window()) {
-      return invalid_argument("--lengths: got {}, wanted at most the models' {} tokens", length, context.window());
+      return invalid_argument("lengths: got {}, wanted at most the models' {} tokens", length, context.window());
     }
     const RulerOptions ruler{
         .length = length, .digits = options.digits, .needles = options.needles, .seed = options.seed};
@@ -116,7 +116,7 @@ Result<ProbeResult> probe_ruler(const ProbeContext& context) {
       for (size_t i = 0; i < context.models.size(); ++i) {
         progress.advance(1);
         if (!generator.has(task)) continue;
-        const auto scores = answer_ruler(context.models[i], generator, task, options.samples);
+        const auto scores = answer_ruler(context.env, context.models[i], generator, task, options.samples);
         if (!scores.ok()) {
           left_out.push_back(
               fmt::format("{} at {} tokens ({})", ruler_task_name(task), length, scores.status().message()));
@@ -127,7 +127,7 @@ Result<ProbeResult> probe_ruler(const ProbeContext& context) {
     }
   }
   progress.finish();
-  if (cells.empty()) return invalid_argument("--lengths: no task fits: {}", left_out[0]);
+  if (cells.empty()) return invalid_argument("lengths: no task fits: {}", left_out[0]);
 
   Page page("RULER", "Does the model find what stands far back in its context?");
   page.paragraph(fmt::format("{} samples of each task and length; {} needles, values of {} digits; haystack: {}.",

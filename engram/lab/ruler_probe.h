@@ -10,8 +10,8 @@ namespace engram {
 
 // Scores in [0, 1], one per sample of the task: indices 0 .. samples - 1. kInvalidArgument: the model's context is
 // shorter than the generator's length.
-Result<std::vector<double>> answer_ruler(const LoadedModel& model, const RulerGenerator& generator, RulerTask task,
-                                         int64_t samples);
+Result<std::vector<double>> answer_ruler(Env& env, const LoadedModel& model, const RulerGenerator& generator,
+                                         RulerTask task, int64_t samples);
 
 Result<ProbeResult> probe_ruler(const ProbeContext& context);
 

@@ -118,7 +118,7 @@ Result<std::vector<Score>> score_continuations(const LoadedModel& model, std::sp
   return scores;
 }
 
-Result<std::vector<std::string>> greedy_texts(const LoadedModel& model, std::span<const GreedyPrompt> prompts,
+Result<std::vector<std::string>> greedy_texts(Env& env, const LoadedModel& model, std::span<const GreedyPrompt> prompts,
                                               const ScoreOptions& options) {
   const int64_t window = model.config.max_position_embeddings;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -128,7 +128,7 @@ Result<std::vector<std::string>> greedy_texts(const LoadedModel& model, std::spa
                               length, prompts[i].max_tokens, window);
     }
   }
-  ENGRAM_ASSIGN_OR_RETURN(const auto engine, LLMEngine::create(Env::posix(), model, engine_options(model, options)));
+  ENGRAM_ASSIGN_OR_RETURN(const auto engine, LLMEngine::create(env, model, engine_options(model, options)));
   std::vector<std::string> texts(prompts.size());
   const auto total = static_cast<int64_t>(prompts.size());
   int64_t done = 0;

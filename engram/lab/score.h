@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engram/core/env.h"
 #include "engram/core/status.h"
 #include "engram/model/checkpoint.h"
 
@@ -40,7 +41,7 @@ struct GreedyPrompt {
   std::vector<int32_t> tokens;
   int64_t max_tokens = 0;
 };
-Result<std::vector<std::string>> greedy_texts(const LoadedModel& model, std::span<const GreedyPrompt> prompts,
+Result<std::vector<std::string>> greedy_texts(Env& env, const LoadedModel& model, std::span<const GreedyPrompt> prompts,
                                               const ScoreOptions& options = {});
 
 }  // namespace engram

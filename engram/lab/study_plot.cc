@@ -9,6 +9,7 @@
 #include <map>
 #include <vector>
 
+#include "engram/core/markup.h"
 #include "engram/core/progress.h"
 
 namespace engram {
@@ -35,21 +36,6 @@ struct Panel {
 Point read_point(const Json& point, double x) {
   Point out{x, point.at("val_loss").get<double>(), point.value("deviation", 0.0), {}};
   for (const Json& seed : point.at("seeds")) out.seeds.push_back(seed.at(1).get<double>());
-  return out;
-}
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else
-      out += c;
-  }
   return out;
 }
 
@@ -150,7 +136,7 @@ class PanelPainter {
 
   void text(double at_x, double at_y, const char* anchor, const std::string& words) {
     svg_ += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", at_x, at_y, anchor,
-                        escaped(words));
+                        escape_html(words));
   }
   void line(double x1, double y1, double x2, double y2, const char* color, double width) {
     svg_ +=
@@ -230,7 +216,7 @@ std::string study_svg(const std::string& title, const Json& analysis) {
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
       "font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{0:.0f}\" height=\"{1:.0f}\" fill=\"white\"/>\n"
       "<text x=\"{2}\" y=\"22\" font-size=\"15\">{3} (validation loss, nats per token)</text>\n",
-      width, height, kLeft, escaped(title));
+      width, height, kLeft, escape_html(title));
   double left = kLeft;
   for (const Panel& panel : panels) {
     svg += PanelPainter(panel, axis == "rows", left).draw();

@@ -1,8 +1,10 @@
 #include "engram/lab/study_report.h"
 
-#include "engram/core/json.h"
+#include "engram/core/markup.h"
+#include "engram/core/ordered_json.h"
 #include "engram/core/progress.h"
 #include "engram/lab/assets.h"
+#include "engram/lab/equal_parameters.h"
 #include "engram/lab/report.h"
 #include "engram/lab/study_analysis.h"
 #include "engram/lab/study_plot.h"
@@ -38,13 +40,13 @@ std::string deviation_text(const Json& point, const char* key) {
 
 std::string point_row(const Json& point) {
   const auto integer = [&](const char* key) { return point.value(key, int64_t{0}); };
-  const std::string label = point.at("label");
+  const std::string label = escape_markdown(point.at("label").get<std::string>());
   std::string gain = "-";
   if (point.contains("gain"))
     gain = fmt::format("{:+.4f}{}", point.at("gain").get<double>(), interval_text(point, "gain_interval"));
   return fmt::format(
       "| {}{}{} | {} | {:.3f} | {:.4f} | {} | {} | {} | {:.4f} | {:.4f} | {} | {} | {} | {} | {:.0f} |\n",
-      point.at("group").get<std::string>(), label.empty() ? "" : ": ", label, tokens_text(point.at("budget")),
+      escape_markdown(point.at("group").get<std::string>()), label.empty() ? "" : ": ", label, tokens_text(point.at("budget")),
       point.value("rho_counted", 0.0), point.at("val_loss").get<double>(), deviation_text(point, "deviation"),
       seeds_text(point.at("seeds")), gain, point.at("bits_per_byte").get<double>(),
       point.at("train_loss").get<double>(), integer("p_tot"), integer("p_act"), integer("experts"), integer("rows"),
@@ -117,9 +119,9 @@ std::string parts_table(const Json& analysis) {
   for (const Json& point : analysis.at("points")) {
     if (!point.contains("rest") || !point.contains("repeats")) continue;
     const Json& rest = point.at("rest");
-    const std::string label = point.at("label");
+    const std::string label = escape_markdown(point.at("label").get<std::string>());
     rows +=
-        fmt::format("| {}{}{} | {} | {:.3f} | {:.4f} | {:.4f} | {}{} |\n", point.at("group").get<std::string>(),
+        fmt::format("| {}{}{} | {} | {:.3f} | {:.4f} | {:.4f} | {}{} |\n", escape_markdown(point.at("group").get<std::string>()),
                     label.empty() ? "" : ": ", label, tokens_text(point.at("budget")), point.value("rho_counted", 0.0),
                     point.at("repeats").at("loss").get<double>(), rest.at("loss").get<double>(),
                     rest.contains("gain") ? fmt::format("{:+.4f}", rest.at("gain").get<double>()) : "-",
@@ -135,15 +137,17 @@ std::string parts_table(const Json& analysis) {
 std::string summary_page(const Json& data, const Json& analysis, const Json& fits, bool has_plot) {
   const size_t done = data.at("runs").size(), planned = data.value("planned_runs", done);
   std::string text =
-      fmt::format("# {}: {}\n\n{}\n\n", text_of(data, "study"), text_of(data, "title"), text_of(data, "question"));
+      fmt::format("# {}: {}\n\n{}\n\n", escape_markdown(text_of(data, "study")),
+                  escape_markdown(text_of(data, "title")), escape_markdown(text_of(data, "question")));
   if (done < planned) text += fmt::format("**{} of {} runs are done; the rest is missing here.**\n\n", done, planned);
-  text += fmt::format("Command: `{}`\nCommit: {}\nMachine: {}\n\n", text_of(data, "command"), text_of(data, "commit"),
-                      text_of(data, "machine"));
+  text += fmt::format("Command: `{}`\nCommit: {}\nMachine: {}\n\n", text_of(data, "command"), escape_markdown(text_of(data, "commit")),
+                      escape_markdown(text_of(data, "machine")));
+  if (const std::string equality = equal_parameters_text(data); !equality.empty()) text += equality + "\n\n";
   if (text_of(data, "commit").find(", ") != std::string::npos)
     text += "Runs of several commits are mixed here; data.json says which is which.\n\n";
   if (has_plot) text += "![validation loss](plot.svg)\n\n";
   if (!fits.empty()) text += "## Fits\n\n";
-  for (const Json& sentence : fits) text += fmt::format("- {}\n", sentence.get<std::string>());
+  for (const Json& sentence : fits) text += fmt::format("- {}\n", escape_markdown(sentence.get<std::string>()));
   if (!fits.empty()) text += "\n";
   text +=
       "## Every point\n\nLoss in nats per token on the validation text; under \"sd\" the sample deviation over seeds. "
@@ -161,7 +165,9 @@ Status write_study_pages(Env& env, const std::string& folder, const Json& data) 
   ENGRAM_ASSIGN_OR_RETURN(const Json analysis, analyse_study(nlohmann::json(data)));
   const Json fits = fit_sentences(analysis);
   const std::string page =
-      render_report(assets::study_report_html, {{"data", data}, {"analysis", analysis}, {"fits", fits}});
+      render_report(
+      assets::study_report_html,
+      {{"data", data}, {"analysis", analysis}, {"fits", fits}, {"equality", equal_parameters_text(data)}});
   const std::string plot = study_svg(text_of(data, "title"), analysis);
   if (!plot.empty()) ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(folder, "plot.svg"), plot));
   ENGRAM_RETURN_IF_ERROR(
@@ -174,8 +180,7 @@ namespace {
 Result<Json> read_study_data(Env& env, const std::string& folder) {
   const std::string path = join_path(folder, "data.json");
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
-  ENGRAM_RETURN_IF_ERROR(parse_json(text, path).status());
-  return Json::parse(text);  // whole, so that fields keep their order
+  return parse_ordered_json(text, path);
 }
 
 }  // namespace

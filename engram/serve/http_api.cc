@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engram/core/json.h"
+#include "engram/core/markup.h"
 #include "engram/serve/prompt_limit.h"
 
 namespace engram {
@@ -105,7 +106,9 @@ HttpReply json_reply(const ordered_json& value, int status = 200) {
 }
 
 HttpReply page_reply() {
-  HttpReply out{200, "text/html; charset=utf-8", std::string(assets::serve_page_html), {}};
+  static const std::string page =
+      fill_page(assets::serve_page_html, {{"/*PAGE_CSS*/", assets::page_css}, {"/*PAGE_JS*/", assets::page_js}});
+  HttpReply out{200, "text/html; charset=utf-8", page, {}};
   out.headers = {{"Content-Security-Policy",
                   "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
                   "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},

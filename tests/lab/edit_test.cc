@@ -73,7 +73,7 @@ TEST_F(Edit, TowardItselfChangesNothing) {
   for (const auto& row : data.at("locality")) EXPECT_LT(row.at("largest").get<double>(), 1e-6);
   options_.output = folder_ / "out2";
   options_.toward = "ay";
-  EXPECT_NE(run("edit", {save("model", MemoryKind::kEngram)}).status().message().find("wanted 3 like --ngram's"),
+  EXPECT_NE(run("edit", {save("model", MemoryKind::kEngram)}).status().message().find("wanted 3 like ngram's"),
             std::string::npos);
 }
 

@@ -67,7 +67,7 @@ TEST_F(LongPpl, EveryModelJudgesAndTheDifferenceIsOnTheSameTokens) {
 TEST_F(LongPpl, BadInputIsOneLine) {
   const std::string model = save("model", MemoryKind::kNone);
   options_.short_context = 15;
-  EXPECT_NE(run("long-ppl", {model}).status().message().find("--short: got 15 tokens, wanted 4 to four fifths"),
+  EXPECT_NE(run("long-ppl", {model}).status().message().find("short_context: got 15 tokens, wanted 4 to four fifths"),
             std::string::npos);
   options_.short_context = 0;  // an eighth of 16
   EXPECT_NE(run("long-ppl", {model}).status().message().find("got 2 tokens"), std::string::npos);

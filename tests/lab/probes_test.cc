@@ -72,7 +72,7 @@ TEST_F(Probes, BadInputIsOneLine) {
   EXPECT_NE(message_of(run("logit-lens", {folder_ / "other"})).find("validation.tokens: got tokens of the vocabulary"),
             std::string::npos);
   options_.text = "";
-  EXPECT_NE(message_of(run("logit-lens", {engram})).find("recipe.toml: no such file: name a text with --text"),
+  EXPECT_NE(message_of(run("logit-lens", {engram})).find("recipe.toml: no such file: name one as text"),
             std::string::npos);
   for (const auto& entry : value_or_throw(Env::posix().list_directory(folder_.path()))) EXPECT_NE(entry, "out2");
 }
@@ -182,17 +182,17 @@ TEST_F(Probes, GreedyTextsAreThoseOfWholePasses) {
         told = done;
         return total == 9;
       };
-      const auto texts = value_or_throw(greedy_texts(model, prompts, options));
+      const auto texts = value_or_throw(greedy_texts(Env::posix(), model, prompts, options));
       EXPECT_EQ(told, 9);
       for (size_t i = 0; i < prompts.size(); ++i) {
         const int max_tokens = static_cast<int>(prompts[i].max_tokens);
         EXPECT_EQ(texts[i], text_by_whole_passes(model, prompt_texts[i], max_tokens, memory_off)) << "prompt " << i;
       }
       options.on_progress = [](int64_t, int64_t) { return false; };
-      EXPECT_EQ(greedy_texts(model, prompts, options).status().code(), StatusCode::kCancelled);
+      EXPECT_EQ(greedy_texts(Env::posix(), model, prompts, options).status().code(), StatusCode::kCancelled);
     }
     prompts[0].max_tokens = 48;
-    EXPECT_EQ(greedy_texts(model, prompts).status().code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(greedy_texts(Env::posix(), model, prompts).status().code(), StatusCode::kInvalidArgument);
   }
 }
 

@@ -3,39 +3,42 @@
 #include <gtest/gtest.h>
 
 #include "engram/lab/assets.h"
+#include "engram/lab/page.h"
 
 namespace engram {
 namespace {
 
-TEST(Report, InlinesLibraryAndData) {
-  const std::string page = render_report("<script>/*CHART_JS*/</script><x>/*DATA*/</x>", {{"loss", 1.5}});
+TEST(Report, InlinesStyleLibraryAndData) {
+  const std::string page = render_report(
+      "<style>/*PAGE_CSS*/</style><script>/*CHART_JS*/</script>/*PAGE_JS*/<x>/*DATA*/</x>", {{"loss", 1.5}});
   EXPECT_NE(page.find("Chart.js"), std::string::npos);
+  EXPECT_NE(page.find("prefers-color-scheme: dark"), std::string::npos);
   EXPECT_NE(page.find("<x>{\"loss\":1.5}</x>"), std::string::npos);
 }
 
-TEST(Report, ModelTextCannotLeaveTheScriptElement) {
-  const std::string page = render_report("/*CHART_JS*/@@@/*DATA*/", {{"text", "a</script><!--<script>"}});
-  const std::string data = page.substr(page.find("@@@") + 3);
-  EXPECT_EQ(data.find("</script"), std::string::npos);
-  EXPECT_EQ(data.find("<!--"), std::string::npos);
-  const auto parsed = nlohmann::json::parse(data);
-  EXPECT_EQ(parsed.at("text"), "a</script><!--<script>");
-}
-
 TEST(Report, TextThatLooksLikeAMarkStaysText) {
-  const std::string page = render_report("/*CHART_JS*/|/*DATA*/|", {{"text", "/*DATA*/ /*CHART_JS*/"}});
-  EXPECT_NE(page.find("{\"text\":\"/*DATA*/ /*CHART_JS*/\"}"), std::string::npos);
+  const std::string page = render_report("/*PAGE_CSS*//*CHART_JS*//*PAGE_JS*/|/*DATA*/|",
+                                         {{"text", "/*DATA*/ /*CHART_JS*/ /*PAGE_CSS*/ /*PAGE_JS*/"}});
+  EXPECT_NE(page.find("{\"text\":\"/*DATA*/ /*CHART_JS*/ /*PAGE_CSS*/ /*PAGE_JS*/\"}"), std::string::npos);
 }
 
-TEST(Report, BytesThatAreNotUtf8AreReplaced) {
-  EXPECT_NO_THROW(render_report("/*CHART_JS*/|/*DATA*/|", {{"text", "\xff"}}));
+TEST(Report, TemplatesNeedNoNetworkAndBringNoColours) {
+  for (const std::string_view page : {assets::demo_report_html, assets::probe_report_html, assets::study_report_html}) {
+    for (const char* mark : {"http://", "https://", "src=", "@import", "<link"}) EXPECT_EQ(page.find(mark), page.npos);
+    // Colours are the stylesheet's, so that the dark theme is one block of it.
+    for (size_t at = page.find('#'); at != page.npos; at = page.find('#', at + 1))
+      EXPECT_FALSE(at + 3 < page.size() && std::isxdigit(page[at + 1]) && std::isxdigit(page[at + 2]) &&
+                   std::isxdigit(page[at + 3]))
+          << page.substr(at, 20);
+  }
 }
 
-TEST(Report, DemoTemplateNeedsNoNetwork) {
-  const std::string_view page = assets::demo_report_html;
-  EXPECT_EQ(page.find("http://"), std::string_view::npos);
-  EXPECT_EQ(page.find("https://"), std::string_view::npos);
-  EXPECT_EQ(page.find("src="), std::string_view::npos);
+TEST(Page, LayersCountFromZero) {
+  EXPECT_EQ(layer_name(0), "layer 0 (first block)");
+  EXPECT_EQ(layer_name(1), "layer 1 (second block)");
+  EXPECT_EQ(layer_name(10), "layer 10 (11th block)");
+  EXPECT_EQ(layer_name(20), "layer 20 (21st block)");
+  EXPECT_EQ(layer_name(110), "layer 110 (111th block)");
 }
 
 }  // namespace

@@ -160,7 +160,7 @@ class PageTest(unittest.TestCase):
         self.assertIn("reached max tokens", browser.run("document.getElementById('on-status').textContent"))
         browser.run("document.querySelectorAll('#on .t.has')[30].focus()")
         tip = browser.wait("!document.getElementById('tip').hidden && document.getElementById('tip').innerText")
-        for wanted in ("Layer 1", "Layer 4", "branch 2", "2-gram", "3-gram", "cache", "drive, miss"):
+        for wanted in ("Layer 1 (second block)", "Layer 4 (fifth block)", "branch 1", "probability 78 %", "likeliest:", "2-gram", "3-gram", "cache", "drive, miss"):
             self.assertIn(wanted, tip)
         low = browser.run("document.getElementById('low').textContent")
         browser.run("(() => { const layer = document.getElementById('layer'); layer.value = '4'; layer.onchange(); })()")
@@ -185,6 +185,20 @@ class PageTest(unittest.TestCase):
         browser.shoot("dark.png")
         browser.call("Input.dispatchKeyEvent", type="rawKeyDown", key="Escape", windowsVirtualKeyCode=27)
         self.assertTrue(browser.run("document.getElementById('tip').hidden"))
+
+    def test_a_seed_is_shown_and_gives_its_text_again(self):
+        browser = self.browser
+        browser.open(SERVER.url)
+        browser.wait("document.getElementById('model').textContent.includes('fake-model')")
+        texts = []
+        for seed in ("7", "7", "8", ""):
+            self.fill(max_tokens="9", temperature="0.8", top_p="0.9", seed=seed)
+            browser.run("document.getElementById('run').click()")
+            browser.wait("document.querySelectorAll('#on .new').length === 9 && document.getElementById('stop').disabled")
+            self.assertIn(f"seed {seed}", browser.run("document.getElementById('on-status').textContent"))
+            texts.append(browser.run("[...document.querySelectorAll('#on .new')].map((t) => t.item.text).join('')"))
+        self.assertEqual(texts[0], texts[1])
+        self.assertNotEqual(texts[0], texts[2])
 
     def test_errors_and_stop(self):
         browser = self.browser
