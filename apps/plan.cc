@@ -64,10 +64,11 @@ Result<Sample> sample_text(const std::string& path, const Tokenizer& tokenizer, 
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, read_text_file(Env::posix(), path));
   const int64_t stride = document_stride(static_cast<int64_t>(text.size()) / kBytesPerToken, wanted);
   const std::vector<std::string_view> documents = split_documents(text, "auto");
+  const TextCuts cuts(tokenizer);
   Sample sample;
   for (size_t i = 0; i<documents.size(); i += documents.size()> 1 ? static_cast<size_t>(stride) : 1) {
     sample.starts.push_back(static_cast<int64_t>(sample.tokens.size()));
-    for (const std::string_view piece : split_pieces(documents[i], kPieceBytes)) {
+    for (const std::string_view piece : split_pieces(documents[i], kPieceBytes, cuts)) {
       if (static_cast<int64_t>(sample.tokens.size()) >= wanted) break;
       Result<std::vector<int32_t>> ids = tokenizer.encode(piece);
       if (!ids.ok()) return ids.status().with_context(path);

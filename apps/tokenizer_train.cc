@@ -6,6 +6,7 @@
 
 #include "apps/commands.h"
 #include "engram/core/bpe_trainer.h"
+#include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/core/tokenizer.h"
 #include "engram/core/unicode.h"
@@ -17,6 +18,8 @@ namespace {
 
 // What `data prepare` puts behind a document, and what fills a batch.
 const std::vector<std::string> kSpecialTokens = {"<|endoftext|>", "<|pad|>"};
+
+constexpr int kSmallestVocabulary = 256 + 2;  // bytes and special tokens
 
 struct TrainTokenizerFlags {
   std::vector<std::string> paths;
@@ -31,6 +34,10 @@ Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& 
     ENGRAM_ASSIGN_OR_RETURN(const int64_t size, env.file_size(file));
     bytes += size;
   }
+  // Where words end is the same before and after training.
+  ENGRAM_ASSIGN_OR_RETURN(const std::string untrained, trainer.train(kSmallestVocabulary));
+  ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::parse(untrained, "untrained tokenizer"));
+  const TextCuts cuts(tokenizer);
   Progress progress("count words", bytes, "B");
   for (const std::string& file : files) {
     ENGRAM_ASSIGN_OR_RETURN(const auto mapped, env.map_file(file));
@@ -39,7 +46,7 @@ Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& 
       return invalid_argument("{}: not UTF-8 at byte {} (0x{:02x})", file, at, static_cast<unsigned char>(text[at]));
     size_t counted = 0;
     for (const std::string_view document : split_documents(text, "auto")) {
-      for (const std::string_view piece : split_pieces(document, kPieceBytes)) {
+      for (const std::string_view piece : split_pieces(document, kPieceBytes, cuts)) {
         ENGRAM_RETURN_IF_ERROR(trainer.add(piece).with_context(file));
         progress.advance(static_cast<int64_t>(piece.size()));
         counted += piece.size();
@@ -54,6 +61,8 @@ Status run_train(const TrainTokenizerFlags& flags) {
   Env& env = Env::posix();
   ENGRAM_ASSIGN_OR_RETURN(const TextFiles found, find_text_files(env, flags.paths));
   const std::vector<std::string>& files = found.files;
+  ENGRAM_RETURN_IF_ERROR(env.create_directories(parent_path(flags.output)));
+  ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::file(env, flags.output));
   ENGRAM_ASSIGN_OR_RETURN(BpeTrainer trainer, BpeTrainer::create(kSpecialTokens));
   ENGRAM_RETURN_IF_ERROR(count_words(env, files, trainer));
   std::string json;
@@ -66,7 +75,6 @@ Status run_train(const TrainTokenizerFlags& flags) {
     }));
   }
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::parse(json, flags.output));
-  ENGRAM_RETURN_IF_ERROR(env.create_directories(parent_path(flags.output)));
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, flags.output, json));
   if (found.skipped > 0)
     fmt::print(stderr, "note: {} files were left out for their names, {} for one\n", found.skipped,
@@ -92,7 +100,7 @@ void add_tokenizer_train(CLI::App& group, Invocation& invocation) {
       "Example:\n"
       "  engram tokenizer train --vocab-size 8192 --output own/tokenizer.json mytext");
   command->add_option("--vocab-size", flags->vocab_size, "Tokens, at most: fewer where the text gives no more")
-      ->check(CLI::Range(258, 1 << 24))
+      ->check(CLI::Range(kSmallestVocabulary, 1 << 24))
       ->capture_default_str();
   command->add_option("--output", flags->output, "tokenizer.json to write")->required()->type_name("FILE");
   command->add_option("files", flags->paths, "UTF-8 text files, or folders: all .txt, .md and .rst files below")
