@@ -12,7 +12,7 @@ namespace engram {
 namespace {
 
 constexpr double kTerminalInterval = 0.1, kPlainInterval = 5.0;
-constexpr double kLeastRate = 0.1;  // below it a unit takes long, and "0.02 parts/s" helps nobody
+constexpr double kLeastRate = 0.1;            // below it a unit takes long, and "0.02 parts/s" helps nobody
 constexpr size_t kBarWidths[] = {24, 16, 8};  // three, so that it does not move with every digit of the numbers
 
 size_t terminal_columns(std::FILE* file) {

@@ -46,9 +46,9 @@ std::string point_row(const Json& point) {
     gain = fmt::format("{:+.4f}{}", point.at("gain").get<double>(), interval_text(point, "gain_interval"));
   return fmt::format(
       "| {}{}{} | {} | {:.3f} | {:.4f} | {} | {} | {} | {:.4f} | {:.4f} | {} | {} | {} | {} | {:.0f} |\n",
-      escape_markdown(point.at("group").get<std::string>()), label.empty() ? "" : ": ", label, tokens_text(point.at("budget")),
-      point.value("rho_counted", 0.0), point.at("val_loss").get<double>(), deviation_text(point, "deviation"),
-      seeds_text(point.at("seeds")), gain, point.at("bits_per_byte").get<double>(),
+      escape_markdown(point.at("group").get<std::string>()), label.empty() ? "" : ": ", label,
+      tokens_text(point.at("budget")), point.value("rho_counted", 0.0), point.at("val_loss").get<double>(),
+      deviation_text(point, "deviation"), seeds_text(point.at("seeds")), gain, point.at("bits_per_byte").get<double>(),
       point.at("train_loss").get<double>(), integer("p_tot"), integer("p_act"), integer("experts"), integer("rows"),
       1000 * point.at("seconds_per_step").get<double>());
 }
@@ -120,12 +120,12 @@ std::string parts_table(const Json& analysis) {
     if (!point.contains("rest") || !point.contains("repeats")) continue;
     const Json& rest = point.at("rest");
     const std::string label = escape_markdown(point.at("label").get<std::string>());
-    rows +=
-        fmt::format("| {}{}{} | {} | {:.3f} | {:.4f} | {:.4f} | {}{} |\n", escape_markdown(point.at("group").get<std::string>()),
-                    label.empty() ? "" : ": ", label, tokens_text(point.at("budget")), point.value("rho_counted", 0.0),
-                    point.at("repeats").at("loss").get<double>(), rest.at("loss").get<double>(),
-                    rest.contains("gain") ? fmt::format("{:+.4f}", rest.at("gain").get<double>()) : "-",
-                    interval_text(rest, "gain_interval"));
+    rows += fmt::format("| {}{}{} | {} | {:.3f} | {:.4f} | {:.4f} | {}{} |\n",
+                        escape_markdown(point.at("group").get<std::string>()), label.empty() ? "" : ": ", label,
+                        tokens_text(point.at("budget")), point.value("rho_counted", 0.0),
+                        point.at("repeats").at("loss").get<double>(), rest.at("loss").get<double>(),
+                        rest.contains("gain") ? fmt::format("{:+.4f}", rest.at("gain").get<double>()) : "-",
+                        interval_text(rest, "gain_interval"));
   }
   if (rows.empty()) return "";
   return "\n## Repeats and the rest\n\nRepeats: targets whose bigram is earlier in their window, so that copying finds "
@@ -136,12 +136,11 @@ std::string parts_table(const Json& analysis) {
 
 std::string summary_page(const Json& data, const Json& analysis, const Json& fits, bool has_plot) {
   const size_t done = data.at("runs").size(), planned = data.value("planned_runs", done);
-  std::string text =
-      fmt::format("# {}: {}\n\n{}\n\n", escape_markdown(text_of(data, "study")),
-                  escape_markdown(text_of(data, "title")), escape_markdown(text_of(data, "question")));
+  std::string text = fmt::format("# {}: {}\n\n{}\n\n", escape_markdown(text_of(data, "study")),
+                                 escape_markdown(text_of(data, "title")), escape_markdown(text_of(data, "question")));
   if (done < planned) text += fmt::format("**{} of {} runs are done; the rest is missing here.**\n\n", done, planned);
-  text += fmt::format("Command: `{}`\nCommit: {}\nMachine: {}\n\n", text_of(data, "command"), escape_markdown(text_of(data, "commit")),
-                      escape_markdown(text_of(data, "machine")));
+  text += fmt::format("Command: `{}`\nCommit: {}\nMachine: {}\n\n", text_of(data, "command"),
+                      escape_markdown(text_of(data, "commit")), escape_markdown(text_of(data, "machine")));
   if (const std::string equality = equal_parameters_text(data); !equality.empty()) text += equality + "\n\n";
   if (text_of(data, "commit").find(", ") != std::string::npos)
     text += "Runs of several commits are mixed here; data.json says which is which.\n\n";
@@ -164,8 +163,7 @@ std::string summary_page(const Json& data, const Json& analysis, const Json& fit
 Status write_study_pages(Env& env, const std::string& folder, const Json& data) {
   ENGRAM_ASSIGN_OR_RETURN(const Json analysis, analyse_study(nlohmann::json(data)));
   const Json fits = fit_sentences(analysis);
-  const std::string page =
-      render_report(
+  const std::string page = render_report(
       assets::study_report_html,
       {{"data", data}, {"analysis", analysis}, {"fits", fits}, {"equality", equal_parameters_text(data)}});
   const std::string plot = study_svg(text_of(data, "title"), analysis);
