@@ -167,7 +167,7 @@ Status add_vocabulary(const ModelLists& lists, const std::string& where, TokenIn
   tokens.reserve(count);
   for (const ModelLists::Token* token : by_id) {
     if (!tokens.add(token->text).second) {
-      return invalid_argument("{}: vocab: token {} stands twice", where, quote_text(token->text));
+      return invalid_argument("{}: vocab: token {} appears twice", where, quote_text(token->text));
     }
   }
   return Status();

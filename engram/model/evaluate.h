@@ -29,7 +29,7 @@ struct EvaluateResult {
   int64_t bytes = 0;
   double loss = 0.0;
   double bits_per_byte = 0.0;
-  std::vector<double> cell_nats;     // [cells] sums; their sum is loss * tokens, but for rounding
+  std::vector<double> cell_nats;     // [cells] sums; their sum is loss * tokens, except rounding
   std::vector<int64_t> cell_tokens;  // [cells]
 };
 

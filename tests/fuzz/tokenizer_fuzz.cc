@@ -66,7 +66,7 @@ void compare_readers(std::string_view text) {
   if (!split) return;
   const engram::Result<json> whole = engram::parse_json(text, "whole"), rest = engram::parse_json(split->rest, "rest");
   if (!whole.ok()) {
-    check(!rest.ok() || whole.status().message().find("stands twice") != std::string::npos);
+    check(!rest.ok() || whole.status().message().find("appears twice") != std::string::npos);
     return;
   }
   check(rest.ok());
