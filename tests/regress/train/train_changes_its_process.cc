@@ -18,7 +18,7 @@ namespace {
 class Heard : public TrainObserver {
  public:
   void on_message(const std::string& line) override { lines.push_back(line); }
-  void on_start(int64_t steps, int64_t done) override { starts.emplace_back(steps, done); }
+  void on_start(int64_t wanted, int64_t done) override { starts.emplace_back(wanted, done); }
   void on_step(double, double) override { ++steps; }
   void on_end() override { ++ends; }
   std::vector<std::string> lines;
