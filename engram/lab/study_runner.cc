@@ -204,6 +204,7 @@ class Runner {
     const std::string directory = weights_of(run.name);
     const std::string temporary = directory + ".tmp";
     ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(temporary));
+    ENGRAM_RETURN_IF_ERROR(env_.create_directories(parent_path(directory)));
     ENGRAM_RETURN_IF_ERROR(env_.create_directory(temporary));
     ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env_, output_of(run)));
     ENGRAM_ASSIGN_OR_RETURN(const auto rows, load_table_rows(env_, model.directory, model.config));
