@@ -53,6 +53,7 @@ validation_batches = 2
 class Training : public testing::Test {
  protected:
   void SetUp() override {
+    at::set_num_threads(1);  // train() leaves them to its caller
     folder_ = fs::temp_directory_path() / fmt::format("engram_train_test_{}", ::getpid());
     fs::remove_all(folder_);
     fs::create_directories(folder_);

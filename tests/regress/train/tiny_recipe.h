@@ -1,6 +1,7 @@
 // A model of a few thousand parameters on synthetic text, and a folder for its outputs.
 #pragma once
 #include <gtest/gtest.h>
+#include <torch/torch.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -44,6 +45,7 @@ log_every = 2
 class TinyRecipe : public testing::Test {
  protected:
   void SetUp() override {
+    at::set_num_threads(1);
     folder_ =
         std::filesystem::temp_directory_path() /
         fmt::format("engram_regress_{}_{}", testing::UnitTest::GetInstance()->current_test_info()->name(), ::getpid());
