@@ -4,6 +4,7 @@
 #include "apps/commands.h"
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
+#include "engram/lab/results.h"
 #include "engram/lab/study_report.h"
 #include "engram/lab/study_runner.h"
 
@@ -25,7 +26,7 @@ void add_lab(CLI::App& app, Invocation& invocation) {
   command->footer(
       "Examples:\n"
       "  engram lab allocation recipes/studies/allocation_cpu_small.toml --jobs 2\n"
-      "  engram lab report results/allocation-cpu-small-DATE     makes summary.md and report.html from data.json\n"
+      "  engram lab report results/allocation-cpu-small-DATE     makes the pages of any results again\n"
       "  engram lab logit-lens demo/moe demo/engram              a probe: engram lab PROBE --help");
   add_probes(*command, invocation);
   command->add_option("study", options->name, "the study's name, or `report`");
@@ -45,7 +46,7 @@ void add_lab(CLI::App& app, Invocation& invocation) {
       throw CLI::RequiredError("a study and its file, or a probe and its checkpoint,");
     invocation.run = [options, json]() -> Status {
       if (options->name == "report")
-        return *json ? print_numbers(options->path) : render_study(Env::posix(), options->path);
+        return *json ? print_numbers(options->path) : render_results(Env::posix(), options->path);
       options->executable = "/proc/self/exe";
       options->command = fmt::format("engram lab {} {}", options->name, options->path);
       if (options->seeds > 0) options->command += fmt::format(" --seeds {}", options->seeds);

@@ -173,23 +173,10 @@ Status write_study_pages(Env& env, const std::string& folder, const Json& data) 
   return write_file_atomic(env, join_path(folder, "report.html"), page);
 }
 
-namespace {
-
-Result<Json> read_study_data(Env& env, const std::string& folder) {
+Result<Json> study_numbers(Env& env, const std::string& folder) {
   const std::string path = join_path(folder, "data.json");
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
-  return parse_ordered_json(text, path);
-}
-
-}  // namespace
-
-Status render_study(Env& env, const std::string& folder) {
-  ENGRAM_ASSIGN_OR_RETURN(const Json data, read_study_data(env, folder));
-  return write_study_pages(env, folder, data).with_context(folder);
-}
-
-Result<Json> study_numbers(Env& env, const std::string& folder) {
-  ENGRAM_ASSIGN_OR_RETURN(const Json data, read_study_data(env, folder));
+  ENGRAM_ASSIGN_OR_RETURN(const Json data, parse_ordered_json(text, path));
   ENGRAM_ASSIGN_OR_RETURN(Json numbers, analyse_study(nlohmann::json(data)));
   numbers["fits"] = fit_sentences(numbers);
   return numbers;

@@ -11,8 +11,6 @@ namespace engram {
 
 // kDataLoss names what data.json lacks; nothing is written then.
 Status write_study_pages(Env& env, const std::string& folder, const nlohmann::ordered_json& data);
-// Reads FOLDER/data.json first.
-Status render_study(Env& env, const std::string& folder);
 // What the pages say, as numbers: analyse_study() and "fits", its sentences. Writes nothing.
 Result<nlohmann::ordered_json> study_numbers(Env& env, const std::string& folder);
 

@@ -1,9 +1,13 @@
 #include "engram/lab/report.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "engram/lab/assets.h"
 #include "engram/lab/page.h"
+#include "engram/lab/results.h"
 
 namespace engram {
 namespace {
@@ -31,6 +35,29 @@ TEST(Report, TemplatesNeedNoNetworkAndBringNoColours) {
                    std::isxdigit(page[at + 3]))
           << page.substr(at, 20);
   }
+}
+
+TEST(Results, PagesAreMadeAgainFromNumbersAlone) {
+  Env& env = Env::posix();
+  const std::string folder =
+      (std::filesystem::temp_directory_path() / ("engram_results_" + std::to_string(getpid()))).string();
+  Page page("T", "why?");
+  page.table("Numbers", "", {"a"}, {{"1"}});
+  const nlohmann::ordered_json data = {
+      {"page", page.json()}, {"command", "c"}, {"commit", "0"}, {"machine", "m"}, {"date", "2026-01-01"}};
+  ASSERT_TRUE(write_page_files(env, folder, data).ok());
+  const std::string html = value_or_throw(env.read_file(folder + "/report.html"));
+  for (const char* name : {"/report.html", "/summary.md"}) ASSERT_TRUE(env.remove_file(folder + name).ok());
+  ASSERT_TRUE(render_results(env, folder).ok());
+  EXPECT_EQ(value_or_throw(env.read_file(folder + "/report.html")), html);
+  EXPECT_TRUE(env.file_exists(folder + "/summary.md"));
+  ASSERT_TRUE(write_file_atomic(env, folder + "/data.json", "{\"page\": {\"title\": 1}}").ok());
+  EXPECT_EQ(render_results(env, folder).code(), StatusCode::kDataLoss);
+  ASSERT_TRUE(env.remove_file(folder + "/data.json").ok());
+  EXPECT_EQ(render_results(env, folder).code(), StatusCode::kNotFound);
+  ASSERT_TRUE(write_file_atomic(env, folder + "/summary.json", "{\"models\": {}}").ok());
+  EXPECT_TRUE(render_results(env, folder).ok());
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Page, LayersCountFromZero) {
