@@ -24,6 +24,7 @@ PLACEMENT = "results/placement-cpu-small-2026-11-26"
 TRAINING = "results/training-curve-cpu-small-2026-11-26"
 TUNING = "results/tune-cpu-small-2026-11-25"
 LONG = "results/long-context-cpu-small-2026-11-27"
+REPEATS = "results/2026-11-30-repeats"
 DEMO_PROBES = "results/2026-11-26-probes"
 SHORT, LONG_RUN = 4718592, 18874368  # training tokens: 3 and 12 a parameter
 
@@ -273,6 +274,18 @@ def sentences(studies, root):
     readme(f"pure experts are {worse_text} nats worse than the mixes")
     readme(f"the mixes with 90 to 20 % of the sparse parameters in experts do not differ measurably "
            f"({chance(split['rest_p_value'])})")
+    parts = {run["rho"]: run["parts"]
+             for run in json.loads((root / REPEATS / "data.json").read_text())["runs"]}
+    part_gain = lambda rho, part: parts[1.0][part]["loss"] - parts[rho][part]["loss"]
+    tokens = {part: parts[1.0][part]["tokens"] for part in parts[1.0]}
+    repeated = 100 * tokens["repeats"] / (tokens["repeats"] + tokens["rest"])
+    findings(f"on the targets that repeat a bigram of their window ({repeated:.0f} %) rho = .50 is "
+             f"{number(-part_gain(0.5, 'repeats'))} nats worse than rho = 1, and on the rest {number(part_gain(0.5, 'rest'))} better")
+    findings(f"rho = .75 is {number(-part_gain(0.75, 'repeats'))} worse and {number(part_gain(0.75, 'rest'))} better")
+    overlapping = 100 * tokens["overlap"] / (tokens["overlap"] + tokens["no overlap"])
+    findings(f"{overlapping:.0f} % of the validation targets are in runs of 13 tokens that the training text has too")
+    findings(f"On the rest outside them the gain is {number(part_gain(0.75, 'rest, no overlap'))} at rho = .75 and "
+             f"{number(part_gain(0.5, 'rest, no overlap'))} at .50")
     widths = {r["rho"]: r["ffn_width"] for r in e1.data["runs"] if r["group"] == "allocation"}
     findings("its width is " + ", ".join(str(widths[rho]) for rho in (1.0, 0.9, 0.75, 0.5)) + f" and {widths[0.2]}")
     for name in ("capacity-1", "shuffled hash"):

@@ -53,10 +53,15 @@ std::string point_row(const Json& point) {
       1000 * point.at("seconds_per_step").get<double>());
 }
 
+std::string chance_text(const Json& p_value) {
+  const double p = p_value.get<double>();
+  return p < 0.001 ? std::string("p < 0.001") : fmt::format("p = {:.3f}", p);
+}
+
 std::string difference_words(const Json& contrast) {
-  return fmt::format("{:+.4f} [{:+.4f}, {:+.4f}], p = {:.3f}", contrast.at("value").get<double>(),
+  return fmt::format("{:+.4f} [{:+.4f}, {:+.4f}], {}", contrast.at("value").get<double>(),
                      contrast.at("low").get<double>(), contrast.at("high").get<double>(),
-                     contrast.at("p_value").get<double>());
+                     chance_text(contrast.at("p_value")));
 }
 
 std::string line_sentence(const Json& line) {
@@ -64,9 +69,9 @@ std::string line_sentence(const Json& line) {
                                  line.at("noise").get<double>(), line.at("degrees").get<int>());
   if (!line.contains("first_minus_rest")) return text + ".";
   if (line.at("axis") == "rho")
-    text += fmt::format("; the first point minus the mean of the others: {}; among the others p = {:.3f}",
-                        difference_words(line.at("first_minus_rest")), line.at("rest_p_value").get<double>());
-  return text + fmt::format("; among all p = {:.3f}.", line.at("all_p_value").get<double>());
+    text += fmt::format("; the first point minus the mean of the others: {}; among the others {}",
+                        difference_words(line.at("first_minus_rest")), chance_text(line.at("rest_p_value")));
+  return text + fmt::format("; among all {}.", chance_text(line.at("all_p_value")));
 }
 
 std::string minimum_interval(const Json& fit) {
@@ -76,23 +81,23 @@ std::string minimum_interval(const Json& fit) {
   const auto side = [&](size_t i, double value) {
     return fit.at("bounded")[i].get<bool>() ? fmt::format("{:.3f}", value) : std::string("not bounded on this side");
   };
-  return fmt::format("95 % (Fieller): from {} to {}", side(0, low), side(1, high));
+  return fmt::format("95 % (Fieller): low end {}, high end {}", side(0, low), side(1, high));
 }
 
 std::string minimum_sentence(const Json& fit) {
   if (!fit.at("convex").get<bool>()) return "the fitted parabola has no minimum.";
-  return fmt::format("lowest fitted loss {:.4f} at rho {:.3f}, {}{}; misfit of the parabola p = {:.2f}.",
+  return fmt::format("lowest fitted loss {:.4f} at rho {:.3f}, {}{}; misfit of the parabola {}.",
                      fit.at("loss").get<double>(), fit.at("rho").get<double>(), minimum_interval(fit),
                      fit.at("inside").get<bool>() ? "" : "; the end of the measured range, no minimum inside",
-                     fit.at("misfit_p_value").get<double>());
+                     chance_text(fit.at("misfit_p_value")));
 }
 
 std::string slope_sentence(const Json& fit) {
   const std::string interval = interval_text(fit, "interval");
-  return fmt::format("{:+.4f}{} nats per decade of rows, R^2 {:.3f}; misfit of the line p = {:.4f}.",
+  return fmt::format("{:+.4f}{} nats per decade of rows, R^2 {:.3f}; misfit of the line {}.",
                      fit.at("coefficients")[1].get<double>(),
                      interval.empty() ? ", no interval with one seed," : interval, fit.at("r_squared").get<double>(),
-                     fit.at("misfit_p_value").get<double>());
+                     chance_text(fit.at("misfit_p_value")));
 }
 
 // What the fits say, a sentence each: summary.md and report.html show the same.

@@ -1,10 +1,11 @@
-"""docs/findings.md and README.md say what the studies' data say.
+"""docs/findings.md and README.md say what the studies' data say; the studies' summaries are made from them.
 
     findings_test.py ENGRAM SOURCE_DIR
 """
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -42,6 +43,15 @@ class Findings(unittest.TestCase):
         self.assertIn("table allocation-12 differs", found[0])
         self.assertIn("not found: OverEncoding's slope", found[1])
         self.assertEqual(1, len(script.complaints(ENGRAM, self.folder, write=True)), "a table is put right, a sentence is not")
+
+    def test_pages(self):
+        for study in sorted(SOURCE_DIR.glob("results/*-cpu-small-*")):
+            copy = self.folder / study.name
+            copy.mkdir()
+            shutil.copy(study / "data.json", copy)
+            subprocess.run([ENGRAM, "lab", "report", str(copy)], check=True, capture_output=True)
+            self.assertEqual((study / "summary.md").read_text(), (copy / "summary.md").read_text(),
+                             f"{study}: engram lab report makes it anew")
 
 
 if __name__ == "__main__":
