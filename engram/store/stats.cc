@@ -126,8 +126,9 @@ std::string to_prometheus(std::span<const std::pair<std::string, StoreStats>> st
   // One metric: its TYPE line, and what `samples(stats, sample)` gives for each store by calling sample(extra, value).
   const auto metric = [&](const std::string& name, const char* kind, const auto& samples) {
     text += fmt::format("# TYPE engram_store_{} {}\n", name, kind);
-    for (const auto& [labels, stats] : stores) {
-      samples(stats, [&](const std::string& extra, auto value, const char* suffix = "") {
+    for (const auto& store : stores) {
+      const std::string& labels = store.first;  // clang 14 captures no structured binding
+      samples(store.second, [&](const std::string& extra, auto value, const char* suffix = "") {
         const char* const comma = labels.empty() || extra.empty() ? "" : ",";
         text += fmt::format("engram_store_{}{}{{{}{}{}}} {}\n", name, suffix, labels, comma, extra, value);
       });
