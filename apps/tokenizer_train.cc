@@ -9,7 +9,6 @@
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/core/tokenizer.h"
-#include "engram/core/unicode.h"
 #include "engram/data/documents.h"
 #include "engram/data/text_files.h"
 
@@ -40,19 +39,17 @@ Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& 
   const TextCuts cuts(tokenizer);
   Progress progress("count words", bytes, "B");
   for (const std::string& file : files) {
-    ENGRAM_ASSIGN_OR_RETURN(const auto mapped, env.map_file(file));
-    const std::string_view text(reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size());
-    if (const size_t at = find_invalid_utf8(text); at != std::string_view::npos)
-      return invalid_argument("{}: not UTF-8 at byte {} (0x{:02x})", file, at, static_cast<unsigned char>(text[at]));
+    ENGRAM_ASSIGN_OR_RETURN(const MappedText mapped, map_text_file(env, file));
     size_t counted = 0;
-    for (const std::string_view document : split_documents(text, "auto")) {
+    for (const std::string_view document : split_documents(mapped.text, "auto")) {
       for (const std::string_view piece : split_pieces(document, kPieceBytes, cuts)) {
         ENGRAM_RETURN_IF_ERROR(trainer.add(piece).with_context(file));
         progress.advance(static_cast<int64_t>(piece.size()));
         counted += piece.size();
       }
     }
-    progress.advance(static_cast<int64_t>(text.size() - counted));  // separators
+    progress.advance(static_cast<int64_t>(mapped.text.size() - counted));  // separators
+    ENGRAM_RETURN_IF_ERROR(mapped.file->readable());                       // it was not cut meanwhile
   }
   return Status();
 }

@@ -8,11 +8,10 @@
 #include <thread>
 
 #include "engram/core/exceptions.h"
-#include "engram/core/file_kind.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/sha256.h"
-#include "engram/core/unicode.h"
 #include "engram/data/documents.h"
+#include "engram/data/text_files.h"
 
 namespace engram {
 namespace {
@@ -103,14 +102,9 @@ struct Texts {
 
 Status add_file(Env& env, const Tokenizer& tokenizer, const std::string& path, const PrepareOptions& options,
                 Texts& texts) {
-  ENGRAM_ASSIGN_OR_RETURN(auto file, env.map_file(path));
-  const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
-  texts.files.push_back(std::move(file));
-  ENGRAM_RETURN_IF_ERROR(check_text(text, path));
-  if (const size_t at = find_invalid_utf8(text); at != std::string_view::npos)
-    return invalid_argument("{}: not UTF-8 at byte {} (0x{:02x}); convert the file first, for example with iconv", path,
-                            at, static_cast<unsigned char>(text[at]));
-  for (std::string_view document : split_documents(text, options.document_separator)) {
+  ENGRAM_ASSIGN_OR_RETURN(MappedText mapped, map_text_file(env, path));
+  texts.files.push_back(std::move(mapped.file));
+  for (std::string_view document : split_documents(mapped.text, options.document_separator)) {
     if (document.size() <= options.piece_bytes) {
       texts.pieces.push_back({document, texts.documents.size(), false});
     } else {

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "engram/core/file_kind.h"
+#include "engram/core/unicode.h"
+
 namespace engram {
 namespace {
 
@@ -52,6 +55,17 @@ Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& path
           fmt::join(kEndings, ", "));
   }
   return found;
+}
+
+Result<MappedText> map_text_file(Env& env, const std::string& path) {
+  MappedText mapped;
+  ENGRAM_ASSIGN_OR_RETURN(mapped.file, env.map_file(path));
+  mapped.text = {reinterpret_cast<const char*>(mapped.file->bytes().data()), mapped.file->bytes().size()};
+  ENGRAM_RETURN_IF_ERROR(check_text(mapped.text, path));
+  if (const size_t at = find_invalid_utf8(mapped.text); at != std::string_view::npos)
+    return invalid_argument("{}: not UTF-8 at byte {} (0x{:02x}); convert the file first, for example with iconv", path,
+                            at, static_cast<unsigned char>(mapped.text[at]));
+  return mapped;
 }
 
 }  // namespace engram

@@ -1,7 +1,9 @@
 // Text files: what a user names as text, files and folders, as a list of files.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engram/core/env.h"
@@ -19,5 +21,13 @@ struct TextFiles {
 // letters of either case. Names that begin with a dot are left out. kNotFound: no such file; kInvalidArgument: a folder
 // without text files, or nested deeper than 32 folders.
 Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& paths);
+
+struct MappedText {
+  std::unique_ptr<MappedFile> file;  // ask its readable() after the text was used
+  std::string_view text;             // a view into the file
+};
+
+// One of these files. kInvalidArgument: another kind of file (core/file_kind.h), or not UTF-8.
+Result<MappedText> map_text_file(Env& env, const std::string& path);
 
 }  // namespace engram

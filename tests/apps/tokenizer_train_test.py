@@ -103,6 +103,9 @@ class TokenizerTrain(unittest.TestCase):
         latin.write_bytes(b"na\xefve")
         (self.folder / "empty").mkdir()
         self.assertIn("not UTF-8 at byte 2 (0xef)", self.run_train("--output", output, latin, code=1))
+        pointer = self.folder / "pointer.txt"
+        pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "a" + "\nsize 12345\n")
+        self.assertIn("a Git LFS pointer", self.run_train("--output", output, pointer, code=1))  # was learned as text
         self.assertIn("no such file or folder", self.run_train("--output", output, self.folder / "none", code=1))
         self.assertIn("empty: ", self.run_train("--output", output, self.folder / "empty", code=1))
         self.run_train("--output", output, "--vocab-size", 257, latin, code=2)
