@@ -1,6 +1,8 @@
 #include "engram/lab/statistics.h"
 
 #include <algorithm>
+#include <boost/math/distributions/students_t.hpp>
+#include <boost/math/special_functions/beta.hpp>
 #include <cmath>
 #include <numeric>
 
@@ -9,34 +11,9 @@
 namespace engram {
 namespace {
 
-// The continued fraction of the incomplete beta function by Lentz's method (DLMF 8.17.22). REQUIRES: 0 <= x < 1.
-double beta_fraction(double a, double b, double x) {
-  constexpr double kTiny = 1e-300;
-  const auto away = [](double value) { return std::abs(value) < kTiny ? kTiny : value; };
-  double c = 1, d = 1 / away(1 - (a + b) * x / (a + 1)), fraction = d;
-  for (int m = 1; m < 1000; ++m) {
-    const double even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m));
-    d = 1 / away(1 + even * d);
-    c = away(1 + even / c);
-    fraction *= c * d;
-    const double odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1));
-    d = 1 / away(1 + odd * d);
-    c = away(1 + odd / c);
-    fraction *= c * d;
-    if (std::abs(c * d - 1) < 1e-15) break;
-  }
-  return fraction;
-}
-
-// I_x(a, b), the regularised one.
-double incomplete_beta(double a, double b, double x) {
-  if (x <= 0) return 0;
-  if (x >= 1) return 1;
-  const double front =
-      std::exp(std::lgamma(a + b) - std::lgamma(a) - std::lgamma(b) + a * std::log(x) + b * std::log1p(-x));
-  if (x < (a + 1) / (a + b + 2)) return front * beta_fraction(a, b, x) / a;  // where the fraction converges fast
-  return 1 - front * beta_fraction(b, a, 1 - x) / b;
-}
+// What has no answer is NaN, not an exception.
+using NoThrow = boost::math::policies::policy<boost::math::policies::domain_error<boost::math::policies::ignore_error>,
+                                              boost::math::policies::pole_error<boost::math::policies::ignore_error>>;
 
 }  // namespace
 
@@ -76,22 +53,17 @@ double percentile(std::span<const double> sorted, double share) {
 }
 
 double student_t_p_value(double t, double degrees) {
-  return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t));
+  return boost::math::ibeta(degrees / 2, 0.5, degrees / (degrees + t * t), NoThrow());
 }
 
 double student_t_quantile(double degrees, double outside) {
-  double low = 0, high = 1;
-  while (student_t_p_value(high, degrees) > outside) high *= 2;
-  for (int i = 0; i < 80; ++i) {
-    const double middle = (low + high) / 2;
-    (student_t_p_value(middle, degrees) > outside ? low : high) = middle;
-  }
-  return (low + high) / 2;
+  const boost::math::students_t_distribution<double, NoThrow> student(degrees);
+  return boost::math::quantile(boost::math::complement(student, outside / 2));
 }
 
 double f_p_value(double f, double numerator_degrees, double denominator_degrees) {
-  return incomplete_beta(denominator_degrees / 2, numerator_degrees / 2,
-                         denominator_degrees / (denominator_degrees + numerator_degrees * f));
+  return boost::math::ibeta(denominator_degrees / 2, numerator_degrees / 2,
+                            denominator_degrees / (denominator_degrees + numerator_degrees * f), NoThrow());
 }
 
 std::vector<Interval> bootstrap_intervals(
