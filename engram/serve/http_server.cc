@@ -7,9 +7,8 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <future>
-#include <thread>
-
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "engram/core/json.h"
 #include "engram/serve/http_session.h"
@@ -37,8 +36,7 @@ Result<asio::ip::address> parse_host(const HttpServerOptions& options) {
   if (!address.is_loopback() && options.api_keys.empty()) {
     return invalid_argument(
         "host: {} can be reached from other machines, and the server has no keys: give it a file with one key a line, "
-        "or "
-        "listen on 127.0.0.1",
+        "or listen on 127.0.0.1",
         options.host);
   }
   return address;
