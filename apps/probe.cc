@@ -48,8 +48,8 @@ Status run(const ProbeEntry& probe, ProbeFlags flags, std::string command) {
 // The flags that only some probes read.
 void add_reading_flags(CLI::App& command, ProbeOptions& options, const ProbeEntry& probe) {
   const auto add = [&](const char* flag, auto& value, const char* help) -> CLI::Option* {
-    const std::string flags = fmt::format(" {} ", probe.flags);
-    if (flags.find(fmt::format(" {} ", flag)) == std::string::npos) return nullptr;
+    const std::string flags = fmt::format(" {} ", probe.reads);
+    if (flags.find(fmt::format(" {} ", flag + 2)) == std::string::npos) return nullptr;  // without its dashes
     return command.add_option(flag, value, help);
   };
   if (add("--text", options.text, "held-out text, or a .tokens shard (default: the recipe's)")) {

@@ -23,19 +23,19 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::array kProbes = {
-    ProbeEntry{"logit-lens", "Are predictions ready in earlier blocks?", probe_logit_lens, "--text"},
+    ProbeEntry{"logit-lens", "Are predictions ready in earlier blocks?", probe_logit_lens, "text"},
     ProbeEntry{"cka", "Which block of one model does a block of the other look like?", probe_alignment,
-               "--text --entities"},
-    ProbeEntry{"patchscope", "In which block is an entity resolved?", probe_patchscope, "--entity --describe"},
-    ProbeEntry{"knock-out", "What does the memory hold: facts, or what is in the prompt?", probe_knock_out, "--items"},
-    ProbeEntry{"gates", "Does the gate fire at the end of names and fixed phrases?", probe_gates, "--text --entities"},
-    ProbeEntry{"collisions", "Which n-grams share rows, and does it hurt?", probe_collisions, "--text --train-text"},
+               "text entities"},
+    ProbeEntry{"patchscope", "In which block is an entity resolved?", probe_patchscope, "entity describe"},
+    ProbeEntry{"knock-out", "What does the memory hold: facts, or what is in the prompt?", probe_knock_out, "items"},
+    ProbeEntry{"gates", "Does the gate fire at the end of names and fixed phrases?", probe_gates, "text entities"},
+    ProbeEntry{"collisions", "Which n-grams share rows, and does it hurt?", probe_collisions, "text train-text"},
     ProbeEntry{"edit", "Change the rows of one n-gram: what else changes?", probe_edit,
-               "--text --ngram --toward --target --steps"},
+               "text ngram toward target steps"},
     ProbeEntry{"ruler", "Does the model find what is far back in its context?", probe_ruler,
-               "--lengths --samples --digits --needles --haystack --facts"},
+               "lengths samples digits needles haystack facts"},
     ProbeEntry{"long-ppl", "How well does it predict the tokens that a long context helps with?", probe_long_ppl,
-               "--text --short"},
+               "text short"},
 };
 
 const char* memory_name(MemoryKind memory) {
@@ -64,7 +64,7 @@ Status check_output(Env& env, const std::string& path, const Json& wanted) {
   for (const char* key : {"probe", "commit", "checkpoints"}) {
     const auto* value = json_find(old, key);
     if (value != nullptr && *value == nlohmann::json(wanted.at(key))) continue;
-    return make_status(StatusCode::kAlreadyExists, "{}: its {} is {}, this run's {}: name another --output", path, key,
+    return make_status(StatusCode::kAlreadyExists, "{}: its {} is {}, this run's {}: name another output", path, key,
                        value == nullptr ? "missing" : quote_text(value->dump(), 200),
                        quote_text(wanted.at(key).dump(), 200));
   }

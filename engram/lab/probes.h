@@ -12,7 +12,7 @@ struct ProbeEntry {
   const char* name;
   const char* question;
   Result<ProbeResult> (*run)(const ProbeContext& context);
-  const char* flags;  // of ProbeOptions, those that it reads besides checkpoints, output and seed
+  const char* reads;  // words of ProbeOptions, besides checkpoints, output and seed
 };
 std::span<const ProbeEntry> probe_table();
 // nullptr when there is none.

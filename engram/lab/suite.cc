@@ -81,7 +81,7 @@ Status open_run(Env& env, const std::string& folder, const Json& run) {
   for (const auto& [key, value] : run.items()) {
     const auto* before = json_find(old, key);
     if (before != nullptr && *before == nlohmann::json(value)) continue;
-    return make_status(StatusCode::kFailedPrecondition, "{}: {}: got {} there, {} now: name another --output", path,
+    return make_status(StatusCode::kFailedPrecondition, "{}: {}: got {} there, {} now: name another output", path,
                        key, before == nullptr ? "nothing" : quote_text(before->dump(), 100),
                        quote_text(value.dump(), 100));
   }
@@ -257,7 +257,7 @@ Result<std::vector<EvalItem>> read_suite(Env& env, const std::string& suite) {
   }
   if (files.empty()) {
     return not_found(
-        "--suite: got {}, wanted a file of items, a folder of such files, or the name of a file in demo/eval "
+        "suite: got {}, wanted a file of items, a folder of such files, or the name of a file in demo/eval "
         "(scripts/evaluation_data.sh makes them)",
         quote_text(suite));
   }

@@ -100,7 +100,7 @@ std::string plan_text(const CorpusProfile& profile, const Plan& plan, const Plan
     text += fmt::format("it does not fit: the drive carries {:.0f} tokens/s, wanted {:.0f}\n",
                         *best.max_tokens_per_second, options.tokens_per_second.value_or(0));
   if (!options.drive_iops && plan.recommended != 0)
-    text += "the drive's speed is unknown: --drive-iops N says how many 4 KiB reads a second it makes\n";
+    text += "the drive's speed is unknown: drive_iops, its 4 KiB reads a second, is not given\n";
   return text;
 }
 

@@ -51,7 +51,7 @@ TEST_F(Probes, AResultIsNotReplacedByAnother) {
   ASSERT_TRUE(run("logit-lens", {a}).ok());
   EXPECT_TRUE(run("logit-lens", {a}).ok());  // the same measurement again
   const std::string before = value_or_throw(Env::posix().read_file(folder_ / "out/data.json"));
-  EXPECT_NE(message_of(run("logit-lens", {b})).find("name another --output"), std::string::npos);
+  EXPECT_NE(message_of(run("logit-lens", {b})).find("name another output"), std::string::npos);
   EXPECT_NE(message_of(run("gates", {a})).find("its probe is"), std::string::npos);
   EXPECT_EQ(value_or_throw(Env::posix().read_file(folder_ / "out/data.json")), before);
 }

@@ -179,6 +179,21 @@ def recipe_key_complaints(root):
     return complaints
 
 
+def flag_complaints(root):
+    """Messages of the library name fields, not flags of one program. A literal that is only a flag starts a child."""
+    other_programs = re.compile(r"scripts/corpus\.sh --study|gguf-split --merge")
+    complaints = []
+    for path, relative in sources(root):
+        if relative.parts[0] != "engram":
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for literal in re.findall(r'"((?:[^"\\]|\\.)*)"', re.sub(r"(^|\s)//.*", "", line)):
+                named = re.search(r"(^|[ (])--[a-z]", other_programs.sub("", literal))
+                if named and not re.fullmatch(r"--[a-z-]+", literal):
+                    complaints.append(f"{relative}:{number}: names a flag: {literal}")
+    return complaints
+
+
 def label_complaints(listing):
     """listing: what `ctest --show-only=json-v1` prints, parsed."""
     complaints = []
@@ -277,6 +292,15 @@ class Structure(unittest.TestCase):
                              "docs/recipes.md": "| `a` | 1 |\n| `x.c` | 2 |\n"})
         self.assertEqual(["docs/recipes.md: no key b (engram/model/model_config.cc)",
                           "docs/recipes.md: no key d (engram/train/recipe.cc)"], recipe_key_complaints(root))
+
+    def test_flags(self):
+        self.check(flag_complaints(SOURCE_DIR))
+
+    def test_flags_sees_faults(self):
+        root = self.planted({"engram/core/a.cc": '// "no --flag"\nrun({"--resume"});\nf("name another --output");\n'
+                                                 'f("--suite: got {}");\nf("scripts/corpus.sh --study makes it");\n'})
+        self.assertEqual(["engram/core/a.cc:3: names a flag: name another --output",
+                          "engram/core/a.cc:4: names a flag: --suite: got {}"], flag_complaints(root))
 
     def test_labels(self):
         if BUILD_DIR is None:
