@@ -78,10 +78,11 @@ std::string minimum_interval(const Json& fit) {
   if (!fit.contains("interval")) return "no interval with one seed";
   const double low = fit.at("interval")[0].get<double>(), high = fit.at("interval")[1].get<double>();
   if (low == high) return "95 % (Fieller): beyond the measured range";
-  const auto side = [&](size_t i, double value) {
-    return fit.at("bounded")[i].get<bool>() ? fmt::format("{:.3f}", value) : std::string("not bounded on this side");
-  };
-  return fmt::format("95 % (Fieller): low end {}, high end {}", side(0, low), side(1, high));
+  const bool low_ends = fit.at("bounded")[0].get<bool>(), high_ends = fit.at("bounded")[1].get<bool>();
+  if (low_ends && high_ends) return fmt::format("95 % (Fieller): {:.3f} to {:.3f}", low, high);
+  if (!low_ends && !high_ends) return "95 % (Fieller): all of the measured range";
+  return low_ends ? fmt::format("95 % (Fieller): at least {:.3f}", low)
+                  : fmt::format("95 % (Fieller): at most {:.3f}", high);
 }
 
 std::string minimum_sentence(const Json& fit) {
