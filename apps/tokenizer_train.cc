@@ -41,7 +41,13 @@ Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& 
   for (const std::string& file : files) {
     ENGRAM_ASSIGN_OR_RETURN(const MappedText mapped, map_text_file(env, file));
     size_t counted = 0;
-    for (const std::string_view document : split_documents(mapped.text, "auto")) {
+    std::vector<std::string_view> documents = split_documents(mapped.text, "auto");
+    if (!documents.empty()) {  // the line breaks that end the file are text, as those within are
+      std::string_view& last = documents.back();
+      const auto rest = mapped.text.substr(static_cast<size_t>(last.data() - mapped.text.data()));
+      if (rest.find_first_not_of("\r\n", last.size()) == std::string_view::npos) last = rest;
+    }
+    for (const std::string_view document : documents) {
       for (const std::string_view piece : split_pieces(document, kPieceBytes, cuts)) {
         ENGRAM_RETURN_IF_ERROR(trainer.add(piece).with_context(file));
         progress.advance(static_cast<int64_t>(piece.size()));

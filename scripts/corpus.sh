@@ -102,13 +102,13 @@ extract_text() {
 
 train_tokenizer() {
   local key files=("${SOURCES[@]/#/$OUTPUT/text/}")
-  key="$VOCAB_SIZE $(sha256sum scripts/corpus/train_tokenizer.py "$DIGESTS" | sha256sum | cut -d' ' -f1)"
+  key="$VOCAB_SIZE $(digest "$DIGESTS")"
   if stamped "$OUTPUT/tokenizer.json" "$key"; then
     say "tokenizer: ready"
     return
   fi
   rm -f "$OUTPUT/tokenizer.json.stamp"
-  "$PYTHON" scripts/corpus/train_tokenizer.py --output "$OUTPUT/tokenizer.json" --vocab-size "$VOCAB_SIZE" \
+  "$ENGRAM" tokenizer train --output "$OUTPUT/tokenizer.json" --vocab-size "$VOCAB_SIZE" \
     "${files[@]/%/.txt}"
   printf '%s\n' "$key" >"$OUTPUT/tokenizer.json.stamp"
 }
@@ -120,14 +120,14 @@ prepare_shards() {
     say "token shards: ready"
     return
   fi
-  [[ -x $ENGRAM ]] || die "no $ENGRAM: run scripts/build.sh first, or set ENGRAM"
   rm -f "$OUTPUT/train.tokens.stamp"
   "$ENGRAM" data prepare --tokenizer "$OUTPUT/tokenizer.json" --output "$OUTPUT" \
     --validation-fraction "$VALIDATION_FRACTION" "${files[@]/%/.txt}"
   printf '%s\n' "$key" >"$OUTPUT/train.tokens.stamp"
 }
 
-"$PYTHON" -c 'import tokenizers' 2>/dev/null || die "no .venv with tokenizers: run scripts/setup.sh first"
+[[ -x $PYTHON ]] || die "no .venv: run scripts/setup.sh first"
+[[ -x $ENGRAM ]] || die "no $ENGRAM: run scripts/build.sh first, or set ENGRAM"
 mkdir -p "$PACKAGES"
 for step in download_python download_debian extract_text train_tokenizer prepare_shards; do
   start=$SECONDS
