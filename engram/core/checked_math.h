@@ -1,10 +1,7 @@
-// Products of sizes that users give, none of them negative: past int64 they are an error or INT64_MAX, never a wrong
-// number.
+// Products of sizes that users give, none of them negative: past int64 they are INT64_MAX, never a wrong number.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
-
-#include "engram/core/status.h"
 
 namespace engram {
 
@@ -23,13 +20,6 @@ constexpr int64_t saturating_sum(std::initializer_list<int64_t> terms) {
   for (const int64_t term : terms)
     if (__builtin_add_overflow(sum, term, &sum)) return INT64_MAX;
   return sum;
-}
-
-// kInvalidArgument names `what` and the factors when the product is past int64.
-inline Result<int64_t> checked_product(const char* what, std::initializer_list<int64_t> factors) {
-  const int64_t product = saturating_product(factors);
-  if (product < INT64_MAX) return product;
-  return invalid_argument("{}: {} is larger than any machine holds", what, fmt::join(factors, " x "));
 }
 
 }  // namespace engram
