@@ -18,8 +18,8 @@
 #include "bench/process.h"
 #include "engram/core/env.h"
 #include "engram/core/json.h"
-#include "engram/core/ngram_hasher.h"
-#include "engram/core/numpy_random.h"
+#include "engram/hash/ngram_hasher.h"
+#include "engram/hash/numpy_random.h"
 
 namespace engram::bench {
 namespace {

@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "engram/core/ngram_hasher.h"
 #include "engram/core/status.h"
 #include "engram/data/token_shard.h"
+#include "engram/hash/ngram_hasher.h"
 
 namespace engram {
 

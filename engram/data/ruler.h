@@ -21,9 +21,9 @@
 #include <string_view>
 #include <vector>
 
-#include "engram/core/numpy_random.h"
 #include "engram/core/status.h"
 #include "engram/core/tokenizer.h"
+#include "engram/hash/numpy_random.h"
 
 namespace engram {
 

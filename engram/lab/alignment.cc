@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 #include "engram/model/windows.h"
 
 namespace engram {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 #include "engram/lab/entities.h"
 
 namespace engram {

@@ -9,8 +9,8 @@
 #include <span>
 #include <vector>
 
-#include "engram/core/ngram_hasher.h"
-#include "engram/core/token_map.h"
+#include "engram/hash/ngram_hasher.h"
+#include "engram/hash/token_map.h"
 
 namespace engram {
 

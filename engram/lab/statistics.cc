@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 
 namespace engram {
 namespace {

@@ -6,10 +6,10 @@
 
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
-#include "engram/core/numpy_random.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/core/sha256.h"
+#include "engram/hash/numpy_random.h"
 #include "engram/lab/contamination.h"
 #include "engram/lab/knock_out.h"
 #include "engram/lab/page.h"

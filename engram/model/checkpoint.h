@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "engram/core/env.h"
-#include "engram/core/layout.h"
-#include "engram/core/ngram_hasher.h"
 #include "engram/core/status.h"
 #include "engram/core/tokenizer.h"
+#include "engram/hash/layout.h"
+#include "engram/hash/ngram_hasher.h"
 #include "engram/model/engram_table.h"
 #include "engram/model/transformer.h"
 

@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "engram/core/layout.h"
 #include "engram/core/status.h"
+#include "engram/hash/layout.h"
 
 namespace engram {
 

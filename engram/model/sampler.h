@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "engram/core/numpy_random.h"
 #include "engram/core/status.h"
+#include "engram/hash/numpy_random.h"
 
 namespace engram {
 

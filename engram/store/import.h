@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "engram/core/safetensors.h"
-#include "engram/core/token_map.h"
+#include "engram/hash/token_map.h"
 #include "engram/store/table_source.h"
 
 namespace engram::import {

@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include "engram/core/json.h"
-#include "engram/core/layout.h"
 #include "engram/core/mix.h"
+#include "engram/hash/layout.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/store/import.h"
 

@@ -1,6 +1,6 @@
 // MemoryPipeline: the tokens of a batch of sequences -> the rows of every Engram layer, in one call.
 //
-// Row ids are made here (core/ngram_hasher.h) and go once to each layer's store. A call is cut into pieces: while a
+// Row ids are made here (hash/ngram_hasher.h) and go once to each layer's store. A call is cut into pieces: while a
 // piece's rows are on their way the next one is hashed, and all of a layer's pieces are asked for before the next
 // layer's, so an early layer does not wait for a late one. The same call serves prefill chunks, decode steps of
 // one token, and the verification of draft tokens, whose rejected tail TokenHistory::roll_back() takes back.
@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "engram/core/env.h"
-#include "engram/core/ngram_hasher.h"
-#include "engram/core/token_map.h"
+#include "engram/hash/ngram_hasher.h"
+#include "engram/hash/token_map.h"
 #include "engram/store/row_store.h"
 
 namespace engram {

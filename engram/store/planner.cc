@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "engram/core/mix.h"
-#include "engram/core/ngram_hasher.h"
+#include "engram/hash/ngram_hasher.h"
 #include "engram/store/cache_simulation.h"
 
 namespace engram {

@@ -16,7 +16,7 @@
 
 #include "engram/core/progress.h"
 #include "engram/core/status.h"
-#include "engram/core/token_map.h"
+#include "engram/hash/token_map.h"
 #include "engram/store/profile.h"
 #include "engram/store/row_file.h"
 

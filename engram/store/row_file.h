@@ -17,9 +17,9 @@
 #include <vector>
 
 #include "engram/core/env.h"
-#include "engram/core/layout.h"
 #include "engram/core/status.h"
-#include "engram/core/token_map.h"
+#include "engram/hash/layout.h"
+#include "engram/hash/token_map.h"
 #include "engram/kernels/row_format.h"
 
 namespace engram {
@@ -48,7 +48,7 @@ struct RowTable {
   int64_t offset_of(int64_t row) const { return rows_per_page > 0 ? row % rows_per_page * row_bytes : 0; }
 };
 
-// How token ids become row ids of this file: enough to rebuild core/layout.h's tables and to refuse a wrong tokenizer.
+// How token ids become row ids of this file: enough to rebuild hash/layout.h's tables and to refuse a wrong tokenizer.
 struct RowFileHash {
   EngramConfig config;           // of the whole model; the file may hold only some of config.layer_ids
   int compressed_pad_id = 0;     // EngramLayout::compressed_pad_id()

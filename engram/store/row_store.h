@@ -1,6 +1,6 @@
 // RowStore: fixed-width embedding rows of one layer's table by id, wherever they are.
 //
-// Moves bytes and nothing else: hashing is core/ngram_hasher.h, decoding kernels/row_codec.h. DramStore, MappedStore,
+// Moves bytes and nothing else: hashing is hash/ngram_hasher.h, decoding kernels/row_codec.h. DramStore, MappedStore,
 // PageCacheStore, NvmeStore and CachedStore return identical bytes for an id and pass one shared suite,
 // tests/store/row_store_contract.h. A file holds the tables of all layers; there is one store per layer, and stores of
 // one file share its open file and its I/O thread. Opened by URI: engram/store/open.h.

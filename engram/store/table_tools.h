@@ -11,7 +11,7 @@
 #include "engram/core/env.h"
 #include "engram/core/progress.h"
 #include "engram/core/status.h"
-#include "engram/core/token_map.h"
+#include "engram/hash/token_map.h"
 #include "engram/store/table_source.h"
 
 namespace engram {

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 #include "engram/model/engram_table.h"
 
 namespace engram {

@@ -10,9 +10,9 @@
 
 #include "engram/core/json.h"
 #include "engram/core/model_lists.h"
-#include "engram/core/token_map.h"
 #include "engram/core/tokenizer.h"
 #include "engram/core/unicode.h"
+#include "engram/hash/token_map.h"
 
 namespace {
 

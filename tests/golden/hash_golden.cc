@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "engram/core/json.h"
-#include "engram/core/ngram_hasher.h"
+#include "engram/hash/ngram_hasher.h"
 #include "tests/golden/deepseek_map.h"
 #include "tests/golden/golden_files.h"
 

@@ -11,8 +11,8 @@
 #include <cstring>
 
 #include "engram/core/json.h"
-#include "engram/core/ngram_hasher.h"
 #include "engram/core/safetensors.h"
+#include "engram/hash/ngram_hasher.h"
 #include "engram/model/engram.h"
 #include "tests/golden/deepseek_map.h"
 #include "tests/golden/golden_files.h"

@@ -4,7 +4,7 @@
 #include "reference/engram.cpp"
 
 #include "engram/core/json.h"
-#include "engram/core/layout.h"
+#include "engram/hash/layout.h"
 #include "tests/golden/deepseek_map.h"
 #include "tests/golden/golden_files.h"
 

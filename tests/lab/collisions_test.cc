@@ -1,6 +1,6 @@
 #include "engram/lab/collisions.h"
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 #include "engram/lab/ngram_rows.h"
 #include "tests/lab/probe_test.h"
 

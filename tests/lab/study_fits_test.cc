@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 
 namespace engram {
 namespace {

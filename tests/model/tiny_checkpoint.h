@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "engram/core/env.h"
-#include "engram/core/token_map.h"
 #include "engram/core/tokenizer.h"
+#include "engram/hash/token_map.h"
 #include "engram/model/checkpoint.h"
 
 namespace engram {

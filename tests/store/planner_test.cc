@@ -12,8 +12,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "engram/core/ngram_hasher.h"
 #include "engram/core/safetensors.h"
+#include "engram/hash/ngram_hasher.h"
 #include "engram/store/cache_simulation.h"
 #include "engram/store/table_tools.h"
 #include "tests/store/store_test.h"

@@ -20,13 +20,14 @@ BUILD_DIR = None
 # Room -> the rooms whose headers it may include (itself always).
 ARROWS = {
     "core": set(),
+    "hash": {"core"},
     "kernels": {"core"},
-    "store": {"core", "kernels"},
-    "data": {"core"},
-    "model": {"core", "kernels", "store"},
-    "train": {"core", "kernels", "store", "data", "model"},
-    "serve": {"core", "kernels", "store", "model"},
-    "lab": {"core", "kernels", "store", "data", "model", "train", "serve"},
+    "store": {"core", "hash", "kernels"},
+    "data": {"core", "hash"},
+    "model": {"core", "hash", "kernels", "store"},
+    "train": {"core", "hash", "kernels", "store", "data", "model"},
+    "serve": {"core", "hash", "kernels", "store", "model"},
+    "lab": {"core", "hash", "kernels", "store", "data", "model", "train", "serve"},
 }
 ENGRAM_ROOMS = set(ARROWS)
 TORCH_ROOMS = {"model", "train", "serve", "lab", "bench", "apps"}

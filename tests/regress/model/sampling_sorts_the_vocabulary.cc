@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 #include "engram/model/sampler.h"
 
 namespace engram {

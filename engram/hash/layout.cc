@@ -1,11 +1,11 @@
-#include "engram/core/layout.h"
+#include "engram/hash/layout.h"
 
 #include <algorithm>
 #include <array>
 #include <map>
 #include <unordered_set>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 
 namespace engram {
 namespace {

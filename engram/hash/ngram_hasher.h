@@ -11,9 +11,9 @@
 #include <span>
 #include <vector>
 
-#include "engram/core/layout.h"
 #include "engram/core/status.h"
-#include "engram/core/token_map.h"
+#include "engram/hash/layout.h"
+#include "engram/hash/token_map.h"
 
 namespace engram {
 

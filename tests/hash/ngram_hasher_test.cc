@@ -1,5 +1,5 @@
 // hash() against hash_ref(), and properties over random inputs. The demo's own row ids: golden entry `golden_hash`.
-#include "engram/core/ngram_hasher.h"
+#include "engram/hash/ngram_hasher.h"
 
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <thread>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 
 namespace engram {
 namespace {

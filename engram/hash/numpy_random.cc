@@ -1,4 +1,4 @@
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 
 #include <array>
 #include <cmath>

@@ -1,5 +1,5 @@
 // Draws of numpy.random.default_rng itself, made by tests/golden/make/numpy_random_vectors.py.
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 
 #include <gtest/gtest.h>
 

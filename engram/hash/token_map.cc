@@ -1,4 +1,4 @@
-#include "engram/core/token_map.h"
+#include "engram/hash/token_map.h"
 
 #include <numeric>
 #include <unordered_map>

@@ -1,6 +1,6 @@
 // Layouts against the published DeepSeek-V4.1 primes, a sieve, and bad configurations. The demo's multipliers and
 // primes are checked by the golden entry `golden_hash`.
-#include "engram/core/layout.h"
+#include "engram/hash/layout.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <numeric>
 #include <set>
 
-#include "engram/core/numpy_random.h"
+#include "engram/hash/numpy_random.h"
 
 namespace engram {
 namespace {

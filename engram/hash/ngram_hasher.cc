@@ -1,4 +1,4 @@
-#include "engram/core/ngram_hasher.h"
+#include "engram/hash/ngram_hasher.h"
 
 // From ids to row ids, in blocks of 128 tokens that stay in the first-level cache:
 //   1. BlockReader   raw ids become canonical ids; tokens near a boundary are noted as cut
@@ -12,7 +12,7 @@
 // is there is never used. Nothing past row_ids [tokens, R] is written.
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "engram/core/ngram_hasher.cc"
+#define HWY_TARGET_INCLUDE "engram/hash/ngram_hasher.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
