@@ -11,7 +11,7 @@
 
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
-#include "engram/core/unicode.h"
+#include "engram/text/unicode.h"
 
 namespace engram::apps {
 namespace {

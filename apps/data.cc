@@ -12,10 +12,10 @@
 #include "apps/stop_signal.h"
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
-#include "engram/core/tokenizer.h"
 #include "engram/data/prepare.h"
 #include "engram/data/text_files.h"
 #include "engram/data/token_shard.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::apps {
 namespace {

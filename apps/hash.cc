@@ -7,8 +7,8 @@
 
 #include "apps/commands.h"
 #include "apps/integers.h"
-#include "engram/core/tokenizer.h"
 #include "engram/hash/ngram_hasher.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::apps {
 namespace {

@@ -12,10 +12,10 @@
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
-#include "engram/core/tokenizer.h"
 #include "engram/data/documents.h"
 #include "engram/data/token_shard.h"
 #include "engram/store/planner.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::apps {
 namespace {

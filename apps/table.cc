@@ -11,9 +11,9 @@
 #include "apps/integers.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
-#include "engram/core/tokenizer.h"
 #include "engram/store/table_source.h"
 #include "engram/store/table_tools.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::apps {
 namespace {

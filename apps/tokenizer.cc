@@ -11,8 +11,8 @@
 #include "apps/commands.h"
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
-#include "engram/core/tokenizer.h"
 #include "engram/hash/token_map.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::apps {
 namespace {

@@ -5,12 +5,12 @@
 #include <vector>
 
 #include "apps/commands.h"
-#include "engram/core/bpe_trainer.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
-#include "engram/core/tokenizer.h"
 #include "engram/data/documents.h"
 #include "engram/data/text_files.h"
+#include "engram/text/bpe_trainer.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::apps {
 namespace {

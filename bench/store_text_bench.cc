@@ -10,10 +10,10 @@
 #include "bench/process.h"
 #include "bench/store_bench.h"
 #include "engram/core/json.h"
-#include "engram/core/tokenizer.h"
 #include "engram/data/token_shard.h"
 #include "engram/store/memory_pipeline.h"
 #include "engram/store/row_file.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::bench {
 namespace {

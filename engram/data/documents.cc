@@ -1,6 +1,6 @@
 #include "engram/data/documents.h"
 
-#include "engram/core/unicode.h"
+#include "engram/text/unicode.h"
 
 namespace engram {
 namespace {

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engram/core/text_cuts.h"
+#include "engram/text/text_cuts.h"
 
 namespace engram {
 

@@ -14,8 +14,8 @@
 #include "engram/core/env.h"
 #include "engram/core/progress.h"
 #include "engram/core/status.h"
-#include "engram/core/tokenizer.h"
 #include "engram/data/token_shard.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

@@ -22,8 +22,8 @@
 #include <vector>
 
 #include "engram/core/status.h"
-#include "engram/core/tokenizer.h"
 #include "engram/hash/numpy_random.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

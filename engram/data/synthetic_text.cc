@@ -3,9 +3,9 @@
 #include <array>
 #include <vector>
 
-#include "engram/core/tokenizer.h"
 #include "engram/data/token_shard.h"
 #include "engram/hash/numpy_random.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "engram/core/file_kind.h"
-#include "engram/core/unicode.h"
+#include "engram/text/unicode.h"
 
 namespace engram {
 namespace {

@@ -4,8 +4,8 @@
 #include <unordered_map>
 
 #include "engram/core/sha256.h"
-#include "engram/core/tokenizer.h"
-#include "engram/core/unicode.h"
+#include "engram/text/tokenizer.h"
+#include "engram/text/unicode.h"
 
 namespace engram {
 namespace {

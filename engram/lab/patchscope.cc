@@ -4,8 +4,8 @@
 #include <array>
 
 #include "engram/core/json.h"
-#include "engram/core/utf8_stream.h"
 #include "engram/lab/statistics.h"
+#include "engram/text/utf8_stream.h"
 
 namespace engram {
 namespace {

@@ -8,8 +8,8 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/core/tokenizer.h"
 #include "engram/model/checkpoint.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

@@ -6,10 +6,10 @@
 
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
-#include "engram/core/tokenizer.h"
 #include "engram/data/synthetic_text.h"
 #include "engram/data/token_shard.h"
 #include "engram/lab/study.h"
+#include "engram/text/tokenizer.h"
 #include "engram/train/run_inputs.h"
 
 namespace engram {

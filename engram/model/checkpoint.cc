@@ -5,11 +5,11 @@
 #include <optional>
 #include <set>
 
-#include "engram/core/chat_template.h"
 #include "engram/core/json.h"
 #include "engram/core/safetensors.h"
 #include "engram/model/checkpoint_names.h"
 #include "engram/model/parameters.h"
+#include "engram/text/chat_template.h"
 
 namespace engram {
 namespace {

@@ -10,11 +10,11 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/core/tokenizer.h"
 #include "engram/hash/layout.h"
 #include "engram/hash/ngram_hasher.h"
 #include "engram/model/engram_table.h"
 #include "engram/model/transformer.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

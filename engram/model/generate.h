@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "engram/core/status.h"
-#include "engram/core/utf8_stream.h"
 #include "engram/model/checkpoint.h"
 #include "engram/model/sampler.h"
+#include "engram/text/utf8_stream.h"
 
 namespace engram {
 

@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "engram/core/unicode.h"
-#include "engram/core/utf8_stream.h"
 #include "engram/serve/memory_trace.h"
+#include "engram/text/unicode.h"
+#include "engram/text/utf8_stream.h"
 
 namespace engram {
 namespace {

@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "engram/core/chat_template.h"
 #include "engram/core/status.h"
+#include "engram/text/chat_template.h"
 
 namespace engram {
 

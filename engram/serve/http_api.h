@@ -13,12 +13,12 @@
 #include <variant>
 #include <vector>
 
-#include "engram/core/tokenizer.h"
 #include "engram/serve/api_keys.h"
 #include "engram/serve/engine.h"
 #include "engram/serve/http_types.h"
 #include "engram/serve/openai_api.h"
 #include "engram/serve/prometheus.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "engram/core/status.h"
-#include "engram/core/tokenizer.h"
 #include "engram/serve/engine.h"
 #include "engram/serve/log.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engram/core/unicode.h"
+#include "engram/text/unicode.h"
 
 namespace engram {
 namespace {

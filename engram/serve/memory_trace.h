@@ -11,9 +11,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "engram/core/tokenizer.h"
-#include "engram/core/utf8_stream.h"
 #include "engram/serve/request.h"
+#include "engram/text/tokenizer.h"
+#include "engram/text/utf8_stream.h"
 
 namespace engram {
 

@@ -10,9 +10,9 @@
 #include <variant>
 #include <vector>
 
-#include "engram/core/tokenizer.h"
 #include "engram/serve/engine.h"
 #include "engram/serve/http_types.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

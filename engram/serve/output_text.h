@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "engram/core/tokenizer.h"
-#include "engram/core/utf8_stream.h"
+#include "engram/text/tokenizer.h"
+#include "engram/text/utf8_stream.h"
 
 namespace engram {
 

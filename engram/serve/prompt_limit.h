@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <optional>
 
-#include "engram/core/tokenizer.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "engram/core/json.h"
-#include "engram/core/tokenizer.h"
 #include "engram/engram.h"
 #include "engram/hash/ngram_hasher.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/store/open.h"
+#include "engram/text/tokenizer.h"
 
 struct engram_hasher {
   engram::TokenMap map;

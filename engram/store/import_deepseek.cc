@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "engram/core/json.h"
-#include "engram/core/tokenizer.h"
 #include "engram/store/import.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::import {
 namespace {

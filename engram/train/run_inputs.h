@@ -8,11 +8,11 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/core/tokenizer.h"
 #include "engram/data/data_loader.h"
 #include "engram/data/token_shard.h"
 #include "engram/model/checkpoint.h"
 #include "engram/model/parameters.h"
+#include "engram/text/tokenizer.h"
 #include "engram/train/recipe.h"
 
 namespace engram {

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "engram/core/json.h"
-#include "engram/core/unicode.h"
+#include "engram/text/unicode.h"
 
 namespace engram {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstdio>
 
 #include "engram/core/json.h"
-#include "engram/core/tokenizer.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 namespace {

@@ -9,10 +9,10 @@
 #include <string_view>
 
 #include "engram/core/json.h"
-#include "engram/core/model_lists.h"
-#include "engram/core/tokenizer.h"
-#include "engram/core/unicode.h"
 #include "engram/hash/token_map.h"
+#include "engram/text/model_lists.h"
+#include "engram/text/tokenizer.h"
+#include "engram/text/unicode.h"
 
 namespace {
 

@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "engram/core/tokenizer.h"
 #include "engram/hash/token_map.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram::golden {
 

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engram/core/sha256.h"
-#include "engram/core/tokenizer.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 namespace {

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "engram/core/env.h"
-#include "engram/core/tokenizer.h"
 #include "engram/hash/token_map.h"
 #include "engram/model/checkpoint.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

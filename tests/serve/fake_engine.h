@@ -13,8 +13,8 @@
 #include <string>
 #include <thread>
 
-#include "engram/core/tokenizer.h"
 #include "engram/serve/engine.h"
+#include "engram/text/tokenizer.h"
 
 namespace engram {
 

@@ -20,14 +20,15 @@ BUILD_DIR = None
 # Room -> the rooms whose headers it may include (itself always).
 ARROWS = {
     "core": set(),
-    "hash": {"core"},
+    "text": {"core"},
+    "hash": {"core", "text"},
     "kernels": {"core"},
-    "store": {"core", "hash", "kernels"},
-    "data": {"core", "hash"},
-    "model": {"core", "hash", "kernels", "store"},
-    "train": {"core", "hash", "kernels", "store", "data", "model"},
-    "serve": {"core", "hash", "kernels", "store", "model"},
-    "lab": {"core", "hash", "kernels", "store", "data", "model", "train", "serve"},
+    "store": {"core", "text", "hash", "kernels"},
+    "data": {"core", "text", "hash"},
+    "model": {"core", "text", "hash", "kernels", "store"},
+    "train": {"core", "text", "hash", "kernels", "store", "data", "model"},
+    "serve": {"core", "text", "hash", "kernels", "store", "model"},
+    "lab": {"core", "text", "hash", "kernels", "store", "data", "model", "train", "serve"},
 }
 ENGRAM_ROOMS = set(ARROWS)
 TORCH_ROOMS = {"model", "train", "serve", "lab", "bench", "apps"}

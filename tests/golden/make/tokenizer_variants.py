@@ -1,7 +1,7 @@
-"""Writes tests/core/data/tokenizer_variants.json: small tokenizer files in every supported shape and what the package
+"""Writes tests/text/data/tokenizer_variants.json: small tokenizer files in every supported shape and what the package
 `tokenizers` makes of some hard texts.
 
-usage: tokenizer_variants.py > tests/core/data/tokenizer_variants.json
+usage: tokenizer_variants.py > tests/text/data/tokenizer_variants.json
 
 {"base": tokenizer.json, "texts": [...], "variants": [{"name", "patch": {...}, "ids": [per text], "special_ids": [per
 text, with add_special_tokens, only when other], "decoded": [of each ids, skipping special tokens, only when it differs

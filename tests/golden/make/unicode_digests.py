@@ -1,6 +1,6 @@
-"""Writes tests/core/data/unicode_digests.json: what the package `tokenizers` does with every scalar value, as digests.
+"""Writes tests/text/data/unicode_digests.json: what the package `tokenizers` does with every scalar value, as digests.
 
-usage: unicode_digests.py > tests/core/data/unicode_digests.json
+usage: unicode_digests.py > tests/text/data/unicode_digests.json
 
 "normalizers": {name: {block: first 16 hex digits of the SHA-256 over the outputs, one line each}}; a block is 0x1000 code
 points, and each code point stands alone, between letters and among combining marks. Blocks outside planes 0-3 and 14 must

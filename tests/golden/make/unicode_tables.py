@@ -1,6 +1,6 @@
-"""Writes engram/core/unicode_tables.h: where utf8proc and PCRE2 differ from the `tokenizers` package.
+"""Writes engram/text/unicode_tables.h: where utf8proc and PCRE2 differ from the `tokenizers` package.
 
-usage: unicode_tables.py | clang-format --assume-filename=x.h > engram/core/unicode_tables.h
+usage: unicode_tables.py | clang-format --assume-filename=x.h > engram/text/unicode_tables.h
 
 Every table is measured, not copied: the package's normalizers and patterns run over all scalar values, and utf8proc
 (through ctypes) and PCRE2's Unicode 14 (Python 3.11's unicodedata holds the same version) are compared with them.

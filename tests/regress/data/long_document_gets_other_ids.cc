@@ -9,8 +9,8 @@
 #include <set>
 
 #include "engram/core/json.h"
-#include "engram/core/text_cuts.h"
 #include "engram/data/prepare.h"
+#include "engram/text/text_cuts.h"
 #include "tests/data/data_test.h"
 
 namespace engram {
@@ -23,7 +23,7 @@ struct Variant {
 };
 
 nlohmann::json variant_file() {
-  return value_or_throw(read_json_file(Env::posix(), ENGRAM_SOURCE_DIR "/tests/core/data/tokenizer_variants.json"));
+  return value_or_throw(read_json_file(Env::posix(), ENGRAM_SOURCE_DIR "/tests/text/data/tokenizer_variants.json"));
 }
 
 std::vector<Variant> all_variants(const nlohmann::json& cases) {

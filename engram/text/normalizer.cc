@@ -1,0 +1,100 @@
+#include "engram/text/normalizer.h"
+
+#include "engram/core/json.h"
+#include "engram/text/unicode.h"
+
+namespace engram {
+namespace {
+
+constexpr size_t kMostSteps = 256;
+
+std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content, size_t limit) {
+  std::string out;
+  size_t at = 0;
+  for (size_t found; out.size() <= limit && (found = text.find(pattern, at)) != std::string_view::npos;
+       at = found + pattern.size()) {
+    out += text.substr(at, found - at);
+    out += content;
+  }
+  return out += text.substr(at);
+}
+
+std::string_view strip_sides(std::string_view text, bool left, bool right) {
+  std::string_view inner = strip_white_space(text);
+  if (inner.empty()) return left || right ? inner : text;
+  const auto inner_begin = static_cast<size_t>(inner.data() - text.data());
+  size_t begin = left ? inner_begin : 0;
+  size_t end = right ? inner_begin + inner.size() : text.size();
+  return text.substr(begin, end - begin);
+}
+
+}  // namespace
+
+Result<Normalizer> Normalizer::parse(const nlohmann::json& value, const std::string& where) {
+  Normalizer normalizer;
+  if (!value.is_null()) ENGRAM_RETURN_IF_ERROR(normalizer.add(value, where));
+  return normalizer;
+}
+
+Status Normalizer::add(const nlohmann::json& value, const std::string& where) {
+  ENGRAM_ASSIGN_OR_RETURN(std::string type, json_string(value, "type", where));
+  if (steps_.size() >= kMostSteps) return invalid_argument("{}: more than {} normalizers", where, kMostSteps);
+  if (type == "Sequence") {
+    const nlohmann::json* parts = json_find(value, "normalizers");
+    if (parts == nullptr || !parts->is_array()) return invalid_argument("{}: no \"normalizers\" array", where);
+    for (const nlohmann::json& part : *parts) ENGRAM_RETURN_IF_ERROR(add(part, where));
+    return Status();
+  }
+  constexpr std::pair<const char*, NormalForm> kForms[] = {
+      {"NFC", NormalForm::kNfc}, {"NFD", NormalForm::kNfd}, {"NFKC", NormalForm::kNfkc}, {"NFKD", NormalForm::kNfkd}};
+  for (auto [name, form] : kForms) {
+    if (type == name) {
+      steps_.push_back([form = form](std::string_view text, size_t) { return normalize(text, form); });
+      return Status();
+    }
+  }
+  if (type == "Lowercase") {
+    steps_.push_back([](std::string_view text, size_t) { return lowercase(text); });
+  } else if (type == "StripAccents") {
+    steps_.push_back([](std::string_view text, size_t) { return strip_marks(text); });
+  } else if (type == "Strip") {
+    may_cut_ = false;  // it looks at the whole text
+    ENGRAM_ASSIGN_OR_RETURN(bool left, json_bool(value, "strip_left", where));
+    ENGRAM_ASSIGN_OR_RETURN(bool right, json_bool(value, "strip_right", where));
+    steps_.push_back(
+        [left, right](std::string_view text, size_t) { return std::string(strip_sides(text, left, right)); });
+  } else if (type == "Prepend") {
+    may_cut_ = false;
+    ENGRAM_ASSIGN_OR_RETURN(std::string prefix, json_string(value, "prepend", where));
+    steps_.push_back(
+        [prefix](std::string_view in, size_t) { return in.empty() ? std::string() : prefix + std::string(in); });
+  } else if (type == "Replace") {
+    may_cut_ = false;  // of what may stand around a cut
+    const nlohmann::json* pattern = json_find(value, "pattern");
+    ENGRAM_ASSIGN_OR_RETURN(std::string content, json_string(value, "content", where));
+    if (pattern == nullptr || json_find(*pattern, "String") == nullptr) {
+      return invalid_argument("{}: Replace is supported with a String pattern only", where);
+    }
+    ENGRAM_ASSIGN_OR_RETURN(std::string text, json_string(*pattern, "String", where));
+    if (text.empty()) return invalid_argument("{}: Replace of an empty string is not supported", where);
+    steps_.push_back(
+        [text, content](std::string_view in, size_t limit) { return replace_all(in, text, content, limit); });
+  } else {
+    return invalid_argument("{}: type {} is not supported", where, quote_text(type));
+  }
+  return Status();
+}
+
+Result<std::string> Normalizer::apply(std::string_view text) const {
+  const size_t limit = most_bytes(text.size());
+  std::string out(text);
+  for (const auto& step : steps_) {
+    out = step(out, limit);
+    if (out.size() > limit)
+      return make_status(StatusCode::kResourceExhausted,
+                         "the tokenizer's normalizer makes more than {} bytes of a text of {}", limit, text.size());
+  }
+  return out;
+}
+
+}  // namespace engram

@@ -1,0 +1,270 @@
+#include "engram/text/tokenizer.h"
+
+#include <deque>
+#include <optional>
+
+#include "engram/core/file_kind.h"
+#include "engram/core/json.h"
+#include "engram/core/sha256.h"
+#include "engram/text/added_tokens.h"
+#include "engram/text/bpe.h"
+#include "engram/text/model_lists.h"
+#include "engram/text/normalizer.h"
+#include "engram/text/post_processor.h"
+#include "engram/text/pre_tokenizer.h"
+#include "engram/text/token_index.h"
+#include "engram/text/unicode.h"
+
+namespace engram {
+
+struct Tokenizer::Impl {
+  std::string json;
+  Normalizer normalizer;
+  std::optional<AddedTokens> added;
+  std::optional<PreTokenizer> pre_tokenizer;
+  std::optional<Bpe> bpe;
+  PostProcessor post_processor;
+
+  TokenIndex tokens;               // strings as they stand in the file
+  std::vector<std::string> bytes;  // by id
+  std::vector<bool> special;       // by id
+  std::string digest;
+
+  Status read(const nlohmann::json& file, const ModelLists* lists, const std::string& name);
+  Status number_tokens(const std::string& name);
+  void set_bytes();
+  Status encode_plain(std::string_view text, std::vector<int32_t>& out) const;
+};
+
+namespace {
+
+const nlohmann::json& field(const nlohmann::json& file, const char* key) {
+  static const nlohmann::json null;
+  const nlohmann::json* value = json_find(file, key);
+  return value ? *value : null;
+}
+
+Status check_envelope(const nlohmann::json& file, const std::string& name) {
+  if (!file.is_object()) return invalid_argument("{}: got {}, wanted an object", name, file.type_name());
+  for (const auto& [key, value] : file.items()) {
+    bool known = false;
+    for (const char* part : {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+                             "post_processor", "decoder", "model"}) {
+      known |= key == part;
+    }
+    if (!known) return invalid_argument("{}: the key {} is not supported", name, quote_text(key));
+    if ((key == "truncation" || key == "padding") && !value.is_null()) {
+      return invalid_argument("{}: {} is not supported, wanted null", name, key);
+    }
+  }
+  if (json_find(file, "version") != nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(std::string version, json_string(file, "version", name));
+    if (version != "1.0") return invalid_argument("{}: version {}, wanted '1.0'", name, quote_text(version));
+  }
+  return Status();
+}
+
+// ByteLevel, alone or in a Sequence of one.
+Status check_decoder(const nlohmann::json& value, const std::string& where) {
+  if (value.is_null()) return invalid_argument("{}: got null, wanted ByteLevel", where);
+  ENGRAM_ASSIGN_OR_RETURN(std::string type, json_string(value, "type", where));
+  if (type == "ByteLevel") return Status();
+  const nlohmann::json* parts = json_find(value, "decoders");
+  if (type == "Sequence" && parts != nullptr && parts->is_array() && parts->size() == 1) {
+    return check_decoder((*parts)[0], where);
+  }
+  return invalid_argument("{}: type {} is not supported, wanted ByteLevel", where, quote_text(type));
+}
+
+}  // namespace
+
+// `lists`: as in Bpe::parse().
+Status Tokenizer::Impl::read(const nlohmann::json& file, const ModelLists* lists, const std::string& name) {
+  ENGRAM_RETURN_IF_ERROR(check_envelope(file, name));
+  ENGRAM_RETURN_IF_ERROR(check_decoder(field(file, "decoder"), name + ": decoder"));
+  ENGRAM_ASSIGN_OR_RETURN(normalizer, Normalizer::parse(field(file, "normalizer"), name + ": normalizer"));
+  ENGRAM_ASSIGN_OR_RETURN(pre_tokenizer, PreTokenizer::parse(field(file, "pre_tokenizer"), name + ": pre_tokenizer"));
+  ENGRAM_ASSIGN_OR_RETURN(added, AddedTokens::parse(field(file, "added_tokens"), normalizer, name));
+  ENGRAM_ASSIGN_OR_RETURN(bpe, Bpe::parse(field(file, "model"), lists, name, tokens));
+  ENGRAM_RETURN_IF_ERROR(number_tokens(name));
+  const auto vocab_size = static_cast<int64_t>(tokens.size());
+  ENGRAM_ASSIGN_OR_RETURN(post_processor,
+                          PostProcessor::parse(field(file, "post_processor"), vocab_size, name + ": post_processor"));
+  set_bytes();
+  return Status();
+}
+
+// The model's ids are 0 .. n-1; added tokens that are not of the model follow in the file's order. `tokenizers` numbers
+// them so whatever the file says, therefore a file that says otherwise is refused.
+Status Tokenizer::Impl::number_tokens(const std::string& name) {
+  for (const AddedToken& token : added->tokens()) {
+    const auto [id, fresh] = tokens.add(token.content);
+    if (id != token.id) {
+      return invalid_argument("{}: added_tokens: {} has the id {}, wanted {} ({})", name, quote_text(token.content),
+                              token.id, id, fresh ? "the next free one" : "as in the vocabulary");
+    }
+  }
+  if (tokens.size() == 0) return invalid_argument("{}: no tokens in it", name);
+  special.resize(tokens.size());
+  for (const AddedToken& token : added->tokens()) special[static_cast<size_t>(token.id)] = token.special;
+  return Status();
+}
+
+void Tokenizer::Impl::set_bytes() {
+  bytes.reserve(tokens.size());
+  Sha256 sha;
+  for (const std::string& token : tokens.strings()) {
+    bytes.push_back(byte_level_decode(token).value_or(token));
+    char length[4];
+    for (int i = 0; i < 4; ++i) length[i] = static_cast<char>(token.size() >> 8 * i);
+    sha.update(length, sizeof length);
+    sha.update(token);
+  }
+  for (const AddedToken& token : added->tokens()) {  // added tokens decode to their normal form
+    bytes[static_cast<size_t>(token.id)] = byte_level_decode(token.pattern).value_or(token.pattern);
+  }
+  digest = sha.hex();
+}
+
+Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tokenizer::~Tokenizer() = default;
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+
+Result<Tokenizer> Tokenizer::load(Env& env, const std::string& path) {
+  constexpr int64_t kMostBytes = int64_t{256} << 20;
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = kMostBytes}));
+  ENGRAM_RETURN_IF_ERROR(check_not_foreign(text, path));
+  return parse(text, path);
+}
+
+Result<Tokenizer> Tokenizer::parse(std::string_view json, const std::string& name) {
+  if (const auto split = split_tokenizer_file(json)) {
+    const Result<nlohmann::json> rest = parse_json(split->rest, name);
+    auto impl = std::make_unique<Impl>();
+    if (rest.ok() && impl->read(*rest, &split->lists, name).ok()) {
+      impl->json = json;
+      return Tokenizer(std::move(impl));
+    }
+  }
+  // What is wrong is said by the plain way, which also takes what the fast one does not.
+  ENGRAM_ASSIGN_OR_RETURN(nlohmann::json file, parse_json(json, name));
+  auto impl = std::make_unique<Impl>();
+  ENGRAM_RETURN_IF_ERROR(impl->read(file, nullptr, name));
+  impl->json = json;
+  return Tokenizer(std::move(impl));
+}
+
+std::string Tokenizer::byte_level_json(const std::vector<std::string>& special_tokens) {
+  nlohmann::json vocab = nlohmann::json::object(), added = nlohmann::json::array();
+  int next = 0;
+  for (const std::string& token : special_tokens) {
+    added.push_back({{"id", next},
+                     {"content", token},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", true}});
+    vocab[token] = next++;
+  }
+  for (int byte = 0; byte < 256; ++byte) {
+    const char raw = static_cast<char>(byte);
+    vocab[byte_level_encode(std::string_view(&raw, 1))] = next++;
+  }
+  const nlohmann::json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  const nlohmann::json file = {{"version", "1.0"},
+                               {"truncation", nullptr},
+                               {"padding", nullptr},
+                               {"added_tokens", added},
+                               {"normalizer", nullptr},
+                               {"pre_tokenizer", byte_level},
+                               {"post_processor", nullptr},
+                               {"decoder", byte_level},
+                               {"model",
+                                {{"type", "BPE"},
+                                 {"dropout", nullptr},
+                                 {"unk_token", nullptr},
+                                 {"continuing_subword_prefix", nullptr},
+                                 {"end_of_word_suffix", nullptr},
+                                 {"fuse_unk", false},
+                                 {"byte_fallback", false},
+                                 {"ignore_merges", false},
+                                 {"vocab", vocab},
+                                 {"merges", nlohmann::json::array()}}}};
+  return file.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+Status Tokenizer::Impl::encode_plain(std::string_view text, std::vector<int32_t>& out) const {
+  std::vector<std::string_view> words;
+  std::deque<std::string> storage;
+  ENGRAM_RETURN_IF_ERROR(pre_tokenizer->split(text, words, storage));
+  for (std::string_view word : words) bpe->encode_word(word, out);
+  return Status();
+}
+
+Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, bool add_special) const {
+  if (text.size() >= size_t{1} << 31) {
+    return invalid_argument("text of {} bytes, wanted less than 2 GiB; encode it in parts", text.size());
+  }
+  if (size_t at = find_invalid_utf8(text); at != std::string_view::npos) {
+    return invalid_argument("text is not valid UTF-8 at byte {} (0x{:02x})", at, static_cast<unsigned char>(text[at]));
+  }
+  std::vector<int32_t> ids;
+  for (const TokenSlice& outer : impl_->added->slice(text, false)) {
+    if (outer.id >= 0) {
+      ids.push_back(outer.id);
+      continue;
+    }
+    std::string_view piece = text.substr(outer.begin, outer.end - outer.begin);
+    std::string normalized;
+    if (!impl_->normalizer.empty()) {
+      ENGRAM_ASSIGN_OR_RETURN(normalized, impl_->normalizer.apply(piece));
+      piece = normalized;
+    }
+    for (const TokenSlice& inner : impl_->added->slice(piece, true)) {
+      if (inner.id >= 0) {
+        ids.push_back(inner.id);
+      } else {
+        ENGRAM_RETURN_IF_ERROR(impl_->encode_plain(piece.substr(inner.begin, inner.end - inner.begin), ids));
+      }
+    }
+  }
+  return add_special ? impl_->post_processor.apply(std::move(ids)) : std::move(ids);
+}
+
+Result<std::string> Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+  std::string bytes;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab_size()) {
+      return Status(StatusCode::kOutOfRange,
+                    fmt::format("id {} at position {}, wanted 0 .. {}", ids[i], i, vocab_size() - 1));
+    }
+    if (!skip_special || !is_special(ids[i])) bytes += impl_->bytes[static_cast<size_t>(ids[i])];
+  }
+  return utf8_lossy(bytes);
+}
+
+std::string Tokenizer::token_bytes(int32_t id) const {
+  ENGRAM_CHECK(id >= 0 && id < vocab_size(), "id={} vocab_size={}", id, vocab_size());
+  return impl_->bytes[static_cast<size_t>(id)];
+}
+
+int Tokenizer::vocab_size() const { return static_cast<int>(impl_->tokens.size()); }
+
+const std::string& Tokenizer::token_string(int32_t id) const {
+  ENGRAM_CHECK(id >= 0 && id < vocab_size(), "id={} vocab_size={}", id, vocab_size());
+  return impl_->tokens[id];
+}
+
+int32_t Tokenizer::token_id(std::string_view token) const { return impl_->tokens.find(token); }
+
+bool Tokenizer::is_special(int32_t id) const {
+  return id >= 0 && id < vocab_size() && impl_->special[static_cast<size_t>(id)];
+}
+
+const std::string& Tokenizer::vocabulary_digest() const { return impl_->digest; }
+const std::string& Tokenizer::json() const { return impl_->json; }
+
+}  // namespace engram

@@ -1,0 +1,215 @@
+#include "engram/text/unicode.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <iterator>
+#include <span>
+#include <vector>
+
+#include "engram/text/unicode_tables.h"
+
+namespace engram {
+namespace {
+
+bool is_opaque(char32_t code_point) { return find_row(kOpaque, code_point) != nullptr; }
+bool is_mark(char32_t code_point) {
+  if (find_row(kExtraMarks, code_point) != nullptr) return true;
+  int category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
+  return category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME && !is_opaque(code_point);
+}
+
+bool is_ascii(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+}
+
+// What the lead byte allows: the length of its sequence and the range of the byte behind it.
+struct LeadByte {
+  int length;  // 0: no sequence starts with this byte
+  unsigned char low, high;
+};
+LeadByte classify_lead(unsigned char lead) {
+  if (lead < 0x80) return {1, 0, 0};
+  if (lead < 0xC2) return {0, 0, 0};
+  if (lead < 0xE0) return {2, 0x80, 0xBF};
+  if (lead == 0xE0) return {3, 0xA0, 0xBF};
+  if (lead == 0xED) return {3, 0x80, 0x9F};
+  if (lead < 0xF0) return {3, 0x80, 0xBF};
+  if (lead == 0xF0) return {4, 0x90, 0xBF};
+  if (lead < 0xF4) return {4, 0x80, 0xBF};
+  if (lead == 0xF4) return {4, 0x80, 0x8F};
+  return {0, 0, 0};
+}
+
+// Length of the well-formed sequence at `at`; minus the length of the ill-formed part when there is none.
+int sequence_length(std::string_view text, size_t at) {
+  LeadByte lead = classify_lead(static_cast<unsigned char>(text[at]));
+  if (lead.length <= 1) return lead.length == 1 ? 1 : -1;
+  for (int i = 1; i < lead.length; ++i) {
+    if (at + i >= text.size()) return -i;
+    unsigned char byte = static_cast<unsigned char>(text[at + i]);
+    unsigned char low = i == 1 ? lead.low : 0x80, high = i == 1 ? lead.high : 0xBF;
+    if (byte < low || byte > high) return -i;
+  }
+  return lead.length;
+}
+
+utf8proc_option_t options_of(NormalForm form) {
+  int options = UTF8PROC_STABLE;
+  bool compose = form == NormalForm::kNfc || form == NormalForm::kNfkc;
+  options |= compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
+  if (form == NormalForm::kNfkc || form == NormalForm::kNfkd) options |= UTF8PROC_COMPAT;
+  return static_cast<utf8proc_option_t>(options);
+}
+
+// Sorts each run of combining marks. (utf8proc's own ordering is quadratic in their number.)
+void order_marks(std::span<utf8proc_int32_t> points) {
+  auto combining_class = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  for (size_t i = 0; i < points.size(); ++i) {
+    size_t end = i;
+    while (end < points.size() && combining_class(points[end]) != 0) ++end;
+    std::stable_sort(points.begin() + i, points.begin() + end,
+                     [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    i = end;
+  }
+}
+
+// Orders, composes when the form says so, and appends. Keeps nothing in `points`.
+void finish_segment(std::vector<utf8proc_int32_t>& points, utf8proc_option_t options, std::string& out) {
+  order_marks(points);
+  auto length = static_cast<utf8proc_ssize_t>(points.size());
+  length = utf8proc_normalize_utf32(points.data(), length, options);
+  for (utf8proc_ssize_t i = 0; i < length; ++i) append_utf8(out, static_cast<char32_t>(points[i]));
+  points.clear();
+}
+
+}  // namespace
+
+size_t find_invalid_utf8(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    int length = sequence_length(text, at);
+    if (length < 0) return at;
+    at += static_cast<size_t>(length);
+  }
+  return std::string_view::npos;
+}
+
+std::string utf8_lossy(std::string_view bytes) {
+  std::string out;
+  out.reserve(bytes.size());
+  for (size_t at = 0; at < bytes.size();) {
+    int length = sequence_length(bytes, at);
+    if (length > 0) {
+      out += bytes.substr(at, static_cast<size_t>(length));
+    } else {
+      append_utf8(out, 0xFFFD);
+    }
+    at += static_cast<size_t>(length > 0 ? length : -length);
+  }
+  return out;
+}
+
+char32_t next_code_point(std::string_view text, size_t& at) {
+  auto byte = [&](size_t i) { return static_cast<char32_t>(static_cast<unsigned char>(text[at + i])); };
+  char32_t lead = byte(0), code_point = lead;
+  size_t length = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  if (length > 1) code_point = lead & (0xFFu >> (length + 1));
+  for (size_t i = 1; i < length; ++i) code_point = code_point << 6 | (byte(i) & 0x3F);
+  at += length;
+  return code_point;
+}
+
+char32_t previous_code_point(std::string_view text, size_t& at) {
+  do --at;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80);
+  size_t start = at;
+  return next_code_point(text, start);
+}
+
+void append_utf8(std::string& out, char32_t c) {
+  auto put = [&](char32_t byte) { out.push_back(static_cast<char>(byte)); };
+  if (c < 0x80) {
+    put(c);
+  } else if (c < 0x800) {
+    put(0xC0 | c >> 6), put(0x80 | (c & 0x3F));
+  } else if (c < 0x10000) {
+    put(0xE0 | c >> 12), put(0x80 | (c >> 6 & 0x3F)), put(0x80 | (c & 0x3F));
+  } else {
+    put(0xF0 | c >> 18), put(0x80 | (c >> 12 & 0x3F)), put(0x80 | (c >> 6 & 0x3F)), put(0x80 | (c & 0x3F));
+  }
+}
+
+std::string normalize(std::string_view text, NormalForm form) {
+  if (is_ascii(text)) return std::string(text);
+  utf8proc_option_t options = options_of(form);
+  std::string out;
+  out.reserve(text.size());
+  std::vector<utf8proc_int32_t> points;
+  for (size_t at = 0; at < text.size();) {
+    char32_t code_point = next_code_point(text, at);
+    if (is_opaque(code_point)) {  // a starter that takes part in nothing
+      finish_segment(points, options, out);
+      append_utf8(out, code_point);
+      continue;
+    }
+    utf8proc_int32_t decomposed[32];  // the longest mapping, U+FDFA's, has 18
+    int last_boundclass = 0;
+    utf8proc_ssize_t count =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code_point), decomposed, 32, options, &last_boundclass);
+    points.insert(points.end(), decomposed, decomposed + std::clamp<utf8proc_ssize_t>(count, 0, 32));
+  }
+  finish_segment(points, options, out);
+  return out;
+}
+
+std::string strip_marks(std::string_view text) {
+  if (is_ascii(text)) return std::string(text);
+  std::string out;
+  out.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    size_t start = at;
+    if (!is_mark(next_code_point(text, at))) out += text.substr(start, at - start);
+  }
+  return out;
+}
+
+std::string lowercase(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    char32_t code_point = next_code_point(text, at);
+    if (code_point < 0x80) {
+      bool upper = code_point >= 'A' && code_point <= 'Z';
+      out.push_back(static_cast<char>(code_point + (upper ? 'a' - 'A' : 0)));
+    } else if (code_point == 0x130) {
+      out += "i\xCC\x87";  // the one full mapping that is longer than the simple one
+    } else if (const MappedRange* later = find_row(kLowerLater, code_point)) {
+      append_utf8(out, static_cast<char32_t>(static_cast<int>(code_point) + later->value));
+    } else {
+      append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code_point))));
+    }
+  }
+  return out;
+}
+
+std::string_view strip_white_space(std::string_view text) {
+  size_t begin = 0, end = text.size();
+  while (begin < end) {
+    size_t at = begin;
+    if (!is_white_space(next_code_point(text, at))) break;
+    begin = at;
+  }
+  while (end > begin) {
+    size_t at = end;
+    if (!is_white_space(previous_code_point(text, at))) break;
+    end = at;
+  }
+  return text.substr(begin, end - begin);
+}
+
+bool is_white_space(char32_t c) {
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+}  // namespace engram
