@@ -6,7 +6,7 @@
 #include <set>
 
 #include "engram/core/json.h"
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "engram/model/checkpoint_names.h"
 #include "engram/model/parameters.h"
 #include "engram/text/chat_template.h"

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "engram/core/json.h"
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "engram/store/cached_store.h"
 
 namespace engram {

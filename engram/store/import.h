@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "engram/hash/token_map.h"
 #include "engram/store/table_source.h"
 

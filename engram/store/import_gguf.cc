@@ -6,8 +6,8 @@
 #include <initializer_list>
 
 #include "engram/core/json.h"
-#include "engram/store/ggml_rows.h"
-#include "engram/store/gguf.h"
+#include "engram/formats/ggml_rows.h"
+#include "engram/formats/gguf.h"
 #include "engram/store/import.h"
 
 namespace engram::import {

@@ -2,7 +2,7 @@
 
 #include <map>
 
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 
 namespace engram {
 

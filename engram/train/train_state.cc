@@ -6,7 +6,7 @@
 #include <mutex>
 
 #include "engram/core/json.h"
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 
 namespace engram {
 namespace {

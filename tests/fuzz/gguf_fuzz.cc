@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <span>
 
-#include "engram/store/gguf.h"
+#include "engram/formats/gguf.h"
 
 namespace {
 

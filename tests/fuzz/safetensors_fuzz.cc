@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 
 namespace {
 

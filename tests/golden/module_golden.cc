@@ -11,7 +11,7 @@
 #include <cstring>
 
 #include "engram/core/json.h"
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "engram/hash/ngram_hasher.h"
 #include "engram/model/engram.h"
 #include "tests/golden/deepseek_map.h"

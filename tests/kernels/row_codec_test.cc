@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "engram/core/safetensors.h"
 #include "engram/core/sha256.h"
+#include "engram/formats/safetensors.h"
 
 namespace engram {
 namespace {

@@ -5,7 +5,7 @@
 #include <set>
 
 #include "engram/core/json.h"
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 
 namespace engram::parity {
 

@@ -3,7 +3,7 @@
 #include <array>
 #include <mutex>
 
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "tests/store/store_test.h"
 
 namespace engram {

@@ -1,6 +1,6 @@
 #include "engram/store/open.h"
 
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "tests/store/store_test.h"
 
 namespace engram {

@@ -12,7 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "engram/hash/ngram_hasher.h"
 #include "engram/store/cache_simulation.h"
 #include "engram/store/table_tools.h"

@@ -11,11 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "engram/core/safetensors.h"
 #include "engram/core/sha256.h"
+#include "engram/formats/ggml_rows.h"
+#include "engram/formats/safetensors.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/store/dram_store.h"
-#include "engram/store/ggml_rows.h"
 #include "engram/store/import.h"
 #include "engram/store/table_tools.h"
 #include "tests/fault_env.h"

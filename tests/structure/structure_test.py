@@ -22,13 +22,14 @@ ARROWS = {
     "core": set(),
     "text": {"core"},
     "hash": {"core", "text"},
+    "formats": {"core"},
     "kernels": {"core"},
-    "store": {"core", "text", "hash", "kernels"},
+    "store": {"core", "text", "hash", "formats", "kernels"},
     "data": {"core", "text", "hash"},
-    "model": {"core", "text", "hash", "kernels", "store"},
-    "train": {"core", "text", "hash", "kernels", "store", "data", "model"},
-    "serve": {"core", "text", "hash", "kernels", "store", "model"},
-    "lab": {"core", "text", "hash", "kernels", "store", "data", "model", "train", "serve"},
+    "model": {"core", "text", "hash", "formats", "kernels", "store"},
+    "train": {"core", "text", "hash", "formats", "kernels", "store", "data", "model"},
+    "serve": {"core", "text", "hash", "formats", "kernels", "store", "model"},
+    "lab": {"core", "text", "hash", "formats", "kernels", "store", "data", "model", "train", "serve"},
 }
 ENGRAM_ROOMS = set(ARROWS)
 TORCH_ROOMS = {"model", "train", "serve", "lab", "bench", "apps"}
@@ -62,7 +63,7 @@ def allowed_rooms(room):
     if room == "reference":
         return set()
     if room.startswith("tests:") and room[len("tests:"):] in ARROWS:
-        return allowed_rooms(room[len("tests:"):])
+        return allowed_rooms(room[len("tests:"):]) | {"formats"}  # golden vectors are safetensors
     return None
 
 

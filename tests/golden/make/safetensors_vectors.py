@@ -1,7 +1,7 @@
 """Writes tests/parity/python.safetensors with the Python package `safetensors`: the oracle of core/safetensors.
 
 Every dtype that PyTorch can store, a scalar, an empty tensor and a name outside ASCII. Byte i of a tensor is
-(37 * i + 11) mod 256 (i mod 2 for BOOL), which tests/core/safetensors_test.cc computes again. One metadata key only:
+(37 * i + 11) mod 256 (i mod 2 for BOOL), which tests/formats/safetensors_test.cc computes again. One metadata key only:
 the package writes several in random order.
 Run from the repository root: .venv-oracles/bin/python tests/golden/make/safetensors_vectors.py
 """

@@ -7,7 +7,7 @@
 
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram {

@@ -7,7 +7,7 @@
 #include <filesystem>
 
 #include "engram/core/json.h"
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram {

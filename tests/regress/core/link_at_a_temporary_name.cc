@@ -10,7 +10,7 @@
 #include <sstream>
 
 #include "engram/core/env.h"
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 
 namespace engram {
 namespace {

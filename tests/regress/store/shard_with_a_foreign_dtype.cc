@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "engram/store/gguf.h"
+#include "engram/formats/gguf.h"
 #include "engram/store/table_source.h"
 #include "tests/store/store_test.h"
 

@@ -1,6 +1,6 @@
 // The reader and writer against a file of the Python package, and against files that lie.
 // Vectors: tests/golden/make/safetensors_vectors.py.
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 
 #include <algorithm>
 #include <array>

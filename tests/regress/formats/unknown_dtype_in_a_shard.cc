@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "engram/core/safetensors.h"
+#include "engram/formats/safetensors.h"
 
 namespace engram {
 namespace {

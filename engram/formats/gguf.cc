@@ -1,4 +1,4 @@
-#include "engram/store/gguf.h"
+#include "engram/formats/gguf.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "engram/store/ggml_rows.h"
+#include "engram/formats/ggml_rows.h"
 
 #include <array>
 #include <bit>
