@@ -12,9 +12,9 @@
 #include "bench/process.h"
 #include "bench/store_bench.h"
 #include "engram/core/json.h"
-#include "engram/store/dram_store.h"
 #include "engram/store/row_file.h"
 #include "engram/store/table_tools.h"
+#include "engram/store/tiers/dram_store.h"
 
 namespace engram::bench {
 namespace {

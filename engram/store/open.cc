@@ -4,9 +4,9 @@
 #include <charconv>
 
 #include "engram/core/json.h"
-#include "engram/store/cached_store.h"
-#include "engram/store/dram_store.h"
-#include "engram/store/drive_store.h"
+#include "engram/store/tiers/cached_store.h"
+#include "engram/store/tiers/dram_store.h"
+#include "engram/store/tiers/drive_store.h"
 
 namespace engram {
 namespace {

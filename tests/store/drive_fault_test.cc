@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <thread>
 
-#include "engram/store/cached_store.h"
-#include "engram/store/drive_store.h"
+#include "engram/store/tiers/cached_store.h"
+#include "engram/store/tiers/drive_store.h"
 #include "tests/store/faulty_page_reader.h"
 #include "tests/store/store_test.h"
 

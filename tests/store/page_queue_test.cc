@@ -5,7 +5,7 @@
 
 #include <latch>
 
-#include "engram/store/drive_store.h"
+#include "engram/store/tiers/drive_store.h"
 #include "tests/store/store_test.h"
 
 namespace engram {

@@ -1,4 +1,4 @@
-#include "engram/store/row_cache.h"
+#include "engram/store/tiers/row_cache.h"
 
 #include <gtest/gtest.h>
 

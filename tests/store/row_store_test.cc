@@ -1,8 +1,8 @@
 #include "engram/store/row_store.h"
 
-#include "engram/store/cached_store.h"
-#include "engram/store/dram_store.h"
-#include "engram/store/drive_store.h"
+#include "engram/store/tiers/cached_store.h"
+#include "engram/store/tiers/dram_store.h"
+#include "engram/store/tiers/drive_store.h"
 #include "tests/store/faulty_page_reader.h"
 #include "tests/store/row_store_contract.h"
 

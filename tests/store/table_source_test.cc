@@ -15,9 +15,9 @@
 #include "engram/formats/ggml_rows.h"
 #include "engram/formats/safetensors.h"
 #include "engram/kernels/row_codec.h"
-#include "engram/store/dram_store.h"
 #include "engram/store/import.h"
 #include "engram/store/table_tools.h"
+#include "engram/store/tiers/dram_store.h"
 #include "tests/fault_env.h"
 
 namespace engram {

@@ -7,7 +7,7 @@
 #include <set>
 #include <thread>
 
-#include "engram/store/cached_store.h"
+#include "engram/store/tiers/cached_store.h"
 
 namespace engram {
 namespace {

@@ -1,4 +1,4 @@
-#include "engram/store/drive_store.h"
+#include "engram/store/tiers/drive_store.h"
 
 #include <algorithm>
 

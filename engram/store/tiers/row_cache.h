@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "engram/core/status.h"
-#include "engram/store/huge_memory.h"
+#include "engram/store/tiers/huge_memory.h"
 
 namespace engram {
 

@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "engram/core/env.h"
-#include "engram/store/drive_store.h"
-#include "engram/store/row_cache.h"
 #include "engram/store/row_store.h"
+#include "engram/store/tiers/drive_store.h"
+#include "engram/store/tiers/row_cache.h"
 
 namespace engram {
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "engram/store/dram_store.h"
 #include "engram/store/page_queue.h"
+#include "engram/store/tiers/dram_store.h"
 
 namespace engram {
 namespace {

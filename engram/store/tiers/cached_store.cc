@@ -1,4 +1,4 @@
-#include "engram/store/cached_store.h"
+#include "engram/store/tiers/cached_store.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "engram/store/huge_memory.h"
+#include "engram/store/tiers/huge_memory.h"
 
 #include <linux/mempolicy.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "engram/store/dram_store.h"
+#include "engram/store/tiers/dram_store.h"
 
 #include <algorithm>
 #include <cstring>

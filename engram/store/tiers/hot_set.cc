@@ -4,7 +4,7 @@
 
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
-#include "engram/store/cached_store.h"
+#include "engram/store/tiers/cached_store.h"
 
 namespace engram {
 namespace {
