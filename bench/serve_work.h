@@ -7,7 +7,7 @@
 
 #include "bench/serve_bench.h"
 #include "engram/serve/llm_engine.h"
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram::bench {
 

@@ -12,7 +12,7 @@
 #include "bench/process.h"
 #include "bench/store_bench.h"
 #include "engram/core/json.h"
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 #include "engram/store/table_tools.h"
 #include "engram/store/tiers/dram_store.h"
 

@@ -12,7 +12,7 @@
 #include "engram/core/json.h"
 #include "engram/data/token_shard.h"
 #include "engram/store/memory_pipeline.h"
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram::bench {

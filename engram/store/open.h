@@ -19,8 +19,8 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/store/row_file.h"
 #include "engram/store/row_store.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 

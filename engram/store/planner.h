@@ -18,7 +18,7 @@
 #include "engram/core/status.h"
 #include "engram/hash/token_map.h"
 #include "engram/store/profile.h"
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 

@@ -27,7 +27,7 @@
 #include "engram/core/env.h"
 #include "engram/core/status.h"
 #include "engram/kernels/row_format.h"
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace {
 

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "engram/store/page_reader.h"
+#include "engram/store/rowfile/page_reader.h"
 
 namespace engram {
 

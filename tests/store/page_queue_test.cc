@@ -1,5 +1,5 @@
 // How PageQueue keeps a drive busy: a PageReader in between sees every read go out.
-#include "engram/store/page_queue.h"
+#include "engram/store/rowfile/page_queue.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 #include <algorithm>
 #include <cstring>

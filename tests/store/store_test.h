@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "engram/core/env.h"
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "engram/core/env.h"
-#include "engram/store/row_file.h"
 #include "engram/store/row_store.h"
+#include "engram/store/rowfile/row_file.h"
 #include "engram/store/tiers/huge_memory.h"
 
 namespace engram {

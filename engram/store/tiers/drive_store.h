@@ -10,9 +10,9 @@
 #include <memory>
 #include <string>
 
-#include "engram/store/page_queue.h"
-#include "engram/store/row_file.h"
 #include "engram/store/row_store.h"
+#include "engram/store/rowfile/page_queue.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 

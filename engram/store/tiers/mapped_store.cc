@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engram/store/page_queue.h"
+#include "engram/store/rowfile/page_queue.h"
 #include "engram/store/tiers/dram_store.h"
 
 namespace engram {

@@ -16,8 +16,8 @@
 #include <thread>
 #include <vector>
 
-#include "engram/store/page_reader.h"
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/page_reader.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 

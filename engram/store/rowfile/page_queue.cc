@@ -1,4 +1,4 @@
-#include "engram/store/page_queue.h"
+#include "engram/store/rowfile/page_queue.h"
 
 #include <algorithm>
 #include <cerrno>

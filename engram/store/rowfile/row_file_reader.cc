@@ -2,7 +2,7 @@
 #include <cstring>
 #include <memory>
 
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 namespace {

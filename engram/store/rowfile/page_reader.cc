@@ -1,4 +1,4 @@
-#include "engram/store/page_reader.h"
+#include "engram/store/rowfile/page_reader.h"
 
 #include <fcntl.h>
 #include <liburing.h>
@@ -17,7 +17,7 @@
 #include <system_error>
 #include <thread>
 
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 namespace {

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engram/store/row_file.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 namespace {
