@@ -11,8 +11,8 @@
 #include "apps/integers.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
-#include "engram/store/table_source.h"
-#include "engram/store/table_tools.h"
+#include "engram/store/import/table_source.h"
+#include "engram/store/import/table_tools.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram::apps {

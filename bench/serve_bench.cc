@@ -10,8 +10,8 @@
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
 #include "engram/model/parameters.h"
+#include "engram/store/import/table_tools.h"
 #include "engram/store/planner.h"
-#include "engram/store/table_tools.h"
 #include "engram/store/tiers/dram_store.h"
 
 namespace engram::bench {

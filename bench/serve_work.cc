@@ -6,7 +6,7 @@
 
 #include "bench/process.h"
 #include "engram/data/token_shard.h"
-#include "engram/store/table_source.h"
+#include "engram/store/import/table_source.h"
 
 namespace engram::bench {
 namespace {

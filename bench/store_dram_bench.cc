@@ -12,8 +12,8 @@
 #include "bench/process.h"
 #include "bench/store_bench.h"
 #include "engram/core/json.h"
+#include "engram/store/import/table_tools.h"
 #include "engram/store/rowfile/row_file.h"
-#include "engram/store/table_tools.h"
 #include "engram/store/tiers/dram_store.h"
 
 namespace engram::bench {

@@ -9,7 +9,7 @@
 
 #include "engram/model/generate.h"
 #include "engram/serve/engine_thread.h"
-#include "engram/store/table_tools.h"
+#include "engram/store/import/table_tools.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

@@ -15,7 +15,7 @@
 #include "engram/formats/safetensors.h"
 #include "engram/hash/ngram_hasher.h"
 #include "engram/store/cache_simulation.h"
-#include "engram/store/table_tools.h"
+#include "engram/store/import/table_tools.h"
 #include "tests/store/store_test.h"
 
 namespace engram {

@@ -1,5 +1,5 @@
 // Importers against files that Python wrote (tests/golden/make/table_sources.py), and what they refuse.
-#include "engram/store/table_source.h"
+#include "engram/store/import/table_source.h"
 
 #include <gtest/gtest.h>
 
@@ -15,8 +15,8 @@
 #include "engram/formats/ggml_rows.h"
 #include "engram/formats/safetensors.h"
 #include "engram/kernels/row_codec.h"
-#include "engram/store/import.h"
-#include "engram/store/table_tools.h"
+#include "engram/store/import/import.h"
+#include "engram/store/import/table_tools.h"
 #include "engram/store/tiers/dram_store.h"
 #include "tests/fault_env.h"
 

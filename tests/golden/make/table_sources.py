@@ -1,7 +1,7 @@
 """Writes tests/parity/tables: models' tables in the layouts of DeepSeek-V4.1, Qwen4Exp, GGUF and our own checkpoints,
 small, with the Python packages `safetensors` and `gguf`, and expected.json: the SHA-256 of every layer's rows as float32.
 
-The oracle of engram/store/table_source.h. Tokenizer, token map, primes, offsets and multipliers are made here from
+The oracle of engram/store/import/table_source.h. Tokenizer, token map, primes, offsets and multipliers are made here from
 `tokenizers` and numpy by their definitions. Decoding is torch's for fp8 and gguf's for its quantisations.
 Run from the repository root: .venv-oracles/bin/python tests/golden/make/table_sources.py
 """

@@ -3,7 +3,7 @@
 #include <filesystem>
 
 #include "engram/serve/llm_engine.h"
-#include "engram/store/table_tools.h"
+#include "engram/store/import/table_tools.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "engram/store/table_source.h"
+#include "engram/store/import/table_source.h"
 #include "tests/store/store_test.h"
 
 namespace engram {

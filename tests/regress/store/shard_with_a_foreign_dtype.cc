@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "engram/formats/gguf.h"
-#include "engram/store/table_source.h"
+#include "engram/store/import/table_source.h"
 #include "tests/store/store_test.h"
 
 namespace engram {

@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "engram/core/json.h"
-#include "engram/store/import.h"
+#include "engram/store/import/import.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram::import {

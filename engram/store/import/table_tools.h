@@ -12,7 +12,7 @@
 #include "engram/core/progress.h"
 #include "engram/core/status.h"
 #include "engram/hash/token_map.h"
-#include "engram/store/table_source.h"
+#include "engram/store/import/table_source.h"
 
 namespace engram {
 

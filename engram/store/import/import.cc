@@ -1,4 +1,4 @@
-#include "engram/store/import.h"
+#include "engram/store/import/import.h"
 
 #include <algorithm>
 

@@ -8,7 +8,7 @@
 #include "engram/core/json.h"
 #include "engram/formats/ggml_rows.h"
 #include "engram/formats/gguf.h"
-#include "engram/store/import.h"
+#include "engram/store/import/import.h"
 
 namespace engram::import {
 namespace {

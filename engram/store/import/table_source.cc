@@ -1,11 +1,11 @@
-#include "engram/store/table_source.h"
+#include "engram/store/import/table_source.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "engram/core/json.h"
 #include "engram/kernels/row_codec.h"
-#include "engram/store/import.h"
+#include "engram/store/import/import.h"
 
 namespace engram {
 namespace {

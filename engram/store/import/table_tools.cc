@@ -1,4 +1,4 @@
-#include "engram/store/table_tools.h"
+#include "engram/store/import/table_tools.h"
 
 #include <algorithm>
 #include <cmath>

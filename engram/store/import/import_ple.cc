@@ -9,7 +9,7 @@
 #include "engram/core/mix.h"
 #include "engram/hash/layout.h"
 #include "engram/kernels/row_codec.h"
-#include "engram/store/import.h"
+#include "engram/store/import/import.h"
 
 namespace engram::import {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "engram/formats/safetensors.h"
 #include "engram/hash/token_map.h"
-#include "engram/store/table_source.h"
+#include "engram/store/import/table_source.h"
 
 namespace engram::import {
 
