@@ -14,7 +14,7 @@
 #include "engram/core/progress.h"
 #include "engram/data/documents.h"
 #include "engram/data/token_shard.h"
-#include "engram/store/planner.h"
+#include "engram/store/plan/planner.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram::apps {

@@ -11,7 +11,7 @@
 #include "engram/core/progress.h"
 #include "engram/model/parameters.h"
 #include "engram/store/import/table_tools.h"
-#include "engram/store/planner.h"
+#include "engram/store/plan/planner.h"
 #include "engram/store/tiers/dram_store.h"
 
 namespace engram::bench {

@@ -1,5 +1,5 @@
 // The planner's numbers against brute force over small traces, and the plans it makes of them.
-#include "engram/store/planner.h"
+#include "engram/store/plan/planner.h"
 
 #include <gtest/gtest.h>
 
@@ -14,8 +14,8 @@
 
 #include "engram/formats/safetensors.h"
 #include "engram/hash/ngram_hasher.h"
-#include "engram/store/cache_simulation.h"
 #include "engram/store/import/table_tools.h"
+#include "engram/store/plan/cache_simulation.h"
 #include "tests/store/store_test.h"
 
 namespace engram {

@@ -1,4 +1,4 @@
-#include "engram/store/profile.h"
+#include "engram/store/plan/profile.h"
 
 #include <map>
 

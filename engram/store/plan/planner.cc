@@ -1,11 +1,11 @@
-#include "engram/store/planner.h"
+#include "engram/store/plan/planner.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "engram/core/mix.h"
 #include "engram/hash/ngram_hasher.h"
-#include "engram/store/cache_simulation.h"
+#include "engram/store/plan/cache_simulation.h"
 
 namespace engram {
 namespace {

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engram/store/planner.h"
+#include "engram/store/plan/planner.h"
 
 namespace engram {
 namespace {

@@ -1,4 +1,4 @@
-#include "engram/store/cache_simulation.h"
+#include "engram/store/plan/cache_simulation.h"
 
 #include <algorithm>
 #include <deque>

@@ -17,7 +17,7 @@
 #include "engram/core/progress.h"
 #include "engram/core/status.h"
 #include "engram/hash/token_map.h"
-#include "engram/store/profile.h"
+#include "engram/store/plan/profile.h"
 #include "engram/store/rowfile/row_file.h"
 
 namespace engram {
