@@ -10,7 +10,7 @@
 #include "bench/process.h"
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
-#include "engram/model/engram.h"
+#include "engram/model/layers/engram.h"
 #include "engram/train/learner.h"
 #include "engram/train/phase_profiler.h"
 #include "engram/train/trainable_table.h"

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "engram/kernels/attention.h"
-#include "engram/model/attention.h"
+#include "engram/model/layers/attention.h"
 #include "engram/model/op_support.h"
 #include "engram/model/ops.h"
 

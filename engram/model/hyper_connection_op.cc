@@ -1,6 +1,6 @@
 // hyper_mix() and hyper_merge(): the fused forms and their choice.
 #include "engram/kernels/hyper.h"
-#include "engram/model/hyper_connection.h"
+#include "engram/model/layers/hyper_connection.h"
 #include "engram/model/op_support.h"
 
 namespace engram {

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 
-#include "engram/model/attention.h"
-#include "engram/model/engram.h"
-#include "engram/model/hyper_connection.h"
-#include "engram/model/moe.h"
-#include "engram/model/norm.h"
+#include "engram/model/layers/attention.h"
+#include "engram/model/layers/engram.h"
+#include "engram/model/layers/hyper_connection.h"
+#include "engram/model/layers/moe.h"
+#include "engram/model/layers/norm.h"
+#include "engram/model/layers/over_encoding.h"
 #include "engram/model/ops.h"
-#include "engram/model/over_encoding.h"
 
 namespace engram {
 namespace {

@@ -13,7 +13,7 @@
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
 #include "engram/hash/ngram_hasher.h"
-#include "engram/model/engram.h"
+#include "engram/model/layers/engram.h"
 #include "tests/golden/deepseek_map.h"
 #include "tests/golden/golden_files.h"
 

@@ -1,5 +1,5 @@
 // MLA against transformers' deepseek_v3, GQA against llama: forward and every gradient.
-#include "engram/model/attention.h"
+#include "engram/model/layers/attention.h"
 
 #include "tests/model/parity.h"
 

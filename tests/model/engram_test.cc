@@ -1,10 +1,10 @@
 // The memory modules: parity with qwen4_exp's PLE, fused against composed, boundaries, masks, ablations, tables.
-#include "engram/model/engram.h"
+#include "engram/model/layers/engram.h"
 
 #include <cmath>
 
+#include "engram/model/layers/over_encoding.h"
 #include "engram/model/ops.h"
-#include "engram/model/over_encoding.h"
 #include "tests/model/parity.h"
 
 namespace engram {

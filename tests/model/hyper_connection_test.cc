@@ -1,5 +1,5 @@
 // Hyper-connections against transformers' deepseek_v4, the doubly stochastic mix, and the start as a plain residual.
-#include "engram/model/hyper_connection.h"
+#include "engram/model/layers/hyper_connection.h"
 
 #include "tests/model/parity.h"
 

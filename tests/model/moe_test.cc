@@ -1,5 +1,5 @@
 // DeepSeekMoE against transformers' deepseek_v3, routing rules, loss-free balancing.
-#include "engram/model/moe.h"
+#include "engram/model/layers/moe.h"
 
 #include "tests/model/parity.h"
 

@@ -4,8 +4,8 @@
 // way, for every number of tokens on both sides of its limits.
 #include <gtest/gtest.h>
 
-#include "engram/model/engram.h"
-#include "engram/model/hyper_connection.h"
+#include "engram/model/layers/engram.h"
+#include "engram/model/layers/hyper_connection.h"
 #include "engram/model/ops.h"
 #include "engram/model/paged_ops.h"
 

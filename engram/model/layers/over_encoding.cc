@@ -1,6 +1,6 @@
-#include "engram/model/over_encoding.h"
+#include "engram/model/layers/over_encoding.h"
 
-#include "engram/model/norm.h"
+#include "engram/model/layers/norm.h"
 #include "engram/model/ops.h"
 
 namespace engram {

@@ -1,4 +1,4 @@
-#include "engram/model/attention.h"
+#include "engram/model/layers/attention.h"
 
 #include <algorithm>
 #include <cmath>

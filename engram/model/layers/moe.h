@@ -15,8 +15,8 @@
 
 #include <memory>
 
+#include "engram/model/layers/norm.h"
 #include "engram/model/model_config.h"
-#include "engram/model/norm.h"
 
 namespace engram {
 

@@ -1,8 +1,8 @@
-#include "engram/model/engram.h"
+#include "engram/model/layers/engram.h"
 
 #include <algorithm>
 
-#include "engram/model/norm.h"
+#include "engram/model/layers/norm.h"
 #include "engram/model/paged_ops.h"
 
 namespace engram {

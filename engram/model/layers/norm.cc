@@ -1,4 +1,4 @@
-#include "engram/model/norm.h"
+#include "engram/model/layers/norm.h"
 
 #include "engram/model/ops.h"
 

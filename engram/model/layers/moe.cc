@@ -1,4 +1,4 @@
-#include "engram/model/moe.h"
+#include "engram/model/layers/moe.h"
 
 #include "engram/kernels/moe.h"
 #include "engram/model/ops.h"

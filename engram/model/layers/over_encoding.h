@@ -9,8 +9,8 @@
 #pragma once
 #include <torch/torch.h>
 
-#include "engram/model/engram.h"
 #include "engram/model/engram_table.h"
+#include "engram/model/layers/engram.h"
 #include "engram/model/model_config.h"
 #include "engram/model/paged_cache.h"
 

@@ -1,8 +1,8 @@
-#include "engram/model/hyper_connection.h"
+#include "engram/model/layers/hyper_connection.h"
 
 #include <cmath>
 
-#include "engram/model/norm.h"
+#include "engram/model/layers/norm.h"
 
 namespace engram {
 namespace {

@@ -18,8 +18,8 @@
 #include <memory>
 #include <mutex>
 
+#include "engram/model/layers/norm.h"
 #include "engram/model/model_config.h"
-#include "engram/model/norm.h"
 #include "engram/model/paged_cache.h"
 
 namespace engram {
