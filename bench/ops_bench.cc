@@ -4,7 +4,7 @@
 #include <functional>
 #include <limits>
 
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 
 namespace engram::bench {
 namespace {

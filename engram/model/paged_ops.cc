@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "engram/kernels/paged_attention.h"
-#include "engram/model/op_support.h"
+#include "engram/model/ops/support.h"
 
 namespace engram {
 namespace {

@@ -8,7 +8,7 @@
 
 #include <utility>
 
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 #include "engram/model/paged_cache.h"
 
 namespace engram {

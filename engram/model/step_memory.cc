@@ -11,8 +11,8 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include "engram/kernels/row_codec.h"
-#include "engram/model/ops.h"
-#include "engram/model/parallel.h"
+#include "engram/model/ops/ops.h"
+#include "engram/model/ops/parallel.h"
 #include "engram/model/row_decoding.h"
 #include "engram/store/open.h"
 

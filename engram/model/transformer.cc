@@ -10,7 +10,7 @@
 #include "engram/model/layers/moe.h"
 #include "engram/model/layers/norm.h"
 #include "engram/model/layers/over_encoding.h"
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 
 namespace engram {
 namespace {

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "engram/kernels/newton_schulz.h"
-#include "engram/model/parallel.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram {
 namespace {

@@ -1,7 +1,7 @@
 #include "engram/train/row_sparse_adam.h"
 
 #include "engram/kernels/row_adam.h"
-#include "engram/model/parallel.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram {
 

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <random>
 
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 #include "engram/model/paged_ops.h"
 #include "tests/model/tiny_checkpoint.h"
 

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "engram/model/layers/over_encoding.h"
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 #include "tests/model/parity.h"
 
 namespace engram {

@@ -1,6 +1,6 @@
 // Every fused operator against its composed form, values and gradients, over odd sizes; the composed forms against
 // central differences in double.
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <functional>
 
 #include "engram/kernels/cross_entropy.h"
-#include "engram/model/parallel.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 #include "engram/model/paged_ops.h"
 
 namespace engram {

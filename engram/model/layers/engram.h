@@ -20,7 +20,7 @@
 
 #include "engram/model/engram_table.h"
 #include "engram/model/model_config.h"
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 #include "engram/model/paged_cache.h"
 
 namespace engram {

@@ -1,8 +1,8 @@
 #include "engram/model/layers/moe.h"
 
 #include "engram/kernels/moe.h"
-#include "engram/model/ops.h"
-#include "engram/model/parallel.h"
+#include "engram/model/ops/ops.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram {
 

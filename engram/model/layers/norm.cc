@@ -1,6 +1,6 @@
 #include "engram/model/layers/norm.h"
 
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 
 namespace engram {
 

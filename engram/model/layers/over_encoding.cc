@@ -1,7 +1,7 @@
 #include "engram/model/layers/over_encoding.h"
 
 #include "engram/model/layers/norm.h"
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 
 namespace engram {
 

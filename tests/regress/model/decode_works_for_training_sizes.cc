@@ -6,7 +6,7 @@
 
 #include "engram/model/layers/engram.h"
 #include "engram/model/layers/hyper_connection.h"
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 #include "engram/model/paged_ops.h"
 
 namespace engram {

@@ -1,4 +1,4 @@
-#include "engram/model/parallel.h"
+#include "engram/model/ops/parallel.h"
 
 #include <ATen/Parallel.h>
 

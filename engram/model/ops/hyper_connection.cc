@@ -1,7 +1,7 @@
 // hyper_mix() and hyper_merge(): the fused forms and their choice.
-#include "engram/kernels/hyper.h"
 #include "engram/model/layers/hyper_connection.h"
-#include "engram/model/op_support.h"
+#include "engram/kernels/hyper.h"
+#include "engram/model/ops/support.h"
 
 namespace engram {
 namespace {

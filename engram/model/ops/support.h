@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "engram/kernels/gemv.h"
-#include "engram/model/parallel.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram::internal {
 

@@ -4,8 +4,8 @@
 
 #include "engram/kernels/attention.h"
 #include "engram/model/layers/attention.h"
-#include "engram/model/op_support.h"
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
+#include "engram/model/ops/support.h"
 
 namespace engram {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
 
 namespace engram {
 namespace {

@@ -3,7 +3,7 @@
 #include "engram/kernels/engram_fuse.h"
 
 #include "engram/kernels/paged_engram.h"
-#include "engram/model/op_support.h"
+#include "engram/model/ops/support.h"
 #include "engram/model/paged_ops.h"
 
 namespace engram {

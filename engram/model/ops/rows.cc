@@ -1,12 +1,12 @@
 // Operators that work row by row: norm, SwiGLU, rotary embedding, and the gather of table rows.
+#include "engram/kernels/rows.h"
 #include "engram/kernels/gemm.h"
 #include "engram/kernels/gemv.h"
 #include "engram/kernels/norm.h"
 #include "engram/kernels/rope.h"
-#include "engram/kernels/rows.h"
 #include "engram/kernels/swiglu.h"
-#include "engram/model/op_support.h"
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
+#include "engram/model/ops/support.h"
 
 namespace engram {
 namespace {

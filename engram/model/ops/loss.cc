@@ -2,8 +2,8 @@
 #include <ATen/autocast_mode.h>
 
 #include "engram/kernels/cross_entropy.h"
-#include "engram/model/op_support.h"
-#include "engram/model/ops.h"
+#include "engram/model/ops/ops.h"
+#include "engram/model/ops/support.h"
 
 namespace engram {
 namespace {
