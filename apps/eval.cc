@@ -13,7 +13,7 @@
 #include "engram/kernels/row_codec.h"
 #include "engram/lab/probe_text.h"
 #include "engram/lab/suite.h"
-#include "engram/model/evaluate.h"
+#include "engram/model/decode/evaluate.h"
 
 namespace engram::apps {
 namespace {

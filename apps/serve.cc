@@ -12,7 +12,7 @@
 #include "apps/torch_process.h"
 #include "engram/core/json.h"
 #include "engram/core/progress.h"
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 #include "engram/serve/api_keys.h"
 #include "engram/serve/engine_thread.h"
 #include "engram/serve/http_server.h"

@@ -13,8 +13,8 @@
 #include "engram/lab/gates.h"
 #include "engram/lab/report.h"
 #include "engram/lab/run_output.h"
-#include "engram/model/evaluate.h"
-#include "engram/model/generate.h"
+#include "engram/model/decode/evaluate.h"
+#include "engram/model/decode/generate.h"
 #include "engram/model/parameters.h"
 #include "engram/train/recipe.h"
 

@@ -12,7 +12,7 @@
 #include "engram/core/status.h"
 #include "engram/lab/page.h"
 #include "engram/lab/probe_text.h"
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 
 namespace engram {
 

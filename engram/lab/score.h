@@ -8,7 +8,7 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 
 namespace engram {
 

@@ -19,7 +19,7 @@
 #include "engram/lab/study.h"
 #include "engram/lab/study_record.h"
 #include "engram/lab/study_report.h"
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 
 namespace engram {
 namespace {

@@ -13,9 +13,9 @@
 #include <functional>
 #include <vector>
 
-#include "engram/model/engram_table.h"
+#include "engram/model/memory/engram_table.h"
 #include "engram/model/model_config.h"
-#include "engram/model/paged_cache.h"
+#include "engram/model/paged/paged_cache.h"
 
 namespace engram {
 

@@ -1,10 +1,10 @@
-// Text generation through the serving engine: what generate() (model/generate.h) gives, each token read once.
+// Text generation through the serving engine: what generate() (model/decode/generate.h) gives, each token read once.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "engram/model/generate.h"
+#include "engram/model/decode/generate.h"
 
 namespace engram {
 

@@ -6,7 +6,7 @@
 
 #include "engram/core/checked_math.h"
 #include "engram/core/machine.h"
-#include "engram/model/sampler.h"
+#include "engram/model/decode/sampler.h"
 
 // What holds between steps
 //

@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "engram/model/step_memory.h"
+#include "engram/model/memory/step_memory.h"
 #include "engram/serve/scheduler.h"
 
 namespace engram {

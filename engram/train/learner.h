@@ -13,7 +13,7 @@
 
 #include "engram/core/status.h"
 #include "engram/data/data_loader.h"
-#include "engram/model/evaluate.h"
+#include "engram/model/decode/evaluate.h"
 #include "engram/train/optimizer.h"
 #include "engram/train/run_inputs.h"
 #include "engram/train/shuffled_table.h"
@@ -43,7 +43,7 @@ class Learner {
   // A loss or gradient norm that is not finite is returned without touching any weight.
   StepResult step(std::span<const Batch> batches, int64_t step, double multiplier);
 
-  // Loss of a token sequence in evaluation mode and fp32, under the recipe's control (model/evaluate.h).
+  // Loss of a token sequence in evaluation mode and fp32, under the recipe's control (model/decode/evaluate.h).
   Result<EvaluateResult> validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
                                   int64_t bytes, const EvaluateOptions& options);
 

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "engram/model/engram_table.h"
+#include "engram/model/memory/engram_table.h"
 
 namespace engram {
 

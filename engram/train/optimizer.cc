@@ -1,6 +1,6 @@
 #include "engram/train/optimizer.h"
 
-#include "engram/model/parameter_groups.h"
+#include "engram/model/io/parameter_groups.h"
 
 namespace engram {
 namespace {

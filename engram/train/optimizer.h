@@ -1,4 +1,5 @@
-// Optimizer: Muon for the matrices of the blocks, AdamW for everything else, as model/parameter_groups.h divides them.
+// Optimizer: Muon for the matrices of the blocks, AdamW for everything else, as model/io/parameter_groups.h divides
+// them.
 //
 // Table rows are not included: TrainableTable applies its own gradient.
 #pragma once

@@ -10,7 +10,7 @@
 #include "engram/core/status.h"
 #include "engram/data/data_loader.h"
 #include "engram/data/token_shard.h"
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 #include "engram/model/parameters.h"
 #include "engram/text/tokenizer.h"
 #include "engram/train/recipe.h"

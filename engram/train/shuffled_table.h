@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engram/hash/numpy_random.h"
-#include "engram/model/engram_table.h"
+#include "engram/model/memory/engram_table.h"
 
 namespace engram {
 

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "engram/model/engram_table.h"
+#include "engram/model/memory/engram_table.h"
 #include "engram/train/row_sparse_adam.h"
 
 namespace engram {

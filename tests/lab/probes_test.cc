@@ -6,7 +6,7 @@
 #include "engram/lab/gate_probe.h"
 #include "engram/lab/knock_out.h"
 #include "engram/lab/logit_lens.h"
-#include "engram/model/generate.h"
+#include "engram/model/decode/generate.h"
 #include "tests/lab/probe_test.h"
 
 namespace engram {

@@ -1,5 +1,5 @@
 // Checkpoints: bit-exact round trips, names on disk, and every way a directory can be wrong.
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 
 #include <fstream>
 #include <set>

@@ -6,7 +6,7 @@
 #include <random>
 
 #include "engram/model/ops/ops.h"
-#include "engram/model/paged_ops.h"
+#include "engram/model/paged/paged_ops.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

@@ -1,10 +1,10 @@
 // Sampling, generation and evaluation: determinism, UTF-8 streaming, the knock-out, and a loss computed by hand.
-#include "engram/model/generate.h"
+#include "engram/model/decode/generate.h"
 
 #include <cmath>
 #include <numbers>
 
-#include "engram/model/evaluate.h"
+#include "engram/model/decode/evaluate.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

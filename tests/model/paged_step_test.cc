@@ -3,7 +3,7 @@
 
 #include <random>
 
-#include "engram/model/paged_ops.h"
+#include "engram/model/paged/paged_ops.h"
 #include "engram/model/transformer.h"
 #include "tests/model/tiny_checkpoint.h"
 

@@ -1,5 +1,5 @@
 // decode_rows_composed() against the kernel, bit for bit, on the CPU and, where there is one, on a GPU.
-#include "engram/model/row_decoding.h"
+#include "engram/model/memory/row_decoding.h"
 
 #include <gtest/gtest.h>
 

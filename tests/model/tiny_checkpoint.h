@@ -9,7 +9,7 @@
 
 #include "engram/core/env.h"
 #include "engram/hash/token_map.h"
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram {

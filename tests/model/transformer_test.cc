@@ -3,7 +3,7 @@
 
 #include <ATen/autocast_mode.h>
 
-#include "engram/model/parameter_groups.h"
+#include "engram/model/io/parameter_groups.h"
 #include "engram/model/parameters.h"
 #include "tests/model/parity.h"
 

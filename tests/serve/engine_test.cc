@@ -7,7 +7,7 @@
 #include <future>
 #include <map>
 
-#include "engram/model/generate.h"
+#include "engram/model/decode/generate.h"
 #include "engram/serve/engine_thread.h"
 #include "engram/store/import/table_tools.h"
 #include "tests/model/tiny_checkpoint.h"

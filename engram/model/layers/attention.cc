@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "engram/model/ops/ops.h"
-#include "engram/model/paged_ops.h"
+#include "engram/model/paged/paged_ops.h"
 
 namespace engram {
 namespace {

@@ -20,7 +20,7 @@
 
 #include "engram/model/layers/norm.h"
 #include "engram/model/model_config.h"
-#include "engram/model/paged_cache.h"
+#include "engram/model/paged/paged_cache.h"
 
 namespace engram {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "engram/model/layers/norm.h"
-#include "engram/model/paged_ops.h"
+#include "engram/model/paged/paged_ops.h"
 
 namespace engram {
 

@@ -9,10 +9,10 @@
 #pragma once
 #include <torch/torch.h>
 
-#include "engram/model/engram_table.h"
 #include "engram/model/layers/engram.h"
+#include "engram/model/memory/engram_table.h"
 #include "engram/model/model_config.h"
-#include "engram/model/paged_cache.h"
+#include "engram/model/paged/paged_cache.h"
 
 namespace engram {
 

@@ -4,7 +4,7 @@
 
 #include "engram/kernels/paged_engram.h"
 #include "engram/model/ops/support.h"
-#include "engram/model/paged_ops.h"
+#include "engram/model/paged/paged_ops.h"
 
 namespace engram {
 namespace {

@@ -5,8 +5,8 @@
 #include <atomic>
 #include <thread>
 
-#include "engram/model/evaluate.h"
-#include "engram/model/generate.h"
+#include "engram/model/decode/evaluate.h"
+#include "engram/model/decode/generate.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

@@ -7,7 +7,7 @@
 #include "engram/model/layers/engram.h"
 #include "engram/model/layers/hyper_connection.h"
 #include "engram/model/ops/ops.h"
-#include "engram/model/paged_ops.h"
+#include "engram/model/paged/paged_ops.h"
 
 namespace engram {
 namespace {

@@ -2,8 +2,8 @@
 // name the fields that a caller has set.
 #include <gtest/gtest.h>
 
-#include "engram/model/generate.h"
-#include "engram/model/step_memory.h"
+#include "engram/model/decode/generate.h"
+#include "engram/model/memory/step_memory.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

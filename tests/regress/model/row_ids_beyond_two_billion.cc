@@ -5,7 +5,7 @@
 #include <map>
 #include <random>
 
-#include "engram/model/engram_table.h"
+#include "engram/model/memory/engram_table.h"
 
 namespace engram {
 namespace {

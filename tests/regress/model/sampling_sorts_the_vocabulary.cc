@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "engram/hash/numpy_random.h"
-#include "engram/model/sampler.h"
+#include "engram/model/decode/sampler.h"
 
 namespace engram {
 namespace {

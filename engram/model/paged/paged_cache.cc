@@ -1,4 +1,4 @@
-#include "engram/model/paged_cache.h"
+#include "engram/model/paged/paged_cache.h"
 
 #include <algorithm>
 #include <numeric>

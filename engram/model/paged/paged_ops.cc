@@ -1,4 +1,4 @@
-#include "engram/model/paged_ops.h"
+#include "engram/model/paged/paged_ops.h"
 
 #include <algorithm>
 #include <cmath>

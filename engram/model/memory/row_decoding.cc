@@ -1,4 +1,4 @@
-#include "engram/model/row_decoding.h"
+#include "engram/model/memory/row_decoding.h"
 
 namespace engram {
 namespace {

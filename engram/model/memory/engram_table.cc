@@ -1,4 +1,4 @@
-#include "engram/model/engram_table.h"
+#include "engram/model/memory/engram_table.h"
 
 #include <algorithm>
 #include <bit>

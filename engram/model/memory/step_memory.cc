@@ -1,4 +1,4 @@
-#include "engram/model/step_memory.h"
+#include "engram/model/memory/step_memory.h"
 
 #include <algorithm>
 #include <charconv>
@@ -11,9 +11,9 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include "engram/kernels/row_codec.h"
+#include "engram/model/memory/row_decoding.h"
 #include "engram/model/ops/ops.h"
 #include "engram/model/ops/parallel.h"
-#include "engram/model/row_decoding.h"
 #include "engram/store/open.h"
 
 namespace engram {

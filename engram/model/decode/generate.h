@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "engram/core/status.h"
-#include "engram/model/checkpoint.h"
-#include "engram/model/sampler.h"
+#include "engram/model/decode/sampler.h"
+#include "engram/model/io/checkpoint.h"
 #include "engram/text/utf8_stream.h"
 
 namespace engram {

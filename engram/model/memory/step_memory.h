@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "engram/kernels/row_format.h"
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 #include "engram/store/memory_pipeline.h"
 
 namespace engram {

@@ -1,4 +1,4 @@
-#include "engram/model/checkpoint_names.h"
+#include "engram/model/io/checkpoint_names.h"
 
 #include <array>
 #include <string_view>

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "engram/model/ops/ops.h"
-#include "engram/model/paged_cache.h"
+#include "engram/model/paged/paged_cache.h"
 
 namespace engram {
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "engram/core/status.h"
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 
 namespace engram {
 

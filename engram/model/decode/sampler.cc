@@ -1,4 +1,4 @@
-#include "engram/model/sampler.h"
+#include "engram/model/decode/sampler.h"
 
 #include <algorithm>
 #include <array>

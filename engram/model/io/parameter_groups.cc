@@ -1,4 +1,4 @@
-#include "engram/model/parameter_groups.h"
+#include "engram/model/io/parameter_groups.h"
 
 #include <numeric>
 

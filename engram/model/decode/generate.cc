@@ -1,4 +1,4 @@
-#include "engram/model/generate.h"
+#include "engram/model/decode/generate.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "engram/model/checkpoint.h"
+#include "engram/model/io/checkpoint.h"
 
 #include <cstring>
 #include <initializer_list>
@@ -7,7 +7,7 @@
 
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
-#include "engram/model/checkpoint_names.h"
+#include "engram/model/io/checkpoint_names.h"
 #include "engram/model/parameters.h"
 #include "engram/text/chat_template.h"
 

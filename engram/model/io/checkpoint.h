@@ -12,7 +12,7 @@
 #include "engram/core/status.h"
 #include "engram/hash/layout.h"
 #include "engram/hash/ngram_hasher.h"
-#include "engram/model/engram_table.h"
+#include "engram/model/memory/engram_table.h"
 #include "engram/model/transformer.h"
 #include "engram/text/tokenizer.h"
 

@@ -1,4 +1,4 @@
-#include "engram/model/evaluate.h"
+#include "engram/model/decode/evaluate.h"
 
 #include <algorithm>
 #include <cmath>
