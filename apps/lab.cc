@@ -5,8 +5,8 @@
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
 #include "engram/lab/results.h"
-#include "engram/lab/study_report.h"
-#include "engram/lab/study_runner.h"
+#include "engram/lab/study/study_report.h"
+#include "engram/lab/study/study_runner.h"
 
 namespace engram::apps {
 namespace {

@@ -4,7 +4,7 @@
 #include "engram/lab/assets.h"
 #include "engram/lab/page.h"
 #include "engram/lab/report.h"
-#include "engram/lab/study_report.h"
+#include "engram/lab/study/study_report.h"
 
 namespace engram {
 namespace {

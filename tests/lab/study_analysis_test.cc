@@ -1,4 +1,4 @@
-#include "engram/lab/study_analysis.h"
+#include "engram/lab/study/study_analysis.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -6,7 +6,7 @@
 #include <cmath>
 #include <regex>
 
-#include "engram/lab/study_plot.h"
+#include "engram/lab/study/study_plot.h"
 
 namespace engram {
 namespace {

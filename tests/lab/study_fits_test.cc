@@ -1,4 +1,4 @@
-#include "engram/lab/study_fits.h"
+#include "engram/lab/study/study_fits.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "engram/lab/study.h"
+#include "engram/lab/study/study.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <set>
 
-#include "engram/lab/study_record.h"
+#include "engram/lab/study/study_record.h"
 
 namespace engram {
 namespace {

@@ -5,9 +5,9 @@
 
 #include <filesystem>
 
-#include "engram/lab/equal_parameters.h"
-#include "engram/lab/study.h"
-#include "engram/lab/study_report.h"
+#include "engram/lab/study/equal_parameters.h"
+#include "engram/lab/study/study.h"
+#include "engram/lab/study/study_report.h"
 
 namespace engram {
 namespace {

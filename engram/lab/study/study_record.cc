@@ -1,4 +1,4 @@
-#include "engram/lab/study_record.h"
+#include "engram/lab/study/study_record.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
 #include "engram/core/ordered_json.h"
-#include "engram/lab/run_output.h"
+#include "engram/lab/study/run_output.h"
 
 namespace engram {
 namespace {

@@ -8,7 +8,7 @@
 #include "engram/core/progress.h"
 #include "engram/data/synthetic_text.h"
 #include "engram/data/token_shard.h"
-#include "engram/lab/study.h"
+#include "engram/lab/study/study.h"
 #include "engram/text/tokenizer.h"
 #include "engram/train/run_inputs.h"
 

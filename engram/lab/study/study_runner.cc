@@ -1,4 +1,4 @@
-#include "engram/lab/study_runner.h"
+#include "engram/lab/study/study_runner.h"
 
 #include <unistd.h>
 
@@ -14,11 +14,11 @@
 #include "engram/core/machine.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
-#include "engram/lab/child_process.h"
-#include "engram/lab/run_output.h"
-#include "engram/lab/study.h"
-#include "engram/lab/study_record.h"
-#include "engram/lab/study_report.h"
+#include "engram/lab/study/child_process.h"
+#include "engram/lab/study/run_output.h"
+#include "engram/lab/study/study.h"
+#include "engram/lab/study/study_record.h"
+#include "engram/lab/study/study_report.h"
 #include "engram/model/io/checkpoint.h"
 
 namespace engram {

@@ -1,13 +1,13 @@
-#include "engram/lab/study_report.h"
+#include "engram/lab/study/study_report.h"
 
 #include "engram/core/markup.h"
 #include "engram/core/ordered_json.h"
 #include "engram/core/progress.h"
 #include "engram/lab/assets.h"
-#include "engram/lab/equal_parameters.h"
 #include "engram/lab/report.h"
-#include "engram/lab/study_analysis.h"
-#include "engram/lab/study_plot.h"
+#include "engram/lab/study/equal_parameters.h"
+#include "engram/lab/study/study_analysis.h"
+#include "engram/lab/study/study_plot.h"
 
 namespace engram {
 namespace {

@@ -1,4 +1,4 @@
-#include "engram/lab/study_plot.h"
+#include "engram/lab/study/study_plot.h"
 
 #include <fmt/format.h>
 

@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engram/core/status.h"
-#include "engram/lab/study_fits.h"
+#include "engram/lab/study/study_fits.h"
 
 namespace engram {
 

@@ -1,4 +1,4 @@
-#include "engram/lab/equal_parameters.h"
+#include "engram/lab/study/equal_parameters.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "engram/lab/child_process.h"
+#include "engram/lab/study/child_process.h"
 
 #include <fcntl.h>
 #include <signal.h>

@@ -1,4 +1,4 @@
-#include "engram/lab/study_analysis.h"
+#include "engram/lab/study/study_analysis.h"
 
 #include <algorithm>
 #include <cmath>

@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-#include "engram/lab/linear_fit.h"
+#include "engram/lab/study/linear_fit.h"
 
 namespace engram {
 

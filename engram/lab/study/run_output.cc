@@ -1,4 +1,4 @@
-#include "engram/lab/run_output.h"
+#include "engram/lab/study/run_output.h"
 
 #include <string_view>
 

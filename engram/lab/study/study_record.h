@@ -10,7 +10,7 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/lab/study.h"
+#include "engram/lab/study/study.h"
 
 namespace engram {
 

@@ -1,4 +1,4 @@
-#include "engram/lab/linear_fit.h"
+#include "engram/lab/study/linear_fit.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "engram/lab/study.h"
+#include "engram/lab/study/study.h"
 
 #include <algorithm>
 #include <set>
