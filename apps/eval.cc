@@ -11,8 +11,8 @@
 #include "engram/core/progress.h"
 #include "engram/data/text_parts.h"
 #include "engram/kernels/row_codec.h"
-#include "engram/lab/probe_text.h"
-#include "engram/lab/suite.h"
+#include "engram/lab/suite/suite.h"
+#include "engram/lab/text/probe_text.h"
 #include "engram/model/decode/evaluate.h"
 
 namespace engram::apps {

@@ -4,7 +4,7 @@
 #include "apps/commands.h"
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
-#include "engram/lab/results.h"
+#include "engram/lab/pages/results.h"
 #include "engram/lab/study/study_report.h"
 #include "engram/lab/study/study_runner.h"
 

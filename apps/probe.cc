@@ -6,7 +6,7 @@
 #include "apps/commands.h"
 #include "apps/torch_process.h"
 #include "engram/core/json.h"
-#include "engram/lab/probes.h"
+#include "engram/lab/probes/probes.h"
 
 namespace engram::apps {
 namespace {

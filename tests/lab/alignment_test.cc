@@ -1,4 +1,4 @@
-#include "engram/lab/alignment.h"
+#include "engram/lab/probes/alignment.h"
 
 #include "tests/lab/probe_test.h"
 #include "tests/model/parity.h"

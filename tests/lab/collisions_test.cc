@@ -1,7 +1,7 @@
-#include "engram/lab/collisions.h"
+#include "engram/lab/probes/collisions.h"
 
 #include "engram/hash/numpy_random.h"
-#include "engram/lab/ngram_rows.h"
+#include "engram/lab/text/ngram_rows.h"
 #include "tests/lab/probe_test.h"
 
 namespace engram {

@@ -1,7 +1,7 @@
-#include "engram/lab/edit.h"
+#include "engram/lab/probes/edit.h"
 
-#include "engram/lab/patchscope.h"
-#include "engram/lab/score.h"
+#include "engram/lab/probes/patchscope.h"
+#include "engram/lab/text/score.h"
 #include "tests/lab/probe_test.h"
 
 namespace engram {

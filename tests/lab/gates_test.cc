@@ -1,4 +1,4 @@
-#include "engram/lab/gates.h"
+#include "engram/lab/probes/gates.h"
 
 #include <gtest/gtest.h>
 

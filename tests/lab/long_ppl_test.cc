@@ -1,4 +1,4 @@
-#include "engram/lab/long_ppl.h"
+#include "engram/lab/probes/long_ppl.h"
 
 #include "tests/lab/probe_test.h"
 

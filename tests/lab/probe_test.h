@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "engram/lab/probes.h"
+#include "engram/lab/probes/probes.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

@@ -1,11 +1,11 @@
-#include "engram/lab/probes.h"
+#include "engram/lab/probes/probes.h"
 
 #include "engram/core/json.h"
 #include "engram/data/synthetic_text.h"
-#include "engram/lab/entities.h"
-#include "engram/lab/gate_probe.h"
-#include "engram/lab/knock_out.h"
-#include "engram/lab/logit_lens.h"
+#include "engram/lab/probes/gate_probe.h"
+#include "engram/lab/probes/knock_out.h"
+#include "engram/lab/probes/logit_lens.h"
+#include "engram/lab/text/entities.h"
 #include "engram/model/decode/generate.h"
 #include "tests/lab/probe_test.h"
 

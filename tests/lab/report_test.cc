@@ -1,13 +1,13 @@
-#include "engram/lab/report.h"
+#include "engram/lab/pages/report.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <filesystem>
 
-#include "engram/lab/assets.h"
-#include "engram/lab/page.h"
-#include "engram/lab/results.h"
+#include "engram/lab/pages/assets.h"
+#include "engram/lab/pages/page.h"
+#include "engram/lab/pages/results.h"
 
 namespace engram {
 namespace {

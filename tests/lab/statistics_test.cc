@@ -1,11 +1,11 @@
-#include "engram/lab/statistics.h"
+#include "engram/lab/pages/statistics.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
 
-#include "engram/lab/page.h"
+#include "engram/lab/pages/page.h"
 
 namespace engram {
 namespace {

@@ -1,7 +1,7 @@
-#include "engram/lab/suite.h"
+#include "engram/lab/suite/suite.h"
 
 #include "engram/core/json.h"
-#include "engram/lab/contamination.h"
+#include "engram/lab/suite/contamination.h"
 #include "tests/lab/probe_test.h"
 
 namespace engram {

@@ -7,7 +7,7 @@
 #include <tuple>
 
 #include "engram/core/json.h"
-#include "engram/lab/statistics.h"
+#include "engram/lab/pages/statistics.h"
 
 namespace engram {
 namespace {

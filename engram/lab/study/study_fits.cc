@@ -4,7 +4,7 @@
 #include <cmath>
 #include <set>
 
-#include "engram/lab/statistics.h"
+#include "engram/lab/pages/statistics.h"
 
 namespace engram {
 namespace {

@@ -6,9 +6,9 @@
 #include <random>
 
 #include "engram/core/markup.h"
-#include "engram/lab/assets.h"
-#include "engram/lab/page.h"
-#include "engram/lab/report.h"
+#include "engram/lab/pages/assets.h"
+#include "engram/lab/pages/page.h"
+#include "engram/lab/pages/report.h"
 #include "engram/lab/study/study_report.h"
 
 namespace engram {

@@ -1,0 +1,168 @@
+#include "engram/lab/probes/knock_out.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "engram/lab/pages/assets.h"
+#include "engram/lab/pages/statistics.h"
+
+namespace engram {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Outcomes = std::vector<ChoiceOutcome>;
+
+constexpr int64_t kDraws = 2000;
+
+Result<std::vector<EvalItem>> read_items(const ProbeContext& context) {
+  const std::string& path = context.options.items;
+  if (path.empty()) return parse_eval_items(assets::facts_jsonl, "built-in facts");
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<EvalItem> items, read_eval_items(context.env, path));
+  for (const EvalItem& item : items) {
+    if (!item.is_choice()) {
+      return invalid_argument("{}: item {} of task {}: got a cloze, wanted choices", path, item.id, item.task);
+    }
+  }
+  return items;
+}
+
+template <typename Field>
+double mean_of(const Outcomes& outcomes, std::span<const int64_t> chosen, Field field) {
+  double sum = 0;
+  for (int64_t i : chosen) sum += static_cast<double>(outcomes[static_cast<size_t>(i)].*field);
+  return sum / static_cast<double>(chosen.size());
+}
+
+// accuracy on, accuracy off, kept above chance, exact on, exact off, kept exact, log-likelihood off - on
+std::vector<double> compare(const Outcomes& on, const Outcomes& off, std::span<const int64_t> chosen) {
+  const double chance = mean_of(on, chosen, &ChoiceOutcome::chance);
+  const double right_on = mean_of(on, chosen, &ChoiceOutcome::right);
+  const double right_off = mean_of(off, chosen, &ChoiceOutcome::right);
+  const double exact_on = mean_of(on, chosen, &ChoiceOutcome::exact);
+  const double exact_off = mean_of(off, chosen, &ChoiceOutcome::exact);
+  const double none = std::numeric_limits<double>::quiet_NaN();
+  return {right_on,
+          right_off,
+          right_on > chance ? (right_off - chance) / (right_on - chance) : none,
+          exact_on,
+          exact_off,
+          exact_on > 0 ? exact_off / exact_on : none,
+          mean_of(off, chosen, &ChoiceOutcome::log_likelihood) - mean_of(on, chosen, &ChoiceOutcome::log_likelihood)};
+}
+
+struct Comparison {
+  Json numbers;
+  std::vector<std::string> row;
+};
+
+Comparison compare_set(const std::string& label, const std::string& set, const Outcomes& on, const Outcomes& off,
+                       int64_t seed) {
+  std::vector<int64_t> all(on.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
+  const auto values = compare(on, off, all);
+  const auto intervals = bootstrap_intervals(static_cast<int64_t>(on.size()), kDraws, static_cast<uint64_t>(seed),
+                                             [&](std::span<const int64_t> chosen) { return compare(on, off, chosen); });
+  const double chance = mean_of(on, all, &ChoiceOutcome::chance);
+  const bool testable = intervals[0].low > chance;
+  const char* names[] = {"accuracy_on", "accuracy_off", "kept_above_chance",    "exact_on",
+                         "exact_off",   "kept_exact",   "log_likelihood_change"};
+  Comparison out;
+  out.numbers = {{"model", label}, {"set", set}, {"items", on.size()}, {"chance", chance}, {"testable", testable}};
+  for (size_t i = 0; i < values.size(); ++i) {
+    out.numbers[names[i]] = {{"value", values[i]}, {"interval", to_json(intervals[i])}};
+  }
+  const auto cell = [&](size_t i) {
+    return fixed_text(values[i], 2) + " " + interval_text(intervals[i].low, intervals[i].high, 2);
+  };
+  const bool exact = intervals[3].low > 0;
+  out.row = {label + ", " + set,
+             cell(0),
+             cell(1),
+             testable ? cell(2) : "not above chance",
+             exact ? cell(5) : "no exact answers",
+             cell(6)};
+  return out;
+}
+
+}  // namespace
+
+EvalItem grounded_item(const EvalItem& item) {
+  EvalItem out = item;
+  out.id += "-grounded";
+  out.answer = (item.answer + 1) % static_cast<int64_t>(item.choices.size());
+  out.prompt = item.prompt + item.choices[static_cast<size_t>(out.answer)] + ". " + item.prompt;
+  return out;
+}
+
+int64_t likeliest_choice(const std::vector<std::string>& choices, std::span<const Score> scores) {
+  const auto per_byte = [&](size_t i) { return scores[i].log_likelihood / static_cast<double>(choices[i].size()); };
+  size_t best = 0;
+  for (size_t i = 1; i < choices.size(); ++i) {
+    if (per_byte(i) > per_byte(best)) best = i;
+  }
+  return static_cast<int64_t>(best);
+}
+
+Result<Outcomes> answer_choices(const LoadedModel& model, const std::vector<EvalItem>& items,
+                                const ScoreOptions& options) {
+  std::vector<Continuation> continuations;
+  for (const EvalItem& item : items) {
+    for (const std::string& choice : item.choices) {
+      ENGRAM_ASSIGN_OR_RETURN(Continuation one, split_continuation(model, item.prompt, choice));
+      continuations.push_back(std::move(one));
+    }
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<Score> scores, score_continuations(model, continuations, options));
+  Outcomes outcomes;
+  size_t next = 0;
+  for (const EvalItem& item : items) {
+    const auto answer = static_cast<size_t>(item.answer);
+    const auto mine = std::span(scores).subspan(next, item.choices.size());
+    const Score& score = mine[answer];
+    outcomes.push_back({likeliest_choice(item.choices, mine) == item.answer, score.greedy,
+                        score.log_likelihood / static_cast<double>(score.tokens),
+                        1.0 / static_cast<double>(item.choices.size())});
+    next += item.choices.size();
+  }
+  return outcomes;
+}
+
+Result<ProbeResult> probe_knock_out(const ProbeContext& context) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<EvalItem> facts, read_items(context));
+  std::vector<EvalItem> grounded;
+  for (const EvalItem& item : facts) grounded.push_back(grounded_item(item));
+
+  Json comparisons = Json::array();
+  std::vector<std::vector<std::string>> rows;
+  for (size_t i = 0; i < context.models.size(); ++i) {
+    for (const std::vector<EvalItem>* items : {&facts, &std::as_const(grounded)}) {
+      ScoreOptions options;
+      ENGRAM_ASSIGN_OR_RETURN(const Outcomes on, answer_choices(context.models[i], *items, options));
+      options.memory_off = true;
+      ENGRAM_ASSIGN_OR_RETURN(const Outcomes off, answer_choices(context.models[i], *items, options));
+      Comparison found = compare_set(context.labels[i], items == &facts ? "facts" : "answer in the prompt", on, off,
+                                     context.options.seed);
+      comparisons.push_back(std::move(found.numbers));
+      rows.push_back(std::move(found.row));
+    }
+  }
+  Page page("Knock-out",
+            "What does the memory hold? Facts asked from memory, and the same questions with an answer in "
+            "the prompt, with the rows and without them.");
+  page.paragraph(
+      fmt::format("{} facts with choices, and as many grounded questions made from them: the prompt states "
+                  "another of the choices first, so that knowing the fact does not help. Brackets: 95 % "
+                  "bootstrap intervals over items. The model without memory shows what the second reading "
+                  "changes when there is nothing to withhold.",
+                  facts.size()));
+  page.table("Kept without the rows",
+             "Kept: what is left of the accuracy above chance, and of the answers given exactly (greedy).",
+             {"model, questions", "accuracy, rows on", "accuracy, rows off", "kept above chance", "kept exact",
+              "change of the answer's log-likelihood, nats per token"},
+             rows);
+  return ProbeResult{{{"items", facts.size()}, {"comparisons", comparisons}}, std::move(page)};
+}
+
+}  // namespace engram
