@@ -10,9 +10,6 @@
 namespace engram {
 namespace {
 
-constexpr double kSlowStepSeconds = 2;
-constexpr std::chrono::seconds kLinePeriod{10};
-
 GenerationEvent failed_event(const Status& error) {
   GenerationEvent event;
   event.finish = FinishReason::kError;
@@ -26,8 +23,7 @@ EngineThread::EngineThread(std::unique_ptr<LLMEngine> engine, std::shared_ptr<Se
     : engine_(std::move(engine)),
       info_(engine_->info()),
       log_(std::move(log)),
-      preemption_lines_(1, kLinePeriod),
-      slow_step_lines_(1, kLinePeriod),
+      step_log_(log_),
       metrics_(engine_->metrics()),
       thread_([this] { run(); }) {}
 
@@ -136,29 +132,6 @@ void EngineThread::take_in(std::vector<Submitted> submitted, const std::vector<u
   for (const uint64_t id : cancelled) engine_->cancel(id);
 }
 
-void EngineThread::report(const EngineMetrics& before, const EngineMetrics& now, const Status& health) {
-  if (!log_) return;
-  if (now.preemptions > told_preemptions_ && preemption_lines_.pass()) {
-    log_->write(LogLevel::kWarning, "preempted: the pages for keys and values are full",
-                {{"sequences", now.preemptions - told_preemptions_},
-                 {"running", now.running},
-                 {"waiting", now.waiting},
-                 {"kv_blocks", now.kv_blocks_total}});
-    told_preemptions_ = now.preemptions;
-  }
-  const double seconds = now.step_seconds - before.step_seconds;
-  if (const auto held_back = seconds > kSlowStepSeconds ? slow_step_lines_.pass() : std::nullopt) {
-    log_->write(LogLevel::kWarning, "slow step",
-                {{"seconds", seconds},
-                 {"stall_seconds", now.stall_seconds - before.stall_seconds},
-                 {"sequences", now.last_batch},
-                 {"lines_left_out", *held_back}});
-  }
-  if (!health.ok() && !std::exchange(told_trouble_, true)) {
-    log_->write(LogLevel::kError, "degraded: some requests fail, others go on", {{"cause", health.message()}});
-  }
-}
-
 void EngineThread::loop() {
   std::unique_lock lock(mutex_);
   while (true) {
@@ -174,7 +147,7 @@ void EngineThread::loop() {
     if (engine_->has_work()) engine_->step();
     const EngineMetrics metrics = engine_->metrics();
     const bool busy = engine_->has_work();
-    report(before, metrics, engine_->health());
+    step_log_.report(before, metrics, engine_->health());
     lock.lock();
     metrics_ = metrics;
     health_ = engine_->health();

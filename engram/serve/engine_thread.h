@@ -9,12 +9,12 @@
 #include <vector>
 
 #include "engram/serve/llm_engine.h"
-#include "engram/serve/log.h"
+#include "engram/serve/step_log.h"
 
 namespace engram {
 
 // The engine on its own thread, which sleeps while there is nothing to do. Thread-safe. The destructor cancels what is
-// left. The log, if there is one, gets preemptions, slow steps and trouble, at most once in ten seconds each.
+// left. The log, if there is one, gets what StepLog says.
 class EngineThread final : public Engine {
  public:
   explicit EngineThread(std::unique_ptr<LLMEngine> engine, std::shared_ptr<ServerLog> log = nullptr);
@@ -39,15 +39,12 @@ class EngineThread final : public Engine {
   void loop();
   void take_in(std::vector<Submitted> submitted, const std::vector<uint64_t>& cancelled);
   void stop_for_good(const std::string& why) noexcept;
-  void report(const EngineMetrics& before, const EngineMetrics& now, const Status& health);
 
   std::unique_ptr<LLMEngine> engine_;  // run()'s alone, except what any thread may call
   const EngineInfo info_;
   const std::shared_ptr<ServerLog> log_;
-  RateLimit preemption_lines_, slow_step_lines_;
-  uint64_t told_preemptions_ = 0;  // run()'s alone
-  bool told_trouble_ = false;      // run()'s alone
-  mutable std::mutex mutex_;       // guards all below
+  StepLog step_log_;          // run()'s alone
+  mutable std::mutex mutex_;  // guards all below
   std::condition_variable wake_, idle_;
   std::vector<Submitted> submitted_;
   std::vector<uint64_t> cancelled_;

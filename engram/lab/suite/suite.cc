@@ -81,9 +81,8 @@ Status open_run(Env& env, const std::string& folder, const Json& run) {
   for (const auto& [key, value] : run.items()) {
     const auto* before = json_find(old, key);
     if (before != nullptr && *before == nlohmann::json(value)) continue;
-    return make_status(StatusCode::kFailedPrecondition, "{}: {}: got {} there, {} now: name another output", path,
-                       key, before == nullptr ? "nothing" : quote_text(before->dump(), 100),
-                       quote_text(value.dump(), 100));
+    return make_status(StatusCode::kFailedPrecondition, "{}: {}: got {} there, {} now: name another output", path, key,
+                       before == nullptr ? "nothing" : quote_text(before->dump(), 100), quote_text(value.dump(), 100));
   }
   return Status();
 }

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "engram/core/json.h"
+#include "engram/serve/step_log.h"
 #include "tests/regress/serve/server.h"
 
 namespace engram {
@@ -62,6 +63,36 @@ TEST_F(ServeLogs, AClientWritesLinesOfItsOwn) {
   std::sort(events.begin(), events.end());
   EXPECT_EQ(events, (std::vector<std::string>{"request 200", "request 400", "request 404", "request failed 400",
                                               "request failed 404"}));
+}
+
+TEST_F(ServeLogs, PreemptionsSlowStepsAndTroubleAreLines) {
+  EngineMetrics before, now;
+  before.step_seconds = 10;
+  now.step_seconds = 11.5;
+  StepLog(nullptr).report(before, now, data_loss("no log"));
+  {
+    StepLog steps(std::make_shared<ServerLog>(LogLevel::kInfo, LogFormat::kText, &stream));
+    steps.report(before, now, Status());  // nothing to say
+    now.step_seconds = 12.5;
+    now.stall_seconds = 2.25;
+    now.last_batch = 4;
+    now.preemptions = 3;
+    now.running = 5;
+    now.waiting = 2;
+    now.kv_blocks_total = 64;
+    steps.report(before, now, data_loss("table.rows: page 7"));
+    steps.report(now, now, data_loss("table.rows: page 8"));  // said already
+  }
+  const std::vector<std::string> all = lines();
+  ASSERT_EQ(all.size(), 3U) << stream.str();
+  EXPECT_TRUE(
+      all[0].ends_with(" warning preempted: the pages for keys and values are full sequences=3 running=5 "
+                       "waiting=2 kv_blocks=64"))
+      << all[0];
+  EXPECT_TRUE(all[1].ends_with(" warning slow step seconds=2.5 stall_seconds=2.25 sequences=4 lines_left_out=0"))
+      << all[1];
+  EXPECT_TRUE(all[2].ends_with(" error degraded: some requests fail, others go on cause=\"table.rows: page 7\""))
+      << all[2];
 }
 
 TEST(ServeLogLines, AFloodOfFailuresIsCut) {
