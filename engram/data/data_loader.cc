@@ -6,7 +6,6 @@
 #include <map>
 #include <mutex>
 #include <optional>
-#include <system_error>
 #include <thread>
 
 #include "engram/core/exceptions.h"
@@ -153,12 +152,12 @@ class ThreadedDataLoader : public DataLoader {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  Status start(int threads) try {
-    for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
-    return Status();
-  } catch (const std::system_error& error) {
-    return make_status(StatusCode::kResourceExhausted, "data loader: cannot start thread {} of {}: {}",
-                       workers_.size() + 1, threads, error.what());
+  Status start(int threads) {
+    return catch_exceptions([&] {
+             for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
+             return Status();
+           })
+        .with_context("data loader");
   }
 
   Result<Batch> next() override {

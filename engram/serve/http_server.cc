@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "engram/core/exceptions.h"
 #include "engram/core/json.h"
 #include "engram/serve/http_session.h"
 
@@ -210,11 +211,17 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(HttpServerOptions options,
   auto impl = std::make_unique<Impl>(std::move(options), engine, tokenizer);
   ENGRAM_RETURN_IF_ERROR(impl->listen());
   impl->accept();
-  for (int i = 0; i < impl->context->options.threads; ++i) {
-    impl->threads.emplace_back([one = impl.get()] { one->run(one->context->io); });
-  }
-  for (int i = 0; i < impl->context->options.parse_threads; ++i) {
-    impl->threads.emplace_back([one = impl.get()] { one->run(one->context->parsing); });
+  const Status started = catch_exceptions([one = impl.get()] {
+    const auto add = [one](int count, auto& context) {
+      for (int i = 0; i < count; ++i) one->threads.emplace_back([one, &context] { one->run(context); });
+    };
+    add(one->context->options.threads, one->context->io);
+    add(one->context->options.parse_threads, one->context->parsing);
+    return Status();
+  });
+  if (!started.ok()) {
+    impl->stop();
+    return started;
   }
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }

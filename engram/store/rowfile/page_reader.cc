@@ -17,6 +17,7 @@
 #include <system_error>
 #include <thread>
 
+#include "engram/core/exceptions.h"
 #include "engram/store/rowfile/row_file.h"
 
 namespace engram {
@@ -208,9 +209,7 @@ class UringPageReader final : public BasePageReader {
 // A pool of threads that each wait in pread.
 class ThreadPageReader final : public BasePageReader {
  public:
-  ThreadPageReader(std::unique_ptr<PageFile> file, int depth) : BasePageReader(std::move(file), depth) {
-    for (int i = 0; i < depth; ++i) threads_.emplace_back([this] { work(); });
-  }
+  using BasePageReader::BasePageReader;
   ~ThreadPageReader() override {
     {
       std::lock_guard lock(mutex_);
@@ -222,6 +221,12 @@ class ThreadPageReader final : public BasePageReader {
 
   const char* name() const override { return "threads"; }
 
+  Status start_threads() {
+    return catch_exceptions([this] {
+      for (int i = 0; i < depth(); ++i) threads_.emplace_back([this] { work(); });
+      return Status();
+    });
+  }
   void start(int slot, int64_t page) override {
     {
       std::lock_guard lock(mutex_);
@@ -317,7 +322,11 @@ Result<std::unique_ptr<PageReader>> open_page_reader(const std::string& path, co
       ENGRAM_ASSIGN_OR_RETURN(file, open_page_file(path, options.direct));
     }
   }
-  if (!reader) reader = std::make_unique<ThreadPageReader>(std::move(file), std::min(options.depth, kMaxThreads));
+  if (!reader) {
+    auto threads = std::make_unique<ThreadPageReader>(std::move(file), std::min(options.depth, kMaxThreads));
+    ENGRAM_RETURN_IF_ERROR(threads->start_threads().with_context(path));
+    reader = std::move(threads);
+  }
   return options.wrap ? options.wrap(std::move(reader)) : std::move(reader);
 }
 

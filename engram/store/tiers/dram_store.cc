@@ -4,6 +4,8 @@
 #include <cstring>
 #include <thread>
 
+#include "engram/core/exceptions.h"
+
 namespace engram {
 namespace {
 
@@ -58,13 +60,20 @@ Result<std::unique_ptr<DramStore>> DramStore::create(const RowTable& table, cons
   std::byte* rows = store->rows_.bytes().data();
   const int64_t parts = threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
   std::vector<Status> results(static_cast<size_t>(parts));
+  const auto fill_part = [&](int64_t part) {
+    const int64_t share = table.num_rows / parts, extra = table.num_rows % parts;
+    const int64_t begin = part * share + std::min(part, extra), end = begin + share + (part < extra ? 1 : 0);
+    results[static_cast<size_t>(part)] =
+        catch_exceptions([&] { return fill_rows(fill, table.row_bytes, begin, end, rows); });
+  };
   std::vector<std::thread> workers;
+  workers.reserve(static_cast<size_t>(parts));
   for (int64_t part = 0; part < parts; ++part) {
-    workers.emplace_back([&, part] {
-      const int64_t share = table.num_rows / parts, extra = table.num_rows % parts;
-      const int64_t begin = part * share + std::min(part, extra), end = begin + share + (part < extra ? 1 : 0);
-      results[static_cast<size_t>(part)] = fill_rows(fill, table.row_bytes, begin, end, rows);
-    });
+    try {
+      workers.emplace_back(fill_part, part);
+    } catch (const std::system_error&) {  // the system has no thread for us
+      fill_part(part);
+    }
   }
   for (std::thread& worker : workers) worker.join();
   for (const Status& result : results) ENGRAM_RETURN_IF_ERROR(result);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engram/core/exceptions.h"
+
 namespace engram {
 namespace {
 
@@ -21,7 +23,11 @@ Result<std::shared_ptr<DriveFile>> DriveFile::open(const std::string& path, cons
   file->path_ = path;
   file->is_direct_ = options.reader.direct;
   ENGRAM_ASSIGN_OR_RETURN(file->info_, RowFileInfo::read(reader->file(), path));
-  file->queue_ = std::make_unique<PageQueue>(std::move(reader), path, options.max_queued_rows);
+  const Status started = catch_exceptions([&] {
+    file->queue_ = std::make_unique<PageQueue>(std::move(reader), path, options.max_queued_rows);
+    return Status();
+  });
+  ENGRAM_RETURN_IF_ERROR(started.with_context(path));
   return file;
 }
 
