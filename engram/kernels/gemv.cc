@@ -1,7 +1,5 @@
 #include "engram/kernels/gemv.h"
 
-#include <hwy/cache_control.h>
-
 #include <algorithm>
 #include <array>
 
@@ -17,33 +15,29 @@ HWY_BEFORE_NAMESPACE();
 namespace engram {
 namespace HWY_NAMESPACE {
 
-// kOutputs rows of w against kRows rows of x.
-template <int kRows, int kOutputs>
-HWY_INLINE void dot_products(int64_t n, int64_t k, const float* x, const float* w, float* y) {
-  Floats acc[kRows][kOutputs];
-  for (int r = 0; r < kRows; ++r) {
-    for (int o = 0; o < kOutputs; ++o) acc[r][o] = splat(0);
-  }
-  for (int64_t i = 0; i < k; i += lanes()) {
-    const int64_t valid = valid_lanes(i, k);
-    Floats rows[kRows];
-    for (int r = 0; r < kRows; ++r) rows[r] = load(x + r * k + i, valid);
-    for (int o = 0; o < kOutputs; ++o) {
-      hwy::Prefetch(w + (kOutputs + o) * k + i);  // the next outputs' lines are on their way while these are summed
-      const Floats weight = load(w + o * k + i, valid);
-      for (int r = 0; r < kRows; ++r) acc[r][o] = hn::MulAdd(rows[r], weight, acc[r][o]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int o = 0; o < kOutputs; ++o) y[r * n + o] = sum(acc[r][o]);
-  }
-}
-
+// Output by output, so that a thread reads one stream, a page of which is on its way to the second-level cache. Several
+// rows of w at a time, or lines fetched to the first level, read at two thirds of the speed.
 template <int kRows>
 HWY_NOINLINE void outputs(int64_t n, int64_t k, const float* x, const float* w, int64_t begin, int64_t end, float* y) {
-  int64_t o = begin;
-  for (; o + 4 <= end; o += 4) dot_products<kRows, 4>(n, k, x, w + o * k, y + o);
-  for (; o < end; ++o) dot_products<kRows, 1>(n, k, x, w + o * k, y + o);
+  constexpr int64_t kAhead = 1024;
+  for (int64_t o = begin; o < end; ++o) {
+    const float* row = w + o * k;
+    Floats acc[kRows][2];
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = splat(0);
+    int64_t i = 0;
+    const auto add = [&](int part, int64_t valid) HWY_ATTR {
+      __builtin_prefetch(row + i + kAhead, /*write=*/0, /*locality=*/2);
+      const Floats weight = load(row + i, valid);
+      for (int r = 0; r < kRows; ++r) acc[r][part] = hn::MulAdd(load(x + r * k + i, valid), weight, acc[r][part]);
+      i += lanes();
+    };
+    while (i + 2 * lanes() <= k) {
+      add(0, lanes());
+      add(1, lanes());
+    }
+    while (i < k) add(0, valid_lanes(i, k));
+    for (int r = 0; r < kRows; ++r) y[r * n + o] = sum(hn::Add(acc[r][0], acc[r][1]));
+  }
 }
 
 void Gemv(int64_t m, int64_t n, int64_t k, const float* x, const float* w, int64_t begin, int64_t end, float* y) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <vector>
 
 namespace engram {
 
@@ -14,9 +15,17 @@ void parallel_ranges(int64_t size, int64_t grain, const std::function<void(int64
 }
 
 void parallel_tasks(int64_t tasks, const std::function<void(int64_t)>& work) {
-  std::atomic<int64_t> next = 0;
-  at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1, [&](int64_t, int64_t) {
-    for (int64_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(i);
+  const int64_t threads = std::min<int64_t>(tasks, at::get_num_threads());
+  struct alignas(64) Share {  // a cache line each
+    std::atomic<int64_t> taken = 0;
+  };
+  std::vector<Share> shares(static_cast<size_t>(threads));
+  at::parallel_for(0, threads, 1, [&](int64_t own, int64_t) {
+    for (int64_t share = own; share < own + threads; ++share) {
+      const int64_t at = share % threads, begin = tasks * at / threads, end = tasks * (at + 1) / threads;
+      std::atomic<int64_t>& taken = shares[static_cast<size_t>(at)].taken;
+      for (int64_t i = 0; (i = begin + taken.fetch_add(1, std::memory_order_relaxed)) < end;) work(i);
+    }
   });
 }
 
