@@ -22,6 +22,14 @@ double score_scale(const StepContext& context, const AttentionHeads& heads) {
 }
 
 void write_rows(torch::Tensor& cache, const PagedStep& step, const torch::Tensor& rows) {
+  if (cache.is_cpu() && cache.scalar_type() == torch::kFloat && rows.scalar_type() == torch::kFloat) {
+    const int64_t* slots = step.slots().const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < rows.size(0); ++i) {
+      std::copy_n(rows.const_data_ptr<float>() + i * rows.stride(0), rows.size(1),
+                  cache.mutable_data_ptr<float>() + slots[i] * cache.size(1));
+    }
+    return;
+  }
   cache.index_copy_(0, step.slots(), rows.to(cache.scalar_type()));
 }
 
@@ -103,18 +111,19 @@ torch::Tensor GqaAttentionImpl::forward(const torch::Tensor& x_Nd, const Attenti
 
 torch::Tensor GqaAttentionImpl::step(const torch::Tensor& x_Nd, const StepContext& context, torch::Tensor& cache) {
   const int64_t n = x_Nd.size(0), width = heads_.rope, key = heads_.kv_heads * width;
-  // Queries and keys stand side by side, and one rotation turns both.
+  // Queries and keys stand side by side, and one rotation turns both. Keys and values stand as in the cache.
   const int64_t query = heads_.heads * width;
-  auto parts = qkv_proj_(x_Nd).split_with_sizes({query + key, key}, -1);
-  const torch::Tensor turned = rotate(parts[0].view({n, -1, width}), context, heads_.interleaved).view({n, -1});
-  write_rows(cache, context.step, at::cat({turned.narrow(1, query, key), parts[1]}, 1));
+  const torch::Tensor qkv = qkv_proj_(x_Nd);
+  torch::Tensor by_head = qkv.view({n, -1, width});
+  turn_heads(by_head, heads_.heads + heads_.kv_heads, context.cos, context.sin, heads_.interleaved);
+  write_rows(cache, context.step, qkv.narrow(1, query, 2 * key));
   PagedHeads paged;
   paged.heads = heads_.heads;
   paged.kv_heads = heads_.kv_heads;
   paged.key_width = paged.value_width = width;
   paged.value_at = key;
   paged.scale = score_scale(context, heads_);
-  return o_proj_(attend_paged(turned.narrow(1, 0, query), cache, context.step, paged));
+  return o_proj_(attend_paged(qkv.narrow(1, 0, query), cache, context.step, paged));
 }
 
 std::shared_ptr<AttentionImpl> make_attention(const ModelConfig& config) {

@@ -1,5 +1,9 @@
 #include "engram/model/layers/moe.h"
 
+#include <cmath>
+#include <numeric>
+
+#include "engram/kernels/gemv.h"
 #include "engram/kernels/moe.h"
 #include "engram/model/ops/ops.h"
 #include "engram/model/ops/parallel.h"
@@ -30,9 +34,35 @@ torch::Tensor choose_experts(const torch::Tensor& scores, int64_t k) {
   return index;
 }
 
+// route() of a step's few tokens, without a dozen tensors.
+Routing route_few(const torch::Tensor& logits, const torch::Tensor& bias, const RoutingOptions& options) {
+  const int64_t rows = logits.size(0), experts = logits.size(1), k = options.top_k;
+  Routing routing{torch::empty({rows, k}, torch::kLong), torch::empty({rows, k})};
+  std::vector<float> score(static_cast<size_t>(experts)), biased(score);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* from = logits.const_data_ptr<float>() + row * experts;
+    int64_t* index = routing.index.mutable_data_ptr<int64_t>() + row * k;
+    float* weight = routing.weight.mutable_data_ptr<float>() + row * k;
+    for (size_t e = 0; e < score.size(); ++e) {
+      score[e] = 1 / (1 + std::exp(-from[e]));
+      biased[e] = score[e] + bias.const_data_ptr<float>()[e];
+    }
+    choose_largest(biased.data(), 1, experts, k, index);
+    for (int64_t j = 0; j < k; ++j) weight[j] = score[static_cast<size_t>(index[j])];
+    const float sum = options.normalize ? std::accumulate(weight, weight + k, 1e-20f) : 1;
+    for (int64_t j = 0; j < k; ++j) weight[j] = weight[j] / sum * static_cast<float>(options.scale);
+  }
+  return routing;
+}
+
 }  // namespace
 
 Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const RoutingOptions& options) {
+  if (c10::InferenceMode::is_enabled() && logits.is_cpu() && logits.scalar_type() == torch::kFloat &&
+      logits.is_contiguous() && bias.scalar_type() == torch::kFloat && bias.is_contiguous() &&
+      logits.size(0) <= kFewRows && options.top_k <= logits.size(1)) {
+    return route_few(logits, bias, options);
+  }
   torch::Tensor score = at_least_float(logits).sigmoid();
   Routing routing;
   routing.index = choose_experts(score.detach() + bias, options.top_k);
@@ -75,7 +105,7 @@ torch::Tensor MoeImpl::forward(const torch::Tensor& x_Nd) {
   {
     // A choice among experts is not a smooth function: in bf16 it would differ from the fp32 one.
     NoAutocast fp32;
-    torch::Tensor logits = at::linear(at_least_float(x_Nd), at_least_float(gate_->weight));
+    torch::Tensor logits = linear_rows(at_least_float(x_Nd), at_least_float(gate_->weight));
     routing = route(logits, gate_->e_score_correction_bias, options_);
   }
   if (is_training()) {

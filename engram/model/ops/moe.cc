@@ -1,5 +1,6 @@
 // moe_experts: the routed experts through engram/kernels/moe.h.
 #include <algorithm>
+#include <memory>
 
 #include "engram/kernels/gemm.h"
 #include "engram/kernels/moe.h"
@@ -11,6 +12,7 @@ namespace engram {
 namespace {
 
 using internal::floats;
+using internal::is_plain;
 using internal::mutable_floats;
 using internal::to_fp32;
 using torch::autograd::AutogradContext;
@@ -61,40 +63,35 @@ torch::Tensor combine(const MoeShape& shape, const torch::Tensor& rows, const to
   return out;
 }
 
-// x [A, k] times the matrices [experts, n, k]: of each group of rows its expert's, which is read once, in place.
-// Threads share out the outputs of the experts that have rows.
-torch::Tensor few_rows_by_expert(const MoeGroups& groups, const torch::Tensor& x, const torch::Tensor& matrices) {
-  const int64_t n = matrices.size(1), k = matrices.size(2);
+// y [A, n] = x [A, k] times the matrices [experts, n, k]: of each group of rows its expert's, which is read once, in
+// place. Threads share out the outputs of the experts that have rows.
+void few_rows_by_expert(const MoeGroups& groups, const float* x, const float* matrices, int64_t n, int64_t k,
+                        float* y) {
   struct Piece {
     int64_t expert, first, rows, begin, end;  // rows of x, outputs
   };
   std::vector<Piece> pieces;
-  int64_t active = 0, most = 0;
+  int64_t most = 0;
   for (size_t e = 0; e + 1 < groups.offsets.size(); ++e) {
-    const int64_t rows = groups.offsets[e + 1] - groups.offsets[e];
-    active += rows > 0;
-    most = std::max(most, rows);
+    most = std::max(most, groups.offsets[e + 1] - groups.offsets[e]);
   }
-  const int64_t grain = internal::output_grain(most, active * n, k);
-  torch::Tensor y = torch::empty({x.size(0), n}, x.options());
-  torch::Tensor columns = most > kGemvRows ? torch::empty_like(x) : torch::Tensor();
+  const int64_t grain = internal::output_grain(most, k);
+  std::vector<float> columns(most > kGemvRows ? groups.assignments.size() * static_cast<size_t>(k) : 0);
   for (size_t e = 0; e + 1 < groups.offsets.size(); ++e) {
     const int64_t end = groups.offsets[e + 1];
     for (int64_t first = groups.offsets[e]; first < end; first += kFewRows) {
       const int64_t rows = std::min(kFewRows, end - first);
-      if (rows > kGemvRows) transpose(floats(x) + first * k, rows, k, mutable_floats(columns) + first * k, rows);
+      if (rows > kGemvRows) transpose(x + first * k, rows, k, columns.data() + first * k, rows);
       for (int64_t at = 0; at < n; at += grain) {
         pieces.push_back({static_cast<int64_t>(e), first, rows, at, std::min(n, at + grain)});
       }
     }
   }
-  const float* transposed = floats(columns);
-  parallel_tasks(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
+  parallel_tasks(std::ssize(pieces), [&](int64_t i) {
     const Piece& p = pieces[static_cast<size_t>(i)];
-    few_rows_product(p.rows, n, k, floats(x) + p.first * k, transposed == nullptr ? nullptr : transposed + p.first * k,
-                     floats(matrices) + p.expert * n * k, p.begin, p.end, mutable_floats(y) + p.first * n);
+    few_rows_product(p.rows, n, k, x + p.first * k, columns.empty() ? nullptr : columns.data() + p.first * k,
+                     matrices + p.expert * n * k, p.begin, p.end, y + p.first * n);
   });
-  return y;
 }
 
 // The forward pass of a decode step, whose time is that of reading the active experts' weights.
@@ -102,25 +99,24 @@ torch::Tensor few_tokens(const torch::Tensor& x, const torch::Tensor& gate_up, c
                          const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
   const MoeShape shape = moe_shape(x, down, topk_index);
   const MoeGroups groups = group(topk_index, shape);
-  const auto assignments = static_cast<size_t>(shape.assignments());
-  torch::Tensor chosen = torch::empty({shape.assignments(), shape.dim}, x.options());
-  for (size_t i = 0; i < assignments; ++i) {
-    std::copy_n(floats(x) + groups.assignments[i] / shape.choices * shape.dim, shape.dim,
-                mutable_floats(chosen) + static_cast<int64_t>(i) * shape.dim);
+  const int64_t count = shape.assignments(), dim = shape.dim, width = shape.width;
+  const auto room = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(count * (2 * dim + 3 * width)));
+  float *by_expert = room.get(), *rows = by_expert + count * dim;  // [A, d]
+  float *inner = rows + count * dim, *active = inner + count * 2 * width;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t token = groups.assignments[static_cast<size_t>(i)] / shape.choices;
+    std::copy_n(floats(x) + token * dim, dim, by_expert + i * dim);
   }
-  const torch::Tensor inner = few_rows_by_expert(groups, chosen, gate_up);
-  torch::Tensor active = torch::empty({shape.assignments(), shape.width}, x.options());
-  swiglu_forward(floats(inner), shape.width, 0, shape.assignments(), mutable_floats(active));
-  const torch::Tensor by_expert = few_rows_by_expert(groups, active, down);
-  torch::Tensor rows = torch::empty_like(by_expert);
-  for (size_t i = 0; i < assignments; ++i) {
-    std::copy_n(floats(by_expert) + static_cast<int64_t>(i) * shape.dim, shape.dim,
-                mutable_floats(rows) + groups.assignments[i] * shape.dim);
+  few_rows_by_expert(groups, by_expert, floats(gate_up), 2 * width, dim, inner);
+  swiglu_forward(inner, width, 0, count, active);
+  few_rows_by_expert(groups, active, floats(down), dim, width, by_expert);
+  for (int64_t i = 0; i < count; ++i) {
+    std::copy_n(by_expert + i * dim, dim, rows + groups.assignments[static_cast<size_t>(i)] * dim);
   }
-  return combine(shape, rows, topk_weight);
+  torch::Tensor out = torch::empty_like(x);
+  moe_combine(shape, rows, floats(topk_weight), 0, shape.tokens, mutable_floats(out));
+  return out;
 }
-
-bool is_plain(const torch::Tensor& x) { return x.scalar_type() == torch::kFloat && x.is_contiguous(); }
 
 struct MoeFunction : torch::autograd::Function<MoeFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x_any, const torch::Tensor& gate_up_any,

@@ -28,6 +28,8 @@ torch::Tensor swiglu_composed(const torch::Tensor& gate_up);
 // Rotary embedding over the last dimension, x [B, T, H, r]; cos, sin [T, r/2].
 // interleaved: pairs are (0,1), (2,3), .. (DeepSeek); else (0, r/2), .. (Llama).
 torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved);
+// The same in place, for the first `heads` of x [N, H, r], contiguous, in a decode step.
+void turn_heads(torch::Tensor& x, int64_t heads, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved);
 torch::Tensor apply_rope_composed(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
                                   bool interleaved);
 

@@ -37,6 +37,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     parallel_ranges(rows, row_grain(shape.dim), [&](int64_t begin, int64_t end) {
       rms_norm_forward(shape, floats(x), floats(weight), begin, end, mutable_floats(y), mutable_floats(inv_rms));
     });
+    if (context == nullptr) return y.to(x_any.scalar_type());
     context->save_for_backward({x, weight, inv_rms});
     context->saved_data["eps"] = eps;
     context->saved_data["x_type"] = x_any.scalar_type();
@@ -68,7 +69,7 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     parallel_ranges(width == 0 ? 0 : y.numel() / width, row_grain(8 * width), [&](int64_t begin, int64_t end) {
       swiglu_forward(floats(gate_up), width, begin, end, mutable_floats(y));
     });
-    context->save_for_backward({gate_up_any});
+    if (context != nullptr) context->save_for_backward({gate_up_any});
     return y.to(gate_up_any.scalar_type());
   }
 
@@ -102,8 +103,10 @@ struct RopeFunction : torch::autograd::Function<RopeFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x, const torch::Tensor& cos_any,
                                const torch::Tensor& sin_any, bool interleaved) {
     torch::Tensor cos = to_fp32(cos_any), sin = to_fp32(sin_any);
-    context->save_for_backward({cos, sin});
-    context->saved_data["interleaved"] = interleaved;
+    if (context != nullptr) {
+      context->save_for_backward({cos, sin});
+      context->saved_data["interleaved"] = interleaved;
+    }
     return turn(x, cos, sin, interleaved, /*inverse=*/false);
   }
 
@@ -177,8 +180,7 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 
 torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight) {
   const int64_t k = weight.size(1), n = weight.size(0);
-  const bool plain = x.is_cpu() && x.scalar_type() == torch::kFloat && weight.scalar_type() == torch::kFloat &&
-                     x.size(-1) == k && weight.is_contiguous() && x.is_contiguous();
+  const bool plain = x.is_cpu() && internal::is_plain(x) && internal::is_plain(weight) && x.size(-1) == k;
   if (!c10::InferenceMode::is_enabled() || !plain || x.numel() == 0 || x.numel() > kFewRows * k) {
     return at::linear(x, weight);
   }
@@ -191,10 +193,11 @@ torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight) {
     columns = torch::empty({k, rows}, x.options());
     transpose(floats(x), rows, k, mutable_floats(columns), rows);
   }
-  const int64_t grain = internal::output_grain(rows, n, k);
-  parallel_tasks((n + grain - 1) / grain, [&](int64_t i) {
-    few_rows_product(rows, n, k, floats(x), floats(columns), floats(weight), i * grain, std::min(n, (i + 1) * grain),
-                     mutable_floats(y));
+  const int64_t grain = internal::output_grain(rows, k);
+  const float *from = floats(x), *turned = floats(columns), *matrix = floats(weight);
+  float* to = mutable_floats(y);
+  parallel_tasks((n + grain - 1) / grain, [=](int64_t i) {
+    few_rows_product(rows, n, k, from, turned, matrix, i * grain, std::min(n, (i + 1) * grain), to);
   });
   return y;
 }
@@ -207,12 +210,12 @@ torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, doub
   if (x.is_cuda() && weight.dim() == 1 && x.scalar_type() != torch::kDouble) {  // one launch instead of eight
     return at::rms_norm(x, {x.size(-1)}, weight.to(x.scalar_type()), eps).to(x.scalar_type());
   }
-  return has_kernel(x) ? RmsNormFunction::apply(x, weight, eps) : rms_norm_composed(x, weight, eps);
+  return has_kernel(x) ? internal::apply_function<RmsNormFunction>(x, weight, eps) : rms_norm_composed(x, weight, eps);
 }
 
 torch::Tensor swiglu(const torch::Tensor& gate_up) {
   TORCH_CHECK(gate_up.dim() >= 1 && gate_up.size(-1) % 2 == 0, "swiglu: got ", gate_up.sizes(), ", wanted [.., 2f]");
-  return has_kernel(gate_up) ? SwigluFunction::apply(gate_up) : swiglu_composed(gate_up);
+  return has_kernel(gate_up) ? internal::apply_function<SwigluFunction>(gate_up) : swiglu_composed(gate_up);
 }
 
 torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved) {
@@ -220,7 +223,24 @@ torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const
                   cos.size(1) * 2 == x.size(3) && sin.sizes() == cos.sizes(),
               "apply_rope: got x ", x.sizes(), ", cos ", cos.sizes(), ", sin ", sin.sizes(),
               ", wanted [B, T, H, r], [T, r/2], [T, r/2]");
-  return has_kernel(x) ? RopeFunction::apply(x, cos, sin, interleaved) : apply_rope_composed(x, cos, sin, interleaved);
+  return has_kernel(x) ? internal::apply_function<RopeFunction>(x, cos, sin, interleaved)
+                       : apply_rope_composed(x, cos, sin, interleaved);
+}
+
+void turn_heads(torch::Tensor& x, int64_t heads, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved) {
+  if (!x.is_cpu() || x.scalar_type() != torch::kFloat) {
+    torch::Tensor front = x.narrow(1, 0, heads);
+    front.copy_(apply_rope(front.unsqueeze(0), cos, sin, interleaved).squeeze(0));
+    return;
+  }
+  RopeShape shape;
+  shape.length = x.size(0);
+  shape.heads = x.size(1);
+  shape.half = x.size(2) / 2;
+  shape.interleaved = interleaved;
+  for (int64_t row = 0; row < x.size(0) * shape.heads; row += shape.heads) {
+    rope(shape, floats(x), floats(cos), floats(sin), row, row + heads, mutable_floats(x));
+  }
 }
 
 torch::Tensor gather_rows(const torch::Tensor& unique_rows, const torch::Tensor& index) {

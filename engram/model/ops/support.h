@@ -15,7 +15,9 @@ inline bool has_kernel(const torch::Tensor& x) {
   return x.device().is_cpu() && (x.scalar_type() == torch::kFloat || x.scalar_type() == torch::kBFloat16);
 }
 
-inline torch::Tensor to_fp32(const torch::Tensor& x) { return x.to(torch::kFloat).contiguous(); }
+inline bool is_plain(const torch::Tensor& x) { return x.scalar_type() == torch::kFloat && x.is_contiguous(); }
+
+inline torch::Tensor to_fp32(const torch::Tensor& x) { return is_plain(x) ? x : x.to(torch::kFloat).contiguous(); }
 
 inline const float* floats(const torch::Tensor& x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
 inline float* mutable_floats(const torch::Tensor& x) { return x.defined() ? x.mutable_data_ptr<float>() : nullptr; }
@@ -23,11 +25,15 @@ inline float* mutable_floats(const torch::Tensor& x) { return x.defined() ? x.mu
 // Rows per parallel piece, so that a piece is worth waking a thread for.
 inline int64_t row_grain(int64_t floats_per_row) { return std::max<int64_t>(1, 16384 / (floats_per_row + 1)); }
 
-// Outputs per parallel piece of a product of few rows with weights [.., k], of `outputs` in all (few_rows_product).
-inline int64_t output_grain(int64_t rows, int64_t outputs, int64_t k) {
-  if (rows > kGemvRows) return 96;
-  const int64_t share = outputs / (8 * parallel_threads());
-  return (std::max(row_grain(k), share) + 3) / 4 * 4;  // gemv is fastest on four outputs at a time
+// Outputs per parallel piece of a product of few rows with weights [.., k] (few_rows_product).
+inline int64_t output_grain(int64_t rows, int64_t k) { return rows > kGemvRows ? 96 : row_grain(k); }
+
+// A function's forward pass alone where no backward pass can follow: apply() takes microseconds. forward() then gets no
+// context.
+template <typename Function, typename... Arguments>
+torch::Tensor apply_function(const Arguments&... arguments) {
+  if (c10::InferenceMode::is_enabled()) return Function::forward(nullptr, arguments...);
+  return Function::apply(arguments...);
 }
 
 // A gradient that sums over rows: work(begin, end, partial) adds a part's rows to partial [size], which starts at zero;
