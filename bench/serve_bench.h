@@ -44,10 +44,11 @@ ServeBenchOptions default_serve_bench_options();
 //  "variants": those of the first backbone}. kNotFound names a missing file and what makes it.
 Result<nlohmann::ordered_json> run_serve_bench(Env& env, const ServeBenchOptions& options);
 
-// Continuous batching and the memory's speed on the first backbone: {"clients": [{"clients", "tokens_per_second"}],
-//  "ratio_of_32_clients", "share_of_matrix_rate", "largest_possible_ratio" (32 clients at the matrix rate),
-//  "decode_seconds", "weight_read_seconds", "decode_over_weight_read", "moe": the last three and "experts",
-//  "active_experts", "active_weight_bytes" of a mixture of experts with as many active weights}.
+// Continuous batching and the memory's speed on the first backbone, on CPUs: {"clients": [{"clients",
+//  "tokens_per_second"}], "ratio_of_32_clients", "share_of_matrix_rate", "largest_possible_ratio" (32 clients at the
+//  matrix rate), "active_weight_bytes", "decode_seconds", "weight_read_seconds" (of the same bytes where they lie),
+//  "decode_over_weight_read", "ratio_low", "ratio_high", "moe": the last six and "experts", "active_experts" of a
+//  mixture of experts with as many active weights}.
 Result<nlohmann::ordered_json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options);
 
 // One client on the first backbone that writes real text, with drafts and without, step by step in turn: {"rows":

@@ -2,29 +2,18 @@
 // and llama.cpp.
 #include <algorithm>
 #include <map>
+#include <span>
 
 #include "bench/process.h"
 #include "bench/serve_work.h"
 #include "engram/core/json.h"
-#include "engram/model/parameters.h"
+#include "engram/kernels/gemv.h"
+#include "engram/model/parallel.h"
 
 namespace engram::bench {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Seconds to read `bytes` of memory once with all threads: the bound of a decode step.
-double seconds_to_read(int64_t bytes) {
-  const torch::Tensor buffer = torch::ones({bytes / 4});
-  std::vector<double> seconds;
-  float sink = 0;
-  for (int i = 0; i < 7; ++i) {
-    const double start = now_seconds();
-    sink += buffer.sum().item<float>();
-    seconds.push_back(now_seconds() - start);
-  }
-  return sink > 0 ? *std::min_element(seconds.begin(), seconds.end()) : 0;
-}
 
 // Multiply-adds a second, times two, of a large fp32 product: the bound of a step with many sequences.
 double matrix_rate() {
@@ -40,9 +29,76 @@ double matrix_rate() {
   return 2.0 * kSize * kSize * kSize / best;
 }
 
-// One sequence's decode step beside the time to read the weights that it needs once. The backbone's
-// own FFN is cut into experts of a quarter of its width, of which four are active.
-Result<Json> measure_moe_decode(Env& env, const ServeBenchOptions& options, const Workload& work) {
+constexpr size_t kPiece = 16384;
+
+// What a decode step reads, in pieces: all weights but the embedding's, of which it needs a row, and of a block's
+// experts as many as are active. `turn`: others of them in each.
+std::vector<std::span<const float>> active_weights(const LoadedModel& model, int turn) {
+  const ModelConfig& config = model.config;
+  std::vector<std::span<const float>> out;
+  for (const auto& named : model.model->named_parameters()) {
+    if (named.key() == "model.embed_tokens.weight" && !config.tie_word_embeddings) continue;
+    torch::Tensor weight = named.value();
+    if (weight.dim() == 3) {
+      const int64_t active = config.num_experts_per_tok;
+      weight = weight.narrow(0, turn * active % (config.n_routed_experts - active + 1), active);
+    }
+    const std::span<const float> all(weight.const_data_ptr<float>(), static_cast<size_t>(weight.numel()));
+    for (size_t at = 0; at < all.size(); at += kPiece)
+      out.push_back(all.subspan(at, std::min(kPiece, all.size() - at)));
+  }
+  return out;
+}
+
+// Seconds to read that once where it lies, with all threads at once and nothing in between. Products with a short
+// vector are the fastest read: they fetch ahead, which a sum does not.
+double seconds_to_read(const std::vector<std::span<const float>>& pieces) {
+  constexpr size_t kWidth = 512;
+  const std::vector<float> vector(kWidth, 1.0f);
+  std::vector<float> products(pieces.size() * kPiece / kWidth);
+  const double start = now_seconds();
+  parallel_tasks(std::ssize(pieces), [&](int64_t i) {
+    const auto at = static_cast<size_t>(i);
+    const auto k = static_cast<int64_t>(std::min(kWidth, pieces[at].size())), rows = std::ssize(pieces[at]) / k;
+    gemv(1, rows, k, vector.data(), pieces[at].data(), 0, rows, products.data() + at * kPiece / kWidth);
+  });
+  return now_seconds() - start;
+}
+
+// One sequence's decode step beside the time to read the weights that it needs: medians of a round, taken in turn, and
+// the median of the rounds' ratios.
+Result<Json> measure_decode(Env& env, const ServeBenchOptions& options, const Workload& work,
+                            const LoadedModel& model) {
+  constexpr int kReads = 15;
+  EngineOptions one_sequence;
+  one_sequence.prefix_cache = false;
+  one_sequence.scheduler = {.max_sequences = 1, .max_batched_tokens = 16};
+  ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, one_sequence));
+  int64_t bytes = 0;
+  for (const auto& piece : active_weights(model, 0)) bytes += static_cast<int64_t>(piece.size_bytes());
+  std::vector<double> decode, reads, ratio;
+  for (int round = -1; round < options.rounds; ++round) {
+    const auto from = work.text.begin() + (round + 1) * work.scale.longest;
+    const std::vector<Job> jobs = {{{from, from + 4}, {from + 4, from + work.scale.longest}}};
+    ENGRAM_ASSIGN_OR_RETURN(const auto got, serve({{engine.get()}}, jobs));
+    std::vector<double> read;
+    for (int turn = 0; turn < kReads; ++turn) read.push_back(seconds_to_read(active_weights(model, turn)));
+    if (round < 0) continue;
+    decode.push_back(got[0].step_seconds);
+    reads.push_back(median(read));
+    ratio.push_back(decode.back() / reads.back());
+  }
+  const Spread ratios = spread_of(ratio);
+  return Json{{"active_weight_bytes", bytes},
+              {"decode_seconds", median(decode)},
+              {"weight_read_seconds", median(reads)},
+              {"decode_over_weight_read", ratios.median},
+              {"ratio_low", ratios.low},
+              {"ratio_high", ratios.high}};
+}
+
+// The backbone's own FFN cut into experts of a quarter of its width, of which four are active.
+ModelConfig mixture_config(const Workload& work) {
   const BackboneShape& shape = work.scale.backbones[0];
   ModelConfig config = backbone_config(work, shape, nullptr);
   config.ffn = FfnKind::kMoe;
@@ -51,34 +107,14 @@ Result<Json> measure_moe_decode(Env& env, const ServeBenchOptions& options, cons
   config.num_experts_per_tok = 4;
   config.moe_intermediate_size = shape.intermediate / 4;
   config.shared_expert_intermediate_size = 0;
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, make_model(env, work, config));
-  EngineOptions one_sequence;
-  one_sequence.prefix_cache = false;
-  one_sequence.scheduler = {.max_sequences = 1, .max_batched_tokens = 16};
-  ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, one_sequence));
-  ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(config));
-  const int64_t bytes = 4 * (count.p_act + int64_t{config.vocab_size} * config.hidden_size);
-  std::vector<double> decode, ratio;
-  double least_read = 0;
-  for (int round = -1; round < options.rounds; ++round) {
-    const auto from = work.text.begin() + (round + 1) * work.scale.longest;
-    const std::vector<Job> jobs = {{{from, from + 4}, {from + 4, from + work.scale.longest}}};
-    ENGRAM_ASSIGN_OR_RETURN(const auto got, serve({{engine.get()}}, jobs));
-    if (round < 0) continue;
-    const double read = seconds_to_read(bytes);
-    decode.push_back(1 / got[0].tokens_per_second);
-    ratio.push_back(decode.back() / read);
-    least_read = round == 0 ? read : std::min(least_read, read);
-  }
-  return Json{{"experts", config.n_routed_experts}, {"active_experts", config.num_experts_per_tok},
-              {"active_weight_bytes", bytes},       {"decode_seconds", median(decode)},
-              {"weight_read_seconds", least_read},  {"decode_over_weight_read", median(ratio)}};
+  return config;
 }
 
 }  // namespace
 
 Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
+  if (work.scale.on_gpu()) return invalid_argument("clients: a bound of CPUs, got scale {}", work.scale.name);
   if (options.threads > 0) torch::set_num_threads(options.threads);
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
                           make_model(env, work, backbone_config(work, work.scale.backbones[0], nullptr)));
@@ -99,24 +135,21 @@ Result<Json> run_serve_clients_bench(Env& env, const ServeBenchOptions& options)
       if (round >= 0) speed[clients].push_back(got[0].tokens_per_second);
     }
   }
-  const double one = median(speed[1]), many = median(speed[32]);
-  ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));
-  const int64_t bytes = 4 * (count.p_act + int64_t{model.config.vocab_size} * model.config.hidden_size);
-  const double read = seconds_to_read(bytes), rate = matrix_rate();
-  const double token_flops = static_cast<double>(bytes) / 2;  // two a weight
-  ENGRAM_ASSIGN_OR_RETURN(const Json moe, measure_moe_decode(env, options, work));
-  return Json{
-      {"clients", {{{"clients", 1}, {"tokens_per_second", one}}, {{"clients", 32}, {"tokens_per_second", many}}}},
-      {"ratio_of_32_clients", many / one},
-      {"matrix_flops", rate},
-      {"share_of_matrix_rate", token_flops * many / rate},
-      {"largest_possible_ratio", rate / token_flops / one},
-      {"active_weight_bytes", bytes},
-      {"decode_seconds", 1 / one},
-      {"weight_read_seconds", read},
-      {"weight_bytes_per_second", static_cast<double>(bytes) / read},
-      {"decode_over_weight_read", 1 / one / read},
-      {"moe", moe}};
+  const double one = median(speed[1]), many = median(speed[32]), rate = matrix_rate();
+  ENGRAM_ASSIGN_OR_RETURN(Json out, measure_decode(env, options, work, model));
+  const double token_flops = out.at("active_weight_bytes").get<double>() / 2;  // two a weight
+  const ModelConfig mixture = mixture_config(work);
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel experts, make_model(env, work, mixture));
+  ENGRAM_ASSIGN_OR_RETURN(Json moe, measure_decode(env, options, work, experts));
+  moe.update({{"experts", mixture.n_routed_experts}, {"active_experts", mixture.num_experts_per_tok}});
+  out.update(
+      {{"clients", {{{"clients", 1}, {"tokens_per_second", one}}, {{"clients", 32}, {"tokens_per_second", many}}}},
+       {"ratio_of_32_clients", many / one},
+       {"matrix_flops", rate},
+       {"share_of_matrix_rate", token_flops * many / rate},
+       {"largest_possible_ratio", rate / token_flops / one},
+       {"moe", moe}});
+  return out;
 }
 
 Result<Json> run_serve_sampling_bench(Env& env, const ServeBenchOptions& options) {

@@ -191,15 +191,16 @@ Result<std::vector<Measurement>> serve(const std::vector<Server>& servers, const
     ENGRAM_RETURN_IF_ERROR(add_jobs(server, jobs, failure));
     before.push_back(server.engine->metrics());
   }
-  std::vector<double> seconds(servers.size());
+  std::vector<std::vector<double>> steps(servers.size());
   const auto has_work = [](const Server& server) { return server.engine->has_work(); };
   for (size_t first = 0; std::ranges::any_of(servers, has_work); ++first) {
     for (size_t turn = 0; turn < servers.size(); ++turn) {
       const size_t at = (first + turn) % servers.size();  // each step begins with another
+      if (!has_work(servers[at])) continue;
       const double start = now_seconds();
-      if (has_work(servers[at])) servers[at].engine->step();
+      servers[at].engine->step();
       if (on_gpu) torch::cuda::synchronize();  // a step that samples nothing does not wait by itself
-      seconds[at] += now_seconds() - start;
+      steps[at].push_back(now_seconds() - start);
     }
   }
   ENGRAM_RETURN_IF_ERROR(failure);
@@ -211,8 +212,9 @@ Result<std::vector<Measurement>> serve(const std::vector<Server>& servers, const
   std::vector<Measurement> out;
   for (size_t i = 0; i < servers.size(); ++i) {
     const EngineMetrics after = servers[i].engine->metrics();
-    out.push_back({seconds[i], static_cast<double>(generated) / seconds[i],
-                   (after.stall_seconds - before[i].stall_seconds) / seconds[i],
+    const double seconds = std::accumulate(steps[i].begin(), steps[i].end(), 0.0);
+    out.push_back({seconds, median(steps[i]), static_cast<double>(generated) / seconds,
+                   (after.stall_seconds - before[i].stall_seconds) / seconds,
                    static_cast<double>(after.row_bytes - before[i].row_bytes) / static_cast<double>(tokens)});
   }
   return out;

@@ -51,8 +51,8 @@ Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig
                                const std::string& resident = "");
 
 struct Measurement {
-  double seconds = 0;
-  double tokens_per_second = 0;  // generated
+  double seconds = 0, step_seconds = 0;  // of all steps, and their median
+  double tokens_per_second = 0;          // generated
   double stall_share = 0, bytes_per_token = 0;
 };
 // An engine, and what its requests ask for: with the memory knocked out or not, how tokens are sampled.
