@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engram/core/mapped_file.h"
 #include "engram/core/status.h"
 
 namespace engram {
@@ -23,19 +24,6 @@ class WritableFile {
   virtual Status append(std::span<const std::byte> bytes) = 0;
   virtual Status sync() = 0;   // fsync
   virtual Status close() = 0;  // reports errors the system held back; does not sync
-};
-
-// A read-only private mapping; unmapped on destruction. What is written to the file meanwhile may be seen or not.
-class MappedFile {
- public:
-  virtual ~MappedFile() = default;
-  virtual std::span<const std::byte> bytes() const = 0;
-  // Pages that the file lost while mapped, or that its drive cannot give, read as zeros and end nothing: ask this after
-  // using the bytes. kDataLoss names file and page. Costs a load.
-  virtual Status readable() const = 0;
-  // Whether the file was written to or changed its size since it was mapped. Costs a system call. Asked after the bytes
-  // were copied, false means that they are what the file held when it was mapped.
-  virtual bool has_changed() const = 0;
 };
 
 // A file read at any offset. Any thread. The file may change or shrink meanwhile: reads then see what is there.

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <nlohmann/json.hpp>
 
-#include "engram/core/json.h"
 #include "engram/core/machine.h"
 
 namespace engram {
@@ -73,10 +73,10 @@ bool is_json_lines(std::string_view text, const std::string& name) {
   const size_t end = text.find('\n');
   const std::string_view first = text.substr(0, std::min(end, kLongestLine));
   if (!first.starts_with('{')) return false;
-  const Result<nlohmann::json> json = parse_json(first, name);
-  if (!json.ok() || !json->is_object()) return is_named_so;
+  const nlohmann::json json = nlohmann::json::parse(first, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return is_named_so;
   const std::string_view rest = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
-  const bool has_text = std::any_of(json->begin(), json->end(), [](const auto& value) { return value.is_string(); });
+  const bool has_text = std::any_of(json.begin(), json.end(), [](const auto& value) { return value.is_string(); });
   return is_named_so || (has_text && rest.starts_with('{'));
 }
 

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "engram/core/file_kind.h"
-#include "engram/core/ordered_json.h"
 
 namespace engram {
 namespace {

@@ -18,6 +18,9 @@ inline constexpr int kJsonMaxDepth = 100;
 
 // `name` is the file's name for messages. kDataLoss on any text that is refused.
 Result<nlohmann::json> parse_json(std::string_view text, const std::string& name, int max_depth = kJsonMaxDepth);
+// For what is written again, or shown: the fields of an object keep the file's order.
+Result<nlohmann::ordered_json> parse_ordered_json(std::string_view text, const std::string& name,
+                                                  int max_depth = kJsonMaxDepth);
 // The same for a whole file; Env's errors pass through.
 Result<nlohmann::json> read_json_file(Env& env, const std::string& path);
 

@@ -4,8 +4,6 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "engram/serve/http_session.h"
-
 namespace engram {
 namespace {
 
@@ -30,9 +28,9 @@ HttpContext::HttpContext(HttpServerOptions server_options, Engine& served_engine
 
 HttpContext::~HttpContext() = default;
 
-std::vector<std::shared_ptr<HttpSession>> HttpContext::sessions() {
+std::vector<std::shared_ptr<HttpConnection>> HttpContext::sessions() {
   const std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<HttpSession>> out;
+  std::vector<std::shared_ptr<HttpConnection>> out;
   for (const auto& [key, weak] : sessions_) {
     if (auto session = weak.lock()) out.push_back(std::move(session));
   }
@@ -44,12 +42,12 @@ bool HttpContext::no_session_left() {
   return sessions_.empty();
 }
 
-void HttpContext::add(const std::shared_ptr<HttpSession>& session) {
+void HttpContext::add(const std::shared_ptr<HttpConnection>& session) {
   const std::lock_guard lock(mutex_);
   sessions_[session.get()] = session;
 }
 
-void HttpContext::remove(const HttpSession* session) {
+void HttpContext::remove(const HttpConnection* session) {
   const std::lock_guard lock(mutex_);
   sessions_.erase(session);
 }
@@ -73,13 +71,13 @@ int HttpContext::most_of(const std::string& peer) const {
 
 bool HttpContext::make_place(const std::string& peer) {
   // They go after the lock: the last owner of a session takes it out of the list.
-  std::vector<std::shared_ptr<HttpSession>> all = sessions();
+  std::vector<std::shared_ptr<HttpConnection>> all = sessions();
   const auto of_peer = std::count_if(all.begin(), all.end(), [&](const auto& one) { return one->peer() == peer; });
   const bool peer_full = of_peer >= most_of(peer);
   if (std::ssize(all) >= options.max_connections + kMostLeaving) return false;
   if (!peer_full && std::ssize(all) < options.max_connections) return true;
-  HttpSession* slowest = nullptr;
-  auto since = HttpSession::Clock::now() - options.patience;
+  HttpConnection* slowest = nullptr;
+  auto since = HttpConnection::Clock::now() - options.patience;
   for (const auto& one : all) {
     if (peer_full && one->peer() != peer) continue;
     const auto waiting = one->waiting_since();

@@ -4,8 +4,6 @@
 #include <boost/asio/post.hpp>
 #include <nlohmann/json.hpp>
 
-#include "engram/serve/http_session_guard.h"
-
 namespace engram {
 namespace {
 

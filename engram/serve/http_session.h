@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 #include <chrono>
@@ -22,24 +23,22 @@
 
 namespace engram {
 
-class HttpSession : public std::enable_shared_from_this<HttpSession> {
+class HttpSession : public HttpConnection, public std::enable_shared_from_this<HttpSession> {
  public:
   using Socket = boost::asio::ip::tcp::socket;  // its executor is a strand
-  using Clock = std::chrono::steady_clock;
 
   HttpSession(Socket socket, std::string peer, std::shared_ptr<HttpContext> context);
-  ~HttpSession();
+  ~HttpSession() override;
 
   // Any thread.
   void start();
   void start_refusing();  // over the limit of connections: 503, and that is all
-  void drain();           // no request after the one it answers
-  void cancel();          // what it generates ends
-  void abort();           // closes it
-  void give_way();        // closes it, unless the server is at work for it by now
-  // Since when nothing is done here because the client does not send or does not read; nothing: the server is at work.
-  std::optional<Clock::time_point> waiting_since() const;
-  const std::string& peer() const { return peer_; }
+  void drain() override;
+  void cancel() override;
+  void abort() override;
+  void give_way() override;
+  std::optional<Clock::time_point> waiting_since() const override;
+  const std::string& peer() const override { return peer_; }
 
  private:
   enum class Phase { kReading, kAnswering, kLingering, kClosed };
@@ -110,5 +109,28 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   uint64_t call_ = 0;          // counts requests, so that events of an earlier one are known
   bool close_after_ = false;
 };
+
+template <typename Work>
+void HttpSession::guarded(const Work& work) noexcept {
+  try {
+    try {
+      work();
+    } catch (const std::exception& problem) {
+      on_exception(problem.what());
+    } catch (...) {
+      on_exception("an exception of no known kind");
+    }
+  } catch (...) {  // not even the reply could be made
+    phase_ = Phase::kClosed;
+    boost::system::error_code ignored;
+    socket_.close(ignored);
+  }
+}
+
+template <typename Work>
+void HttpSession::post(Work work) {
+  boost::asio::post(socket_.get_executor(),
+                    [self = shared_from_this(), work = std::move(work)] { self->guarded(work); });
+}
 
 }  // namespace engram

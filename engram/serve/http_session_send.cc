@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "engram/serve/http_session.h"
-#include "engram/serve/http_session_guard.h"
 
 namespace engram {
 namespace {

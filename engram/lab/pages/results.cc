@@ -1,6 +1,6 @@
 #include "engram/lab/pages/results.h"
 
-#include "engram/core/ordered_json.h"
+#include "engram/core/json.h"
 #include "engram/lab/pages/assets.h"
 #include "engram/lab/pages/page.h"
 #include "engram/lab/pages/report.h"

@@ -5,7 +5,6 @@
 
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
-#include "engram/core/ordered_json.h"
 #include "engram/lab/study/run_output.h"
 
 namespace engram {

@@ -1,7 +1,7 @@
 #include "engram/lab/study/study_report.h"
 
+#include "engram/core/json.h"
 #include "engram/core/markup.h"
-#include "engram/core/ordered_json.h"
 #include "engram/core/progress.h"
 #include "engram/lab/pages/assets.h"
 #include "engram/lab/pages/report.h"

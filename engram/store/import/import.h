@@ -54,7 +54,6 @@ Result<std::unique_ptr<TableSource>> open_ple(Env& env, const std::string& direc
 Result<std::unique_ptr<TableSource>> open_checkpoint(Env& env, const std::string& directory,
                                                      const nlohmann::json& config, const std::string& config_path);
 Result<std::unique_ptr<TableSource>> open_gguf(Env& env, const std::string& path);
-Result<std::unique_ptr<TableSource>> open_row_file(Env& env, const std::string& path);
 
 // Qwen4Exp's constants of one layer: `ordinal` counts PLE layers from 0.
 std::vector<int64_t> ple_multipliers(int64_t seed, int64_t ordinal, int64_t vocab_size, int ngram_size);

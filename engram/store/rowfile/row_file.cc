@@ -72,7 +72,6 @@ nlohmann::ordered_json table_json(const RowTable& table) {
 }
 
 std::string header_json(const RowFileInfo& info) {
-  nlohmann::ordered_json header;
   header["layers"] = nlohmann::ordered_json::array();
   for (const RowTable& table : info.tables) header["layers"].push_back(table_json(table));
   if (info.hash) header["hash"] = info.hash->to_json();
