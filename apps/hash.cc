@@ -7,7 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/integers.h"
-#include "engram/hash/ngram_hasher.h"
+#include "engram/hash/memory_hasher.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram::apps {
@@ -49,21 +49,19 @@ nlohmann::ordered_json matrix(std::span<const int64_t> values, int width) {
   return rows;
 }
 
-void print_text(const EngramLayout& layout, std::span<const int32_t> ids,
-                const std::vector<std::vector<int64_t>>& row_ids) {
+void print_text(const EngramLayout& layout, std::span<const int32_t> ids, const RowIds& row_ids) {
   const EngramConfig& config = layout.config();
   fmt::print("compressed vocabulary {} ids, pad {}\n", config.compressed_vocab_size, layout.compressed_pad_id());
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
     fmt::print("layer {}: {} rows, multipliers {}\n", config.layer_ids[static_cast<size_t>(layer)],
                layout.num_rows(layer), fmt::join(layout.multipliers(layer), " "));
     for (int n = 2; n <= config.max_ngram_size; ++n) {
-      auto primes = layout.primes(layer).subspan(static_cast<size_t>((n - 2) * config.n_heads),
-                                                 static_cast<size_t>(config.n_heads));
+      auto primes =
+          layout.primes(layer).subspan(static_cast<size_t>(config.slot(n)), static_cast<size_t>(config.n_heads));
       fmt::print("  primes of order {}: {}\n", n, fmt::join(primes, " "));
     }
-    const size_t width = static_cast<size_t>(layout.rows_per_token());
     for (size_t t = 0; t < ids.size(); ++t) {
-      auto rows = std::span(row_ids[static_cast<size_t>(layer)]).subspan(t * width, width);
+      const auto rows = row_ids.layer(layer, static_cast<int64_t>(t), 1);
       fmt::print("  token {} (id {}): {}\n", t, ids[t], fmt::join(rows, " "));
     }
   }
@@ -78,13 +76,9 @@ Status run_hash(HashFlags flags) {
     return invalid_argument("--pad-id: got {}, wanted 0 .. {}", pad, map.vocab_size() - 1);
   }
   flags.config.compressed_vocab_size = map.compressed_vocab_size();
-  ENGRAM_ASSIGN_OR_RETURN(EngramLayout layout, EngramLayout::create(flags.config, map.ids()[static_cast<size_t>(pad)]));
-  std::vector<std::vector<int64_t>> row_ids;
-  for (int layer = 0; layer < layout.num_layers(); ++layer) {
-    ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, map, layer));
-    row_ids.emplace_back(ids.size() * static_cast<size_t>(layout.rows_per_token()));
-    ENGRAM_RETURN_IF_ERROR(hasher.hash(ids, starts, {}, row_ids.back()));
-  }
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(flags.config, map));
+  ENGRAM_ASSIGN_OR_RETURN(const MemoryHasher hasher, MemoryHasher::create(layout, map));
+  ENGRAM_ASSIGN_OR_RETURN(const RowIds row_ids, hasher.hash(ids, starts));
   if (!flags.json) {
     print_text(layout, ids, row_ids);
     return {};
@@ -96,7 +90,7 @@ Status run_hash(HashFlags flags) {
   });
   result["primes"] = by_layer(layout, [&](int layer) { return matrix(layout.primes(layer), layout.config().n_heads); });
   result["row_ids"] =
-      by_layer(layout, [&](int layer) { return matrix(row_ids[static_cast<size_t>(layer)], layout.rows_per_token()); });
+      by_layer(layout, [&](int layer) { return matrix(row_ids.layer(layer), layout.rows_per_token()); });
   fmt::print("{}\n", result.dump());
   return {};
 }

@@ -18,7 +18,7 @@
 #include "bench/process.h"
 #include "engram/core/env.h"
 #include "engram/core/json.h"
-#include "engram/hash/ngram_hasher.h"
+#include "engram/hash/memory_hasher.h"
 #include "engram/hash/numpy_random.h"
 
 namespace engram::bench {
@@ -47,8 +47,7 @@ class TemporaryFolder {
 
 struct Workload {
   std::vector<int32_t> map, ids;
-  std::vector<NgramHasher> hashers;  // one per layer
-  size_t rows_per_token = 0;
+  MemoryHasher hasher;
 };
 
 Result<Workload> make_workload() {
@@ -68,12 +67,9 @@ Result<Workload> make_workload() {
   config.vocab_size = {2262400, 2262400};
   config.compressed_vocab_size = kCompressedVocabSize;
   ENGRAM_ASSIGN_OR_RETURN(TokenMap map, TokenMap::from_ids(load.map, kCompressedVocabSize));
-  ENGRAM_ASSIGN_OR_RETURN(EngramLayout layout, EngramLayout::create(config, load.map[kPadId]));
-  for (int layer = 0; layer < layout.num_layers(); ++layer) {
-    ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, map, layer));
-    load.hashers.push_back(std::move(hasher));
-  }
-  load.rows_per_token = static_cast<size_t>(layout.rows_per_token());
+  config.pad_token_id = kPadId;
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(config, map));
+  ENGRAM_ASSIGN_OR_RETURN(load.hasher, MemoryHasher::create(layout, map));
   return load;
 }
 
@@ -98,12 +94,14 @@ std::vector<double> measure(double seconds, double amount, const std::function<v
 
 // One batch of ids [B, T] into rows [layer][sequence][token][R].
 Status hash_batch(const Workload& load, std::span<const int32_t> ids, size_t sequence, std::span<int64_t> rows) {
-  const size_t per_sequence = sequence * load.rows_per_token;
-  std::span<int64_t> out = rows;
-  for (const NgramHasher& hasher : load.hashers) {
-    for (size_t begin = 0; begin < ids.size(); begin += sequence) {
-      ENGRAM_RETURN_IF_ERROR(hasher.hash(ids.subspan(begin, sequence), {}, {}, out.first(per_sequence)));
-      out = out.subspan(per_sequence);
+  const auto rows_per_token = static_cast<size_t>(load.hasher.rows_per_token());
+  for (size_t begin = 0; begin < ids.size(); begin += sequence) {
+    NgramContext context = load.hasher.new_context();
+    ENGRAM_RETURN_IF_ERROR(context.append(ids.subspan(begin, sequence)));
+    for (size_t layer = 0; layer < load.hasher.layers().size(); ++layer) {
+      load.hasher.layers()[layer].hash(
+          context, static_cast<int64_t>(sequence),
+          rows.subspan((layer * ids.size() + begin) * rows_per_token, sequence * rows_per_token));
     }
   }
   return {};
@@ -169,7 +167,7 @@ Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
   ENGRAM_RETURN_IF_ERROR(check_numpy_side(options));
   ENGRAM_ASSIGN_OR_RETURN(Workload load, make_workload());
   const size_t batch_tokens = options.batch * options.sequence;
-  const size_t count = load.hashers.size() * batch_tokens * load.rows_per_token;
+  const size_t count = load.hasher.layers().size() * batch_tokens * static_cast<size_t>(load.hasher.rows_per_token());
   const RowBuffer buffer(static_cast<int64_t*>(std::aligned_alloc(64, count * sizeof(int64_t))));
   if (buffer == nullptr) {
     return make_status(StatusCode::kResourceExhausted, "no memory for {} row ids of 8 bytes", count);

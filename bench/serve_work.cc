@@ -133,7 +133,7 @@ Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig
   LoadedModel out;
   out.config = config;
   out.tokenizer = work.tokenizer;
-  ENGRAM_ASSIGN_OR_RETURN(out.hashing, make_memory_hashing(config, *work.tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(out.hasher, make_memory_hasher(config, *work.tokenizer));
   torch::manual_seed(0);
   if (work.scale.on_gpu()) {
     out.model = make_on_gpu(config);

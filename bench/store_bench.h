@@ -5,7 +5,7 @@
 //           beside the same loop on 4 KiB pages
 //   drive   NvmeStore: random rows, one page each, beside fio's io_uring random reads at the same depth, pages that
 //           neither side has read before; CPU per read
-//   prompt  one call of MemoryPipeline: hash a prompt and read its rows from the drive, against pages / measured rate
+//   prompt  one call: hash a prompt and read its rows from the drive, against pages / measured rate
 //   text    tokens a second of real text in chunks, by cache budget, beside synchronous pread and np.memmap
 //           (bench/memmap_rows.py); the drive tiers past the page cache, the others with a cold and a warm one
 //   peer    DramStore beside Mooncake's EngramStore (bench/mooncake_lookup.py): 24 heads of float32 rows, in memory

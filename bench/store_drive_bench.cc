@@ -7,9 +7,9 @@
 
 #include "bench/process.h"
 #include "bench/store_bench.h"
+#include "bench/text_reader.h"
 #include "engram/core/json.h"
 #include "engram/data/token_shard.h"
-#include "engram/store/memory_pipeline.h"
 #include "engram/store/open.h"
 #include "engram/text/tokenizer.h"
 
@@ -136,34 +136,25 @@ Result<Json> run_prompt_bench(Env& env, const StoreBenchOptions& options) {
   const int64_t length = std::min(options.prompt_tokens, shard.info().num_tokens);
   std::vector<int32_t> tokens(static_cast<size_t>(length));
   shard.copy_tokens(0, tokens);
-  ENGRAM_ASSIGN_OR_RETURN(const MemoryPipeline pipeline, MemoryPipeline::open(env, drive_uri(options), map));
-  ENGRAM_ASSIGN_OR_RETURN(const RowFileReader file, RowFileReader::open(env, options.table));
-  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, file.info().layout());
-
-  std::vector<std::vector<std::byte>> rows;
-  std::vector<std::span<std::byte>> out;
-  for (int layer = 0; layer < pipeline.num_layers(); ++layer)
-    rows.emplace_back(tokens.size() * static_cast<size_t>(pipeline.rows_per_token()) *
-                      pipeline.store(layer).row_bytes());
-  for (auto& buffer : rows) out.emplace_back(buffer);
+  ENGRAM_ASSIGN_OR_RETURN(const TextReader reader, TextReader::open(env, drive_uri(options), map, length));
   std::vector<double> seconds, rates, ratios;
   uint64_t pages = 0;
+  const auto count_pages = [&] {
+    uint64_t sum = 0;
+    for (const auto& store : reader.table.stores) sum += pages_read(*store);
+    return sum;
+  };
   for (int round = 0; round < options.rounds; ++round) {
     ENGRAM_ASSIGN_OR_RETURN(const DriveRate limit, fio_rate(options));
-    TokenHistory history(layout.config().max_ngram_size);
-    const SequenceChunk chunk{&history, tokens, {}};
-    uint64_t before = 0, after = 0;
-    for (int layer = 0; layer < pipeline.num_layers(); ++layer) before += pages_read(pipeline.store(layer));
+    const uint64_t before = count_pages();
     const double start = now_seconds();
-    ENGRAM_ASSIGN_OR_RETURN(MemoryRead read, pipeline.read({&chunk, 1}, out));
-    for (int layer = 0; layer < pipeline.num_layers(); ++layer) ENGRAM_RETURN_IF_ERROR(read.wait(layer));
+    ENGRAM_RETURN_IF_ERROR(reader.read(tokens));
     seconds.push_back(now_seconds() - start);
-    for (int layer = 0; layer < pipeline.num_layers(); ++layer) after += pages_read(pipeline.store(layer));
-    pages = after - before;
+    pages = count_pages() - before;
     rates.push_back(limit.reads_per_second);
     ratios.push_back(seconds.back() * limit.reads_per_second / static_cast<double>(pages));
   }
-  const auto row_count = static_cast<double>(length) * pipeline.rows_per_token() * pipeline.num_layers();
+  const auto row_count = static_cast<double>(length) * reader.hasher.rows_per_token() * reader.hasher.num_layers();
   const Json measurement = {{"name", fmt::format("prompt of {} tokens in one call", length)},
                             {"rows", row_count},
                             {"pages_read", pages},

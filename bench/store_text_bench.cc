@@ -9,9 +9,9 @@
 
 #include "bench/process.h"
 #include "bench/store_bench.h"
+#include "bench/text_reader.h"
 #include "engram/core/json.h"
 #include "engram/data/token_shard.h"
-#include "engram/store/memory_pipeline.h"
 #include "engram/store/rowfile/row_file.h"
 #include "engram/text/tokenizer.h"
 
@@ -25,18 +25,13 @@ struct TextCase {
   TokenMap map = TokenMap::identity(0);
   std::vector<int32_t> tokens;
   RowFileInfo info;
-  std::vector<NgramHasher> hashers;
+  MemoryHasher hasher;
 
-  // Row ids of the chunk that begins at `begin`, [layer][tokens * R]. Chunks stand alone: nobody's look-back differs.
-  std::vector<std::vector<int64_t>> row_ids(int64_t begin, int64_t count) const {
-    std::vector<std::vector<int64_t>> out;
-    for (const NgramHasher& hasher : hashers) {
-      out.emplace_back(static_cast<size_t>(count * hasher.rows_per_token()));
-      const auto ids = std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
-      throw_if_error(hasher.hash(ids, {}, {}, out.back()));
-    }
-    return out;
+  std::span<const int32_t> part(int64_t begin, int64_t count) const {
+    return std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
   }
+  // Row ids of the chunk that begins at `begin`. Chunks stand alone: nobody's look-back differs.
+  RowIds row_ids(int64_t begin, int64_t count) const { return value_or_throw(hasher.hash(part(begin, count))); }
 };
 
 Result<TextCase> open_case(Env& env, const StoreBenchOptions& options) {
@@ -48,12 +43,7 @@ Result<TextCase> open_case(Env& env, const StoreBenchOptions& options) {
   shard.copy_tokens(0, text.tokens);
   ENGRAM_ASSIGN_OR_RETURN(const RowFileReader file, RowFileReader::open(env, options.table));
   text.info = file.info();
-  ENGRAM_RETURN_IF_ERROR(text.info.check_token_map(text.map));
-  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, text.info.layout());
-  for (int layer = 0; layer < layout.num_layers(); ++layer) {
-    ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, text.map, layer));
-    text.hashers.push_back(std::move(hasher));
-  }
+  ENGRAM_ASSIGN_OR_RETURN(text.hasher, text.info.hasher(text.map));
   return text;
 }
 
@@ -83,29 +73,16 @@ Result<double> measure_chunks(const StoreBenchOptions& options, int64_t begin, i
 // Ours: hash and read in one call a chunk.
 Result<Json> measure_pipeline(Env& env, const StoreBenchOptions& options, const TextCase& text, const std::string& uri,
                               bool warm_up, int64_t limit) {
-  ENGRAM_ASSIGN_OR_RETURN(const MemoryPipeline pipeline, MemoryPipeline::open(env, uri, text.map));
-  std::vector<std::vector<std::byte>> rows;
-  std::vector<std::span<std::byte>> out;
-  for (int layer = 0; layer < pipeline.num_layers(); ++layer)
-    rows.emplace_back(static_cast<size_t>(options.chunk_tokens * pipeline.rows_per_token()) *
-                      pipeline.store(layer).row_bytes());
-  for (auto& buffer : rows) out.emplace_back(buffer);
-  auto chunk = [&](int64_t begin, int64_t count) -> Status {
-    TokenHistory history(text.info.hash->config.max_ngram_size);
-    const SequenceChunk part{
-        &history, std::span(text.tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), {}};
-    ENGRAM_ASSIGN_OR_RETURN(MemoryRead read, pipeline.read({&part, 1}, out));
-    for (int layer = 0; layer < pipeline.num_layers(); ++layer) ENGRAM_RETURN_IF_ERROR(read.wait(layer));
-    return {};
-  };
+  ENGRAM_ASSIGN_OR_RETURN(const TextReader reader, TextReader::open(env, uri, text.map, options.chunk_tokens));
+  auto chunk = [&](int64_t begin, int64_t count) { return reader.read(text.part(begin, count)); };
   const auto total = static_cast<int64_t>(text.tokens.size());
   const int64_t warm = std::min(options.warm_up_tokens, total / 2) / options.chunk_tokens * options.chunk_tokens;
   for (int64_t at = 0; warm_up && at < warm; at += options.chunk_tokens)
     ENGRAM_RETURN_IF_ERROR(chunk(at, options.chunk_tokens));
   auto counts = [&] {
     std::array<double, 3> sum{};  // rows, distinct rows, pages
-    for (int layer = 0; layer < pipeline.num_layers(); ++layer) {
-      const StoreStats stats = pipeline.store(layer).stats();
+    for (const auto& store : reader.table.stores) {
+      const StoreStats stats = store->stats();
       sum[0] += static_cast<double>(stats.rows);
       sum[1] += static_cast<double>(stats.unique_rows);
       sum[2] += static_cast<double>(stats.tiers.back().pages);
@@ -132,12 +109,13 @@ Result<double> measure_pread(const StoreBenchOptions& options, const TextCase& t
   std::vector<std::byte> out;
   auto chunk = [&](int64_t at, int64_t count) -> Status {
     const auto ids = text.row_ids(at, count);
-    for (size_t layer = 0; layer < ids.size(); ++layer) {
-      const RowTable& table = text.info.tables[layer];
+    for (int layer = 0; layer < ids.num_layers(); ++layer) {
+      const RowTable& table = text.info.tables[static_cast<size_t>(layer)];
+      const std::span<const int64_t> rows = ids.layer(layer);
       const auto row_bytes = static_cast<size_t>(table.row_bytes);
-      out.resize(ids[layer].size() * row_bytes);
-      for (size_t i = 0; i < ids[layer].size(); ++i) {
-        const int64_t offset = table.page_of(ids[layer][i]) * kRowPageBytes + table.offset_of(ids[layer][i]);
+      out.resize(rows.size() * row_bytes);
+      for (size_t i = 0; i < rows.size(); ++i) {
+        const int64_t offset = table.page_of(rows[i]) * kRowPageBytes + table.offset_of(rows[i]);
         if (::pread(file, out.data() + i * row_bytes, row_bytes, offset) != static_cast<ssize_t>(row_bytes))
           return data_loss("{}: short read at {}", options.table, offset);
       }
@@ -154,14 +132,16 @@ Result<double> measure_memmap(const StoreBenchOptions& options, const TextCase& 
   const std::string path = fmt::format("/tmp/engram_memmap_{}.ids", ::getpid());
   {
     ENGRAM_ASSIGN_OR_RETURN(const auto file, Env::posix().new_writable_file(path));
-    for (int64_t c = 0; c < chunks; ++c)
-      for (const auto& ids : text.row_ids(begin + c * options.chunk_tokens, options.chunk_tokens))
-        ENGRAM_RETURN_IF_ERROR(file->append(std::as_bytes(std::span(ids))));
+    for (int64_t c = 0; c < chunks; ++c) {
+      const RowIds ids = text.row_ids(begin + c * options.chunk_tokens, options.chunk_tokens);
+      for (int layer = 0; layer < ids.num_layers(); ++layer)
+        ENGRAM_RETURN_IF_ERROR(file->append(std::as_bytes(ids.layer(layer))));
+    }
   }
   Json job = {{"table", options.table},
               {"ids", path},
               {"chunk_tokens", options.chunk_tokens},
-              {"rows_per_token", text.hashers[0].rows_per_token()},
+              {"rows_per_token", text.hasher.rows_per_token()},
               {"tables", Json::array()},
               {"seconds", options.seconds}};
   for (const RowTable& table : text.info.tables)
@@ -222,7 +202,7 @@ Result<Json> run_text_bench(Env& env, const StoreBenchOptions& options) {
     add("np.memmap fancy indexing", state, rate);
   }
   return Json{{"table_bytes", table_bytes},
-              {"rows_per_token", text.hashers[0].rows_per_token() * static_cast<int64_t>(text.hashers.size())},
+              {"rows_per_token", text.hasher.rows_per_token() * text.hasher.num_layers()},
               {"chunk_tokens", options.chunk_tokens},
               {"measurements", measurements}};
 }

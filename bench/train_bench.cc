@@ -35,7 +35,7 @@ double median_seconds(int steps, const std::function<void()>& step) {
 // What the PyTorch side needs to build the same model.
 Json job_of(const RunInputs& inputs, int threads, int steps) {
   Json rows = Json::array();
-  for (const NgramHasher* hasher : inputs.hashers()) rows.push_back(hasher->num_rows());
+  for (const NgramHasher& layer : inputs.hasher.layers()) rows.push_back(layer.num_rows());
   return {
       {"model", inputs.recipe.model.to_json()},
       {"num_rows", rows},
@@ -53,8 +53,7 @@ Result<double> time_training(const RunInputs& inputs, int steps, std::map<std::s
   DataLoaderOptions loading;
   loading.batch_size = inputs.recipe.data.batch_size;
   loading.sequence_length = inputs.recipe.data.sequence_length;
-  ENGRAM_ASSIGN_OR_RETURN(auto loader,
-                          DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), loading));
+  ENGRAM_ASSIGN_OR_RETURN(auto loader, DataLoader::create(RunInputs::pointers(inputs.train), inputs.hasher, loading));
   Learner learner(inputs);
   int64_t step = 0;
   Status status;
@@ -86,18 +85,17 @@ Result<double> time_engram_module(const RunInputs& inputs, int steps) {
   DataLoaderOptions loading;
   loading.batch_size = inputs.recipe.data.batch_size;
   loading.sequence_length = inputs.recipe.data.sequence_length;
-  ENGRAM_ASSIGN_OR_RETURN(auto loader,
-                          DataLoader::create(RunInputs::pointers(inputs.train), inputs.hashers(), loading));
+  ENGRAM_ASSIGN_OR_RETURN(auto loader, DataLoader::create(RunInputs::pointers(inputs.train), inputs.hasher, loading));
   ENGRAM_ASSIGN_OR_RETURN(const Batch batch, loader->next());
   const int64_t B = batch.batch_size, T = batch.sequence_length;
   Engram module(config, 0);
-  TrainableTable table(torch::randn({inputs.hashing.hashers[0].num_rows(), config.engram.head_dim}), torch::kCPU, {});
+  TrainableTable table(torch::randn({inputs.hasher.layer(0).num_rows(), config.engram.head_dim}), torch::kCPU, {});
   const auto hidden = torch::randn({B, T, config.hc_mult, config.hidden_size}, torch::requires_grad());
   const auto gradient = torch::randn_like(hidden);
   const auto reach = torch::arange(T, torch::kInt32).expand({B, T}).contiguous();
   module->train();
   return median_seconds(steps, [&] {
-    const MemoryRows rows = table.gather(batch.row_ids[0], B, T);
+    const MemoryRows rows = table.gather(batch.row_ids.layer(0), B, T);
     module->forward(hidden, rows, reach).backward(gradient);
     hidden.mutable_grad() = torch::Tensor();
     module->zero_grad(true);

@@ -10,14 +10,13 @@
 
 #include "engram/core/json.h"
 #include "engram/engram.h"
-#include "engram/hash/ngram_hasher.h"
+#include "engram/hash/memory_hasher.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/store/open.h"
 #include "engram/text/tokenizer.h"
 
 struct engram_hasher {
-  engram::TokenMap map;
-  std::vector<engram::NgramHasher> layers;
+  engram::MemoryHasher hasher;
 };
 
 struct engram_table {
@@ -139,14 +138,9 @@ Status create_hasher(const engram_hash_config* given, engram_hasher** out) {
   ENGRAM_RETURN_IF_ERROR(check_pointer(out, "hasher"));
   ENGRAM_ASSIGN_OR_RETURN(TokenMap map, map_of(config));
   ENGRAM_ASSIGN_OR_RETURN(const EngramConfig parsed, config_of(config, map));
-  const int compressed_pad = map.ids()[static_cast<size_t>(parsed.pad_token_id)];
-  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(parsed, compressed_pad));
-  auto hasher = std::make_unique<engram_hasher>(engram_hasher{map, {}});
-  for (int layer = 0; layer < layout.num_layers(); ++layer) {
-    ENGRAM_ASSIGN_OR_RETURN(NgramHasher one, NgramHasher::create(layout, map, layer));
-    hasher->layers.push_back(std::move(one));
-  }
-  *out = hasher.release();
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(parsed, map));
+  ENGRAM_ASSIGN_OR_RETURN(MemoryHasher hasher, MemoryHasher::create(layout, map));
+  *out = new engram_hasher{std::move(hasher)};
   return {};
 }
 
@@ -159,15 +153,8 @@ Status create_table_hasher(const engram_table* table, const char* tokenizer, eng
   if (tokenizer != nullptr) {
     ENGRAM_ASSIGN_OR_RETURN(map, load_map(tokenizer));
   }
-  ENGRAM_RETURN_IF_ERROR(info.check_token_map(map));
-  auto hasher = std::make_unique<engram_hasher>(engram_hasher{map, {}});
-  for (const RowTable& layer : table->layers) {
-    const std::vector<int>& ids = layout.config().layer_ids;
-    const auto position = std::find(ids.begin(), ids.end(), layer.layer_id) - ids.begin();
-    ENGRAM_ASSIGN_OR_RETURN(NgramHasher one, NgramHasher::create(layout, map, static_cast<int>(position)));
-    hasher->layers.push_back(std::move(one));
-  }
-  *out = hasher.release();
+  ENGRAM_ASSIGN_OR_RETURN(MemoryHasher hasher, info.hasher(map, table->table.layer_ids));
+  *out = new engram_hasher{std::move(hasher)};
   return {};
 }
 
@@ -294,14 +281,14 @@ engram_status engram_hasher_create(const engram_hash_config* config, engram_hash
 }
 void engram_hasher_free(engram_hasher* hasher) { delete hasher; }
 int32_t engram_hasher_rows_per_token(const engram_hasher* hasher) {
-  return number_of(hasher, "hasher", [](const engram_hasher& one) { return one.layers[0].rows_per_token(); });
+  return number_of(hasher, "hasher", [](const engram_hasher& one) { return one.hasher.rows_per_token(); });
 }
 int32_t engram_hasher_num_layers(const engram_hasher* hasher) {
-  return number_of(hasher, "hasher", [](const engram_hasher& one) { return static_cast<int32_t>(one.layers.size()); });
+  return number_of(hasher, "hasher", [](const engram_hasher& one) { return one.hasher.num_layers(); });
 }
 int64_t engram_hasher_num_rows(const engram_hasher* hasher, size_t layer) {
   return number_of(hasher, "hasher", [&](const engram_hasher& one) {
-    return layer < one.layers.size() ? one.layers[layer].num_rows() : int64_t{-1};
+    return layer < one.hasher.layers().size() ? one.hasher.layers()[layer].num_rows() : int64_t{-1};
   });
 }
 
@@ -310,14 +297,22 @@ engram_status engram_hash(const engram_hasher* hasher, size_t layer, const int32
                           int64_t* row_ids) {
   return guarded([&]() -> Status {
     ENGRAM_RETURN_IF_ERROR(check_pointer(hasher, "hasher"));
-    ENGRAM_RETURN_IF_ERROR(check_layer(layer, hasher->layers.size()));
-    const engram::NgramHasher& one = hasher->layers[layer];
+    ENGRAM_RETURN_IF_ERROR(check_layer(layer, hasher->hasher.layers().size()));
+    const engram::NgramHasher& one = hasher->hasher.layers()[layer];
     ENGRAM_ASSIGN_OR_RETURN(const auto tokens, array(token_ids, num_tokens, "token_ids"));
     ENGRAM_ASSIGN_OR_RETURN(const auto begins, array(starts, num_starts, "starts"));
     ENGRAM_ASSIGN_OR_RETURN(const auto before, array(lookback, num_lookback, "lookback"));
     ENGRAM_ASSIGN_OR_RETURN(const auto out,
                             array(row_ids, num_tokens * static_cast<size_t>(one.rows_per_token()), "row_ids"));
-    return one.hash(tokens, begins, before, out);
+    if (num_lookback >= static_cast<size_t>(one.max_ngram_size()))
+      return engram::invalid_argument("lookback: got {} ids, wanted at most {}", num_lookback,
+                                      one.max_ngram_size() - 1);
+    engram::NgramContext context = hasher->hasher.new_context();
+    const auto* canonical = reinterpret_cast<const engram::CanonicalId*>(before.data());
+    ENGRAM_RETURN_IF_ERROR(context.append_canonical({canonical, before.size()}).with_context("lookback"));
+    ENGRAM_RETURN_IF_ERROR(context.append(tokens, begins));
+    one.hash(context, static_cast<int64_t>(num_tokens), out);
+    return {};
   });
 }
 
@@ -327,7 +322,7 @@ engram_status engram_canonical_ids(const engram_hasher* hasher, const int32_t* t
     ENGRAM_RETURN_IF_ERROR(check_pointer(hasher, "hasher"));
     ENGRAM_ASSIGN_OR_RETURN(const auto tokens, array(token_ids, num_tokens, "token_ids"));
     ENGRAM_ASSIGN_OR_RETURN(const auto out, array(canonical_ids, num_tokens, "canonical_ids"));
-    const auto map = hasher->map.ids();
+    const auto map = hasher->hasher.map().ids();
     for (size_t i = 0; i < num_tokens; ++i) {
       if (tokens[i] < -1 || tokens[i] >= static_cast<int64_t>(map.size()))
         return engram::invalid_argument("token id {} at {}, wanted -1 .. {}", tokens[i], i, map.size() - 1);

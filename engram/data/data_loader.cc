@@ -65,12 +65,12 @@ class TokenStream {
   int64_t num_tokens_ = 0;
 };
 
-// Batch i as a pure function of (shards, hashers, options, i). Immutable; threads share it.
+// Batch i as a pure function of (shards, hasher, options, i). Immutable; threads share it.
 class BatchAssembler {
  public:
-  BatchAssembler(TokenStream stream, std::vector<const NgramHasher*> hashers, const DataLoaderOptions& options)
+  BatchAssembler(TokenStream stream, MemoryHasher hasher, const DataLoaderOptions& options)
       : stream_(std::move(stream)),
-        hashers_(std::move(hashers)),
+        hasher_(std::move(hasher)),
         options_(options),
         num_windows_(std::max<int64_t>(stream_.num_tokens() - 1, 0) / options.sequence_length) {}
 
@@ -93,8 +93,8 @@ class BatchAssembler {
     batch.tokens.resize(positions);
     batch.targets.resize(positions);
     batch.starts.resize(static_cast<size_t>(batch.batch_size));
-    for (const NgramHasher* hasher : hashers_)
-      batch.row_ids.emplace_back(positions * static_cast<size_t>(hasher->rows_per_token()));
+    batch.row_ids = RowIds(hasher_.num_layers(), hasher_.rows_per_token());
+    batch.row_ids.reserve(batch.batch_size * T);
 
     std::vector<int32_t> window(static_cast<size_t>(T) + 1);
     for (int64_t b = 0; b < batch.batch_size; ++b) {
@@ -122,19 +122,17 @@ class BatchAssembler {
   }
 
   Status hash_row(int64_t b, Batch& batch) const {
+    if (hasher_.num_layers() == 0) return {};
     const auto T = static_cast<size_t>(options_.sequence_length), row = static_cast<size_t>(b) * T;
-    const auto tokens = std::span<const int32_t>(batch.tokens).subspan(row, T);
-    for (size_t layer = 0; layer < hashers_.size(); ++layer) {
-      const auto R = static_cast<size_t>(hashers_[layer]->rows_per_token());
-      const auto row_ids = std::span(batch.row_ids[layer]).subspan(row * R, T * R);
-      const Status status = hashers_[layer]->hash(tokens, batch.starts[static_cast<size_t>(b)], {}, row_ids);
-      if (!status.ok()) return status.with_context(fmt::format("batch {}, row {}", batch.index, b));
-    }
+    NgramContext context = hasher_.new_context();
+    const Status status = context.append(std::span(batch.tokens).subspan(row, T), batch.starts[static_cast<size_t>(b)]);
+    if (!status.ok()) return status.with_context(fmt::format("batch {}, row {}", batch.index, b));
+    hasher_.hash(context, options_.sequence_length, batch.row_ids);
     return {};
   }
 
   TokenStream stream_;
-  std::vector<const NgramHasher*> hashers_;
+  MemoryHasher hasher_;
   DataLoaderOptions options_;
   int64_t num_windows_;
 };
@@ -246,8 +244,7 @@ Status check_options(const DataLoaderOptions& options) {
 
 }  // namespace
 
-Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenShard*> shards,
-                                                       std::vector<const NgramHasher*> hashers,
+Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenShard*> shards, MemoryHasher hasher,
                                                        const DataLoaderOptions& options) {
   ENGRAM_RETURN_IF_ERROR(check_options(options));
   if (shards.empty()) return invalid_argument("data loader: no token shards");
@@ -263,7 +260,7 @@ Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenSh
   const std::string first_path = shards[0]->path();
   TokenStream stream(std::move(shards));
   const int64_t num_tokens = stream.num_tokens();
-  BatchAssembler assembler(std::move(stream), std::move(hashers), options);
+  BatchAssembler assembler(std::move(stream), std::move(hasher), options);
   if (assembler.num_windows() == 0)
     return invalid_argument("{}: {} tokens are fewer than one window of sequence_length + 1 = {}", first_path,
                             num_tokens, options.sequence_length + 1);

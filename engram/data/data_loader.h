@@ -13,7 +13,7 @@
 
 #include "engram/core/status.h"
 #include "engram/data/token_shard.h"
-#include "engram/hash/ngram_hasher.h"
+#include "engram/hash/memory_hasher.h"
 
 namespace engram {
 
@@ -30,24 +30,22 @@ struct DataLoaderOptions {
 struct Batch {
   int64_t index = 0;  // global batch number, 0-based
   int64_t batch_size = 0, sequence_length = 0;
-  std::vector<int32_t> tokens;                // [B, T] raw ids
-  std::vector<int32_t> targets;               // [B, T] the next token
-  std::vector<std::vector<int32_t>> starts;   // [B] each row's document starts in [1, T), ascending (0 is implied)
-  std::vector<std::vector<int64_t>> row_ids;  // [layers][B, T, R], document boundaries respected; empty without memory
+  std::vector<int32_t> tokens;               // [B, T] raw ids
+  std::vector<int32_t> targets;              // [B, T] the next token
+  std::vector<std::vector<int32_t>> starts;  // [B] each row's document starts in [1, T), ascending (0 is implied)
+  RowIds row_ids;                            // of the B * T tokens, document boundaries respected
 };
 
 // next() and seek() belong to one caller thread.
 class DataLoader {
  public:
-  // `hashers`: one per Engram layer, in layer_ids order; empty for a model without memory. Shards and hashers must
-  // outlive the loader. kInvalidArgument: an option out of range, fewer tokens than one window (without shuffle: than
-  // one batch), shards of different vocabularies. kResourceExhausted: the system gives no more threads.
-  static Result<std::unique_ptr<DataLoader>> create(std::vector<const TokenShard*> shards,
-                                                    std::vector<const NgramHasher*> hashers,
+  // The shards must outlive the loader. kInvalidArgument: an option out of range, fewer tokens than one window (without
+  // shuffle: than one batch), shards of different vocabularies. kResourceExhausted: the system gives no more threads.
+  static Result<std::unique_ptr<DataLoader>> create(std::vector<const TokenShard*> shards, MemoryHasher hasher,
                                                     const DataLoaderOptions& options);
   virtual ~DataLoader() = default;  // stops and joins the workers
   // The next batch. With shuffle it never ends; without, kOutOfRange after the last batch. A batch that a worker
-  // could not make (kInvalidArgument: an id outside the hashers' vocabulary; kResourceExhausted: memory) gives its
+  // could not make (kInvalidArgument: an id outside the hasher's vocabulary; kResourceExhausted: memory) gives its
   // error here, again until seek().
   virtual Result<Batch> next() = 0;
   // Continue at global batch number `index`. REQUIRES: 0 <= index <= 2^62.

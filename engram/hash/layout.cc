@@ -112,6 +112,15 @@ std::vector<int64_t> sum_per_layer(const EngramConfig& config, const std::vector
 
 }  // namespace
 
+Result<EngramLayout> EngramLayout::create(const EngramConfig& config, const TokenMap& map) {
+  if (map.compressed_vocab_size() != config.compressed_vocab_size) {
+    return invalid_argument("compressed_vocab_size: got {}, wanted the {} of this tokenizer",
+                            config.compressed_vocab_size, map.compressed_vocab_size());
+  }
+  ENGRAM_RETURN_IF_ERROR(check_range("pad_token_id", config.pad_token_id, 0, map.vocab_size() - 1));
+  return create(config, map.ids()[static_cast<size_t>(config.pad_token_id)]);
+}
+
 Result<EngramLayout> EngramLayout::create(const EngramConfig& config, int compressed_pad_id) {
   ENGRAM_RETURN_IF_ERROR(check_table_keys(config));
   ENGRAM_RETURN_IF_ERROR(check_hash_keys(config, compressed_pad_id));
@@ -137,24 +146,16 @@ Result<EngramLayout> EngramLayout::create(const EngramConfig& config, int compre
   return layout;
 }
 
-std::span<const int64_t> EngramLayout::multipliers(int layer) const {
-  ENGRAM_CHECK(layer >= 0 && layer < num_layers(), "layer={} num_layers={}", layer, num_layers());
-  const size_t count = static_cast<size_t>(config_.max_ngram_size);
-  return std::span(multipliers_).subspan(static_cast<size_t>(layer) * count, count);
+Result<int> EngramLayout::find_layer(int layer_id) const {
+  const auto found = std::ranges::find(config_.layer_ids, layer_id);
+  if (found != config_.layer_ids.end()) return static_cast<int>(found - config_.layer_ids.begin());
+  return not_found("block {} has no memory, wanted one of {}", layer_id, fmt::join(config_.layer_ids, ", "));
 }
-std::span<const int64_t> EngramLayout::primes(int layer) const {
+
+std::span<const int64_t> EngramLayout::of_layer(const std::vector<int64_t>& values, int layer) const {
   ENGRAM_CHECK(layer >= 0 && layer < num_layers(), "layer={} num_layers={}", layer, num_layers());
-  const size_t count = static_cast<size_t>(rows_per_token());
-  return std::span(primes_).subspan(static_cast<size_t>(layer) * count, count);
-}
-std::span<const int64_t> EngramLayout::offsets(int layer) const {
-  ENGRAM_CHECK(layer >= 0 && layer < num_layers(), "layer={} num_layers={}", layer, num_layers());
-  const size_t count = static_cast<size_t>(rows_per_token());
-  return std::span(offsets_).subspan(static_cast<size_t>(layer) * count, count);
-}
-int64_t EngramLayout::num_rows(int layer) const {
-  ENGRAM_CHECK(layer >= 0 && layer < num_layers(), "layer={} num_layers={}", layer, num_layers());
-  return num_rows_[static_cast<size_t>(layer)];
+  const size_t count = values.size() / config_.layer_ids.size();
+  return std::span(values).subspan(static_cast<size_t>(layer) * count, count);
 }
 
 Result<std::vector<int64_t>> count_rows(const EngramConfig& config) {

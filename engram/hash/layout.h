@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engram/core/status.h"
+#include "engram/hash/token_map.h"
 
 namespace engram {
 
@@ -27,25 +28,34 @@ struct EngramConfig {
 
   int rows_per_token() const { return (max_ngram_size - 1) * n_heads; }  // R
   int memory_dim() const { return rows_per_token() * head_dim; }         // R * d_row
+  // Where a token's row of an order (2 .. N) and head is among its R.
+  int slot(int order, int head = 0) const { return (order - 2) * n_heads + head; }
 };
 
 class EngramLayout {
  public:
-  // compressed_pad_id: the canonical id of pad_token_id. kInvalidArgument names the key, got, wanted.
+  // The pad's canonical id is looked up in the map. kInvalidArgument names the key, got, wanted: a range, a pad outside
+  // the vocabulary, a compressed_vocab_size that is not the map's.
+  static Result<EngramLayout> create(const EngramConfig& config, const TokenMap& map);
+  // Without a map: a file says what its pad's canonical id is.
   static Result<EngramLayout> create(const EngramConfig& config, int compressed_pad_id);
 
   const EngramConfig& config() const { return config_; }
   int compressed_pad_id() const { return compressed_pad_id_; }
   int num_layers() const { return static_cast<int>(config_.layer_ids.size()); }
   int rows_per_token() const { return config_.rows_per_token(); }
+  // The position of a block in config().layer_ids. kNotFound: it has no Engram.
+  Result<int> find_layer(int layer_id) const;
 
   // `layer` is the position in config().layer_ids, not the block id. REQUIRES: 0 <= layer < num_layers().
-  std::span<const int64_t> multipliers(int layer) const;  // [N], newest token first
-  std::span<const int64_t> primes(int layer) const;       // [R], order-major
-  std::span<const int64_t> offsets(int layer) const;      // [R]
-  int64_t num_rows(int layer) const;                      // sum of the layer's primes
+  std::span<const int64_t> multipliers(int layer) const { return of_layer(multipliers_, layer); }  // [N], newest first
+  std::span<const int64_t> primes(int layer) const { return of_layer(primes_, layer); }            // [R], order-major
+  std::span<const int64_t> offsets(int layer) const { return of_layer(offsets_, layer); }          // [R]
+  int64_t num_rows(int layer) const { return of_layer(num_rows_, layer)[0]; }  // sum of the layer's primes
 
  private:
+  std::span<const int64_t> of_layer(const std::vector<int64_t>& values, int layer) const;
+
   EngramConfig config_;
   int compressed_pad_id_ = 0;
   std::vector<int64_t> multipliers_, primes_, offsets_, num_rows_;

@@ -1,7 +1,7 @@
 #include "engram/hash/ngram_hasher.h"
 
 // From ids to row ids, in blocks of 128 tokens that stay in the first-level cache:
-//   1. BlockReader   raw ids become canonical ids; tokens near a boundary are noted as cut
+//   1. find_cut_tokens  notes the tokens near a boundary
 //   2. MixBlock      the mixes of all orders, a vector of tokens at a time, as if no boundary were near
 //   3. mix_cut_tokens  computes the mixes of cut tokens again, with pad behind the boundary
 //   4. SplitMixes, ReduceHeads  mix modulo prime, a vector of heads at a time, in doubles; plus the offset
@@ -22,8 +22,8 @@
 #include <array>
 
 // What every target shares.
-#ifndef ENGRAM_CORE_NGRAM_HASHER_BLOCK_
-#define ENGRAM_CORE_NGRAM_HASHER_BLOCK_
+#ifndef ENGRAM_HASH_NGRAM_HASHER_BLOCK_
+#define ENGRAM_HASH_NGRAM_HASHER_BLOCK_
 namespace engram {
 
 constexpr int kHashBlock = 128;      // tokens: their mixes and rows stay in the first-level cache
@@ -35,7 +35,7 @@ struct CutToken {
   int token, reach;
 };
 
-// One block of a chunk on its way from ids to row ids. Past `tokens` the arrays hold anything.
+// One block of tokens on its way from ids to row ids. Past `tokens` the arrays hold anything.
 struct HashBlock {
   int tokens = 0, cut_tokens = 0;
   std::array<int32_t, kMaxOrders + kHashBlock> ids;  // canonical: N-1 before the block, then the block's own
@@ -53,6 +53,17 @@ struct HashTables {
   const int64_t* primes;       // [orders * heads]
   const int64_t* offsets;      // [orders * heads]
 };
+
+inline void find_cut_tokens(std::span<const uint8_t> reach, HashBlock& block, int max_ngram_size) {
+  block.cut_tokens = 0;
+  uint8_t least = UINT8_MAX;
+  for (uint8_t r : reach) least = std::min(least, r);
+  if (least >= max_ngram_size) return;  // the common block
+  for (size_t t = 0; t < reach.size(); ++t) {
+    if (reach[t] < max_ngram_size)
+      block.cuts[static_cast<size_t>(block.cut_tokens++)] = {static_cast<int>(t), reach[t]};
+  }
+}
 
 inline void mix_cut_tokens(const HashTables& tables, HashBlock& block) {
   for (int i = 0; i < block.cut_tokens; ++i) {
@@ -213,116 +224,26 @@ namespace engram {
 
 HWY_EXPORT(HashRows);
 
-namespace {
-
-// Fills blocks with a chunk's canonical ids. Carries the last N-1 of them and how far a look-back may reach.
-class BlockReader {
- public:
-  BlockReader(std::span<const int32_t> map, int max_ngram_size, std::span<const int32_t> lookback, HashBlock& block)
-      : map_(map), max_ngram_size_(max_ngram_size), block_(block) {
-    block_.ids.fill(0);
-    auto out = block_.ids.begin() + (max_ngram_size - 1) - static_cast<int64_t>(lookback.size());
-    for (int32_t id : lookback) {
-      *out++ = std::max(id, 0);
-      reach_ = id < 0 ? 0 : reach_ + 1;
-    }
-  }
-
-  // starts: those of the documents that begin in this block, whose first token is the chunk's `begin`-th.
-  void read(std::span<const int32_t> token_ids, std::span<const int32_t> starts, size_t begin) {
-    if (block_.tokens > 0) std::copy_n(block_.ids.begin() + block_.tokens, max_ngram_size_ - 1, block_.ids.begin());
-    block_.tokens = static_cast<int>(token_ids.size());
-    block_.cut_tokens = 0;
-    int32_t* ids = block_.ids.data() + (max_ngram_size_ - 1);
-    int32_t signs = 0;
-    for (int32_t raw : token_ids) signs |= raw;
-    if (starts.empty() && signs >= 0) {
-      // The common block: only the sequence's first tokens are cut.
-      for (size_t t = 0; t < token_ids.size(); ++t) ids[t] = map_[static_cast<size_t>(token_ids[t])];
-      int t = 0;
-      for (; t < block_.tokens && reach_ + 1 < max_ngram_size_; ++t) cut(t, ++reach_);
-      if (t < block_.tokens) reach_ = max_ngram_size_;
-      return;
-    }
-    auto start = starts.begin();
-    for (size_t t = 0; t < token_ids.size(); ++t) {
-      for (; start != starts.end() && static_cast<size_t>(*start) == begin + t; ++start) reach_ = 0;
-      const int32_t raw = token_ids[t];
-      ids[t] = raw < 0 ? 0 : map_[static_cast<size_t>(raw)];
-      reach_ = raw < 0 ? 0 : std::min(reach_ + 1, max_ngram_size_);
-      if (reach_ < max_ngram_size_) cut(static_cast<int>(t), reach_);
-    }
-  }
-
- private:
-  void cut(int token, int reach) { block_.cuts[static_cast<size_t>(block_.cut_tokens++)] = {token, reach}; }
-
-  std::span<const int32_t> map_;
-  const int max_ngram_size_;
-  HashBlock& block_;
-  int reach_ = 0;
-};
-
-}  // namespace
-
-Result<NgramHasher> NgramHasher::create(const EngramLayout& layout, const TokenMap& map, int layer) {
-  if (layer < 0 || layer >= layout.num_layers()) {
-    return invalid_argument("layer: got {}, wanted 0 .. {}", layer, layout.num_layers() - 1);
-  }
-  if (map.compressed_vocab_size() != layout.config().compressed_vocab_size) {
-    return invalid_argument("compressed_vocab_size: the tokenizer has {}, the layout wants {}",
-                            map.compressed_vocab_size(), layout.config().compressed_vocab_size);
-  }
-  NgramHasher hasher;
-  hasher.max_ngram_size_ = layout.config().max_ngram_size;
-  hasher.n_heads_ = layout.config().n_heads;
-  hasher.rows_per_token_ = layout.rows_per_token();
-  hasher.pad_id_ = layout.compressed_pad_id();
-  hasher.num_rows_ = layout.num_rows(layer);
-  hasher.map_ = map;
-  hasher.multipliers_.assign(layout.multipliers(layer).begin(), layout.multipliers(layer).end());
-  hasher.primes_.assign(layout.primes(layer).begin(), layout.primes(layer).end());
-  hasher.offsets_.assign(layout.offsets(layer).begin(), layout.offsets(layer).end());
-  for (int64_t prime : hasher.primes_) hasher.has_small_primes_ |= prime < kMinPrime;
-  ENGRAM_CHECK(hasher.max_ngram_size_ - 1 <= kMaxOrders, "max_ngram_size={}", hasher.max_ngram_size_);
-  return hasher;
+NgramHasher::NgramHasher(const EngramLayout& layout, int layer)
+    : max_ngram_size_(layout.config().max_ngram_size),
+      n_heads_(layout.config().n_heads),
+      rows_per_token_(layout.rows_per_token()),
+      pad_id_(layout.compressed_pad_id()),
+      compressed_vocab_size_(layout.config().compressed_vocab_size),
+      num_rows_(layout.num_rows(layer)),
+      multipliers_(layout.multipliers(layer).begin(), layout.multipliers(layer).end()),
+      primes_(layout.primes(layer).begin(), layout.primes(layer).end()),
+      offsets_(layout.offsets(layer).begin(), layout.offsets(layer).end()) {
+  for (int64_t prime : primes_) has_small_primes_ |= prime < kMinPrime;
+  ENGRAM_CHECK(max_ngram_size_ - 1 <= kMaxOrders, "max_ngram_size={}", max_ngram_size_);
 }
 
-Status NgramHasher::check(std::span<const int32_t> token_ids, std::span<const int32_t> starts,
-                          std::span<const int32_t> lookback, std::span<int64_t> row_ids) const {
-  const size_t length = token_ids.size();
-  if (row_ids.size() != length * static_cast<size_t>(rows_per_token_)) {
-    return invalid_argument("row_ids: got room for {} ids, wanted {} tokens x {}", row_ids.size(), length,
-                            rows_per_token_);
-  }
-  if (lookback.size() >= static_cast<size_t>(max_ngram_size_)) {
-    return invalid_argument("lookback: got {} ids, wanted at most {}", lookback.size(), max_ngram_size_ - 1);
-  }
-  for (int32_t id : lookback) {
-    if (id < -1 || id >= map_.compressed_vocab_size()) {
-      return invalid_argument("lookback: got canonical id {}, wanted -1 (masked) .. {}", id,
-                              map_.compressed_vocab_size() - 1);
-    }
-  }
-  for (size_t i = 0; i < starts.size(); ++i) {
-    if (starts[i] < (i > 0 ? starts[i - 1] : 0) || static_cast<size_t>(starts[i]) >= length) {
-      return invalid_argument("starts: got {} at place {}, wanted ascending indices of the {} tokens", starts[i], i,
-                              length);
-    }
-  }
-  // One comparison without a branch per id, so that the loop vectorises: ids from -1 on become 0, 1, ...
-  const uint32_t limit = static_cast<uint32_t>(map_.vocab_size());
-  bool bad = false;
-  for (int32_t id : token_ids) bad |= static_cast<uint32_t>(id) + 1 > limit;
-  if (!bad) return {};
-  auto found = std::ranges::find_if(token_ids, [&](int32_t id) { return static_cast<uint32_t>(id) + 1 > limit; });
-  return invalid_argument("token {}: got id {}, wanted -1 (masked) .. {}", found - token_ids.begin(), *found,
-                          map_.vocab_size() - 1);
-}
-
-Status NgramHasher::hash(std::span<const int32_t> token_ids, std::span<const int32_t> starts,
-                         std::span<const int32_t> lookback, std::span<int64_t> row_ids) const {
-  ENGRAM_RETURN_IF_ERROR(check(token_ids, starts, lookback, row_ids));
+void NgramHasher::hash(const NgramContext& context, int64_t count, std::span<int64_t> row_ids) const {
+  ENGRAM_CHECK(row_ids.size() == static_cast<size_t>(count * rows_per_token_), "row_ids={} count={} rows_per_token={}",
+               row_ids.size(), count, rows_per_token_);
+  ENGRAM_CHECK(context.max_ngram_size() == max_ngram_size_ && context.compressed_vocab_size() == compressed_vocab_size_,
+               "max_ngram_size={} and {}, compressed_vocab_size={} and {}", context.max_ngram_size(), max_ngram_size_,
+               context.compressed_vocab_size(), compressed_vocab_size_);
   // Ids that fill half of a core's cache are read by nobody before they leave it: do not fetch their lines first.
   constexpr size_t kStreamBytes = 256 << 10;
   const bool aligned = reinterpret_cast<uintptr_t>(row_ids.data()) % 64 == 0 && n_heads_ % 8 == 0;
@@ -334,33 +255,27 @@ Status NgramHasher::hash(std::span<const int32_t> token_ids, std::span<const int
                              .multipliers = multipliers_.data(),
                              .primes = primes_.data(),
                              .offsets = offsets_.data()};
+  const std::span<const int32_t> ids = context.ids(count);
+  const std::span<const uint8_t> reach = context.reach(count);
   HashBlock block;
-  BlockReader reader(map_.ids(), max_ngram_size_, lookback, block);
-  for (size_t begin = 0; begin < token_ids.size(); begin += kHashBlock) {
-    const size_t count = std::min<size_t>(kHashBlock, token_ids.size() - begin);
-    size_t inside = 0;
-    while (inside < starts.size() && static_cast<size_t>(starts[inside]) < begin + count) ++inside;
-    reader.read(token_ids.subspan(begin, count), starts.first(inside), begin);
-    starts = starts.subspan(inside);
+  block.ids.fill(0);
+  for (size_t begin = 0; begin < reach.size(); begin += kHashBlock) {
+    block.tokens = static_cast<int>(std::min<size_t>(kHashBlock, reach.size() - begin));
+    std::copy_n(ids.begin() + static_cast<ptrdiff_t>(begin), tables.orders + block.tokens, block.ids.begin());
+    find_cut_tokens(reach.subspan(begin, static_cast<size_t>(block.tokens)), block, max_ngram_size_);
     HWY_DYNAMIC_DISPATCH(HashRows)(tables, block, row_ids.data() + begin * static_cast<size_t>(rows_per_token_));
   }
   if (tables.stream) hwy::FlushStream();
-  return {};
 }
 
-Status NgramHasher::hash_ref(std::span<const int32_t> token_ids, std::span<const int32_t> starts,
-                             std::span<const int32_t> lookback, std::span<int64_t> row_ids) const {
-  ENGRAM_RETURN_IF_ERROR(check(token_ids, starts, lookback, row_ids));
-  const int64_t before = static_cast<int64_t>(lookback.size());
-  // The canonical id at a position of the chunk (negative: look-back), -1 when masked or before the sequence.
-  auto canonical = [&](int64_t position) -> int64_t {
-    if (position < -before) return -1;
-    if (position < 0) return lookback[static_cast<size_t>(before + position)];
-    const int32_t raw = token_ids[static_cast<size_t>(position)];
-    return raw < 0 ? -1 : map_.ids()[static_cast<size_t>(raw)];
+void NgramHasher::hash_plain(std::span<const CanonicalId> ids, std::span<const int32_t> starts,
+                             std::span<int64_t> row_ids) const {
+  // The id at a position, -1 when masked or before the sequence.
+  const auto canonical = [&](int64_t position) {
+    return position < 0 ? int64_t{-1} : static_cast<int64_t>(ids[static_cast<size_t>(position)]);
   };
   size_t out = 0;
-  for (int64_t t = 0; t < static_cast<int64_t>(token_ids.size()); ++t) {
+  for (int64_t t = 0; t < static_cast<int64_t>(ids.size()); ++t) {
     for (int n = 2; n <= max_ngram_size_; ++n) {
       int64_t mix = 0;
       bool cut = false;  // sticky: what lies behind a boundary is pad
@@ -375,7 +290,6 @@ Status NgramHasher::hash_ref(std::span<const int32_t> token_ids, std::span<const
       }
     }
   }
-  return {};
 }
 
 }  // namespace engram

@@ -13,7 +13,7 @@
 #include <functional>
 #include <vector>
 
-#include "engram/model/memory/engram_table.h"
+#include "engram/model/memory/memory_source.h"
 #include "engram/model/model_config.h"
 #include "engram/model/paged/paged_cache.h"
 

@@ -238,6 +238,7 @@ int64_t LLMEngine::take(const ScheduledChunk& chunk, StepOutput& output, size_t 
   }
   if (sequence.num_drafts > 0) {  // the row may be a draft's, which nobody has asked for
     sequence.take_drafts();
+    sequence.rows.forget_from(sequence.num_tokens());
     sequence.draft_limit = 0;
   } else {
     end(sequence.id, FinishReason::kError, output.failures[index]);
@@ -270,6 +271,7 @@ int64_t LLMEngine::finish(const ScheduledChunk& chunk, std::span<const NextToken
   while (accept(sequence, next[right])) {
     if (right == drafts.size() || sequence.tokens.back() != drafts[right]) {
       scheduler_.judge_drafts(sequence, std::ssize(drafts), static_cast<int64_t>(right));
+      sequence.rows.forget_from(sequence.num_computed);
       break;
     }
     scheduler_.advance(sequence, 1);

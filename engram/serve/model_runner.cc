@@ -14,30 +14,12 @@ PagedStep make_step(std::span<const ScheduledChunk> chunks, int64_t block_size, 
   return PagedStep(std::move(sequences), block_size, device);
 }
 
-StepTokens step_tokens(const ScheduledChunk& chunk) {
-  const Sequence& s = *chunk.sequence;
-  const std::span<const int32_t> all = s.tokens;
-  const auto done = static_cast<size_t>(s.num_computed);
-  return {all.first(done), all.subspan(done, static_cast<size_t>(chunk.count)), s.request.memory_off};
-}
-
-std::vector<StepTokens> upcoming_tokens(std::span<const UpcomingTokens> upcoming) {
-  std::vector<StepTokens> out;
-  for (const UpcomingTokens& next : upcoming) {
-    const std::span<const int32_t> all = next.sequence->tokens;
-    const auto first = static_cast<size_t>(next.first);
-    out.push_back(
-        {all.first(first), all.subspan(first, static_cast<size_t>(next.count)), next.sequence->request.memory_off});
-  }
-  return out;
-}
-
 torch::Tensor token_tensor(std::span<const ScheduledChunk> chunks, int64_t num_tokens, torch::Device device) {
   torch::Tensor tokens = torch::empty({num_tokens}, torch::kLong);
   int64_t* to = tokens.mutable_data_ptr<int64_t>();
   for (const ScheduledChunk& chunk : chunks) {
-    const StepTokens part = step_tokens(chunk);
-    to = std::copy(part.tokens.begin(), part.tokens.end(), to);
+    const auto first = chunk.sequence->tokens.begin() + chunk.sequence->num_computed;
+    to = std::copy(first, first + chunk.count, to);
   }
   return copy_ahead(tokens, device);
 }
@@ -54,10 +36,12 @@ ModelRunner::ModelRunner(const LoadedModel& model, const ServedTables& tables, i
 
 StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<const UpcomingTokens> upcoming) {
   const c10::InferenceMode inference;
-  std::vector<StepTokens> tokens;
-  for (const ScheduledChunk& chunk : chunks) tokens.push_back(step_tokens(chunk));
-  std::vector<StepTokens> next = overlap_reads_ ? upcoming_tokens(upcoming) : std::vector<StepTokens>();
-  StepMemory memory = tables_.begin(std::move(tokens), std::move(next), overlap_reads_);  // rows are on their way
+  std::vector<StepRows> rows, next;
+  for (const ScheduledChunk& chunk : chunks)
+    rows.push_back(hash(*chunk.sequence, chunk.sequence->num_computed, chunk.count));
+  for (const UpcomingTokens& tokens : overlap_reads_ ? upcoming : std::span<const UpcomingTokens>())
+    next.push_back(hash(*tokens.sequence, tokens.first, tokens.count));
+  StepMemory memory = tables_.begin(rows, next, overlap_reads_);  // rows are on their way
 
   const PagedStep step = make_step(chunks, cache_.block_size(), device_);
   const Transformer& transformer = model_.model;
@@ -85,11 +69,11 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   out.next.resize(chunks.size());
   out.traces.resize(chunks.size());
   if (!sampled.empty()) {
-    const torch::Tensor rows = hidden.index_select(0, copy_ahead(torch::tensor(sampled, torch::kLong), device_));
-    read_logits(chunks, transformer->logits(rows), out);
+    const torch::Tensor last = hidden.index_select(0, copy_ahead(torch::tensor(sampled, torch::kLong), device_));
+    read_logits(chunks, transformer->logits(last), out);
   }
   for (size_t i = 0; i < chunks.size(); ++i) {
-    if (chunks[i].sequence->request.trace) out.traces[i] = trace(chunks[i], step.first_token(i), gates);
+    if (chunks[i].sequence->request.trace) out.traces[i] = trace(chunks[i], rows[i], step.first_token(i), gates);
   }
   return out;
 }
@@ -127,15 +111,33 @@ void ModelRunner::read_logits(std::span<const ScheduledChunk> chunks, const torc
   }
 }
 
-std::vector<TokenTrace> ModelRunner::trace(const ScheduledChunk& chunk, int64_t first_token,
+StepRows ModelRunner::hash(Sequence& sequence, int64_t first, int64_t count) const {
+  if (sequence.request.memory_off || model_.hasher.num_layers() == 0) return {nullptr, 0, count};
+  SequenceRows& rows = sequence.rows;
+  const std::span<const int32_t> tokens = sequence.tokens;
+  if (!rows.context || first < rows.begin) {  // what stands in pages of the prefix cache needs no rows
+    rows = {model_.hasher.new_context(), RowIds(), first};
+    const int64_t before = std::min<int64_t>(first, rows.context->max_ngram_size() - 1);
+    throw_if_error(
+        rows.context->append(tokens.subspan(static_cast<size_t>(first - before), static_cast<size_t>(before))));
+  }
+  if (const int64_t missing = first + count - rows.end(); missing > 0) {
+    throw_if_error(rows.context->append(tokens.subspan(static_cast<size_t>(rows.end()), static_cast<size_t>(missing))));
+    model_.hasher.hash(*rows.context, missing, rows.ids);
+  }
+  return {&rows.ids, first - rows.begin, count};
+}
+
+std::vector<TokenTrace> ModelRunner::trace(const ScheduledChunk& chunk, const StepRows& step_rows, int64_t first_token,
                                            const std::vector<torch::Tensor>& gates) const {
-  const StepTokens part = step_tokens(chunk);
+  const Sequence& sequence = *chunk.sequence;
   std::vector<TokenTrace> out;
-  for (int32_t token : part.tokens) out.push_back({token, {}});
-  for (size_t layer = 0; layer < gates.size() && !part.memory_off; ++layer) {
+  for (int64_t t = 0; t < chunk.count; ++t)
+    out.push_back({sequence.tokens[static_cast<size_t>(sequence.num_computed + t)], {}});
+  for (size_t layer = 0; layer < gates.size() && step_rows.row_ids != nullptr; ++layer) {
     const int at = static_cast<int>(layer);
-    const std::vector<int64_t> row_ids = tables_.row_ids(at, part);
-    const std::vector<std::string> tiers = tables_.tiers(at, row_ids);
+    const std::span<const int64_t> row_ids = step_rows.row_ids->layer(at, step_rows.first, step_rows.count);
+    const std::vector<std::string> tiers = tables_.source(at).tiers(row_ids);
     const torch::Tensor gate = gates[layer].to(torch::kCPU, torch::kFloat).contiguous();
     const int64_t streams = gate.size(1);
     const size_t rows = row_ids.size() / out.size();

@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "engram/model/memory/step_memory.h"
+#include "engram/model/memory/served_tables.h"
 #include "engram/serve/scheduler.h"
 
 namespace engram {
@@ -38,7 +38,9 @@ class ModelRunner {
 
  private:
   void read_logits(std::span<const ScheduledChunk> chunks, const torch::Tensor& logits, StepOutput& out);
-  std::vector<TokenTrace> trace(const ScheduledChunk& chunk, int64_t first_token,
+  // The rows of a sequence's tokens [first, first + count), hashed unless they are already.
+  StepRows hash(Sequence& sequence, int64_t first, int64_t count) const;
+  std::vector<TokenTrace> trace(const ScheduledChunk& chunk, const StepRows& step_rows, int64_t first_token,
                                 const std::vector<torch::Tensor>& gates) const;
 
   const LoadedModel& model_;

@@ -32,7 +32,7 @@ struct ScheduledChunk {
 
 // The tokens [first, first + count) of one sequence.
 struct UpcomingTokens {
-  const Sequence* sequence = nullptr;
+  Sequence* sequence = nullptr;
   int64_t first = 0, count = 0;
 };
 

@@ -10,9 +10,28 @@
 #include <utility>
 #include <vector>
 
+#include "engram/hash/ngram_context.h"
+#include "engram/hash/row_ids.h"
 #include "engram/serve/request.h"
 
 namespace engram {
+
+// The table rows of a sequence's tokens [begin, begin + ids.num_tokens()), each hashed once, and what the next are
+// hashed with. ModelRunner fills it.
+struct SequenceRows {
+  std::optional<NgramContext> context;
+  RowIds ids;
+  int64_t begin = 0;
+
+  int64_t end() const { return begin + ids.num_tokens(); }
+  // Tokens from `token` on are others than those that were hashed: drafts that were wrong. REQUIRES: of the last
+  // append().
+  void forget_from(int64_t token) {
+    if (token >= end()) return;
+    throw_if_error(context->roll_back(end() - token));
+    ids.resize(token - begin);
+  }
+};
 
 struct Sequence {
   Sequence(uint64_t request_id, GenerationRequest what)
@@ -24,6 +43,7 @@ struct Sequence {
   uint64_t id;
   GenerationRequest request;    // its prompt is in tokens
   std::vector<int32_t> tokens;  // prompt, generated, drafts
+  SequenceRows rows;            // of its tokens
   int64_t prompt_size;
   int64_t num_computed = 0;
   int64_t num_cached = 0;              // of the prompt, found in the prefix cache at the first admission
@@ -47,7 +67,7 @@ struct Sequence {
     tokens.insert(tokens.end(), copy.begin(), copy.end());
     num_drafts += std::ssize(copy);
   }
-  // Takes them off again.
+  // Takes them off again, but not their rows: SequenceRows::forget_from() once it is known which were wrong.
   std::vector<int32_t> take_drafts() {
     const std::vector<int32_t> out(tokens.end() - num_drafts, tokens.end());
     tokens.resize(tokens.size() - out.size());

@@ -39,7 +39,7 @@ Learner::Learner(const RunInputs& inputs) : recipe_(inputs.recipe), device_(inpu
   model_.config = recipe_.model;
   model_.tokenizer = inputs.tokenizer;
   model_.special = find_special_tokens(*inputs.tokenizer);
-  model_.hashing = inputs.hashing;
+  model_.hasher = inputs.hasher;
   // Weights are drawn on the CPU, so that every device starts from the same ones.
   model_.model = Transformer(recipe_.model);
   model_.model->to(device_);
@@ -55,17 +55,18 @@ void Learner::make_tables(const RunInputs& inputs) {
   options.eps = recipe_.optimizer.adamw_eps;
   options.row_wise = recipe_.optimizer.table_state == TableStateKind::kRow;
   const torch::Device home = recipe_.train.table_placement == TablePlacement::kDevice ? device_ : torch::kCPU;
-  for (const NgramHasher& hasher : inputs.hashing.hashers) {
+  const int rows_per_token = inputs.hasher.rows_per_token();
+  for (const NgramHasher& layer : inputs.hasher.layers()) {
     torch::Tensor rows =
-        initial_table_rows(hasher.num_rows(), recipe_.model.engram.head_dim, recipe_.model.initializer_range, home);
+        initial_table_rows(layer.num_rows(), recipe_.model.engram.head_dim, recipe_.model.initializer_range, home);
     auto table = std::make_unique<TrainableTable>(std::move(rows), device_, options);
     tables_.push_back(table.get());
     if (recipe_.train.control == ControlKind::kShuffledHash) {
-      auto shuffled = std::make_unique<ShuffledTable>(std::move(table), recipe_.train.seed);
+      auto shuffled = std::make_unique<ShuffledTable>(std::move(table), rows_per_token, recipe_.train.seed);
       shuffled_.push_back(shuffled.get());
       model_.tables.push_back(std::move(shuffled));
     } else if (recipe_.train.control == ControlKind::kCapacityOne) {
-      model_.tables.push_back(std::make_unique<OneRowTable>(std::move(table)));
+      model_.tables.push_back(std::make_unique<OneRowTable>(std::move(table), rows_per_token));
     } else {
       model_.tables.push_back(std::move(table));
     }
@@ -80,19 +81,21 @@ torch::Tensor Learner::to_device(const std::vector<int32_t>& ids, const Batch& b
 // One gather per layer for the whole step: a row that several micro-batches use is one leaf, with one gradient.
 std::vector<MemoryRows> Learner::gather(std::span<const Batch> batches, int64_t step) {
   RECORD_USER_SCOPE("phase:table");
-  std::vector<MemoryRows> memory;
-  std::vector<int64_t> joined;
   for (ShuffledTable* table : shuffled_) table->begin(step);
-  for (size_t layer = 0; layer < model_.tables.size(); ++layer) {
-    std::span<const int64_t> ids = batches[0].row_ids[layer];
-    if (batches.size() > 1) {
-      joined.clear();
-      for (const Batch& batch : batches)
-        joined.insert(joined.end(), batch.row_ids[layer].begin(), batch.row_ids[layer].end());
-      ids = joined;
-    }
+  RowIds joined;
+  if (batches.size() > 1) {
+    joined = RowIds(batches[0].row_ids.num_layers(), batches[0].row_ids.rows_per_token());
+    for (const Batch& batch : batches) joined.append(batch.row_ids);
+  }
+  const RowIds& ids = batches.size() > 1 ? joined : batches[0].row_ids;
+  std::vector<std::unique_ptr<MemoryRead>> reads;
+  for (size_t layer = 0; layer < model_.tables.size(); ++layer)
+    reads.push_back(model_.tables[layer]->submit(ids.layer(static_cast<int>(layer))));
+  std::vector<MemoryRows> memory;
+  for (const auto& read : reads) {
+    throw_if_error(read->wait());
     const int64_t sequences = batches[0].batch_size * static_cast<int64_t>(batches.size());
-    memory.push_back(model_.tables[layer]->gather(ids, sequences, batches[0].sequence_length));
+    memory.push_back(shaped(read->rows(), sequences, batches[0].sequence_length));
   }
   return memory;
 }
@@ -138,7 +141,7 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   result.gate_mean = model_.model->gate_means();
   if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) {
     optimizer_->step(multiplier);
-    for (TrainableTable* table : tables_)
+    for (const auto& table : model_.tables)
       table->apply_gradient(recipe_.optimizer.adamw_lr * recipe_.optimizer.table_lr_multiplier * multiplier);
     model_.model->update_expert_bias(recipe_.train.expert_bias_rate);
   }

@@ -9,9 +9,7 @@ constexpr int64_t kFloat = sizeof(float);
 
 int64_t bytes_of_batch(const RunInputs& inputs) {
   int64_t token_bytes = 2 * sizeof(int32_t);  // the token and its target
-  for (const NgramHasher& hasher : inputs.hashing.hashers) {
-    token_bytes += hasher.rows_per_token() * static_cast<int64_t>(sizeof(int64_t));
-  }
+  token_bytes += inputs.hasher.num_layers() * inputs.hasher.rows_per_token() * static_cast<int64_t>(sizeof(int64_t));
   return saturating_product({inputs.recipe.data.batch_size, inputs.recipe.data.sequence_length, token_bytes});
 }
 
@@ -20,7 +18,7 @@ int64_t bytes_of_tables(const RunInputs& inputs) {
   const bool row_wise = inputs.recipe.optimizer.table_state == TableStateKind::kRow;
   const int64_t row_floats = row_wise ? 2 * row_dim + 1 : 3 * row_dim;  // the row and its two moments
   int64_t rows = 0;
-  for (const NgramHasher& hasher : inputs.hashing.hashers) rows = saturating_sum({rows, hasher.num_rows()});
+  for (const NgramHasher& layer : inputs.hasher.layers()) rows = saturating_sum({rows, layer.num_rows()});
   return saturating_product({rows, row_floats, kFloat});
 }
 

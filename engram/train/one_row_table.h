@@ -6,20 +6,23 @@
 #include <utility>
 #include <vector>
 
-#include "engram/model/memory/engram_table.h"
+#include "engram/model/memory/memory_source.h"
 
 namespace engram {
 
 // Not thread-safe. Of the table below, rows 0 .. R-1 are read: one for each head.
-class OneRowTable : public EngramTable {
+class OneRowTable : public MemorySource {
  public:
-  explicit OneRowTable(std::unique_ptr<EngramTable> table) : table_(std::move(table)) {}
-  MemoryRows gather(std::span<const int64_t> row_ids, int64_t batch, int64_t length) override;
+  OneRowTable(std::unique_ptr<MemorySource> table, int rows_per_token)
+      : table_(std::move(table)), rows_per_token_(rows_per_token) {}
+  std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
+  void apply_gradient(double lr) override { table_->apply_gradient(lr); }
   int64_t num_rows() const override { return table_->num_rows(); }
   int64_t row_dim() const override { return table_->row_dim(); }
 
  private:
-  std::unique_ptr<EngramTable> table_;
+  std::unique_ptr<MemorySource> table_;
+  int rows_per_token_;
   std::vector<int64_t> heads_;
 };
 

@@ -67,12 +67,6 @@ Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer) 
   return resolved;
 }
 
-std::vector<const NgramHasher*> RunInputs::hashers() const {
-  std::vector<const NgramHasher*> pointers;
-  for (const NgramHasher& hasher : hashing.hashers) pointers.push_back(&hasher);
-  return pointers;
-}
-
 std::vector<const TokenShard*> RunInputs::pointers(const std::vector<TokenShard>& shards) {
   std::vector<const TokenShard*> pointers;
   for (const TokenShard& shard : shards) pointers.push_back(&shard);
@@ -96,7 +90,7 @@ Result<RunInputs> open_run_inputs(Env& env, const Recipe& recipe, const std::str
   inputs.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(inputs.recipe, resolve_recipe(recipe, *inputs.tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(inputs.parameters, count_parameters(inputs.recipe.model));
-  ENGRAM_ASSIGN_OR_RETURN(inputs.hashing, make_memory_hashing(inputs.recipe.model, *inputs.tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(inputs.hasher, make_memory_hasher(inputs.recipe.model, *inputs.tokenizer));
   ENGRAM_RETURN_IF_ERROR(open_shards(env, data.train, *inputs.tokenizer, inputs.train));
   ENGRAM_RETURN_IF_ERROR(open_shards(env, data.validation, *inputs.tokenizer, inputs.validation));
   return inputs;

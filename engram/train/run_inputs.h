@@ -26,10 +26,9 @@ struct RunInputs {
   Recipe recipe;  // resolved
   ParameterCount parameters;
   std::shared_ptr<const Tokenizer> tokenizer;
-  MemoryHashing hashing;
+  MemoryHasher hasher;
   std::vector<TokenShard> train, validation;
 
-  std::vector<const NgramHasher*> hashers() const;
   static std::vector<const TokenShard*> pointers(const std::vector<TokenShard>& shards);
   int64_t train_tokens() const;
   int64_t validation_tokens() const;

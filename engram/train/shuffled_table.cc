@@ -10,18 +10,16 @@ void ShuffledTable::begin(int64_t stream) {
   random_ = NumpyRandom((static_cast<uint64_t>(seed_) * 1'000'003 + static_cast<uint64_t>(stream)));
 }
 
-MemoryRows ShuffledTable::gather(std::span<const int64_t> row_ids, int64_t batch, int64_t length) {
-  const int64_t positions = batch * length;
-  TORCH_CHECK(positions > 0 && static_cast<int64_t>(row_ids.size()) % positions == 0, "shuffled table: got ",
-              row_ids.size(), " row ids, wanted a multiple of batch x length = ", batch, " x ", length);
-  const int64_t rows_per_token = static_cast<int64_t>(row_ids.size()) / positions;
+std::unique_ptr<MemoryRead> ShuffledTable::submit(std::span<const int64_t> row_ids, bool overlap) {
+  const int64_t positions = std::ssize(row_ids) / rows_per_token_;
   order_.resize(static_cast<size_t>(positions));
   std::iota(order_.begin(), order_.end(), int64_t{0});
   for (int64_t i = positions - 1; i > 0; --i) std::swap(order_[i], order_[random_.integers(0, i + 1)]);
   permuted_.resize(row_ids.size());
   for (int64_t i = 0; i < positions; ++i)
-    std::copy_n(row_ids.begin() + order_[i] * rows_per_token, rows_per_token, permuted_.begin() + i * rows_per_token);
-  return table_->gather(permuted_, batch, length);
+    std::copy_n(row_ids.begin() + order_[i] * rows_per_token_, rows_per_token_,
+                permuted_.begin() + i * rows_per_token_);
+  return table_->submit(permuted_, overlap);
 }
 
 }  // namespace engram

@@ -9,24 +9,21 @@ TrainableTable::TrainableTable(torch::Tensor rows, torch::Device model_device, c
   rows_.requires_grad_(false);
 }
 
-MemoryRows TrainableTable::gather(std::span<const int64_t> row_ids, int64_t batch, int64_t length) {
-  const int64_t positions = batch * length;
-  TORCH_CHECK(positions > 0 && static_cast<int64_t>(row_ids.size()) % positions == 0, "trainable table: got ",
-              row_ids.size(), " row ids, wanted a multiple of batch x length = ", batch, " x ", length);
+std::unique_ptr<MemoryRead> TrainableTable::submit(std::span<const int64_t> row_ids, bool) {
   deduplicator_.run(row_ids, unique_, index_);
-  const auto longs = torch::TensorOptions().dtype(torch::kInt64);
-  const int64_t rows_per_token = static_cast<int64_t>(row_ids.size()) / positions;
-  // Copies: the tensors outlive the next gather.
-  unique_ids_ = torch::from_blob(unique_.data(), {static_cast<int64_t>(unique_.size())}, longs)
-                    .to(rows_.device(), torch::kInt64, /*non_blocking=*/false, /*copy=*/true);
-  const torch::Tensor index = torch::from_blob(index_.data(), {batch, length, rows_per_token}, longs)
-                                  .to(model_device_, torch::kInt64, /*non_blocking=*/false, /*copy=*/true);
+  // Copies: the tensors outlive the next submit().
+  const auto copy = [](std::vector<int64_t>& ids, torch::Device device) {
+    return torch::from_blob(ids.data(), {std::ssize(ids)}, torch::kInt64)
+        .to(device, torch::kInt64, /*non_blocking=*/false, /*copy=*/true);
+  };
+  unique_ids_ = copy(unique_, rows_.device());
+  torch::Tensor index = copy(index_, model_device_);
   {
     const torch::NoGradGuard no_grad;
     unique_rows_ = rows_.index_select(0, unique_ids_).to(model_device_);
   }
   unique_rows_.requires_grad_(torch::GradMode::is_enabled());
-  return {unique_rows_, index};
+  return ready({unique_rows_, std::move(index)});
 }
 
 void TrainableTable::apply_gradient(double lr) {

@@ -1,6 +1,6 @@
-// TrainableTable: an EngramTable that learns.
+// TrainableTable: a MemorySource that learns.
 //
-// gather() copies the distinct rows of a batch into unique_rows, a leaf that requires a gradient; after backward,
+// submit() copies the distinct rows of a batch into unique_rows, a leaf that requires a gradient; after backward,
 // apply_gradient() gives that gradient to row-sparse Adam for exactly those rows. Memory: rows, optimizer state and
 // one stamp per row; never a dense gradient or a copy of the table.
 //
@@ -10,32 +10,33 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "engram/model/memory/engram_table.h"
+#include "engram/model/memory/memory_source.h"
+#include "engram/model/memory/row_deduplicator.h"
 #include "engram/train/row_sparse_adam.h"
 
 namespace engram {
 
-// Not thread-safe. gather() and apply_gradient() alternate in training; gather() alone evaluates.
-class TrainableTable : public EngramTable {
+// Not thread-safe. submit() and apply_gradient() alternate in training; submit() alone evaluates.
+class TrainableTable : public MemorySource {
  public:
   // rows [num_rows, d_row] fp32, contiguous, where they shall live; taken over, not copied.
   TrainableTable(torch::Tensor rows, torch::Device model_device, const RowSparseAdamOptions& options);
 
-  MemoryRows gather(std::span<const int64_t> row_ids, int64_t batch, int64_t length) override;
-  // Updates the rows of the last gather() with unique_rows.grad(). No gradient: nothing happens. The gradient is
-  // dropped afterwards.
-  void apply_gradient(double lr);
+  std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
+  // No gradient: nothing happens.
+  void apply_gradient(double lr) override;
 
   int64_t num_rows() const override { return rows_.size(0); }
   int64_t row_dim() const override { return rows_.size(1); }
   const torch::Tensor& rows() const { return rows_; }
   void set_rows(const torch::Tensor& rows);                          // copies; same shape
-  const torch::Tensor& unique_rows() const { return unique_rows_; }  // of the last gather()
+  const torch::Tensor& unique_rows() const { return unique_rows_; }  // of the last submit()
   std::vector<std::pair<std::string, torch::Tensor>> optimizer_state() const { return adam_.state(); }
 
  private:

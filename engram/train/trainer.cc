@@ -124,7 +124,7 @@ Status Run::open(const Recipe& recipe) {
   loading.threads = static_cast<int>(data.loader_threads);
   const MemoryNeed need = memory_need(inputs_, loading.threads > 0 ? loading.prefetch : 0);
   ENGRAM_RETURN_IF_ERROR(check_memory(need, available_memory_bytes()));
-  ENGRAM_ASSIGN_OR_RETURN(loader_, DataLoader::create(RunInputs::pointers(inputs_.train), inputs_.hashers(), loading));
+  ENGRAM_ASSIGN_OR_RETURN(loader_, DataLoader::create(RunInputs::pointers(inputs_.train), inputs_.hasher, loading));
   validation_ = read_validation(inputs_);
   learner_ = std::make_unique<Learner>(inputs_);
   position_.vocabulary_digest = inputs_.tokenizer->vocabulary_digest();

@@ -40,22 +40,19 @@ class LoaderTest : public DataTest {
       }
     }
     is_start_.resize(stream_.size(), false);
-    for (int layer = 0; layer < 2; ++layer) hashers_.push_back(make_hasher(layer, kVocabSize));
   }
 
-  static std::unique_ptr<NgramHasher> make_hasher(int layer, int vocab_size) {
+  static MemoryHasher make_hasher(int vocab_size) {
     EngramConfig config;
     config.layer_ids = {1, 3};
     config.n_heads = 2;
     config.vocab_size = {101, 211};
     config.compressed_vocab_size = vocab_size;
-    const auto layout = value_or_throw(EngramLayout::create(config, 2));
-    return std::make_unique<NgramHasher>(
-        value_or_throw(NgramHasher::create(layout, TokenMap::identity(vocab_size), layer)));
+    const TokenMap map = TokenMap::identity(vocab_size);
+    return value_or_throw(MemoryHasher::create(value_or_throw(EngramLayout::create(config, map)), map));
   }
-  std::vector<const NgramHasher*> hashers() const { return {hashers_[0].get(), hashers_[1].get()}; }
   std::unique_ptr<DataLoader> loader(const DataLoaderOptions& options) const {
-    return value_or_throw(DataLoader::create(pointers_, hashers(), options));
+    return value_or_throw(DataLoader::create(pointers_, hasher_, options));
   }
 
   // Everything a row must hold, from the plain stream and the hash's specification.
@@ -69,28 +66,30 @@ class LoaderTest : public DataTest {
       if (t > 0 && is_start_[in_stream]) starts.push_back(static_cast<int32_t>(t));
     }
     ASSERT_EQ(batch.starts[static_cast<size_t>(b)], starts);
-    ASSERT_EQ(batch.row_ids.size(), hashers_.size());
+    ASSERT_EQ(batch.row_ids.num_layers(), 2);
+    const auto R = static_cast<size_t>(hasher_.rows_per_token());
     // Each document of the window is a separate sequence.
     std::vector<int32_t> edges = {0};
     edges.insert(edges.end(), starts.begin(), starts.end());
     edges.push_back(static_cast<int32_t>(T));
-    for (size_t layer = 0; layer < hashers_.size(); ++layer) {
-      const auto R = static_cast<size_t>(hashers_[layer]->rows_per_token());
-      ASSERT_EQ(batch.row_ids[layer].size(), static_cast<size_t>(batch.batch_size * T) * R);
+    for (int layer = 0; layer < 2; ++layer) {
+      const std::span<const int64_t> row_ids = batch.row_ids.layer(layer);
+      ASSERT_EQ(row_ids.size(), static_cast<size_t>(batch.batch_size * T) * R);
       for (size_t e = 0; e + 1 < edges.size(); ++e) {
         const auto length = static_cast<size_t>(edges[e + 1] - edges[e]);
         const auto first = static_cast<size_t>(b * T + edges[e]);
         std::vector<int64_t> wanted(length * R);
-        throw_if_error(hashers_[layer]->hash_ref(std::span(batch.tokens).subspan(first, length), {}, {}, wanted));
-        ASSERT_TRUE(
-            std::equal(wanted.begin(), wanted.end(), batch.row_ids[layer].begin() + static_cast<ptrdiff_t>(first * R)));
+        std::vector<CanonicalId> ids;
+        for (size_t t = first; t < first + length; ++t) ids.push_back(CanonicalId{batch.tokens[t]});
+        hasher_.layer(layer).hash_plain(ids, {}, wanted);
+        ASSERT_TRUE(std::ranges::equal(wanted, row_ids.subspan(first * R, length * R)));
       }
     }
   }
 
   std::vector<std::unique_ptr<TokenShard>> shards_;
   std::vector<const TokenShard*> pointers_;
-  std::vector<std::unique_ptr<NgramHasher>> hashers_;
+  MemoryHasher hasher_ = make_hasher(kVocabSize);
   std::vector<int32_t> stream_;
   std::vector<bool> is_start_;
 };
@@ -194,8 +193,8 @@ TEST_F(LoaderTest, MemoryDoesNotChangeTheData) {
   for (int i = 0; i < 10; ++i) {
     Batch a = value_or_throw(with->next());
     const Batch b = value_or_throw(without->next());
-    EXPECT_TRUE(b.row_ids.empty());
-    a.row_ids.clear();
+    EXPECT_EQ(b.row_ids.num_layers(), 0);
+    a.row_ids = RowIds();
     EXPECT_TRUE(equal(a, b));
   }
 }
@@ -209,10 +208,10 @@ TEST_F(LoaderTest, StopsWhereverItStands) {
 }
 
 TEST_F(LoaderTest, AWorkersErrorSurfacesInNext) {
-  const auto small = make_hasher(0, 30);  // the shards hold ids up to 49
+  const MemoryHasher small = make_hasher(30);  // the shards hold ids up to 49
   for (const int threads : {0, 2}) {
     auto data = value_or_throw(
-        DataLoader::create(pointers_, {small.get()}, {.batch_size = 4, .sequence_length = 16, .threads = threads}));
+        DataLoader::create(pointers_, small, {.batch_size = 4, .sequence_length = 16, .threads = threads}));
     for (int n = 0; n < 2; ++n) {
       const auto batch = data->next();
       ASSERT_FALSE(batch.ok());
@@ -224,7 +223,7 @@ TEST_F(LoaderTest, AWorkersErrorSurfacesInNext) {
 
 TEST_F(LoaderTest, RefusesWhatCannotWork) {
   const auto message = [&](const std::vector<const TokenShard*>& shards, const DataLoaderOptions& options) {
-    const auto data = DataLoader::create(shards, hashers(), options);
+    const auto data = DataLoader::create(shards, hasher_, options);
     EXPECT_EQ(data.status().code(), StatusCode::kInvalidArgument);
     return data.status().message();
   };

@@ -1,4 +1,4 @@
-// Multipliers, primes and row ids of the public demo, exactly: layout, hash(), hash_ref(), and hash() in two chunks.
+// Multipliers, primes and row ids of the public demo, exactly: layout, hash(), hash_plain(), and hash() in two chunks.
 #include <algorithm>
 
 #include "engram/core/json.h"
@@ -32,39 +32,39 @@ std::vector<int64_t> flatten(const json& rows) {
   return all;
 }
 
-// The same sequence in two chunks; the second gets the canonical ids that the first one leaves behind.
-std::vector<int64_t> hash_in_two(const NgramHasher& hasher, const TokenMap& map, int ngram,
-                                 const std::vector<int32_t>& ids, const std::vector<int32_t>& starts, size_t cut) {
+// The same sequence in two chunks.
+std::vector<int64_t> hash_in_two(const NgramHasher& hasher, const TokenMap& map, const std::vector<int32_t>& ids,
+                                 const std::vector<int32_t>& starts, size_t cut) {
   std::vector<int64_t> rows(ids.size() * static_cast<size_t>(hasher.rows_per_token()));
-  std::vector<int32_t> first_starts, second_starts, lookback;
+  std::vector<int32_t> first_starts, second_starts;
   for (int32_t start : starts) {
     if (static_cast<size_t>(start) < cut)
       first_starts.push_back(start);
     else
       second_starts.push_back(start - static_cast<int32_t>(cut));
   }
-  const size_t document = first_starts.empty() ? 0 : static_cast<size_t>(first_starts.back());
-  const size_t begin = std::max(document, cut >= static_cast<size_t>(ngram) ? cut - static_cast<size_t>(ngram) + 1 : 0);
-  for (size_t t = begin; t < cut; ++t) lookback.push_back(ids[t] < 0 ? -1 : map.ids()[static_cast<size_t>(ids[t])]);
   const size_t rows_before = cut * static_cast<size_t>(hasher.rows_per_token());
   const std::span<const int32_t> all = ids;
-  throw_if_error(hasher.hash(all.first(cut), first_starts, {}, std::span(rows).first(rows_before)));
-  throw_if_error(hasher.hash(all.subspan(cut), second_starts, lookback, std::span(rows).subspan(rows_before)));
+  NgramContext context(map, hasher.max_ngram_size());
+  throw_if_error(context.append(all.first(cut), first_starts));
+  hasher.hash(context, static_cast<int64_t>(cut), std::span(rows).first(rows_before));
+  throw_if_error(context.append(all.subspan(cut), second_starts));
+  hasher.hash(context, static_cast<int64_t>(ids.size() - cut), std::span(rows).subspan(rows_before));
   return rows;
 }
 
-void check_sequence(const NgramHasher& hasher, const TokenMap& map, int ngram, const json& sequence,
-                    const std::string& layer_id, const std::string& where, GoldenOutcome& outcome) {
+void check_sequence(const NgramHasher& hasher, const TokenMap& map, const json& sequence, const std::string& layer_id,
+                    const std::string& where, GoldenOutcome& outcome) {
   const auto ids = sequence.at("token_ids").get<std::vector<int32_t>>();
   const auto starts = sequence.value("starts", std::vector<int32_t>{});
   const std::vector<int64_t> wanted = flatten(sequence.at("row_ids").at(layer_id));
   std::vector<int64_t> rows(ids.size() * static_cast<size_t>(hasher.rows_per_token()));
-  throw_if_error(hasher.hash(ids, starts, {}, rows));
-  if (rows != wanted) outcome.failures.push_back(where + ": hash() differs");
-  throw_if_error(hasher.hash_ref(ids, starts, {}, rows));
-  if (rows != wanted) outcome.failures.push_back(where + ": hash_ref() differs");
+  std::vector<CanonicalId> canonical;
+  for (int32_t id : ids) canonical.push_back(CanonicalId{id < 0 ? -1 : map.ids()[static_cast<size_t>(id)]});
+  hasher.hash_plain(canonical, starts, rows);
+  if (rows != wanted) outcome.failures.push_back(where + ": hash_plain() differs");
   for (size_t cut = 0; cut <= ids.size(); ++cut) {
-    if (hash_in_two(hasher, map, ngram, ids, starts, cut) == wanted) continue;
+    if (hash_in_two(hasher, map, ids, starts, cut) == wanted) continue;
     outcome.failures.push_back(fmt::format("{}: hash() of two chunks cut at {} differs", where, cut));
   }
 }
@@ -87,9 +87,9 @@ void check_item(const json& item, const TokenMap& map, const std::string& where,
     if (!std::ranges::equal(layout.primes(layer), flatten(item.at("primes").at(layer_id)))) {
       outcome.failures.push_back(where + ": primes of layer " + layer_id + " differ");
     }
-    NgramHasher hasher = value_or_throw(NgramHasher::create(layout, map, layer));
+    const NgramHasher hasher(layout, layer);
     for (size_t i = 0; i < item.at("sequences").size(); ++i) {
-      check_sequence(hasher, map, config.max_ngram_size, item.at("sequences")[i], layer_id,
+      check_sequence(hasher, map, item.at("sequences")[i], layer_id,
                      fmt::format("{}, layer {}, sequence {}", where, layer_id, i), outcome);
     }
   }

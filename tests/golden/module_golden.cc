@@ -14,6 +14,7 @@
 #include "engram/formats/safetensors.h"
 #include "engram/hash/ngram_hasher.h"
 #include "engram/model/layers/engram.h"
+#include "engram/model/memory/row_deduplicator.h"
 #include "tests/golden/deepseek_map.h"
 #include "tests/golden/golden_files.h"
 
@@ -178,15 +179,16 @@ void check_hashes(const ModuleCase& c, GoldenOutcome& outcome) {
   const TokenMap map = value_or_throw(deepseek_token_map());
   EngramConfig config = c.config().engram;
   config.compressed_vocab_size = map.compressed_vocab_size();
-  const EngramLayout layout =
-      value_or_throw(EngramLayout::create(config, map.ids()[static_cast<size_t>(config.pad_token_id)]));
-  const NgramHasher hasher = value_or_throw(NgramHasher::create(layout, map, c.layer()));
+  const EngramLayout layout = value_or_throw(EngramLayout::create(config, map));
+  const NgramHasher hasher(layout, c.layer());
   const torch::Tensor tokens = c.tensor("token_ids").to(torch::kInt);
   const torch::Tensor wanted = (c.tensor("hashes") + c.tensor("offsets")).contiguous();
   for (int64_t b = 0; b < tokens.size(0); ++b) {
     const torch::Tensor row = tokens[b].contiguous();
     std::vector<int64_t> got(static_cast<size_t>(wanted[b].numel()));
-    throw_if_error(hasher.hash({row.data_ptr<int32_t>(), static_cast<size_t>(row.numel())}, {}, {}, got));
+    NgramContext context(map, config.max_ngram_size);
+    throw_if_error(context.append({row.data_ptr<int32_t>(), static_cast<size_t>(row.numel())}));
+    hasher.hash(context, row.numel(), got);
     if (!torch::equal(torch::tensor(got, torch::kLong), wanted[b].flatten())) {
       outcome.failures.push_back(fmt::format("sequence {}: row ids differ", b));
     }

@@ -1,4 +1,4 @@
-// hash() against hash_ref(), and properties over random inputs. The demo's own row ids: golden entry `golden_hash`.
+// hash() against hash_plain(), and properties over random inputs. The demo's own row ids: golden entry `golden_hash`.
 #include "engram/hash/ngram_hasher.h"
 
 #include <gtest/gtest.h>
@@ -48,66 +48,70 @@ Case random_case(NumpyRandom& random, int64_t max_length) {
   return made;
 }
 
-std::vector<int64_t> hash(const NgramHasher& hasher, std::span<const int32_t> ids, std::span<const int32_t> starts,
-                          std::span<const int32_t> lookback = {}, bool reference = false) {
+NgramContext context_of(const Case& made) { return NgramContext(made.map, made.layout.config().max_ngram_size); }
+
+std::vector<int64_t> hash(const NgramHasher& hasher, const TokenMap& map, std::span<const int32_t> ids,
+                          std::span<const int32_t> starts) {
   std::vector<int64_t> rows(ids.size() * static_cast<size_t>(hasher.rows_per_token()), -1);
-  throw_if_error(reference ? hasher.hash_ref(ids, starts, lookback, rows) : hasher.hash(ids, starts, lookback, rows));
+  NgramContext context(map, hasher.max_ngram_size());
+  throw_if_error(context.append(ids, starts));
+  hasher.hash(context, std::ssize(ids), rows);
+  return rows;
+}
+std::vector<int64_t> hash_plain(const NgramHasher& hasher, const TokenMap& map, std::span<const int32_t> ids,
+                                std::span<const int32_t> starts) {
+  std::vector<int64_t> rows(ids.size() * static_cast<size_t>(hasher.rows_per_token()), -1);
+  std::vector<CanonicalId> canonical;
+  for (int32_t id : ids) canonical.push_back(CanonicalId{id < 0 ? -1 : map.ids()[static_cast<size_t>(id)]});
+  hasher.hash_plain(canonical, starts, rows);
   return rows;
 }
 
-TEST(NgramHasher, EqualsTheReferenceOnRandomInputs) {
+TEST(NgramHasher, EqualsThePlainLoopOnRandomInputs) {
   NumpyRandom random(1);
   for (int round = 0; round < 400; ++round) {
     Case made = random_case(random, 300);
-    NgramHasher hasher = value_or_throw(NgramHasher::create(made.layout, made.map, round % 2));
-    std::vector<int32_t> lookback;
-    const int64_t size = random.integers(0, made.layout.config().max_ngram_size);
-    for (int64_t i = 0; i < size; ++i) {
-      lookback.push_back(static_cast<int32_t>(random.integers(-1, made.map.compressed_vocab_size())));
-    }
-    std::vector<int64_t> rows = hash(hasher, made.ids, made.starts, lookback);
-    ASSERT_EQ(rows, hash(hasher, made.ids, made.starts, lookback, true)) << "round " << round;
+    const NgramHasher hasher(made.layout, round % 2);
+    const std::vector<int64_t> rows = hash(hasher, made.map, made.ids, made.starts);
+    ASSERT_EQ(rows, hash_plain(hasher, made.map, made.ids, made.starts)) << "round " << round;
     for (int64_t row : rows) ASSERT_TRUE(row >= 0 && row < hasher.num_rows()) << row;
   }
 }
 
-// The caller carries the last N-1 canonical ids; where the chunks end must not matter.
-TEST(NgramHasher, AnySplitIntoChunksGivesTheSameRows) {
+// A context that grows in any steps, some of them taken back: where they end must not matter.
+TEST(NgramHasher, AnySplitAndAnyRollBackGiveTheSameRows) {
   NumpyRandom random(2);
   for (int round = 0; round < 300; ++round) {
     Case made = random_case(random, 200);
-    NgramHasher hasher = value_or_throw(NgramHasher::create(made.layout, made.map, 0));
-    const size_t keep = static_cast<size_t>(made.layout.config().max_ngram_size - 1);
+    const NgramHasher hasher(made.layout, 0);
+    NgramContext context = context_of(made);
     std::vector<int64_t> chunked;
-    std::vector<int32_t> lookback;
     for (size_t begin = 0; begin < made.ids.size();) {
-      const size_t longest = round % 3 == 0 ? 3 : 150;
-      const size_t size =
-          std::min(made.ids.size() - begin, static_cast<size_t>(random.integers(1, static_cast<int64_t>(longest))));
+      const int64_t longest = round % 3 == 0 ? 3 : 150;
+      const size_t size = std::min(made.ids.size() - begin, static_cast<size_t>(random.integers(1, longest)));
       std::vector<int32_t> starts;
       for (int32_t start : made.starts) {
         const int64_t inside = start - static_cast<int64_t>(begin);
         if (inside >= 0 && inside < static_cast<int64_t>(size)) starts.push_back(static_cast<int32_t>(inside));
       }
-      std::span<const int32_t> ids = std::span(made.ids).subspan(begin, size);
-      // A document that began inside an earlier chunk cuts the carried ids: the caller passes only its own.
-      std::vector<int64_t> rows = hash(hasher, ids, starts, lookback);
+      throw_if_error(context.append(std::span(made.ids).subspan(begin, size), starts));
+      std::vector<int64_t> rows(size * static_cast<size_t>(hasher.rows_per_token()));
+      hasher.hash(context, static_cast<int64_t>(size), rows);
+      const int64_t rejected = round % 2 == 0 ? 0 : random.integers(0, static_cast<int64_t>(size) + 1);
+      throw_if_error(context.roll_back(rejected));
+      rows.resize((size - static_cast<size_t>(rejected)) * static_cast<size_t>(hasher.rows_per_token()));
       chunked.insert(chunked.end(), rows.begin(), rows.end());
-      for (size_t i = 0; i < size; ++i) {
-        if (std::ranges::binary_search(starts, static_cast<int32_t>(i))) lookback.clear();
-        lookback.push_back(ids[i] < 0 ? -1 : made.map.ids()[static_cast<size_t>(ids[i])]);
-      }
-      if (lookback.size() > keep) lookback.erase(lookback.begin(), lookback.end() - static_cast<int64_t>(keep));
-      begin += size;
+      begin += size - static_cast<size_t>(rejected);
     }
-    ASSERT_EQ(chunked, hash(hasher, made.ids, made.starts)) << "round " << round;
+    EXPECT_EQ(context.num_tokens(), std::ssize(made.ids));
+    ASSERT_EQ(chunked, hash_plain(hasher, made.map, made.ids, made.starts)) << "round " << round;
   }
 }
 
 TEST(NgramHasher, PackedDocumentsHashAsIfAlone) {
   NumpyRandom random(3);
   Case made = random_case(random, 0);
-  NgramHasher hasher = value_or_throw(NgramHasher::create(made.layout, made.map, 1));
+  const NgramHasher hasher(made.layout, 1);
   std::vector<int32_t> packed, starts;
   std::vector<int64_t> wanted;
   for (int document = 0; document < 30; ++document) {
@@ -115,10 +119,10 @@ TEST(NgramHasher, PackedDocumentsHashAsIfAlone) {
     for (int32_t& id : ids) id = static_cast<int32_t>(random.integers(0, 500));
     starts.push_back(static_cast<int32_t>(packed.size()));
     packed.insert(packed.end(), ids.begin(), ids.end());
-    std::vector<int64_t> alone = hash(hasher, ids, {});
+    std::vector<int64_t> alone = hash(hasher, made.map, ids, {});
     wanted.insert(wanted.end(), alone.begin(), alone.end());
   }
-  EXPECT_EQ(hash(hasher, packed, starts), wanted);
+  EXPECT_EQ(hash(hasher, made.map, packed, starts), wanted);
 }
 
 // Largest mixes and largest primes: where a double's quotient is least exact.
@@ -135,30 +139,33 @@ TEST(NgramHasher, ExtremeMixesAreExact) {
     // Raw id i reads as the i-th id below the top: products just below 2^63.
     std::vector<int32_t> top(20000);
     for (size_t i = 0; i < top.size(); ++i) top[i] = INT32_MAX - 1 - static_cast<int32_t>(i);
-    NgramHasher hasher =
-        value_or_throw(NgramHasher::create(layout, value_or_throw(TokenMap::from_ids(top, INT32_MAX)), 0));
+    const TokenMap map = value_or_throw(TokenMap::from_ids(top, INT32_MAX));
+    const NgramHasher hasher(layout, 0);
     std::vector<int32_t> ids(20000);
     for (int32_t& id : ids) id = static_cast<int32_t>(random.integers(0, 20000));
-    ASSERT_EQ(hash(hasher, ids, {}), hash(hasher, ids, {}, {}, true)) << start;
+    ASSERT_EQ(hash(hasher, map, ids, {}), hash_plain(hasher, map, ids, {})) << start;
   }
 }
 
 // Large aligned output takes the path that writes past the caches.
-TEST(NgramHasher, StreamedRowsEqualTheReference) {
+TEST(NgramHasher, StreamedRowsEqualThePlainLoop) {
   EngramConfig config;
   config.layer_ids = {1};
   config.vocab_size = {2262400, 2262400};
   config.compressed_vocab_size = 99092;
   EngramLayout layout = value_or_throw(EngramLayout::create(config, 2));
   NumpyRandom random(6);
-  NgramHasher hasher = value_or_throw(NgramHasher::create(layout, random_map(random, 500, 99092), 0));
+  const TokenMap map = random_map(random, 500, 99092);
+  const NgramHasher hasher(layout, 0);
   std::vector<int32_t> ids(10001), starts = {0, 77, 128, 5000};
   for (int32_t& id : ids) id = static_cast<int32_t>(random.integers(-1, 500));
-  const std::vector<int64_t> wanted = hash(hasher, ids, starts, {}, true);
+  const std::vector<int64_t> wanted = hash_plain(hasher, map, ids, starts);
+  NgramContext context(map, 3);
+  throw_if_error(context.append(ids, starts));
   std::vector<int64_t> buffer(wanted.size() + 8);
   for (size_t shift = 0; shift < 8; ++shift) {  // one of eight neighbours begins a cache line
     std::span<int64_t> rows = std::span(buffer).subspan(shift, wanted.size());
-    throw_if_error(hasher.hash(ids, starts, {}, rows));
+    hasher.hash(context, std::ssize(ids), rows);
     ASSERT_TRUE(std::ranges::equal(rows, wanted)) << shift;
   }
 }
@@ -172,8 +179,9 @@ TEST(NgramHasher, EveryVectorTargetIsExact) {
     NumpyRandom random(7);
     for (int round = 0; round < 100; ++round) {
       Case made = random_case(random, 300);
-      NgramHasher hasher = value_or_throw(NgramHasher::create(made.layout, made.map, 0));
-      ASSERT_EQ(hash(hasher, made.ids, made.starts), hash(hasher, made.ids, made.starts, {}, true)) << round;
+      const NgramHasher hasher(made.layout, 0);
+      ASSERT_EQ(hash(hasher, made.map, made.ids, made.starts), hash_plain(hasher, made.map, made.ids, made.starts))
+          << round;
     }
   }
   hwy::SetSupportedTargetsForTest(0);
@@ -184,46 +192,12 @@ TEST(NgramHasher, ThreadsShareOneHasher) {
   NumpyRandom random(5);
   Case made = random_case(random, 0);
   for (int t = 0; t < 5000; ++t) made.ids.push_back(static_cast<int32_t>(random.integers(-1, 500)));
-  const NgramHasher hasher = value_or_throw(NgramHasher::create(made.layout, made.map, 0));
+  const NgramHasher hasher(made.layout, 0);
   std::vector<std::vector<int64_t>> rows(4);
   std::vector<std::thread> threads;
-  for (auto& mine : rows) threads.emplace_back([&] { mine = hash(hasher, made.ids, {}); });
+  for (auto& mine : rows) threads.emplace_back([&] { mine = hash(hasher, made.map, made.ids, {}); });
   for (std::thread& thread : threads) thread.join();
   for (const auto& other : rows) EXPECT_EQ(other, rows[0]);
-}
-
-TEST(NgramHasher, BadCallsAreRefusedAndWriteNothing) {
-  EngramConfig config;
-  config.layer_ids = {1};
-  config.vocab_size = {1000, 1000};
-  config.compressed_vocab_size = 100;
-  EngramLayout layout = value_or_throw(EngramLayout::create(config, 2));
-  EXPECT_FALSE(NgramHasher::create(layout, TokenMap::identity(100), 1).ok());
-  EXPECT_FALSE(NgramHasher::create(layout, TokenMap::identity(100), -1).ok());
-  EXPECT_EQ(NgramHasher::create(layout, TokenMap::identity(99), 0).status().message(),
-            "compressed_vocab_size: the tokenizer has 99, the layout wants 100");
-  NgramHasher hasher = value_or_throw(NgramHasher::create(layout, TokenMap::identity(100), 0));
-  using Ids = std::vector<int32_t>;
-  auto refused = [&](const Ids& ids, const Ids& starts, const Ids& lookback, size_t room, const std::string& part) {
-    std::vector<int64_t> rows(room, -7);
-    for (const Status& status :
-         {hasher.hash(ids, starts, lookback, rows), hasher.hash_ref(ids, starts, lookback, rows)}) {
-      EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << part;
-      EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
-    }
-    EXPECT_TRUE(std::ranges::all_of(rows, [](int64_t row) { return row == -7; }));
-  };
-  refused({1, 100}, {}, {}, 32, "token 1: got id 100, wanted -1 (masked) .. 99");
-  refused({-2, 1}, {}, {}, 32, "token 0: got id -2");
-  refused({INT32_MIN}, {}, {}, 16, "token 0");
-  refused({INT32_MAX}, {}, {}, 16, "token 0");
-  refused({1, 2}, {}, {}, 31, "row_ids: got room for 31 ids, wanted 2 tokens x 16");
-  refused({1, 2}, {2}, {}, 32, "starts: got 2 at place 0");
-  refused({1, 2}, {-1}, {}, 32, "starts: got -1");
-  refused({1, 2, 3}, {2, 1}, {}, 48, "starts: got 1 at place 1");
-  refused({1}, {}, {1, 2, 3}, 16, "lookback: got 3 ids, wanted at most 2");
-  refused({1}, {}, {100}, 16, "lookback: got canonical id 100");
-  refused({1}, {}, {-2}, 16, "lookback: got canonical id -2");
 }
 
 }  // namespace

@@ -23,8 +23,8 @@ TEST_F(Edit, RowsAreThoseOfTheLastToken) {
   const auto tokens = encode(model, "xyabc");
   const NgramRowIds found = value_or_throw(rows_of_ngram(model, tokens));
   EXPECT_EQ(found.order, 3);
-  std::vector<int64_t> ids(tokens.size() * 4);
-  throw_if_error(model.hashing.hashers[0].hash(tokens, {}, {}, ids));
+  const RowIds row_ids = value_or_throw(model.hasher.hash(tokens));
+  const std::vector<int64_t> ids(row_ids.layer(0).begin(), row_ids.layer(0).end());
   EXPECT_EQ(found.row_ids[0], std::vector<int64_t>(ids.end() - 2, ids.end()));  // order 3: the last two slots
   const NgramRowIds two = value_or_throw(rows_of_ngram(model, encode(model, "bc")));
   EXPECT_EQ(two.row_ids[0], std::vector<int64_t>(ids.end() - 4, ids.end() - 2));

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engram/model/layers/over_encoding.h"
+#include "engram/model/memory/row_deduplicator.h"
 #include "engram/model/ops/ops.h"
 #include "tests/model/parity.h"
 
@@ -298,17 +299,18 @@ TEST(RowDeduplicator, FirstSeenOrderAndReuse) {
   EXPECT_EQ(index, (std::vector<int64_t>{0, 1, 0}));
 }
 
-TEST(ResidentTable, GathersEachRowOnce) {
+TEST(ResidentTable, IsReadInPlace) {
   const torch::Tensor rows = torch::randn({10, 4});
   ResidentTable table(rows);
   const std::vector<int64_t> ids = {5, 1, 5, 5, 1, 9};
   const MemoryRows memory = table.gather(ids, 1, 3);
-  EXPECT_EQ(memory.unique_rows.size(0), 3);
+  EXPECT_EQ(memory.unique_rows.const_data_ptr(), rows.const_data_ptr());
   EXPECT_EQ(memory.index.sizes(), (std::vector<int64_t>{1, 3, 2}));
   const torch::Tensor expected = rows.index_select(0, torch::tensor(ids)).view({1, 3, 8});
   EXPECT_TRUE(torch::equal(gather_rows(memory.unique_rows, memory.index), expected));
   ResidentTable narrow(rows.to(torch::kBFloat16));
-  EXPECT_EQ(narrow.gather(ids, 1, 3).unique_rows.scalar_type(), torch::kFloat);
+  const MemoryRows widened = narrow.gather(ids, 1, 3);
+  EXPECT_TRUE(torch::equal(widened.in_order().view({1, 3, 8}), expected.to(torch::kBFloat16).to(torch::kFloat)));
   EXPECT_THROW(table.gather(std::vector<int64_t>{0, 10}, 1, 1), c10::Error);
   EXPECT_THROW(table.gather(std::vector<int64_t>{0, 1, 2}, 1, 2), c10::Error);
 }

@@ -59,9 +59,9 @@ class ServeEngine : public ::testing::Test {
 
   // Damages the page of the last row that the last of `tokens` has in the first layer. The page.
   int64_t damage(const std::string& file, const std::vector<int32_t>& before, const std::vector<int32_t>& tokens) {
-    const std::vector<std::string> placements = {"nvme:" + file};
-    const auto tables = value_or_throw(ServedTables::open(Env::posix(), model_, placements));
-    const int64_t row = tables->row_ids(0, {before, tokens, false}).back();
+    std::vector<int32_t> all = before;
+    all.insert(all.end(), tokens.begin(), tokens.end());
+    const int64_t row = value_or_throw(model_.hasher.hash(all)).layer(0).back();
     const RowFileInfo info = value_or_throw(RowFileReader::open(Env::posix(), file)).info();
     const int64_t page = info.tables[0].page_of(row);
     std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);

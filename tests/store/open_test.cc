@@ -117,6 +117,44 @@ TEST_F(OpenTest, BadUrisAreRefused) {
   }
 }
 
+// 100 raw ids that map to 50, layers 1 and 14: a file says which map and layers it was made for.
+TEST_F(OpenTest, AFileHashesForItsOwnTokenizer) {
+  std::vector<int32_t> halves(100);
+  for (int i = 0; i < 100; ++i) halves[static_cast<size_t>(i)] = i / 2;
+  const TokenMap map = value_or_throw(TokenMap::from_ids(halves, 50));
+  EngramConfig config;
+  config.layer_ids = {1, 14};
+  config.n_heads = 2;
+  config.head_dim = 4;
+  config.vocab_size = {97, 211};
+  config.compressed_vocab_size = 50;
+  const EngramLayout layout = value_or_throw(EngramLayout::create(config, map));
+  const RowFileInfo info = value_or_throw(RowFileInfo::create(
+      {make_table(14, layout.num_rows(1), {RowType::kFP32, 4}), make_table(1, layout.num_rows(0), {RowType::kFP32, 4})},
+      RowFileHash{config, layout.compressed_pad_id(), map.sha256()}));
+  throw_if_error(write_row_file(Env::posix(), path("hashed"), info));
+  const std::vector<int32_t> tokens = {5, 7, 99, -1, 4};
+  const RowIds wanted = value_or_throw(value_or_throw(MemoryHasher::create(layout, map)).hash(tokens));
+  const RowIds in_file = value_or_throw(value_or_throw(info.hasher(map)).hash(tokens));
+  const RowIds one = value_or_throw(value_or_throw(info.hasher(map, std::vector<int>{14})).hash(tokens));
+  EXPECT_TRUE(std::ranges::equal(in_file.layer(0), wanted.layer(1)));  // in the file's order
+  EXPECT_TRUE(std::ranges::equal(in_file.layer(1), wanted.layer(0)));
+  EXPECT_TRUE(std::ranges::equal(one.layer(0), wanted.layer(1)));
+  EXPECT_EQ(info.hasher(map, std::vector<int>{2}).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(info.hasher(TokenMap::identity(50)).status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(test_row_file_info().hasher(map).status().code(), StatusCode::kFailedPrecondition);
+  // A profile counts the rows of one tokenizer.
+  for (const std::string& digest : {map.sha256(), TokenMap::identity(50).sha256()}) {
+    auto profile = value_or_throw(
+        SafetensorsWriter::create(Env::posix(), path("profile"),
+                                  {{"layers.1.row_ids", DType::kI64, {0}}, {"layers.14.row_ids", DType::kI64, {0}}},
+                                  {{"token_map_sha256", digest}}));
+    throw_if_error(profile->finish());
+    EXPECT_EQ(status_of("nvme:" + path("hashed") + "?hot=" + path("profile")).code(),
+              digest == map.sha256() ? StatusCode::kOk : StatusCode::kFailedPrecondition);
+  }
+}
+
 TEST_F(OpenTest, Sizes) {
   EXPECT_EQ(value_or_throw(parse_size("0")), 0);
   EXPECT_EQ(value_or_throw(parse_size("17")), 17);

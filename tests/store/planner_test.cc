@@ -168,9 +168,11 @@ TEST_F(PlannerTest, CountsEqualBruteForce) {
   std::vector<std::pair<int, int64_t>> trace;
   std::vector<std::vector<int64_t>> rows(2);
   for (int layer = 0; layer < 2; ++layer) {
-    const NgramHasher hasher = value_or_throw(NgramHasher::create(layout, map_, layer));
+    const NgramHasher hasher(layout, layer);
     rows[static_cast<size_t>(layer)].resize(tokens_.size() * 24);
-    throw_if_error(hasher.hash_ref(tokens_, starts, {}, rows[static_cast<size_t>(layer)]));
+    std::vector<CanonicalId> ids;
+    for (int32_t id : tokens_) ids.push_back(CanonicalId{id < 0 ? -1 : map_.ids()[static_cast<size_t>(id)]});
+    hasher.hash_plain(ids, starts, rows[static_cast<size_t>(layer)]);
   }
   for (size_t t = 0; t < tokens_.size(); ++t) {
     for (int layer = 0; layer < 2; ++layer) {

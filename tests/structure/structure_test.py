@@ -96,6 +96,46 @@ def include_complaints(root):
     return complaints
 
 
+def cycle_complaints(root):
+    """No file (a header with its .cc) includes one that leads back to it."""
+    includes = {}
+    for path, relative in sources(root):
+        if relative.parts[0] != "engram":
+            continue
+        file = str(relative.with_suffix(""))
+        found = re.findall(r'^\s*#\s*include\s*"(engram/[^"]+)\.h"', path.read_text(encoding="utf-8"), re.MULTILINE)
+        includes.setdefault(file, set()).update(name for name in found if name != file)
+    complaints, done = [], set()
+
+    def visit(file, trail):
+        if file in trail:
+            complaints.append(f"{file}: a circle of includes: {' -> '.join(trail[trail.index(file):] + [file])}")
+        elif file not in done:
+            done.add(file)
+            for name in sorted(includes.get(file, ())):
+                visit(name, trail + [file])
+
+    for file in sorted(includes):
+        visit(file, [])
+    return complaints
+
+
+def room_list_complaints(root):
+    """docs/architecture.md has every room and every folder of a room in its tree, and no other; its arrows are ARROWS."""
+    page = (root / "docs/architecture.md").read_text(encoding="utf-8")
+    tree = page.split("```")[1]
+    named = set(re.findall(r"^engram/([a-z]+)/", tree, re.MULTILINE))
+    there = {path.name for path in (root / "engram").iterdir() if path.is_dir()}
+    complaints = [f"docs/architecture.md: room {room} is not in the tree" for room in sorted(there - named)]
+    complaints += [f"docs/architecture.md: there is no room {room}" for room in sorted(named - there)]
+    for room in sorted(there & named):
+        described = re.search(rf"^engram/{room}/(.*?)(?=^\S|\Z)", tree, re.MULTILINE | re.DOTALL)[1]
+        folders = {path.name for path in (root / "engram" / room).iterdir() if path.is_dir() and path.name != "assets"}
+        complaints += [f"docs/architecture.md: {room}/{folder} is not in the tree" for folder in sorted(folders)
+                       if not re.search(rf"\b{folder}/", described)]
+    return complaints
+
+
 def link_complaints(root):
     """CMake links of a room obey the same arrows as its includes."""
     complaints = []
@@ -240,6 +280,24 @@ class Structure(unittest.TestCase):
             ["engram/core/a.cc:1", "engram/core/a.cc:2", "engram/data/d.cc:1", "engram/data/d.cc:2",
              "engram/data/d.cc:2", "engram/model/b.h:1", "engram/model/b.h:1", "reference/engram.cpp:1",
              "tests/core/a_test.cc:1", "tests/core/a_test.cc:1"], places)
+
+    def test_no_circles(self):
+        self.check(cycle_complaints(SOURCE_DIR))
+
+    def test_no_circles_sees_faults(self):
+        root = self.planted({"engram/core/a.h": "", "engram/core/a.cc": '#include "engram/core/a.h"\n#include "engram/core/b.h"\n',
+                             "engram/core/b.h": '#include "engram/core/c.h"\n', "engram/core/c.h": '#include "engram/core/a.h"\n'})
+        self.assertEqual(["engram/core/a: a circle of includes: "
+                          "engram/core/a -> engram/core/b -> engram/core/c -> engram/core/a"], cycle_complaints(root))
+
+    def test_rooms_in_documents(self):
+        self.check(room_list_complaints(SOURCE_DIR))
+
+    def test_rooms_in_documents_sees_faults(self):
+        root = self.planted({"engram/core/a.h": "", "engram/lab/study/a.h": "", "engram/lab/suite/a.h": "",
+                             "docs/architecture.md": "```\nengram/lab/   study/: runs\nengram/old/   gone\n```\n"})
+        self.assertEqual(["docs/architecture.md: room core is not in the tree", "docs/architecture.md: there is no room old",
+                          "docs/architecture.md: lab/suite is not in the tree"], room_list_complaints(root))
 
     def test_link_arrows(self):
         self.check(link_complaints(SOURCE_DIR))

@@ -33,25 +33,22 @@ struct Training {
   std::vector<OrderRows> orders;              // [layers * orders]
 };
 
-// A table row's slots of one order: heads (order - 2) * K .. + K of a token's R.
 OrderRows rows_of_order(const LoadedModel& model, const Training& training, int layer, int order) {
   OrderRows out{&training.counts[static_cast<size_t>(order - 2)], order, layer, model.config.engram.n_heads, {}};
   const auto heads = static_cast<size_t>(out.heads);
   std::unordered_map<int64_t, size_t> wanted;  // position of the first occurrence -> n-gram
   for (size_t g = 0; g < out.counts->keys.size(); ++g) wanted.emplace(out.counts->positions[g], g);
   out.rows.resize(out.counts->keys.size() * heads);
-  const NgramHasher& hasher = model.hashing.hashers[static_cast<size_t>(layer)];
-  const auto slots = static_cast<size_t>(hasher.rows_per_token());
-  for_each_row_chunk(
-      hasher, model.hashing.map, training.text.tokens, training.text.document_starts,
-      model.config.engram.max_ngram_size, [&](int64_t begin, int64_t length, std::span<const int64_t> row_ids) {
-        for (int64_t t = 0; t < length; ++t) {
+  const auto first = static_cast<size_t>(model.config.engram.slot(order));
+  throw_if_error(model.hasher.hash_text(
+      training.text.tokens, training.text.document_starts, [&](int64_t begin, const RowIds& row_ids) {
+        for (int64_t t = 0; t < row_ids.num_tokens(); ++t) {
           const auto found = wanted.find(begin + t);
           if (found == wanted.end()) continue;
-          const auto* first = row_ids.data() + static_cast<size_t>(t) * slots + static_cast<size_t>(order - 2) * heads;
-          std::copy(first, first + heads, out.rows.data() + found->second * heads);
+          const auto rows = row_ids.layer(layer, t, 1).subspan(first, heads);
+          std::ranges::copy(rows, out.rows.begin() + static_cast<ptrdiff_t>(found->second * heads));
         }
-      });
+      }));
   return out;
 }
 
@@ -169,11 +166,10 @@ Result<Training> read_training(const ProbeContext& context, const LoadedModel& m
   Progress progress("collisions", model.config.num_memory_layers() * (engram.max_ngram_size - 1), "orders");
   for (int order = 2; order <= engram.max_ngram_size; ++order) {
     out.counts.push_back(count_ngrams(
-        ngram_keys(model.hashing.map, out.text.tokens, out.text.document_starts, order, engram.pad_token_id)));
+        ngram_keys(model.hasher.map(), out.text.tokens, out.text.document_starts, order, engram.pad_token_id)));
   }
+  out.traffic = row_traffic(model.hasher, out.text.tokens, out.text.document_starts);
   for (int layer = 0; layer < model.config.num_memory_layers(); ++layer) {
-    out.traffic.push_back(row_traffic(model.hashing.hashers[static_cast<size_t>(layer)], model.hashing.map,
-                                      out.text.tokens, out.text.document_starts, engram.max_ngram_size));
     for (int order = 2; order <= engram.max_ngram_size; ++order) {
       out.orders.push_back(rows_of_order(model, out, layer, order));
       progress.advance(1);
@@ -205,7 +201,7 @@ Positions describe_positions(const LoadedModel& model, const Training& training,
   starts.erase(std::unique(starts.begin(), starts.end()), starts.end());
   for (int order = 2; order <= orders + 1; ++order) {
     const auto o = static_cast<size_t>(order - 2);
-    const auto keys = ngram_keys(model.hashing.map, text.tokens, starts, order, model.config.engram.pad_token_id);
+    const auto keys = ngram_keys(model.hasher.map(), text.tokens, starts, order, model.config.engram.pad_token_id);
     for (size_t t = 0; t < static_cast<size_t>(predicted); ++t) {
       const int64_t ngram = training.counts[o].find(keys[t]);
       const int64_t count = ngram < 0 ? 0 : training.counts[o].counts[static_cast<size_t>(ngram)];
@@ -258,14 +254,12 @@ void show_bins(const Positions& positions, const std::vector<double>& loss, size
 void show_sharing(const LoadedModel& model, const Training& training, Page& page, Json& numbers) {
   const EngramConfig& engram = model.config.engram;
   // Heads lie one after another, so an order's rows end where the next order's begin.
-  const EngramLayout layout =
-      value_or_throw(EngramLayout::create(engram, model.hashing.map.ids()[static_cast<size_t>(engram.pad_token_id)]));
+  const EngramLayout layout = value_or_throw(EngramLayout::create(engram, model.hasher.map()));
   std::vector<std::vector<std::string>> rows;
   for (const OrderRows& order : training.orders) {
-    const auto heads = static_cast<size_t>(order.heads);
     int64_t table = 0;
-    for (size_t k = 0; k < heads; ++k)
-      table += layout.primes(order.layer)[static_cast<size_t>(order.order - 2) * heads + k];
+    for (int head = 0; head < order.heads; ++head)
+      table += layout.primes(order.layer)[static_cast<size_t>(engram.slot(order.order, head))];
     const OrderSharing sharing = sharing_of(order, training.traffic[static_cast<size_t>(order.layer)], table);
     rows.push_back({fmt::format("layer {}, order {}", engram.layer_ids[static_cast<size_t>(order.layer)], order.order),
                     fmt::format("{}", sharing.ngrams), fmt::format("{}", sharing.rows),

@@ -17,18 +17,9 @@ constexpr double kStepShare = 0.1;      // Adam's step, as a share of the rows' 
 constexpr size_t kOccurrences = 200;    // of the n-gram in held-out text, at most
 constexpr int64_t kContextTokens = 64;  // in front of an occurrence
 
-// The row ids of every token of one sequence: [length, R].
-std::vector<int64_t> hash_sequence(const LoadedModel& model, size_t layer, const std::vector<int32_t>& tokens,
-                                   const std::vector<int32_t>& starts) {
-  const NgramHasher& hasher = model.hashing.hashers[layer];
-  std::vector<int64_t> out(tokens.size() * static_cast<size_t>(hasher.rows_per_token()));
-  throw_if_error(hasher.hash(tokens, starts, {}, out));
-  return out;
-}
-
 // Every occurrence of the n-gram's canonical tokens: positions of its last token.
 std::vector<int64_t> occurrences(const LoadedModel& model, const NgramRowIds& rows, const ProbeText& text) {
-  const auto canonical = model.hashing.map.ids();
+  const auto canonical = model.hasher.map().ids();
   const auto same = [&](int32_t a, int32_t b) {
     return canonical[static_cast<size_t>(a)] == canonical[static_cast<size_t>(b)];
   };
@@ -112,13 +103,12 @@ Result<NgramRowIds> rows_of_ngram(const LoadedModel& model, const std::vector<in
   NgramRowIds out;
   out.order = std::min(static_cast<int>(tokens.size()), model.config.engram.max_ngram_size);
   out.tokens.assign(tokens.end() - out.order, tokens.end());
+  const RowIds ids = value_or_throw(model.hasher.hash(out.tokens));
   const auto heads = static_cast<size_t>(model.config.engram.n_heads);
-  const size_t first = static_cast<size_t>(out.order - 2) * heads;
-  for (size_t layer = 0; layer < model.tables.size(); ++layer) {
-    const std::vector<int64_t> ids = hash_sequence(model, layer, out.tokens, {});
-    const auto last = ids.end() - model.hashing.hashers[layer].rows_per_token();
-    out.row_ids.emplace_back(last + static_cast<std::ptrdiff_t>(first),
-                             last + static_cast<std::ptrdiff_t>(first + heads));
+  const auto first = static_cast<size_t>(model.config.engram.slot(out.order));
+  for (int layer = 0; layer < ids.num_layers(); ++layer) {
+    const auto rows = ids.layer(layer, out.order - 1, 1).subspan(first, heads);
+    out.row_ids.emplace_back(rows.begin(), rows.end());
   }
   return out;
 }
@@ -137,7 +127,7 @@ std::vector<torch::Tensor> train_rows(const LoadedModel& model, const NgramRowId
 
   // The edited rows become parameters; where the sequence reads them, they take the stored ones' place.
   const auto heads = static_cast<int64_t>(rows.row_ids[0].size());
-  const int64_t slot = int64_t{rows.order - 2} * heads, last = static_cast<int64_t>(context.size()) - 1;
+  const int64_t slot = model.config.engram.slot(rows.order), last = static_cast<int64_t>(context.size()) - 1;
   std::vector<torch::Tensor> values, stored, places;
   double squares = 0;
   for (const MemoryRows& memory : input.memory) {
@@ -171,7 +161,7 @@ Result<LoadedModel> with_rows(Env& env, const LoadedModel& model, const NgramRow
   out.special = model.special;
   out.model = model.model;
   out.tokenizer = model.tokenizer;
-  out.hashing = model.hashing;
+  out.hasher = model.hasher;
   for (size_t layer = 0; layer < tables.size(); ++layer) {
     tables[layer].index_copy_(0, torch::tensor(rows.row_ids[layer], torch::kLong), values[layer]);
     out.tables.push_back(std::make_unique<ResidentTable>(tables[layer]));
@@ -193,9 +183,10 @@ EditedPositions compare_edit(const LoadedModel& before, const LoadedModel& after
                                             batch.tokens.begin() + (w + 1) * batch.length);
           std::vector<int64_t> hits(window.size(), 0);
           int64_t all = 0;
+          const RowIds row_ids = value_or_throw(before.hasher.hash(window, batch.starts[static_cast<size_t>(w)]));
+          const auto slots = static_cast<size_t>(row_ids.rows_per_token());
           for (size_t layer = 0; layer < edited.size(); ++layer) {
-            const auto ids = hash_sequence(before, layer, window, batch.starts[static_cast<size_t>(w)]);
-            const size_t slots = ids.size() / window.size();
+            const auto ids = row_ids.layer(static_cast<int>(layer));
             for (size_t i = 0; i < ids.size(); ++i)
               hits[i / slots] += static_cast<int64_t>(edited[layer].count(ids[i]));
             all += static_cast<int64_t>(rows.row_ids[layer].size());

@@ -5,12 +5,6 @@
 #include "engram/core/mix.h"
 
 namespace engram {
-namespace {
-
-constexpr int64_t kChunk = 65536;
-
-}  // namespace
-
 std::vector<uint64_t> ngram_keys(const TokenMap& map, std::span<const int32_t> tokens,
                                  std::span<const int64_t> document_starts, int order, int pad_token_id) {
   const auto canonical = map.ids();
@@ -53,36 +47,15 @@ NgramCounts count_ngrams(std::span<const uint64_t> keys) {
   return out;
 }
 
-void for_each_row_chunk(const NgramHasher& hasher, const TokenMap& map, std::span<const int32_t> tokens,
-                        std::span<const int64_t> document_starts, int max_ngram_size,
-                        const std::function<void(int64_t, int64_t, std::span<const int64_t>)>& visit) {
-  const auto canonical = map.ids();
-  const auto total = static_cast<int64_t>(tokens.size());
-  std::vector<int64_t> row_ids;
-  for (int64_t begin = 0; begin < total; begin += kChunk) {
-    const int64_t length = std::min(kChunk, total - begin);
-    const auto first = std::lower_bound(document_starts.begin(), document_starts.end(), begin);
-    const auto last = std::lower_bound(first, document_starts.end(), begin + length);
-    std::vector<int32_t> starts, lookback;
-    for (auto start = first; start != last; ++start) starts.push_back(static_cast<int32_t>(*start - begin));
-    const int64_t document = first == document_starts.begin() ? 0 : *(first - 1);
-    for (int64_t t = std::max(document, begin - (max_ngram_size - 1)); t < begin; ++t) {
-      lookback.push_back(canonical[static_cast<size_t>(tokens[static_cast<size_t>(t)])]);
+std::vector<std::vector<int64_t>> row_traffic(const MemoryHasher& hasher, std::span<const int32_t> tokens,
+                                              std::span<const int64_t> document_starts) {
+  std::vector<std::vector<int64_t>> traffic;
+  for (const NgramHasher& layer : hasher.layers()) traffic.emplace_back(static_cast<size_t>(layer.num_rows()), 0);
+  throw_if_error(hasher.hash_text(tokens, document_starts, [&](int64_t, const RowIds& row_ids) {
+    for (size_t layer = 0; layer < traffic.size(); ++layer) {
+      for (int64_t row : row_ids.layer(static_cast<int>(layer))) ++traffic[layer][static_cast<size_t>(row)];
     }
-    row_ids.resize(static_cast<size_t>(length * hasher.rows_per_token()));
-    throw_if_error(hasher.hash(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(length)), starts,
-                               lookback, row_ids));
-    visit(begin, length, row_ids);
-  }
-}
-
-std::vector<int64_t> row_traffic(const NgramHasher& hasher, const TokenMap& map, std::span<const int32_t> tokens,
-                                 std::span<const int64_t> document_starts, int max_ngram_size) {
-  std::vector<int64_t> traffic(static_cast<size_t>(hasher.num_rows()), 0);
-  for_each_row_chunk(hasher, map, tokens, document_starts, max_ngram_size,
-                     [&](int64_t, int64_t, std::span<const int64_t> row_ids) {
-                       for (int64_t row : row_ids) ++traffic[static_cast<size_t>(row)];
-                     });
+  }));
   return traffic;
 }
 

@@ -2,15 +2,13 @@
 //
 // An n-gram is a tuple of canonical ids that ends at a token, with the pad id in front of a document's first token, as
 // the hasher sees it. Its key is a 64-bit mix of the tuple (two of ten million n-grams share one with probability
-// 3e-6). Rows are those of one memory layer.
+// 3e-6).
 #pragma once
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
-#include "engram/hash/ngram_hasher.h"
-#include "engram/hash/token_map.h"
+#include "engram/hash/memory_hasher.h"
 
 namespace engram {
 
@@ -28,12 +26,8 @@ struct NgramCounts {
 };
 NgramCounts count_ngrams(std::span<const uint64_t> keys);
 
-// Calls visit(begin, length, row_ids [length, R]) over the whole text in chunks; documents cut n-grams off.
-void for_each_row_chunk(const NgramHasher& hasher, const TokenMap& map, std::span<const int32_t> tokens,
-                        std::span<const int64_t> document_starts, int max_ngram_size,
-                        const std::function<void(int64_t, int64_t, std::span<const int64_t>)>& visit);
-// How many tokens of the text read each row: [num_rows].
-std::vector<int64_t> row_traffic(const NgramHasher& hasher, const TokenMap& map, std::span<const int32_t> tokens,
-                                 std::span<const int64_t> document_starts, int max_ngram_size);
+// How many tokens of the text read each row, of every layer: [layers][num_rows].
+std::vector<std::vector<int64_t>> row_traffic(const MemoryHasher& hasher, std::span<const int32_t> tokens,
+                                              std::span<const int64_t> document_starts);
 
 }  // namespace engram

@@ -207,30 +207,16 @@ SpecialTokens find_special_tokens(const Tokenizer& tokenizer) {
   return out;
 }
 
-Result<MemoryHashing> make_memory_hashing(const ModelConfig& config, const Tokenizer& tokenizer) {
-  MemoryHashing out;
-  if (config.memory == MemoryKind::kNone) return out;
+Result<MemoryHasher> make_memory_hasher(const ModelConfig& config, const Tokenizer& tokenizer) {
+  if (config.memory == MemoryKind::kNone) return MemoryHasher();
   ENGRAM_RETURN_IF_ERROR(check_vocabulary(config, tokenizer));
-  out.map = TokenMap::identity(config.vocab_size);
+  TokenMap map = TokenMap::identity(config.vocab_size);
   if (config.engram_compression) {
-    ENGRAM_ASSIGN_OR_RETURN(out.map, TokenMap::from_tokenizer(tokenizer));
+    ENGRAM_ASSIGN_OR_RETURN(map, TokenMap::from_tokenizer(tokenizer));
   }
-  if (out.map.compressed_vocab_size() != config.engram.compressed_vocab_size) {
-    return invalid_argument("engram.compressed_vocab_size: got {}, wanted {} for this tokenizer{}",
-                            config.engram.compressed_vocab_size, out.map.compressed_vocab_size(),
-                            config.engram_compression ? "" : " without compression");
-  }
-  const int pad = config.engram.pad_token_id;
-  if (pad < 0 || pad >= out.map.vocab_size()) {
-    return invalid_argument("engram.pad_token_id: got {}, wanted an id below {}", pad, out.map.vocab_size());
-  }
-  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout,
-                          EngramLayout::create(config.engram, out.map.ids()[static_cast<size_t>(pad)]));
-  for (int layer = 0; layer < config.num_memory_layers(); ++layer) {
-    ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, out.map, layer));
-    out.hashers.push_back(std::move(hasher));
-  }
-  return out;
+  const Result<EngramLayout> layout = EngramLayout::create(config.engram, map);
+  if (!layout.ok()) return layout.status().with_context("engram");
+  return MemoryHasher::create(*layout, map);
 }
 
 ForwardInput LoadedModel::prepare_input(const std::vector<int32_t>& tokens, int64_t batch, int64_t length,
@@ -251,18 +237,16 @@ ForwardInput LoadedModel::prepare_input(const std::vector<int32_t>& tokens, int6
   input.memory_off = memory_off;
   if (memory_off) return input;
 
+  RowIds row_ids;
+  for (int64_t b = 0; b < batch && !tables.empty(); ++b) {
+    const std::span<const int32_t> row(tokens.data() + b * length, static_cast<size_t>(length));
+    NgramContext context = hasher.new_context();
+    throw_if_error(context.append(row, starts.empty() ? std::span<const int32_t>() : starts[static_cast<size_t>(b)]));
+    hasher.hash(context, length, row_ids);
+  }
   for (size_t layer = 0; layer < tables.size(); ++layer) {
-    const NgramHasher& hasher = hashing.hashers[layer];
-    const size_t row_size = static_cast<size_t>(length) * static_cast<size_t>(hasher.rows_per_token());
-    std::vector<int64_t> row_ids(static_cast<size_t>(batch) * row_size);
-    for (int64_t b = 0; b < batch; ++b) {
-      const std::span<const int32_t> row(tokens.data() + b * length, static_cast<size_t>(length));
-      std::span<const int32_t> cuts;
-      if (!starts.empty()) cuts = starts[static_cast<size_t>(b)];
-      const auto out = std::span(row_ids).subspan(static_cast<size_t>(b) * row_size, row_size);
-      throw_if_error(hasher.hash(row, cuts, {}, out));
-    }
-    MemoryRows rows = tables[layer]->gather(row_ids, batch, length);
+    MemoryRows rows = tables[layer]->gather(row_ids.layer(static_cast<int>(layer)), batch, length);
+    if (!device.is_cpu() && rows.unique_rows.is_cpu()) rows = shaped({rows.in_order(), {}}, batch, length);
     input.memory.push_back({rows.unique_rows.to(device), rows.index.to(device)});
   }
   return input;
@@ -291,9 +275,9 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
                             tokenizer.vocabulary_digest(), quote_text(file.vocabulary_digest), kConfigFile);
   }
   ENGRAM_RETURN_IF_ERROR(check_vocabulary(file.config, tokenizer).with_context(tokenizer_path));
-  Result<MemoryHashing> hashing = make_memory_hashing(file.config, tokenizer);
-  if (!hashing.ok()) return hashing.status().with_context(join_path(out.directory, kConfigFile));
-  out.hashing = std::move(hashing).value();
+  Result<MemoryHasher> hasher = make_memory_hasher(file.config, tokenizer);
+  if (!hasher.ok()) return hasher.status().with_context(join_path(out.directory, kConfigFile));
+  out.hasher = std::move(hasher).value();
   out.config = file.config;
   out.special = file.special;
   out.chat_template = file.chat_template;

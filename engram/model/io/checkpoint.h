@@ -10,21 +10,16 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/hash/layout.h"
-#include "engram/hash/ngram_hasher.h"
-#include "engram/model/memory/engram_table.h"
+#include "engram/hash/memory_hasher.h"
+#include "engram/model/memory/memory_source.h"
 #include "engram/model/transformer.h"
 #include "engram/text/tokenizer.h"
 
 namespace engram {
 
-// The tokens -> row ids half of a model: what the loader, eval and generate hash with.
-struct MemoryHashing {
-  TokenMap map = TokenMap::identity(0);
-  std::vector<NgramHasher> hashers;  // one per memory layer
-};
-// Fails unless config.engram.compressed_vocab_size equals the tokenizer's (or, without compression, vocab_size).
-Result<MemoryHashing> make_memory_hashing(const ModelConfig& config, const Tokenizer& tokenizer);
+// The tokens -> row ids half of a model. Fails unless config.engram.compressed_vocab_size equals the tokenizer's (or,
+// without compression, vocab_size).
+Result<MemoryHasher> make_memory_hasher(const ModelConfig& config, const Tokenizer& tokenizer);
 
 // Ids of the tokens that begin and end a text, by their usual names; -1: the vocabulary has none.
 struct SpecialTokens {
@@ -40,8 +35,8 @@ struct LoadedModel {
   std::string chat_template;   // config.json's, "" for none
   Transformer model{nullptr};  // in evaluation mode
   std::shared_ptr<const Tokenizer> tokenizer;
-  MemoryHashing hashing;
-  std::vector<std::unique_ptr<EngramTable>> tables;  // one per memory layer
+  MemoryHasher hasher;
+  std::vector<std::unique_ptr<MemorySource>> tables;  // one per memory layer
 
   // Hashes and gathers: everything forward() needs, on the model's device. tokens [B, T] raw ids, -1 masked; starts
   // [B] (may be empty). Throws on ids outside the vocabulary. memory_off: nothing is hashed or gathered.
@@ -52,7 +47,7 @@ struct LoadedModel {
 // path: a checkpoint directory, or a training OUTPUT (its `latest`). kNotFound, kDataLoss, kInvalidArgument.
 Result<std::string> resolve_checkpoint(Env& env, const std::string& path);
 // Weights are fp32 on the CPU and bf16 on a GPU.
-// with_tables false: `tables` stays empty, for tables that are read from elsewhere (step_memory.h).
+// with_tables false: `tables` stays empty, for tables that are read from elsewhere (served_tables.h).
 Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device = torch::kCPU,
                                bool with_tables = true);
 

@@ -18,7 +18,7 @@
 
 #include <mutex>
 
-#include "engram/model/memory/engram_table.h"
+#include "engram/model/memory/memory_source.h"
 #include "engram/model/model_config.h"
 #include "engram/model/ops/ops.h"
 #include "engram/model/paged/paged_cache.h"

@@ -10,7 +10,7 @@
 #include <torch/torch.h>
 
 #include "engram/model/layers/engram.h"
-#include "engram/model/memory/engram_table.h"
+#include "engram/model/memory/memory_source.h"
 #include "engram/model/model_config.h"
 #include "engram/model/paged/paged_cache.h"
 

@@ -113,11 +113,9 @@ Result<RowFileHash> make_hash(const EngramConfig& config, const TokenMap& map, c
     return invalid_argument(
         "{}: compressed_vocab_size is {}, but the tokenizer's {} ids give {}: its rows would all be wrong", where,
         config.compressed_vocab_size, map.vocab_size(), map.compressed_vocab_size());
-  if (config.pad_token_id < 0 || config.pad_token_id >= map.vocab_size())
-    return invalid_argument("{}: pad_token_id is {}, wanted 0 .. {}", where, config.pad_token_id, map.vocab_size() - 1);
-  const int compressed_pad = map.ids()[static_cast<size_t>(config.pad_token_id)];
-  ENGRAM_RETURN_IF_ERROR(EngramLayout::create(config, compressed_pad).status().with_context(where));
-  return RowFileHash{config, compressed_pad, map.sha256()};
+  const Result<EngramLayout> layout = EngramLayout::create(config, map);
+  if (!layout.ok()) return layout.status().with_context(where);
+  return RowFileHash{config, layout->compressed_pad_id(), map.sha256()};
 }
 
 }  // namespace engram::import

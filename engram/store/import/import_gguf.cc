@@ -350,9 +350,8 @@ Result<std::unique_ptr<TableSource>> open_deepseek_gguf(Env& env, GgufFile opene
   const EngramKeys keys(file);
   ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, read_token_map(file, keys));
   ENGRAM_ASSIGN_OR_RETURN(EngramConfig config, read_config(file, keys, map));
-  const int compressed_pad = map.ids()[static_cast<size_t>(config.pad_token_id)];
   config.head_dim = 1;  // stands in until the tables say how wide they are
-  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(config, compressed_pad));
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(config, map));
   ENGRAM_RETURN_IF_ERROR(check_layout(file, keys, layout));
   ENGRAM_RETURN_IF_ERROR(add_tables(env, *source, keys, layout));
   const int64_t width = source->tables()[0].format.width;
@@ -361,7 +360,7 @@ Result<std::unique_ptr<TableSource>> open_deepseek_gguf(Env& env, GgufFile opene
     ENGRAM_RETURN_IF_ERROR(compare(file, key, {stated}, {width}));
   }
   config.head_dim = static_cast<int>(width);
-  source->set_hash({config, compressed_pad, map.sha256()});
+  source->set_hash({config, layout.compressed_pad_id(), map.sha256()});
   return std::unique_ptr<TableSource>(std::move(source));
 }
 

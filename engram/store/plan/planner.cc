@@ -4,13 +4,11 @@
 #include <cmath>
 
 #include "engram/core/mix.h"
-#include "engram/hash/ngram_hasher.h"
 #include "engram/store/plan/cache_simulation.h"
 
 namespace engram {
 namespace {
 
-constexpr size_t kChunkTokens = 4096;
 constexpr size_t kLargestTrace = 4'000'000;  // accesses that the simulations walk over
 constexpr int kRowBits = 48;                 // kMaxRowsPerTable
 constexpr int64_t kCacheRowOverhead = 24;    // id and index beside a cached row's bytes
@@ -23,44 +21,18 @@ uint64_t key_of(size_t table, int64_t row) {
 // Every access of the tokens, in the order of a decoder: token by token, and for each its rows layer by layer.
 Result<std::vector<uint64_t>> hash_tokens(const RowFileInfo& info, const TokenMap& map, std::span<const int32_t> tokens,
                                           std::span<const int64_t> starts, Progress* progress) {
-  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, info.layout());
-  ENGRAM_RETURN_IF_ERROR(info.check_token_map(map));
-  std::vector<NgramHasher> hashers;
-  for (const RowTable& table : info.tables) {
-    const std::vector<int>& ids = layout.config().layer_ids;
-    const auto position = std::find(ids.begin(), ids.end(), table.layer_id) - ids.begin();
-    ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher, NgramHasher::create(layout, map, static_cast<int>(position)));
-    hashers.push_back(std::move(hasher));
-  }
-  const auto width = static_cast<size_t>(layout.rows_per_token());
-  const auto lookback_size = static_cast<size_t>(layout.config().max_ngram_size - 1);
+  ENGRAM_ASSIGN_OR_RETURN(const MemoryHasher hasher, info.hasher(map));
+  const auto width = static_cast<size_t>(hasher.rows_per_token());
   std::vector<uint64_t> keys;
-  keys.reserve(tokens.size() * width * hashers.size());
-  std::vector<std::vector<int64_t>> rows(hashers.size());
-  std::vector<int32_t> lookback;
-  for (size_t document = 0; document <= starts.size(); ++document) {
-    // Tokens before the first start are a document too.
-    const size_t begin = document == 0 ? 0 : static_cast<size_t>(starts[document - 1]);
-    const size_t end = document == starts.size() ? tokens.size() : static_cast<size_t>(starts[document]);
-    lookback.clear();
-    for (size_t at = begin; at < end; at += kChunkTokens) {
-      const auto chunk = tokens.subspan(at, std::min(kChunkTokens, end - at));
-      for (size_t table = 0; table < hashers.size(); ++table) {
-        rows[table].resize(chunk.size() * width);
-        ENGRAM_RETURN_IF_ERROR(hashers[table].hash(chunk, {}, lookback, rows[table]));
+  keys.reserve(tokens.size() * width * info.tables.size());
+  ENGRAM_RETURN_IF_ERROR(hasher.hash_text(tokens, starts, [&](int64_t, const RowIds& rows) {
+    for (int64_t t = 0; t < rows.num_tokens(); ++t) {
+      for (int table = 0; table < rows.num_layers(); ++table) {
+        for (const int64_t row : rows.layer(table, t, 1)) keys.push_back(key_of(static_cast<size_t>(table), row));
       }
-      for (size_t t = 0; t < chunk.size(); ++t) {
-        for (size_t table = 0; table < hashers.size(); ++table) {
-          for (size_t r = 0; r < width; ++r) keys.push_back(key_of(table, rows[table][t * width + r]));
-        }
-      }
-      const auto tail = chunk.last(std::min(lookback_size, chunk.size()));
-      for (const int32_t id : tail) lookback.push_back(id < 0 ? -1 : map.ids()[static_cast<size_t>(id)]);
-      if (lookback.size() > lookback_size)
-        lookback.erase(lookback.begin(), lookback.end() - static_cast<ptrdiff_t>(lookback_size));
-      if (progress != nullptr) progress->advance(static_cast<int64_t>(chunk.size()));
     }
-  }
+    if (progress != nullptr) progress->advance(rows.num_tokens());
+  }));
   return keys;
 }
 

@@ -72,6 +72,7 @@ nlohmann::ordered_json table_json(const RowTable& table) {
 }
 
 std::string header_json(const RowFileInfo& info) {
+  nlohmann::ordered_json header;
   header["layers"] = nlohmann::ordered_json::array();
   for (const RowTable& table : info.tables) header["layers"].push_back(table_json(table));
   if (info.hash) header["hash"] = info.hash->to_json();
@@ -365,14 +366,21 @@ Result<int> RowFileInfo::find_layer(int layer_id) const {
 Result<EngramLayout> RowFileInfo::layout() const {
   if (!hash) return make_status(StatusCode::kFailedPrecondition, "the row file does not say how its rows are hashed");
   ENGRAM_ASSIGN_OR_RETURN(EngramLayout layout, EngramLayout::create(hash->config, hash->compressed_pad_id));
-  const std::vector<int>& ids = hash->config.layer_ids;
   for (const RowTable& table : tables) {
-    const auto position = std::find(ids.begin(), ids.end(), table.layer_id) - ids.begin();
-    const int64_t wanted = layout.num_rows(static_cast<int>(position));
+    ENGRAM_ASSIGN_OR_RETURN(const int position, layout.find_layer(table.layer_id));
+    const int64_t wanted = layout.num_rows(position);
     if (table.num_rows != wanted)
       return data_loss("layer {}: {} rows, wanted {}, the sum of its primes", table.layer_id, table.num_rows, wanted);
   }
   return layout;
+}
+
+Result<MemoryHasher> RowFileInfo::hasher(const TokenMap& map, std::span<const int> layer_ids) const {
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout rows, layout());
+  ENGRAM_RETURN_IF_ERROR(check_token_map(map));
+  std::vector<int> all;
+  for (const RowTable& table : tables) all.push_back(table.layer_id);
+  return MemoryHasher::create(rows, map, layer_ids.empty() ? all : layer_ids);
 }
 
 Status RowFileInfo::check_token_map(const TokenMap& map) const {

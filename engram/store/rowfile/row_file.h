@@ -18,8 +18,7 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/hash/layout.h"
-#include "engram/hash/token_map.h"
+#include "engram/hash/memory_hasher.h"
 #include "engram/kernels/row_format.h"
 
 namespace engram {
@@ -80,6 +79,9 @@ struct RowFileInfo {
   Result<int> find_layer(int layer_id) const;
   // Primes, offsets and multipliers, and whether they give the rows of every table. kFailedPrecondition: no hash.
   Result<EngramLayout> layout() const;
+  // Hashes for these layers, in this order; empty: those of `tables`. kFailedPrecondition: no hash, or the file was
+  // made for another tokenizer.
+  Result<MemoryHasher> hasher(const TokenMap& map, std::span<const int> layer_ids = {}) const;
   // kFailedPrecondition: the file was made for another tokenizer.
   Status check_token_map(const TokenMap& map) const;
 };

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "engram/model/decode/generate.h"
-#include "engram/model/memory/step_memory.h"
+#include "engram/model/memory/served_tables.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {

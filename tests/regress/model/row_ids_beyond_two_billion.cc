@@ -5,7 +5,7 @@
 #include <map>
 #include <random>
 
-#include "engram/model/memory/engram_table.h"
+#include "engram/model/memory/row_deduplicator.h"
 
 namespace engram {
 namespace {

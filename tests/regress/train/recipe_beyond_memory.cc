@@ -31,7 +31,7 @@ TEST_F(RecipeBeyondMemory, EachPartCounts) {
   const ParameterCount& count = inputs.parameters;
   EXPECT_EQ(need.weights, (count.p_tot - count.table + count.vocabulary) * 12);
   EXPECT_EQ(need.tables, count.table * 12);
-  EXPECT_EQ(need.batches, 5 * 2 * 16 * (8 + 8 * inputs.hashing.hashers[0].rows_per_token()));
+  EXPECT_EQ(need.batches, 5 * 2 * 16 * (8 + 8 * inputs.hasher.rows_per_token()));
   EXPECT_EQ(need.activations, 2 * 16 * 16 * 2 * 4);
   EXPECT_TRUE(check_memory(need, need.total()).ok());
   EXPECT_EQ(check_memory(need, need.total() - 1).code(), StatusCode::kResourceExhausted);

@@ -1,4 +1,6 @@
-#include "engram/model/memory/engram_table.h"
+#include "engram/model/memory/row_deduplicator.h"
+
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <bit>
@@ -45,28 +47,6 @@ void RowDeduplicator::run(std::span<const int64_t> row_ids, std::vector<int64_t>
     index[i] = entry.position;
   }
   unique.resize(count);
-}
-
-ResidentTable::ResidentTable(torch::Tensor rows) : rows_(std::move(rows)) {
-  TORCH_CHECK(rows_.dim() == 2 && rows_.is_cpu(), "resident table: got a tensor of ", rows_.dim(), " dimensions on ",
-              rows_.device(), ", wanted [num_rows, d_row] on the CPU");
-  TORCH_CHECK(rows_.scalar_type() == torch::kFloat || rows_.scalar_type() == torch::kBFloat16, "resident table: got ",
-              rows_.scalar_type(), ", wanted float32 or bfloat16");
-  rows_ = rows_.detach().contiguous();
-}
-
-MemoryRows ResidentTable::gather(std::span<const int64_t> row_ids, int64_t batch, int64_t length) {
-  const int64_t positions = batch * length;
-  TORCH_CHECK(batch > 0 && length > 0 && static_cast<int64_t>(row_ids.size()) % positions == 0, "resident table: got ",
-              row_ids.size(), " row ids, wanted a multiple of batch x length = ", batch, " x ", length);
-  std::vector<int64_t> unique, index;
-  RowDeduplicator(num_rows()).run(row_ids, unique, index);
-  const int64_t rows_per_token = static_cast<int64_t>(row_ids.size()) / positions;
-  torch::Tensor ids = torch::from_blob(unique.data(), {static_cast<int64_t>(unique.size())}, torch::kLong);
-  MemoryRows out;
-  out.unique_rows = rows_.index_select(0, ids).to(torch::kFloat);
-  out.index = torch::tensor(index, torch::kLong).view({batch, length, rows_per_token});
-  return out;
 }
 
 }  // namespace engram

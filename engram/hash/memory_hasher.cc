@@ -1,0 +1,63 @@
+#include "engram/hash/memory_hasher.h"
+
+#include <algorithm>
+
+namespace engram {
+
+Result<MemoryHasher> MemoryHasher::create(const EngramLayout& layout, const TokenMap& map,
+                                          std::span<const int> layer_ids) {
+  if (map.compressed_vocab_size() != layout.config().compressed_vocab_size) {
+    return invalid_argument("compressed_vocab_size: the tokenizer has {}, the layout wants {}",
+                            map.compressed_vocab_size(), layout.config().compressed_vocab_size);
+  }
+  MemoryHasher hasher;
+  hasher.map_ = map;
+  for (int layer_id : layer_ids.empty() ? std::span<const int>(layout.config().layer_ids) : layer_ids) {
+    ENGRAM_ASSIGN_OR_RETURN(const int position, layout.find_layer(layer_id));
+    hasher.layers_.emplace_back(layout, position);
+  }
+  return hasher;
+}
+
+NgramContext MemoryHasher::new_context(int64_t max_roll_back) const {
+  ENGRAM_CHECK(!layers_.empty(), "a memory without layers");
+  return NgramContext(map_, layers_[0].max_ngram_size(), max_roll_back);
+}
+
+void MemoryHasher::hash(const NgramContext& context, int64_t count, RowIds& row_ids) const {
+  if (row_ids.num_layers() == 0) row_ids = RowIds(num_layers(), rows_per_token());
+  const int64_t before = row_ids.num_tokens();
+  row_ids.resize(before + count);
+  for (int at = 0; at < num_layers(); ++at) {
+    layer(at).hash(context, count, row_ids.mutable_layer(at).subspan(static_cast<size_t>(before * rows_per_token())));
+  }
+}
+
+Result<RowIds> MemoryHasher::hash(std::span<const int32_t> token_ids, std::span<const int32_t> starts) const {
+  RowIds out(num_layers(), rows_per_token());
+  if (layers_.empty()) return out;
+  NgramContext context = new_context();
+  ENGRAM_RETURN_IF_ERROR(context.append(token_ids, starts));
+  hash(context, static_cast<int64_t>(token_ids.size()), out);
+  return out;
+}
+
+Status MemoryHasher::hash_text(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
+                               const std::function<void(int64_t, const RowIds&)>& visit) const {
+  constexpr size_t kChunk = 16384;
+  NgramContext context = new_context();
+  auto next = document_starts.begin();
+  for (size_t first = 0; first < token_ids.size(); first += kChunk) {
+    const auto chunk = token_ids.subspan(first, std::min(kChunk, token_ids.size() - first));
+    std::vector<int32_t> starts;
+    for (; next != document_starts.end() && *next < static_cast<int64_t>(first + chunk.size()); ++next)
+      starts.push_back(static_cast<int32_t>(*next - static_cast<int64_t>(first)));
+    ENGRAM_RETURN_IF_ERROR(context.append(chunk, starts));
+    RowIds row_ids;
+    hash(context, std::ssize(chunk), row_ids);
+    visit(static_cast<int64_t>(first), row_ids);
+  }
+  return {};
+}
+
+}  // namespace engram

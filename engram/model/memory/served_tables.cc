@@ -1,0 +1,241 @@
+#include "engram/model/memory/served_tables.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <thread>
+
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include "engram/model/memory/stored_table.h"
+#include "engram/store/open.h"
+
+namespace engram {
+namespace {
+
+constexpr const char* kResident = "resident";
+constexpr const char* kConstant = "constant";
+
+// "12=nvme:FILE" -> 12 and the rest; -1: no layer is named.
+std::pair<int, std::string> split_placement(const std::string& text) {
+  int layer = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layer);
+  if (error != std::errc() || end == text.data() + text.size() || *end != '=') return {-1, text};
+  return {layer, text.substr(static_cast<size_t>(end - text.data()) + 1)};
+}
+
+Result<std::vector<std::string>> place_layers(const ModelConfig& config, std::span<const std::string> placements) {
+  const size_t layers = static_cast<size_t>(config.num_memory_layers());
+  std::vector<std::string> out(layers, kResident);
+  for (const std::string& text : placements) {
+    const auto [id, placement] = split_placement(text);
+    if (layers == 0) return invalid_argument("table {}: the model has no memory", text);
+    if (id < 0) {
+      out.assign(layers, placement);
+      continue;
+    }
+    const auto& ids = config.engram.layer_ids;
+    const auto found = std::find(ids.begin(), ids.end(), id);
+    if (found == ids.end()) {
+      return invalid_argument("table {}: block {} has no memory, wanted one of {}", text, id, fmt::join(ids, ", "));
+    }
+    out[static_cast<size_t>(found - ids.begin())] = placement;
+  }
+  return out;
+}
+
+// The same primes, multipliers and pad in file and model, for one layer: a row id means the same row.
+Status check_layer(const OpenTable& table, const EngramLayout& wanted, int layer_id) {
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout got, table.info.layout());
+  ENGRAM_ASSIGN_OR_RETURN(const int layer, wanted.find_layer(layer_id));
+  const Result<int> at = got.find_layer(layer_id);
+  const auto same = [](std::span<const int64_t> a, std::span<const int64_t> b) { return std::ranges::equal(a, b); };
+  if (!at.ok() || !same(got.primes(*at), wanted.primes(layer)) ||
+      !same(got.multipliers(*at), wanted.multipliers(layer)) || got.compressed_pad_id() != wanted.compressed_pad_id()) {
+    return invalid_argument(
+        "layer {}: the row file hashes tokens to other rows than the model does; convert this"
+        " model's checkpoint with `engram table convert`",
+        layer_id);
+  }
+  return {};
+}
+
+}  // namespace
+
+bool may_be_resident(std::span<const std::string> placements) {
+  bool resident = true;
+  for (const std::string& text : placements) {
+    const auto [id, placement] = split_placement(text);
+    resident = placement == kResident || (id >= 0 && resident);
+  }
+  return resident;
+}
+
+ServedTables::ServedTables(const LoadedModel& model)
+    : model_(&model),
+      device_(model.model->parameters().front().device()),
+      dtype_(model.model->parameters().front().scalar_type()) {
+  if (device_.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl guard(device_.type());
+  staging_ = guard.getStreamFromGlobalPool(device_, /*isHighPriority=*/true);
+}
+
+MemorySource* ServedTables::own(std::unique_ptr<MemorySource> source) {
+  owned_.push_back(std::move(source));
+  return owned_.back().get();
+}
+
+Result<std::unique_ptr<ServedTables>> ServedTables::create(const LoadedModel& model, const std::string& placement,
+                                                           std::vector<std::unique_ptr<RowStore>> stores,
+                                                           std::vector<RowFormat> formats) {
+  std::unique_ptr<ServedTables> out(new ServedTables(model));
+  const auto layers = static_cast<size_t>(model.config.num_memory_layers());
+  if (stores.size() != layers || formats.size() != layers)
+    return invalid_argument("{} stores and {} formats, wanted one of each for {} layers", stores.size(), formats.size(),
+                            layers);
+  out->placements_.assign(layers, placement);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const int64_t wanted = model.hasher.layer(static_cast<int>(layer)).num_rows();
+    if (stores[layer]->num_rows() != wanted)
+      return invalid_argument("layer {}: the store has {} rows, wanted {}", model.config.engram.layer_ids[layer],
+                              stores[layer]->num_rows(), wanted);
+    out->sources_.push_back(out->own(std::make_unique<StoredTable>(std::move(stores[layer]), formats[layer],
+                                                                   out->device_, out->dtype_, out->staging_)));
+  }
+  return out;
+}
+
+Result<std::unique_ptr<ServedTables>> ServedTables::open(Env& env, const LoadedModel& model,
+                                                         std::span<const std::string> placements) {
+  std::unique_ptr<ServedTables> out(new ServedTables(model));
+  ENGRAM_ASSIGN_OR_RETURN(out->placements_, place_layers(model.config, placements));
+  out->sources_.resize(out->placements_.size());
+  for (size_t layer = 0; layer < out->placements_.size(); ++layer) {
+    const std::string& placement = out->placements_[layer];
+    if (out->sources_[layer] != nullptr) continue;
+    if (placement == kConstant) {
+      out->sources_[layer] = out->own(std::make_unique<ConstantTable>(
+          model.hasher.layer(static_cast<int>(layer)).num_rows(), model.config.engram.head_dim));
+    } else if (placement != kResident) {
+      ENGRAM_RETURN_IF_ERROR(out->open_stores(env, placement));
+    } else if (model.tables.size() > layer) {
+      out->sources_[layer] = model.tables[layer].get();
+    } else {
+      return Status(StatusCode::kFailedPrecondition, "resident tables: the model was loaded without them");
+    }
+  }
+  return out;
+}
+
+// Layers of one URI are opened together: they share the file, its thread and the cache's budget.
+Status ServedTables::open_stores(Env& env, const std::string& uri) {
+  const EngramConfig& config = model_->config.engram;
+  std::vector<int> ids;
+  for (size_t layer = 0; layer < placements_.size(); ++layer) {
+    if (placements_[layer] == uri) ids.push_back(config.layer_ids[layer]);
+  }
+  ENGRAM_ASSIGN_OR_RETURN(OpenTable table, open_row_stores(env, uri, ids));
+  ENGRAM_RETURN_IF_ERROR(table.info.check_token_map(model_->hasher.map()).with_context(uri));
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(config, model_->hasher.map()));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ENGRAM_RETURN_IF_ERROR(check_layer(table, layout, ids[i]).with_context(uri));
+    ENGRAM_ASSIGN_OR_RETURN(const int layer, layout.find_layer(ids[i]));
+    ENGRAM_ASSIGN_OR_RETURN(const int at, table.info.find_layer(ids[i]));
+    const RowFormat& format = table.info.tables[static_cast<size_t>(at)].format;
+    if (format.width != config.head_dim) {
+      return invalid_argument("{}: rows of {} columns, wanted head_dim {}", uri, format.width, config.head_dim);
+    }
+    sources_[static_cast<size_t>(layer)] =
+        own(std::make_unique<StoredTable>(std::move(table.stores[i]), format, device_, dtype_, staging_));
+  }
+  return {};
+}
+
+std::vector<std::pair<int, StoreStats>> ServedTables::stats() const {
+  std::vector<std::pair<int, StoreStats>> out;
+  for (size_t layer = 0; layer < sources_.size(); ++layer) {
+    if (auto stats = sources_[layer]->stats()) out.emplace_back(model_->config.engram.layer_ids[layer], *stats);
+  }
+  return out;
+}
+
+StepMemory ServedTables::begin(std::span<const StepRows> sequences, std::span<const StepRows> upcoming,
+                               bool overlap) const {
+  StepMemory out;
+  out.tables_ = this;
+  out.sequences_.assign(sequences.begin(), sequences.end());
+  out.failures_.resize(sequences.size());
+  out.row_ids_ = RowIds(static_cast<int>(sources_.size()), model_->hasher.rows_per_token());
+  for (const StepRows& s : sequences) {
+    out.num_tokens_ += s.count;
+    if (s.row_ids != nullptr) out.row_ids_.append(*s.row_ids, s.first, s.count);
+  }
+  for (size_t layer = 0; layer < sources_.size() && out.row_ids_.num_tokens() > 0; ++layer) {
+    const std::span<const int64_t> ids = out.row_ids_.layer(static_cast<int>(layer));
+    out.bytes_ += std::ssize(ids) * sources_[layer]->bytes_per_row();
+    out.reads_.push_back(sources_[layer]->submit(ids, overlap));
+  }
+  for (const StepRows& s : upcoming) {
+    for (size_t layer = 0; layer < sources_.size() && s.row_ids != nullptr; ++layer)
+      sources_[layer]->prefetch(s.row_ids->layer(static_cast<int>(layer), s.first, s.count));
+  }
+  if (overlap) return out;
+  const auto start = std::chrono::steady_clock::now();
+  for (const auto& read : out.reads_) {
+    while (!read->done()) std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  out.stall_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return out;
+}
+
+torch::Tensor StepMemory::rows(int memory_layer) {
+  const bool on_host = tables_->device_.is_cpu();
+  const auto options = torch::TensorOptions().device(tables_->device_).dtype(on_host ? torch::kFloat : tables_->dtype_);
+  const int64_t width = tables_->model_->config.engram.memory_dim(), read = row_ids_.num_tokens();
+  torch::Tensor dense =
+      read == 0 ? torch::empty({0, width}, options) : finish(memory_layer).to(options).view({read, width});
+  if (read == num_tokens_) return dense;
+  torch::Tensor all = torch::zeros({num_tokens_, width}, options);
+  int64_t from = 0, to = 0;
+  for (const StepRows& s : sequences_) {
+    if (s.row_ids != nullptr) {
+      all.narrow(0, to, s.count).copy_(dense.narrow(0, from, s.count));
+      from += s.count;
+    }
+    to += s.count;
+  }
+  return all;
+}
+
+torch::Tensor StepMemory::finish(int memory_layer) {
+  const std::unique_ptr<MemoryRead> read = std::move(reads_[static_cast<size_t>(memory_layer)]);
+  const auto start = std::chrono::steady_clock::now();
+  const Status status = read->wait();
+  stall_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return status.ok() ? read->rows().in_order() : reread(memory_layer);
+}
+
+// One read serves all sequences of a step; after an error each is read alone, so that only those fail that must. They
+// go on with zeros, so that the others' step is whole.
+torch::Tensor StepMemory::reread(int memory_layer) {
+  MemorySource& source = tables_->source(memory_layer);
+  std::vector<torch::Tensor> parts;
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    const StepRows& s = sequences_[i];
+    if (s.row_ids == nullptr || s.count == 0) continue;
+    const std::span<const int64_t> ids = s.row_ids->layer(memory_layer, s.first, s.count);
+    const std::unique_ptr<MemoryRead> read = source.submit(ids);
+    if (const Status status = read->wait(); status.ok()) {
+      parts.push_back(read->rows().in_order());
+    } else {
+      if (failures_[i].ok()) failures_[i] = status;
+      parts.push_back(torch::zeros({std::ssize(ids), source.row_dim()},
+                                   parts.empty() ? torch::TensorOptions() : parts.front().options()));
+    }
+  }
+  const auto options = torch::TensorOptions().device(tables_->device_);
+  for (torch::Tensor& part : parts) part = part.to(options);
+  return torch::cat(parts);
+}
+
+}  // namespace engram

@@ -1,0 +1,104 @@
+// ServedTables: where the tables of a served model are. StepMemory: the rows of one step, while they are read.
+//
+// Row ids depend on tokens alone, so begin() starts every read before the model runs; rows() waits only where a layer
+// needs its rows. How long it waited is measured.
+// A placement says where a layer's table is:
+//   resident       in this process, as the checkpoint has it
+//   constant       nowhere: every token gets the same row. Shows what the arithmetic costs without the reads
+//   TIER:FILE?...  a RowStore (engram/store/open.h) over a row file of `engram table convert`
+#pragma once
+#include <torch/torch.h>
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engram/hash/row_ids.h"
+#include "engram/kernels/row_format.h"
+#include "engram/model/io/checkpoint.h"
+#include "engram/model/memory/memory_source.h"
+#include "engram/store/row_store.h"
+
+namespace engram {
+
+// New tokens of one sequence: row_ids's tokens [first, first + count).
+struct StepRows {
+  const RowIds* row_ids = nullptr;  // of the sequence; null: its memory is off, and rows() has zeros there
+  int64_t first = 0, count = 0;
+};
+
+class ServedTables;
+
+// Returns false if no layer can be resident under these placements, so the tables need not be loaded
+// (load_model(), with_tables).
+bool may_be_resident(std::span<const std::string> placements);
+
+// Move-only; one thread; waits for its reads when destroyed. ServedTables and the sequences' RowIds outlive it.
+class StepMemory {
+ public:
+  // [N, R*d_row] on the model's device and in its dtype; on the CPU in fp32. Once per layer. A sequence whose rows
+  // cannot be read gets zeros, and its entry of failures() says why.
+  torch::Tensor rows(int memory_layer);
+  // One per sequence, ok unless a read of it failed.
+  const std::vector<Status>& failures() const { return failures_; }
+  double stall_seconds() const { return stall_seconds_; }  // so far, in rows() (or in begin() without overlap)
+  int64_t bytes() const { return bytes_; }                 // of stored rows asked for, all layers
+
+ private:
+  friend class ServedTables;
+  torch::Tensor finish(int memory_layer);
+  torch::Tensor reread(int memory_layer);
+
+  const ServedTables* tables_ = nullptr;
+  std::vector<StepRows> sequences_;
+  int64_t num_tokens_ = 0;                          // N
+  RowIds row_ids_;                                  // of the sequences with memory, back to back
+  std::vector<std::unique_ptr<MemoryRead>> reads_;  // [layers]
+  std::vector<Status> failures_;
+  double stall_seconds_ = 0;
+  int64_t bytes_ = 0;
+};
+
+// Immutable after open(). `model` outlives it.
+class ServedTables {
+ public:
+  // placements: none is "resident" for all layers; one without a layer is for all; "LAYER_ID=PLACEMENT" for one.
+  // kInvalidArgument: a layer without memory, a row file that holds other tables than the model's (its hash, rows, or
+  // width); and what opening a store says.
+  static Result<std::unique_ptr<ServedTables>> open(Env& env, const LoadedModel& model,
+                                                    std::span<const std::string> placements);
+  // The same over stores that the caller made, one per memory layer, in `formats`; `placement` is what they are called.
+  static Result<std::unique_ptr<ServedTables>> create(const LoadedModel& model, const std::string& placement,
+                                                      std::vector<std::unique_ptr<RowStore>> stores,
+                                                      std::vector<RowFormat> formats);
+
+  // upcoming: a hint, after the step's own reads, that these tokens may follow.
+  // overlap false: waits for all reads here, as an engine without prefetching would.
+  StepMemory begin(std::span<const StepRows> sequences, std::span<const StepRows> upcoming = {},
+                   bool overlap = true) const;
+  MemorySource& source(int memory_layer) const { return *sources_[static_cast<size_t>(memory_layer)]; }
+
+  // "resident", "constant", or the tiers' URIs, as given.
+  const std::string& placement(int memory_layer) const { return placements_[static_cast<size_t>(memory_layer)]; }
+  // Per layer with a store: its block id and what it has counted.
+  std::vector<std::pair<int, StoreStats>> stats() const;
+
+ private:
+  friend class StepMemory;
+  explicit ServedTables(const LoadedModel& model);
+  MemorySource* own(std::unique_ptr<MemorySource> source);
+  Status open_stores(Env& env, const std::string& uri);
+
+  const LoadedModel* model_;
+  torch::Device device_;                 // of the model
+  torch::Dtype dtype_;                   // of the model's weights
+  std::optional<c10::Stream> staging_;   // of copies and decoding; none on the CPU
+  std::vector<std::string> placements_;  // [layers]
+  std::vector<MemorySource*> sources_;   // [layers] the model's, or owned_'s
+  std::vector<std::unique_ptr<MemorySource>> owned_;
+};
+
+}  // namespace engram
