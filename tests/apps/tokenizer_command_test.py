@@ -11,7 +11,7 @@ import unittest
 from pathlib import Path
 
 ENGRAM = None
-VARIANTS = Path(__file__).resolve().parents[1] / "core" / "data" / "tokenizer_variants.json"
+VARIANTS = Path(__file__).resolve().parents[1] / "text" / "data" / "tokenizer_variants.json"
 
 
 class TokenizerCommand(unittest.TestCase):

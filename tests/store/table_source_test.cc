@@ -249,7 +249,7 @@ TEST_F(TableSources, CheckpointRefusals) {
   expect_refusal(change("vocab_size", {11, 20}), "layer 1 has 60 rows");
   expect_refusal(change("compressed_vocab_size", 100), "compressed_vocab_size is 100");
   expect_refusal(change("compression", false), "compressed_vocab_size is");
-  expect_refusal(change("pad_token_id", 5000), "pad_token_id is 5000");
+  expect_refusal(change("pad_token_id", 5000), "pad_token_id: got 5000, wanted 0 .. ");
   expect_refusal(change("head_dim", 23), "has shape [60, 24], wanted [60, 23]");
   expect_refusal(
       open_changed("checkpoint", "config.json", [](nlohmann::json& json) { json["memory"] = "over_encoding"; }),

@@ -3,7 +3,7 @@
 // text.
 //
 // Right: a cut only where the tokenizer proves that it changes nothing. Tried here: every tokenizer variant of
-// tests/core, on random texts, at every line feed.
+// tests/text, on random texts, at every line feed.
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
