@@ -8,7 +8,7 @@
 #include "bench/serve_work.h"
 #include "engram/core/json.h"
 #include "engram/kernels/gemv.h"
-#include "engram/model/parallel.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram::bench {
 namespace {

@@ -5,9 +5,9 @@
 
 #include <atomic>
 
-#include "engram/model/moe.h"
-#include "engram/model/ops.h"
-#include "engram/model/parallel.h"
+#include "engram/model/layers/moe.h"
+#include "engram/model/ops/ops.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram {
 namespace {
