@@ -46,8 +46,13 @@ if(ENGRAM_WITH_CUDA)
                         ${TORCH_ROOT}/torch/lib/libc10_cuda.so -Wl,--as-needed)
 endif()
 
-# Torch headers cost 17 s a file; one precompiled header (owned by engram_model) serves every torch target.
+# Torch headers cost 17 s a file; one precompiled header (owned by engram_model) serves every torch target. Reading it
+# costs as much as a small file: LEAN names the sources that include nothing of torch and go without it.
 function(engram_use_torch_pch target)
+  cmake_parse_arguments(PCH "" "" "LEAN" ${ARGN})
+  if(PCH_LEAN)
+    set_source_files_properties(${PCH_LEAN} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
+  endif()
   if(target STREQUAL engram_model)
     target_precompile_headers(${target} PRIVATE <torch/torch.h>)
   else()
