@@ -193,6 +193,19 @@ int64_t TensorSpec::num_elements() const {
 }
 int64_t TensorSpec::num_bytes() const { return num_elements() * static_cast<int64_t>(dtype_size(dtype)); }
 
+std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+Status check_tensor(const TensorView& view, const std::string& file, const std::string& name,
+                    const std::vector<DType>& dtypes, const std::vector<int64_t>& shape) {
+  const std::string where = fmt::format("{}: tensor {}", file, quote_text(name, kTensorNameBytes));
+  if (view.shape != shape)
+    return invalid_argument("{}: got shape {}, wanted {}", where, shape_text(view.shape), shape_text(shape));
+  if (std::find(dtypes.begin(), dtypes.end(), view.dtype) != dtypes.end()) return {};
+  std::vector<const char*> wanted;
+  for (const DType dtype : dtypes) wanted.push_back(dtype_name(dtype));
+  return invalid_argument("{}: got dtype {}, wanted {}", where, dtype_name(view.dtype), fmt::join(wanted, " or "));
+}
+
 Result<SafetensorsFile> SafetensorsFile::parse(std::span<const std::byte> bytes, const std::string& name) {
   const Result<std::string_view> found = header_text(bytes, name);
   if (!found.ok()) {
@@ -254,7 +267,8 @@ Result<TensorView> SafetensorsFile::find(const std::string& name) const {
   const auto unknown = unknown_.find(name);
   if (unknown == unknown_.end()) return not_found("'{}': no tensor {}", path_, quote_text(name));
   const Status dtype = parse_dtype(unknown->second).status();
-  return make_status(StatusCode::kUnimplemented, "'{}': tensor {}: {}", path_, quote_text(name, 160), dtype.message());
+  return make_status(StatusCode::kUnimplemented, "'{}': tensor {}: {}", path_, quote_text(name, kTensorNameBytes),
+                     dtype.message());
 }
 
 Status SafetensorsFile::check_unchanged() const {

@@ -56,6 +56,12 @@ struct TensorView {
   std::span<const std::byte> bytes;  // may be unaligned for its dtype: copy with memcpy
 };
 
+inline constexpr size_t kTensorNameBytes = 160;  // of a name in a message: they are long, and differ at their end
+std::string shape_text(const std::vector<int64_t>& shape);  // "[3, 4]"
+// kInvalidArgument where shape or dtype are not as wanted; the message begins with `file` and the tensor's `name`.
+Status check_tensor(const TensorView& view, const std::string& file, const std::string& name,
+                    const std::vector<DType>& dtypes, const std::vector<int64_t>& shape);
+
 // Immutable after open(); threads may share one. Move-only.
 class SafetensorsFile {
  public:

@@ -38,8 +38,6 @@ DType stored_dtype(const torch::Tensor& tensor) {
   }
 }
 
-std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
-
 }  // namespace
 
 NamedTensors train_state_tensors(const Optimizer& optimizer, const std::vector<TrainableTable*>& tables) {
@@ -111,10 +109,7 @@ Status load_train_state(Env& env, const std::string& directory, const NamedTenso
     return invalid_argument("{}: got {} tensors, wanted {}", path, file.tensors().size(), all.size());
   for (const auto& [name, tensor] : all) {
     ENGRAM_ASSIGN_OR_RETURN(const TensorView view, file.find(name));
-    const std::vector<int64_t> wanted = tensor.sizes().vec();
-    if (view.dtype != stored_dtype(tensor) || view.shape != wanted)
-      return invalid_argument("{}: tensor {}: got {} {}, wanted {} {}", path, name, dtype_name(view.dtype),
-                              shape_text(view.shape), dtype_name(stored_dtype(tensor)), shape_text(wanted));
+    ENGRAM_RETURN_IF_ERROR(check_tensor(view, path, name, {stored_dtype(tensor)}, tensor.sizes().vec()));
   }
   const torch::NoGradGuard no_grad;
   for (const auto& [name, tensor] : all) {

@@ -197,7 +197,7 @@ TEST_F(TableSources, DeepSeekRefusals) {
   expect_refusal(change("engram_compressed_vocab_size", 231), "compressed_vocab_size is 231");
   expect_refusal(change("engram_pad_id", 3), "engram_pad_token_id is 2 and engram_pad_id is 3");
   expect_refusal(change("engram_head_dim", 40), "wanted a multiple of 32");
-  expect_refusal(change("engram_head_dim", 128), "has shape [60, 256], wanted [60, 128]");
+  expect_refusal(change("engram_head_dim", 128), "got shape [60, 256], wanted [60, 128]");
   expect_refusal(change("engram_n_heads", "two"), "engram_n_heads");
   expect_refusal(change("engram_layer_ids", {1, 13}), "no tensor layers.13.engram.embed.weight");
   expect_refusal(open_changed("deepseek_v41", "model.safetensors.index.json",
@@ -224,7 +224,7 @@ TEST_F(TableSources, DeepSeekTiledScalesAreRefused) {
     throw_if_error(writer->append(codes.bytes));
     throw_if_error(writer->finish());
   }
-  expect_refusal(open_table_source(Env::posix(), path).status(), "has shape [2, 8], wanted [60, 8]");
+  expect_refusal(open_table_source(Env::posix(), path).status(), "got shape [2, 8], wanted [60, 8]");
 }
 
 TEST_F(TableSources, PleRefusals) {
@@ -250,7 +250,7 @@ TEST_F(TableSources, CheckpointRefusals) {
   expect_refusal(change("compressed_vocab_size", 100), "compressed_vocab_size is 100");
   expect_refusal(change("compression", false), "compressed_vocab_size is");
   expect_refusal(change("pad_token_id", 5000), "pad_token_id: got 5000, wanted 0 .. ");
-  expect_refusal(change("head_dim", 23), "has shape [60, 24], wanted [60, 23]");
+  expect_refusal(change("head_dim", 23), "got shape [60, 24], wanted [60, 23]");
   expect_refusal(
       open_changed("checkpoint", "config.json", [](nlohmann::json& json) { json["memory"] = "over_encoding"; }),
       "over_encoding");

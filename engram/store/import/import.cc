@@ -1,13 +1,10 @@
 #include "engram/store/import/import.h"
 
-#include <algorithm>
-
 #include "engram/core/json.h"
 
 namespace engram::import {
 namespace {
 
-constexpr size_t kNameBytes = 160;  // of a tensor's name in a message
 constexpr const char* kIndexName = "model.safetensors.index.json";
 
 }  // namespace
@@ -23,8 +20,8 @@ Result<ShardSet> ShardSet::open(Env& env, const std::string& directory) {
     if (map == nullptr || !map->is_object()) return data_loss("{}: no object weight_map", index_path);
     for (const auto& [name, file] : map->items()) {
       if (!file.is_string() || file.get_ref<const std::string&>().find('/') != std::string::npos)
-        return data_loss("{}: weight_map of {} is {}, wanted a file name", index_path, quote_text(name, kNameBytes),
-                         quote_text(file.dump()));
+        return data_loss("{}: weight_map of {} is {}, wanted a file name", index_path,
+                         quote_text(name, kTensorNameBytes), quote_text(file.dump()));
       set.file_of_[name] = file.get<std::string>();
     }
     return set;
@@ -36,8 +33,8 @@ Result<ShardSet> ShardSet::open(Env& env, const std::string& directory) {
     const auto add = [&](const auto& tensors) -> Status {
       for (const auto& [tensor, value] : tensors) {
         if (!set.file_of_.emplace(tensor, name).second)
-          return data_loss("{}: tensor {} is also in {}", join_path(directory, name), quote_text(tensor, kNameBytes),
-                           set.file_of_[tensor]);
+          return data_loss("{}: tensor {} is also in {}", join_path(directory, name),
+                           quote_text(tensor, kTensorNameBytes), set.file_of_[tensor]);
       }
       return {};
     };
@@ -51,7 +48,7 @@ Result<ShardSet> ShardSet::open(Env& env, const std::string& directory) {
 
 Result<TensorView> ShardSet::find(const std::string& name) {
   const auto at = file_of_.find(name);
-  if (at == file_of_.end()) return not_found("{}: no tensor {}", directory_, quote_text(name, kNameBytes));
+  if (at == file_of_.end()) return not_found("{}: no tensor {}", directory_, quote_text(name, kTensorNameBytes));
   auto file = files_.find(at->second);
   if (file == files_.end()) {
     ENGRAM_ASSIGN_OR_RETURN(SafetensorsFile opened, SafetensorsFile::open(*env_, join_path(directory_, at->second)));
@@ -63,20 +60,6 @@ Result<TensorView> ShardSet::find(const std::string& name) {
 Status ShardSet::check_unchanged() const {
   for (const auto& [name, file] : files_) ENGRAM_RETURN_IF_ERROR(file.check_unchanged());
   return {};
-}
-
-std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
-
-Status check_tensor(const TensorView& view, const std::string& path, const std::string& name, std::vector<DType> dtypes,
-                    const std::vector<int64_t>& shape) {
-  if (view.shape != shape)
-    return invalid_argument("{}: tensor {} has shape {}, wanted {}", path, quote_text(name, kNameBytes),
-                            shape_text(view.shape), shape_text(shape));
-  if (std::find(dtypes.begin(), dtypes.end(), view.dtype) != dtypes.end()) return {};
-  std::string wanted;
-  for (DType dtype : dtypes) wanted += fmt::format("{}{}", wanted.empty() ? "" : " or ", dtype_name(dtype));
-  return invalid_argument("{}: tensor {} is {}, wanted {}", path, quote_text(name, kNameBytes), dtype_name(view.dtype),
-                          wanted);
 }
 
 Result<std::vector<int64_t>> json_integer_list(const nlohmann::json& object, const std::string& key,

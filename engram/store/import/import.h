@@ -30,11 +30,6 @@ class ShardSet {
   std::map<std::string, SafetensorsFile> files_;
 };
 
-std::string shape_text(const std::vector<int64_t>& shape);  // "[3, 4]"
-// kInvalidArgument: the tensor's shape or dtype differs; `name` and `path` for the message.
-Status check_tensor(const TensorView& view, const std::string& path, const std::string& name, std::vector<DType> dtypes,
-                    const std::vector<int64_t>& shape);
-
 // An array of integers in [0, high], or a single one. kInvalidArgument otherwise.
 Result<std::vector<int64_t>> json_integer_list(const nlohmann::json& object, const std::string& key,
                                                const std::string& where, int64_t high);

@@ -14,8 +14,6 @@
 namespace engram::import {
 namespace {
 
-constexpr size_t kNameBytes = 160;  // of a tensor's name in a message; these are long, and differ at their end
-
 struct PleConfig {
   std::vector<int64_t> layer_ids;  // as in config.json, from 1
   int ngram_size = 0, heads_per_ngram = 0;
@@ -124,8 +122,8 @@ class PleSource final : public TableSource {
       if (end == std::string::npos || at == std::string::npos || at > end || (at > 0 && name[at - 1] != '.')) continue;
       std::string found = name.substr(0, end + table.size());
       if (prefix && *prefix != found)
-        return invalid_argument("{}: layer {} has tables {} and {}", path_, layer_id, quote_text(*prefix, kNameBytes),
-                                quote_text(found, kNameBytes));
+        return invalid_argument("{}: layer {} has tables {} and {}", path_, layer_id,
+                                quote_text(*prefix, kTensorNameBytes), quote_text(found, kTensorNameBytes));
       prefix = std::move(found);
     }
     if (!prefix) return not_found("{}: no tensor {}...ple_embedding.ngram_embedding", path_, block);
@@ -142,14 +140,14 @@ class PleSource final : public TableSource {
   Status check_constants(const std::string& name, std::span<const int64_t> wanted) {
     ENGRAM_ASSIGN_OR_RETURN(const TensorView view, shards_.find(name));
     if (view.dtype != DType::kI64 || view.bytes.size() != wanted.size_bytes())
-      return invalid_argument("{}: tensor {} is {} {}, wanted {} of I64", path_, quote_text(name, kNameBytes),
+      return invalid_argument("{}: tensor {} is {} {}, wanted {} of I64", path_, quote_text(name, kTensorNameBytes),
                               dtype_name(view.dtype), shape_text(view.shape), wanted.size());
     for (size_t i = 0; i < wanted.size(); ++i) {
       int64_t got;
       std::memcpy(&got, view.bytes.data() + i * sizeof got, sizeof got);
       if (got != wanted[i])
         return invalid_argument("{}: tensor {} holds {} at {}, wanted {} as config.json gives it", path_,
-                                quote_text(name, kNameBytes), got, i, wanted[i]);
+                                quote_text(name, kTensorNameBytes), got, i, wanted[i]);
     }
     return {};
   }
@@ -158,8 +156,8 @@ class PleSource final : public TableSource {
     ENGRAM_ASSIGN_OR_RETURN(const TensorView view, shards_.find(name));
     const bool is_half = view.dtype == DType::kBF16;
     if ((view.dtype != DType::kF32 && !is_half) || view.bytes.size() != dtype_size(view.dtype))
-      return invalid_argument("{}: tensor {} is {} {}, wanted one F32 or BF16", path_, quote_text(name, kNameBytes),
-                              dtype_name(view.dtype), shape_text(view.shape));
+      return invalid_argument("{}: tensor {} is {} {}, wanted one F32 or BF16", path_,
+                              quote_text(name, kTensorNameBytes), dtype_name(view.dtype), shape_text(view.shape));
     float scale;
     decode_rows({is_half ? RowType::kBF16 : RowType::kFP32, 1}, view.bytes.data(), view.bytes.size(), 1, &scale);
     return scale;
