@@ -118,12 +118,6 @@ std::set<std::string> table_names(const ModelConfig& config) {
   return names;
 }
 
-Status refuse_engram_file(Env& env, const std::string& directory) {
-  const std::string path = join_path(directory, kEngramFile);
-  if (!env.file_exists(path)) return Status();
-  return invalid_argument("{}: the file is there, but {} says memory = \"none\"", path, kConfigFile);
-}
-
 Status check_tables(const SafetensorsFile& file, const ModelConfig& config) {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> rows, count_rows(config.engram));
   for (int layer = 0; layer < config.num_memory_layers(); ++layer) {
@@ -134,15 +128,48 @@ Status check_tables(const SafetensorsFile& file, const ModelConfig& config) {
   return Status();
 }
 
+struct WeightFiles {
+  SafetensorsFile model;
+  std::optional<SafetensorsFile> memory;  // of a model that has one
+};
+
+Result<WeightFiles> open_weights(Env& env, const std::string& directory, const ModelConfig& config) {
+  WeightFiles files;
+  ENGRAM_ASSIGN_OR_RETURN(files.model, SafetensorsFile::open(env, join_path(directory, kModelFile)));
+  const std::string path = join_path(directory, kEngramFile);
+  if (config.memory != MemoryKind::kNone) {
+    ENGRAM_ASSIGN_OR_RETURN(files.memory, SafetensorsFile::open(env, path));
+  } else if (env.file_exists(path)) {
+    return invalid_argument("{}: the file is there, but {} says memory = \"none\"", path, kConfigFile);
+  }
+  return files;
+}
+
+Status fill_weights(const WeightFiles& files, TransformerImpl& model) {
+  const StoredTensors tensors = stored_tensors(model);
+  ENGRAM_RETURN_IF_ERROR(check_file(files.model, tensors.model, {}));
+  if (files.memory) {
+    ENGRAM_RETURN_IF_ERROR(check_file(*files.memory, tensors.engram, table_names(model.config())));
+    ENGRAM_RETURN_IF_ERROR(check_tables(*files.memory, model.config()));
+    copy_tensors(*files.memory, tensors.engram);
+    ENGRAM_RETURN_IF_ERROR(files.memory->check_unchanged());
+  }
+  copy_tensors(files.model, tensors.model);
+  return files.model.check_unchanged();
+}
+
 // A hostile config.json cannot ask for a model much larger than the files that should fill it.
-Status check_model_size(const ModelConfig& config, const std::vector<const SafetensorsFile*>& files) {
+Status check_model_size(const ModelConfig& config, const WeightFiles& files) {
   ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(config));
   double held = 0;
-  for (const SafetensorsFile* file : files)
-    for (const auto& [name, view] : file->tensors()) held += static_cast<double>(view.bytes.size()) / 2;
+  const auto add = [&held](const SafetensorsFile& file) {
+    for (const auto& [name, view] : file.tensors()) held += static_cast<double>(view.bytes.size()) / 2;
+  };
+  add(files.model);
+  if (files.memory) add(*files.memory);
   const double wanted = static_cast<double>(count.p_tot) + static_cast<double>(count.vocabulary);
   if (wanted <= 2 * held + 1e6) return Status();
-  return invalid_argument("{}: got room for at most {:.0f} parameters, wanted {:.0f} for {}", files[0]->path(), held,
+  return invalid_argument("{}: got room for at most {:.0f} parameters, wanted {:.0f} for {}", files.model.path(), held,
                           wanted, kConfigFile);
 }
 
@@ -274,22 +301,15 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
   out.chat_template = file.chat_template;
   out.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
 
-  ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile model_file,
-                          SafetensorsFile::open(env, join_path(out.directory, kModelFile)));
-  std::vector<const SafetensorsFile*> files = {&model_file};
-  std::optional<SafetensorsFile> memory_file;
-  if (out.config.memory != MemoryKind::kNone) {
-    ENGRAM_ASSIGN_OR_RETURN(memory_file, SafetensorsFile::open(env, join_path(out.directory, kEngramFile)));
-    files.push_back(&*memory_file);
-  }
+  ENGRAM_ASSIGN_OR_RETURN(const WeightFiles files, open_weights(env, out.directory, out.config));
   ENGRAM_RETURN_IF_ERROR(check_model_size(out.config, files));
   out.model = Transformer(out.config);
-  ENGRAM_RETURN_IF_ERROR(load_weights(env, out.directory, *out.model));
-  for (int layer = 0; with_tables && layer < out.config.num_memory_layers(); ++layer) {  // load_weights checked them
+  ENGRAM_RETURN_IF_ERROR(fill_weights(files, *out.model));
+  for (int layer = 0; with_tables && layer < out.config.num_memory_layers(); ++layer) {  // fill_weights checked them
     out.tables.push_back(
-        std::make_unique<ResidentTable>(read_tensor(memory_file->tensors().at(table_name(out.config, layer)))));
+        std::make_unique<ResidentTable>(read_tensor(files.memory->tensors().at(table_name(out.config, layer)))));
   }
-  if (memory_file) ENGRAM_RETURN_IF_ERROR(memory_file->check_unchanged());
+  if (files.memory) ENGRAM_RETURN_IF_ERROR(files.memory->check_unchanged());
   out.model->place(device, device.is_cpu() ? torch::kFloat : torch::kBFloat16);
   out.model->eval();
   return out;
@@ -327,22 +347,8 @@ Status save_model(Env& env, const std::string& directory, const ModelConfig& con
 }
 
 Status load_weights(Env& env, const std::string& directory, TransformerImpl& model) {
-  const StoredTensors tensors = stored_tensors(model);
-  ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile model_file,
-                          SafetensorsFile::open(env, join_path(directory, kModelFile)));
-  ENGRAM_RETURN_IF_ERROR(check_file(model_file, tensors.model, {}));
-  if (model.config().memory == MemoryKind::kNone) {
-    ENGRAM_RETURN_IF_ERROR(refuse_engram_file(env, directory));
-  } else {
-    ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile memory_file,
-                            SafetensorsFile::open(env, join_path(directory, kEngramFile)));
-    ENGRAM_RETURN_IF_ERROR(check_file(memory_file, tensors.engram, table_names(model.config())));
-    ENGRAM_RETURN_IF_ERROR(check_tables(memory_file, model.config()));
-    copy_tensors(memory_file, tensors.engram);
-    ENGRAM_RETURN_IF_ERROR(memory_file.check_unchanged());
-  }
-  copy_tensors(model_file, tensors.model);
-  return model_file.check_unchanged();
+  ENGRAM_ASSIGN_OR_RETURN(const WeightFiles files, open_weights(env, directory, model.config()));
+  return fill_weights(files, model);
 }
 
 Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config) {
