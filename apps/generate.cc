@@ -41,7 +41,7 @@ Status run_generate(const GenerateFlags& flags) {
     }
     return !stop;
   };
-  Result<std::vector<int32_t>> tokens = generate_text(model, flags.prompt, options, on_text);
+  Result<std::vector<int32_t>> tokens = generate_text(Env::posix(), model, flags.prompt, options, on_text);
   if (!tokens.ok()) return tokens.status();
   if (flags.json) {
     nlohmann::ordered_json out = {{"prompt", flags.prompt}, {"text", text}, {"token_ids", *tokens}};

@@ -53,7 +53,6 @@ void Sha256::compress(const unsigned char* block) {
 
 void Sha256::update(const void* data, size_t size) {
   if (size == 0) return;  // data may be null then
-  if (size == 0) return;  // data may be null
   const auto* bytes = static_cast<const unsigned char*>(data);
   size_t used = total_ % 64;
   total_ += size;

@@ -22,19 +22,19 @@ GenerationRequest make_request(const std::vector<int32_t>& context, int64_t max_
 }
 
 // Pages for one sequence of `length` tokens.
-Result<std::unique_ptr<LLMEngine>> make_engine(const LoadedModel& model, int64_t length) {
+Result<std::unique_ptr<LLMEngine>> make_engine(Env& env, const LoadedModel& model, int64_t length) {
   EngineOptions options;
   options.prefix_cache = false;
   options.max_context = length;
   options.scheduler.max_sequences = 1;
   const torch::Dtype dtype = page_dtype(model.model->parameters().front());
   options.kv_cache_bytes = (length + options.block_size) * PagedCache::bytes_per_token(model.config, dtype);
-  return LLMEngine::create(Env::posix(), model, options);
+  return LLMEngine::create(env, model, options);
 }
 
 }  // namespace
 
-Result<std::vector<int32_t>> generate_text(const LoadedModel& model, const std::string& prompt,
+Result<std::vector<int32_t>> generate_text(Env& env, const LoadedModel& model, const std::string& prompt,
                                            const GenerateOptions& options, const OnText& on_text) {
   ENGRAM_RETURN_IF_ERROR(options.validate());
   ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> context, prompt_context(model, prompt));
@@ -45,7 +45,7 @@ Result<std::vector<int32_t>> generate_text(const LoadedModel& model, const std::
   const int64_t fits = std::min<int64_t>(options.max_tokens, window - length);
   GenerationRequest request = make_request(context, fits, options);
   if (request.sampling.validate().ok()) {  // not of an odd temperature, which servers refuse; nor when nothing fits
-    ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<LLMEngine> engine, make_engine(model, length + fits));
+    ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<LLMEngine> engine, make_engine(env, model, length + fits));
     Status failure;
     engine->add(0, std::move(request), [&](const GenerationEvent& event) {
       if (event.token >= 0 && open) open = text.push(event.token);

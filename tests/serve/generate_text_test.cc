@@ -16,6 +16,11 @@ struct Written {
 using Generate = Result<std::vector<int32_t>> (*)(const LoadedModel&, const std::string&, const GenerateOptions&,
                                                   const OnText&);
 
+Result<std::vector<int32_t>> by_engine(const LoadedModel& model, const std::string& prompt,
+                                       const GenerateOptions& options, const OnText& on_text) {
+  return generate_text(Env::posix(), model, prompt, options, on_text);
+}
+
 Written write(Generate how, const LoadedModel& model, const std::string& prompt, const GenerateOptions& options,
               size_t most_pieces = 1000) {
   Written out;
@@ -58,11 +63,11 @@ TEST_P(GenerateText, EqualsRecomputation) {
     options.memory_off = c.memory_off;
     model_.special.eos = -1;
     const Written wanted = write(generate, model_, c.prompt, options);
-    EXPECT_EQ(write(generate_text, model_, c.prompt, options), wanted) << c.prompt << ", " << c.temperature;
+    EXPECT_EQ(write(by_engine, model_, c.prompt, options), wanted) << c.prompt << ", " << c.temperature;
     EXPECT_EQ(wanted.tokens.size(), 45u);
     model_.special.eos = wanted.tokens[20];
     const Written ended = write(generate, model_, c.prompt, options);
-    EXPECT_EQ(write(generate_text, model_, c.prompt, options), ended) << c.prompt << ", " << c.temperature;
+    EXPECT_EQ(write(by_engine, model_, c.prompt, options), ended) << c.prompt << ", " << c.temperature;
     EXPECT_LE(ended.tokens.size(), 21u);
   }
 }
@@ -73,18 +78,18 @@ TEST_P(GenerateText, StopsWhereItIsTold) {
   model_.special.eos = -1;
   for (size_t pieces : {1u, 2u, 10u, 30u}) {
     const Written wanted = write(generate, model_, "stop", options, pieces);
-    EXPECT_EQ(write(generate_text, model_, "stop", options, pieces), wanted);
+    EXPECT_EQ(write(by_engine, model_, "stop", options, pieces), wanted);
     EXPECT_EQ(wanted.pieces.size(), pieces);
   }
   options.max_tokens = 0;
-  EXPECT_EQ(write(generate_text, model_, "none", options), Written());
+  EXPECT_EQ(write(by_engine, model_, "none", options), Written());
 }
 
 TEST_P(GenerateText, RefusesWhatGenerateRefuses) {
   const auto ignore = [](std::string_view) { return true; };
   GenerateOptions options;
   const auto expect_same = [&](const std::string& prompt) {
-    const Status got = generate_text(model_, prompt, options, ignore).status();
+    const Status got = by_engine(model_, prompt, options, ignore).status();
     EXPECT_EQ(got.message(), generate(model_, prompt, options, ignore).status().message());
     EXPECT_EQ(got.code(), StatusCode::kInvalidArgument);
   };
