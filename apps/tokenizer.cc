@@ -10,6 +10,7 @@
 
 #include "apps/commands.h"
 #include "engram/core/json.h"
+#include "engram/core/lines.h"
 #include "engram/core/machine.h"
 #include "engram/hash/token_map.h"
 #include "engram/text/tokenizer.h"
@@ -107,12 +108,9 @@ Status run_decode(const TokenizerFlags& flags) {
     return {};
   };
   auto decode_lines = [&](std::string_view lines, const std::string& where) -> Status {
-    size_t at = 0;
-    for (int64_t number = 1; at < lines.size(); ++number) {
-      const size_t end = std::min(lines.find('\n', at), lines.size());
-      Status status = decode(std::string(lines.substr(at, end - at)));
+    for (int64_t number = 1; !lines.empty(); ++number) {
+      const Status status = decode(std::string(take_line(lines)));
       if (!status.ok()) return status.with_context(fmt::format("{}: line {}", where, number));
-      at = end + 1;
     }
     return {};
   };

@@ -1,5 +1,6 @@
 #include "engram/data/documents.h"
 
+#include "engram/core/lines.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
@@ -28,14 +29,11 @@ std::vector<std::string_view> split_documents(std::string_view text, std::string
     if (!strip_white_space(document).empty()) documents.push_back(strip_line_breaks(document));
   };
   size_t document = 0;  // where the current one begins
-  for (size_t line = 0; separator != "none" && line < text.size();) {
-    const size_t line_feed = text.find('\n', line), end = line_feed == std::string_view::npos ? text.size() : line_feed;
-    const size_t next = line_feed == std::string_view::npos ? text.size() : line_feed + 1;
-    if (is_separator(text.substr(line, end - line), separator)) {
-      add(text.substr(document, line - document));
-      document = next;
-    }
-    line = next;
+  for (std::string_view rest = text; separator != "none" && !rest.empty();) {
+    const size_t at = text.size() - rest.size();
+    if (!is_separator(take_line(rest), separator)) continue;
+    add(text.substr(document, at - document));
+    document = text.size() - rest.size();
   }
   add(text.substr(document));
   return documents;

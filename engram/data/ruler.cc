@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "engram/data/documents.h"
+#include "engram/hash/draw.h"
 
 namespace engram {
 namespace {
@@ -30,9 +31,7 @@ using Strings = std::vector<std::string>;
 std::vector<int64_t> draw_distinct(NumpyRandom& random, int64_t limit, int64_t count) {
   std::vector<int64_t> all(static_cast<size_t>(limit));
   std::iota(all.begin(), all.end(), 0);
-  for (int64_t i = 0; i < count; ++i) {
-    std::swap(all[static_cast<size_t>(i)], all[static_cast<size_t>(random.integers(i, limit))]);
-  }
+  draw_to_front(random, all, count);
   all.resize(static_cast<size_t>(count));
   return all;
 }
@@ -111,12 +110,7 @@ std::string spread(const Strings& fixed, const Strings& haystack, int64_t units,
   return out;
 }
 
-void shuffle(Strings& items, NumpyRandom& random) {
-  for (size_t i = 0; i + 1 < items.size(); ++i) {
-    std::swap(items[i],
-              items[static_cast<size_t>(random.integers(static_cast<int64_t>(i), static_cast<int64_t>(items.size())))]);
-  }
-}
+void shuffle(Strings& items, NumpyRandom& random) { draw_to_front(random, items, std::ssize(items) - 1); }
 
 // A numbered list in which some words stand often and the others seldom; `common` receives the frequent ones.
 std::string word_list(int64_t units, uint64_t seed, Strings& common) {

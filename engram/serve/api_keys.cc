@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engram/core/lines.h"
 #include "engram/core/sha256.h"
 
 namespace engram {
@@ -21,12 +22,10 @@ Result<std::vector<std::string>> read_api_keys(Env& env, const std::string& path
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = 1 << 20, .pipes = true}));
   std::vector<std::string> keys;
   int number = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    std::string line = text.substr(at, end - at);
-    at = end + 1;
+  for (std::string_view rest = text; !rest.empty();) {
+    std::string_view line = take_line(rest);
     ++number;
-    if (line.ends_with('\r')) line.pop_back();
+    if (line.ends_with('\r')) line.remove_suffix(1);
     if (line.empty() || line.front() == '#') continue;
     // The key itself stays out of the message: messages go to logs.
     if (line.size() < kShortestKey) {
@@ -36,7 +35,7 @@ Result<std::vector<std::string>> read_api_keys(Env& env, const std::string& path
     if (std::any_of(line.begin(), line.end(), [](char c) { return c < '!' || c > '~'; })) {
       return invalid_argument("{}: line {}: wanted a key of printable ASCII without spaces", path, number);
     }
-    keys.push_back(std::move(line));
+    keys.emplace_back(line);
   }
   if (keys.empty()) return invalid_argument("{}: no key in the file, wanted one a line", path);
   return keys;

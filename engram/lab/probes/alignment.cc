@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "engram/hash/numpy_random.h"
+#include "engram/hash/draw.h"
 #include "engram/model/windows.h"
 
 namespace engram {
@@ -29,11 +29,7 @@ std::vector<int64_t> draw_positions(const std::vector<EntityMatch>& matches, int
   std::vector<int64_t> positions;
   for (const EntityMatch& match : matches) positions.push_back(match.last_token);
   NumpyRandom random(static_cast<uint64_t>(seed));
-  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-    const auto other =
-        static_cast<size_t>(random.integers(static_cast<int64_t>(i), static_cast<int64_t>(positions.size())));
-    std::swap(positions[i], positions[other]);
-  }
+  draw_to_front(random, positions, count);
   positions.resize(static_cast<size_t>(count));
   return positions;
 }

@@ -361,13 +361,9 @@ Slopes slopes_within_bins(const std::vector<std::vector<double>>& x, const std::
 }
 
 Result<ProbeResult> probe_collisions(const ProbeContext& context) {
-  const LoadedModel* found = nullptr;
-  for (const LoadedModel& one : context.models) {
-    if (one.config.memory != MemoryKind::kNone) found = &one;
-  }
-  if (found == nullptr) {
-    return invalid_argument("{}: the checkpoint has no memory, so nothing collides", context.models[0].directory);
-  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      const LoadedModel* const found,
+      context.model_with_memory({MemoryKind::kEngram, MemoryKind::kOverEncoding}, "no memory, so nothing collides"));
   const LoadedModel& model = *found;
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
   ENGRAM_ASSIGN_OR_RETURN(const Training training, read_training(context, model));

@@ -216,14 +216,9 @@ EditedPositions compare_edit(const LoadedModel& before, const LoadedModel& after
 }
 
 Result<ProbeResult> probe_edit(const ProbeContext& context) {
-  const LoadedModel* found = nullptr;
-  for (const LoadedModel& one : context.models) {
-    if (one.config.memory == MemoryKind::kEngram) found = &one;
-  }
-  if (found == nullptr) {
-    return invalid_argument("{}: the checkpoint has no Engram layer, so it has no rows to edit",
-                            context.models[0].directory);
-  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      const LoadedModel* const found,
+      context.model_with_memory({MemoryKind::kEngram}, "no Engram layer, so it has no rows to edit"));
   const LoadedModel& model = *found;
   const ProbeOptions& options = context.options;
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());

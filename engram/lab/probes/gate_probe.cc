@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engram/hash/numpy_random.h"
+#include "engram/hash/draw.h"
 #include "engram/lab/text/entities.h"
 
 namespace engram {
@@ -16,10 +16,7 @@ constexpr size_t kNgrams = 24;
 
 std::vector<int64_t> draw(std::vector<int64_t> from, size_t count, NumpyRandom& random) {
   count = std::min(count, from.size());
-  for (size_t i = 0; i < count; ++i) {
-    std::swap(from[i],
-              from[static_cast<size_t>(random.integers(static_cast<int64_t>(i), static_cast<int64_t>(from.size())))]);
-  }
+  draw_to_front(random, from, static_cast<int64_t>(count));
   from.resize(count);
   std::sort(from.begin(), from.end());
   return from;
@@ -178,13 +175,8 @@ GateContrast contrast(const GateTrace& trace, int layer, int branch, const std::
 }
 
 Result<ProbeResult> probe_gates(const ProbeContext& context) {
-  const LoadedModel* model = nullptr;
-  for (const LoadedModel& one : context.models) {
-    if (one.config.memory == MemoryKind::kEngram) model = &one;
-  }
-  if (model == nullptr) {
-    return invalid_argument("{}: the checkpoint has no Engram layer, so it has no gates", context.models[0].directory);
-  }
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel* const model,
+                          context.model_with_memory({MemoryKind::kEngram}, "no Engram layer, so it has no gates"));
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
   ENGRAM_ASSIGN_OR_RETURN(const auto entities, read_entities(context.env, context.options.entities));
   const GateGroups groups = gate_groups(token_bytes_of(*model->tokenizer, text.tokens), entities, context.options.seed);

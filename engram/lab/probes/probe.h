@@ -5,6 +5,7 @@
 // sampled is drawn with options.seed. c10::Error for what a model cannot do, Status for bad input.
 #pragma once
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,8 @@ struct ProbeContext {
 
   // The held-out text, shortened to max_tokens.
   Result<ProbeText> read_text() const;
+  // The last model whose memory is one of these. kInvalidArgument: "the checkpoint has " and `without`.
+  Result<const LoadedModel*> model_with_memory(const std::set<MemoryKind>& kinds, const char* without) const;
   // Tokens of one window: what the model with the shorter context reads, so that both read the same.
   int64_t window() const;
 };

@@ -92,6 +92,14 @@ Result<ProbeText> ProbeContext::read_text() const {
   return text;
 }
 
+Result<const LoadedModel*> ProbeContext::model_with_memory(const std::set<MemoryKind>& kinds,
+                                                           const char* without) const {
+  const auto found = std::find_if(models.rbegin(), models.rend(),
+                                  [&](const LoadedModel& model) { return kinds.contains(model.config.memory); });
+  if (found != models.rend()) return &*found;
+  return invalid_argument("{}: the checkpoint has {}", models[0].directory, without);
+}
+
 int64_t ProbeContext::window() const {
   int64_t window = models[0].config.max_position_embeddings;
   for (const LoadedModel& model : models) window = std::min<int64_t>(window, model.config.max_position_embeddings);

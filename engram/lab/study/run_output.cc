@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "engram/core/json.h"
+#include "engram/core/lines.h"
 
 namespace engram {
 namespace {
@@ -15,12 +16,10 @@ Result<std::vector<nlohmann::ordered_json>> read_metrics(Env& env, const std::st
   std::vector<nlohmann::ordered_json> lines;
   const std::string path = metrics_path(output);
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = text.find('\n', begin);
-    if (end == std::string::npos) break;  // the line that is being written
-    ENGRAM_ASSIGN_OR_RETURN(auto line, parse_json(std::string_view(text).substr(begin, end - begin), path));
+  const size_t whole = text.rfind('\n') + 1;  // what follows is being written
+  for (std::string_view rest = std::string_view(text).substr(0, whole); !rest.empty();) {
+    ENGRAM_ASSIGN_OR_RETURN(auto line, parse_json(take_line(rest), path));
     lines.push_back(std::move(line));
-    begin = end + 1;
   }
   return lines;
 }

@@ -5,11 +5,12 @@
 #include <memory>
 
 #include "engram/core/json.h"
+#include "engram/core/lines.h"
 #include "engram/core/machine.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/core/sha256.h"
-#include "engram/hash/numpy_random.h"
+#include "engram/hash/draw.h"
 #include "engram/lab/pages/page.h"
 #include "engram/lab/pages/statistics.h"
 #include "engram/lab/probes/knock_out.h"
@@ -92,12 +93,10 @@ Result<std::map<Key, ItemResult>> read_answers(Env& env, const std::string& path
   std::map<Key, ItemResult> out;
   if (!env.file_exists(path)) return out;
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
-  const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
+  const size_t whole = text.rfind('\n') + 1;
   if (whole != text.size()) ENGRAM_RETURN_IF_ERROR(env.truncate_file(path, static_cast<int64_t>(whole)));
-  for (size_t begin = 0; begin < whole;) {
-    const size_t end = text.find('\n', begin);
-    ENGRAM_ASSIGN_OR_RETURN(const auto line, parse_json(std::string_view(text).substr(begin, end - begin), path));
-    begin = end + 1;
+  for (std::string_view rest = std::string_view(text).substr(0, whole); !rest.empty();) {
+    ENGRAM_ASSIGN_OR_RETURN(const auto line, parse_json(take_line(rest), path));
     ENGRAM_ASSIGN_OR_RETURN(std::string task, json_string(line, "task", path));
     ENGRAM_ASSIGN_OR_RETURN(std::string id, json_string(line, "id", path));
     ItemResult result;
@@ -283,12 +282,11 @@ std::string few_shot_prompt(const EvalItem& item, const std::vector<const EvalIt
   for (const EvalItem* other : pool) {
     if (other->id != item.id) others.push_back(other);
   }
+  const auto count = std::clamp<int64_t>(shots, 0, std::ssize(others));
+  draw_to_front(random, others, count);
   std::string text;
-  for (int64_t shot = 0; shot < shots && shot < static_cast<int64_t>(others.size()); ++shot) {
-    const auto at = static_cast<size_t>(shot);
-    std::swap(others[at], others[static_cast<size_t>(random.integers(shot, static_cast<int64_t>(others.size())))]);
-    text += fmt::format("{}{}\n\n", others[at]->prompt, right_answer(*others[at]));
-  }
+  for (const EvalItem* other : std::span(others).first(static_cast<size_t>(count)))
+    text += fmt::format("{}{}\n\n", other->prompt, right_answer(*other));
   return text + item.prompt;
 }
 

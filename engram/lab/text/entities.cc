@@ -4,6 +4,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "engram/core/lines.h"
 #include "engram/lab/pages/assets.h"
 
 namespace engram {
@@ -28,12 +29,10 @@ Result<std::vector<std::string>> read_entities(Env& env, const std::string& path
     ENGRAM_ASSIGN_OR_RETURN(text, env.read_file(path));
   }
   std::vector<std::string> entities;
-  for (size_t begin = 0; begin < text.size();) {
-    size_t end = std::min(text.find('\n', begin), text.size());
-    std::string line = text.substr(begin, end - begin);
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!line.empty() && line[0] != '#') entities.push_back(std::move(line));
-    begin = end + 1;
+  for (std::string_view rest = text; !rest.empty();) {
+    std::string_view line = take_line(rest);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (!line.empty() && line[0] != '#') entities.emplace_back(line);
   }
   if (entities.empty()) return invalid_argument("{}: got no name, wanted one a line", path);
   return entities;

@@ -5,6 +5,7 @@
 
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
+#include "engram/core/lines.h"
 
 namespace engram {
 namespace {
@@ -65,10 +66,8 @@ Result<std::vector<EvalItem>> parse_eval_items(std::string_view text, const std:
   std::vector<EvalItem> items;
   std::set<std::pair<std::string, std::string>> seen;
   int64_t line_number = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = text.substr(begin, end - begin);
-    begin = end + 1;
+  while (!text.empty()) {
+    const std::string_view line = take_line(text);
     const std::string where = fmt::format("{}:{}", name, ++line_number);
     if (line.empty()) continue;
     ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(line, where));
