@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "engram/core/file_kind.h"
+#include "engram/core/utf8.h"
 
 namespace engram {
 namespace {
@@ -98,17 +99,12 @@ Status wrong_type(const json& value, const std::string& key, const std::string& 
   return invalid_argument("{}: \"{}\" is of type {}, wanted {}", where, key, value.type_name(), wanted);
 }
 
-// Length of the well-formed UTF-8 sequence of printable characters at `text[at]`, 0 when there is none.
-size_t printable_length(std::string_view text, size_t at) {
-  auto byte = [&](size_t i) { return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0u; };
-  unsigned lead = byte(0);
-  if (lead < 0x80) return lead >= 0x20 && lead != 0x7F ? 1 : 0;
-  size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  if (lead < 0xC2 || lead > 0xF4 || (lead == 0xC2 && byte(1) < 0xA0)) return 0;
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  }
-  return length;
+// Bytes of the printable character that `text` begins with, 0 when that is something else.
+size_t printable_length(std::string_view text) {
+  const Utf8Sequence next = next_utf8(text);
+  const auto byte = [text](size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (!next.valid || byte(0) < 0x20 || byte(0) == 0x7F || (byte(0) == 0xC2 && byte(1) < 0xA0)) return 0;
+  return next.length;
 }
 
 }  // namespace
@@ -170,7 +166,7 @@ std::string quote_text(std::string_view text, size_t max_bytes) {
       out += "...";
       break;
     }
-    size_t length = printable_length(text, at);
+    size_t length = printable_length(text.substr(at));
     if (length == 0) {
       out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[at]));
       length = 1;

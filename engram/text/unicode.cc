@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "engram/core/utf8.h"
 #include "engram/text/unicode_tables.h"
 
 namespace engram {
@@ -21,37 +22,6 @@ bool is_mark(char32_t code_point) {
 
 bool is_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
-}
-
-// What the lead byte allows: the length of its sequence and the range of the byte behind it.
-struct LeadByte {
-  int length;  // 0: no sequence starts with this byte
-  unsigned char low, high;
-};
-LeadByte classify_lead(unsigned char lead) {
-  if (lead < 0x80) return {1, 0, 0};
-  if (lead < 0xC2) return {0, 0, 0};
-  if (lead < 0xE0) return {2, 0x80, 0xBF};
-  if (lead == 0xE0) return {3, 0xA0, 0xBF};
-  if (lead == 0xED) return {3, 0x80, 0x9F};
-  if (lead < 0xF0) return {3, 0x80, 0xBF};
-  if (lead == 0xF0) return {4, 0x90, 0xBF};
-  if (lead < 0xF4) return {4, 0x80, 0xBF};
-  if (lead == 0xF4) return {4, 0x80, 0x8F};
-  return {0, 0, 0};
-}
-
-// Length of the well-formed sequence at `at`; minus the length of the ill-formed part when there is none.
-int sequence_length(std::string_view text, size_t at) {
-  LeadByte lead = classify_lead(static_cast<unsigned char>(text[at]));
-  if (lead.length <= 1) return lead.length == 1 ? 1 : -1;
-  for (int i = 1; i < lead.length; ++i) {
-    if (at + i >= text.size()) return -i;
-    unsigned char byte = static_cast<unsigned char>(text[at + i]);
-    unsigned char low = i == 1 ? lead.low : 0x80, high = i == 1 ? lead.high : 0xBF;
-    if (byte < low || byte > high) return -i;
-  }
-  return lead.length;
 }
 
 utf8proc_option_t options_of(NormalForm form) {
@@ -87,9 +57,9 @@ void finish_segment(std::vector<utf8proc_int32_t>& points, utf8proc_option_t opt
 
 size_t find_invalid_utf8(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
-    int length = sequence_length(text, at);
-    if (length < 0) return at;
-    at += static_cast<size_t>(length);
+    const Utf8Sequence next = next_utf8(text.substr(at));
+    if (!next.valid) return at;
+    at += next.length;
   }
   return std::string_view::npos;
 }
@@ -98,13 +68,9 @@ std::string utf8_lossy(std::string_view bytes) {
   std::string out;
   out.reserve(bytes.size());
   for (size_t at = 0; at < bytes.size();) {
-    int length = sequence_length(bytes, at);
-    if (length > 0) {
-      out += bytes.substr(at, static_cast<size_t>(length));
-    } else {
-      append_utf8(out, 0xFFFD);
-    }
-    at += static_cast<size_t>(length > 0 ? length : -length);
+    const Utf8Sequence next = next_utf8(bytes.substr(at));
+    out += next.valid ? bytes.substr(at, next.length) : "\uFFFD";
+    at += next.length;
   }
   return out;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "engram/core/utf8.h"
 #include "engram/lab/pages/statistics.h"
 
 namespace engram {
@@ -59,14 +60,11 @@ std::vector<TextPiece> split_pieces(const Tokenizer& tokenizer, std::span<const 
   std::string bytes;
   for (size_t t = 0; t < tokens.size(); ++t) {
     bytes += tokenizer.token_bytes(tokens[t]);
-    // A piece ends where its bytes are whole UTF-8; four bytes that still are not never will be.
-    size_t lead = bytes.size();
-    while (lead > 0 && lead + 4 > bytes.size() && (static_cast<unsigned char>(bytes[lead - 1]) & 0xC0) == 0x80) --lead;
-    bool whole = true;
-    if (lead > 0) {
-      const auto first = static_cast<unsigned char>(bytes[lead - 1]);
-      const size_t need = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
-      whole = bytes.size() - (lead - 1) >= need;
+    bool whole = true;  // a piece ends where no character is cut
+    for (std::string_view rest = bytes; !rest.empty();) {
+      const Utf8Sequence next = next_utf8(rest);
+      whole = next.complete;
+      rest.remove_prefix(next.length);
     }
     if (whole || t + 1 == tokens.size()) {
       pieces.push_back({bytes, static_cast<int64_t>(t)});
