@@ -86,16 +86,8 @@ void ScalePanel(float* tile, int64_t rows, const float* factors) {
   }
 }
 
-// Two vectors of floats to words: low halves from one, high halves from the other, rounded to nearest even.
-HWY_INLINE hn::Vec<hn::ScalableTag<uint32_t>> words(Floats low, Floats high) {
-  const hn::ScalableTag<uint32_t> du;
-  auto rounded = [&](Floats v) HWY_ATTR {
-    const auto bits = hn::BitCast(du, v);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-    return hn::Add(hn::Add(bits, odd), hn::Set(du, 0x7fff));
-  };
-  return hn::Or(hn::And(rounded(high), hn::Set(du, 0xffff0000u)), hn::ShiftRight<16>(rounded(low)));
-}
+// Two vectors of floats to words: low halves from one, high halves from the other.
+HWY_INLINE Words words(Floats low, Floats high) { return hn::Or(hn::ShiftLeft<16>(bf16_words(high)), bf16_words(low)); }
 
 // Pairs of rows of [rows, columns] to words [ceil(rows / 2), columns]; a missing last row reads as zeros.
 void PairRows(const float* in, int64_t rows, int64_t columns, int64_t in_stride, uint32_t* out, int64_t out_stride) {

@@ -2,6 +2,8 @@
 
 #include <bit>
 
+#include "engram/kernels/bf16.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -12,17 +14,7 @@
 #endif
 
 namespace engram {
-namespace {
-
-// Round to nearest even, as the hardware does.
-uint32_t bf16_bits(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
-}  // namespace
-
-uint32_t bf16_word(float low, float high) { return bf16_bits(high) << 16 | bf16_bits(low); }
+uint32_t bf16_word(float low, float high) { return uint32_t{round_to_bf16(high)} << 16 | round_to_bf16(low); }
 
 void gemm_bf16_plain(int64_t m, int64_t n, int64_t k, const StridedWords& a, const uint32_t* b, int64_t b_stride,
                      float* c, int64_t c_stride, bool accumulate) {

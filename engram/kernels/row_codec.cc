@@ -14,9 +14,6 @@ HWY_BEFORE_NAMESPACE();
 namespace engram {
 namespace HWY_NAMESPACE {
 
-using WordTag = hn::RebindToUnsigned<FloatTag>;
-using Words = hn::Vec<WordTag>;
-
 // The next n codes as 32-bit words; bytes past n are not touched.
 HWY_INLINE Words load_bytes(const uint8_t* from, int64_t n) {
   const WordTag d;
@@ -81,14 +78,9 @@ struct ToFP32 {
 struct ToBF16 {
   using Out = uint16_t;
   static HWY_INLINE void put(Floats v, uint16_t* to, int64_t n) {
-    const WordTag dw;
     const hn::RebindToSigned<FloatTag> di;
     const hn::Rebind<uint16_t, FloatTag> dh;
-    const Words bits = hn::BitCast(dw, v);
-    const Words odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(dw, 1u));
-    Words rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(dw, 0x7FFFu))));
-    rounded = hn::IfThenElse(hn::RebindMask(dw, hn::IsNaN(v)), hn::Set(dw, 0x7FC0u), rounded);
-    const auto halves = hn::DemoteTo(dh, hn::BitCast(di, rounded));
+    const auto halves = hn::DemoteTo(dh, hn::BitCast(di, bf16_words(v)));
     if (HWY_LIKELY(n == lanes())) {
       hn::StoreU(halves, dh, to);
     } else {

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "engram/core/status.h"
+#include "engram/kernels/bf16.h"
 #include "engram/kernels/row_format.h"
 
 namespace engram {
@@ -37,7 +38,5 @@ Status encode_rows(const RowFormat& format, const float* values, int64_t count, 
 float decode_e4m3(uint8_t code);   // NaN for 0x7F and 0xFF
 float decode_e8m0(uint8_t code);   // NaN for 255
 uint8_t encode_e4m3(float value);  // nearest, ties to even; beyond 448 saturates; NaN becomes 0x7F
-uint16_t round_to_bf16(float value);
-float widen_bf16(uint16_t value);
 
 }  // namespace engram

@@ -20,6 +20,8 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::ScalableTag<float>;
 using Floats = hn::Vec<FloatTag>;
+using WordTag = hn::RebindToUnsigned<FloatTag>;
+using Words = hn::Vec<WordTag>;
 
 HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(FloatTag())); }
 
@@ -77,6 +79,15 @@ HWY_INLINE Floats fast_exp2(Floats t) {
   p = hn::MulAdd(p, f, splat(0.6931469440f));
   p = hn::MulAdd(p, f, splat(1.0f));
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+}
+
+// bf16.h's round_to_bf16 of each lane, in the low half of its word.
+HWY_INLINE Words bf16_words(Floats v) {
+  const WordTag d;
+  const Words bits = hn::BitCast(d, v);
+  const Words odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1u));
+  const Words rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d, 0x7FFFu))));
+  return hn::IfThenElse(hn::RebindMask(d, hn::IsNaN(v)), hn::Set(d, 0x7FC0u), rounded);
 }
 
 HWY_INLINE Floats sigmoid(Floats x) { return hn::Div(splat(1.0f), hn::Add(splat(1.0f), fast_exp(hn::Neg(x)))); }
