@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "engram/core/json.h"
+#include "engram/core/mix.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
@@ -241,9 +242,7 @@ namespace {
 uint64_t pair_of(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
 }
-size_t slot_of(uint64_t pair, size_t slots) {
-  return static_cast<size_t>((pair * 0x9E3779B97F4A7C15u) >> 20) & (slots - 1);
-}
+size_t slot_of(uint64_t pair, size_t slots) { return mix_bits(pair) & (slots - 1); }
 }  // namespace
 
 // A pair that appears twice keeps its last rank, as in `tokenizers`.

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "engram/core/json.h"
+#include "engram/core/mix.h"
 #include "engram/formats/safetensors.h"
 #include "engram/store/tiers/cached_store.h"
 
@@ -11,9 +12,7 @@ namespace {
 
 constexpr int64_t kMostHotRows = INT32_MAX;
 
-size_t bucket_of(int64_t id, size_t buckets) {
-  return (static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15u >> 32) & (buckets - 1);
-}
+size_t bucket_of(int64_t id, size_t buckets) { return mix_bits(static_cast<uint64_t>(id)) & (buckets - 1); }
 
 }  // namespace
 

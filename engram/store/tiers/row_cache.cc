@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "engram/core/mix.h"
+
 namespace engram {
 namespace {
 
@@ -13,13 +15,8 @@ constexpr int64_t kSlotOverhead = 41;
 constexpr int64_t kMostShards = 64, kFewestSlotsPerShard = 256;
 constexpr uint32_t kNone = UINT32_MAX;
 
-// Neighbouring ids spread over shards and buckets (the finaliser of MurmurHash3).
-uint64_t mix(int64_t id) {
-  auto x = static_cast<uint64_t>(id);
-  x = (x ^ (x >> 33)) * 0xFF51AFD7ED558CCDu;
-  x = (x ^ (x >> 33)) * 0xC4CEB9FE1A85EC53u;
-  return x ^ (x >> 33);
-}
+// Neighbouring ids spread over shards and buckets.
+uint64_t mix(int64_t id) { return mix_bits(static_cast<uint64_t>(id)); }
 
 }  // namespace
 
