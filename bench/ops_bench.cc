@@ -15,7 +15,7 @@ using Op = std::function<Tensor(const Tensors&)>;
 
 struct Case {
   std::string name;
-  Op fused, composed;
+  Op fused, plain;
   Tensors inputs;  // leaves
 };
 
@@ -40,13 +40,13 @@ OpsBenchRow measure(const Case& c, double seconds) {
   OpsBenchRow row{c.name, std::numeric_limits<double>::max(), std::numeric_limits<double>::max()};
   for (int i = 0; i < 2; ++i) {
     pass_us(c.fused, c.inputs, gradient);
-    pass_us(c.composed, c.inputs, gradient);
+    pass_us(c.plain, c.inputs, gradient);
   }
   for (double spent_us = 0; spent_us < seconds * 1e6;) {
-    const double fused = pass_us(c.fused, c.inputs, gradient), composed = pass_us(c.composed, c.inputs, gradient);
+    const double fused = pass_us(c.fused, c.inputs, gradient), plain = pass_us(c.plain, c.inputs, gradient);
     row.fused_us = std::min(row.fused_us, fused);
-    row.composed_us = std::min(row.composed_us, composed);
-    spent_us += fused + composed;
+    row.plain_us = std::min(row.plain_us, plain);
+    spent_us += fused + plain;
   }
   return row;
 }
@@ -75,7 +75,7 @@ Case engram_module(const OpsBenchOptions& o) {
                  leaf({m, d}),
                  leaf({m * d, 4}, 0.1)};
   return {"engram module", with(static_cast<Gather>(gather_rows), engram_fuse),
-          with(static_cast<Gather>(gather_rows_composed), engram_fuse_composed), inputs};
+          with(static_cast<Gather>(gather_rows_plain), engram_fuse_plain), inputs};
 }
 
 std::vector<Case> cases(const OpsBenchOptions& o) {
@@ -95,20 +95,19 @@ std::vector<Case> cases(const OpsBenchOptions& o) {
   const Tensors head{leaf({n, d}), leaf({o.vocabulary, d}, 0.1)};
   return {
       engram_module(o),
-      {"linear_cross_entropy fp32", loss(linear_cross_entropy, false), loss(linear_cross_entropy_composed, false),
-       head},
-      {"linear_cross_entropy bf16", loss(linear_cross_entropy, true), loss(linear_cross_entropy_composed, true), head},
+      {"linear_cross_entropy fp32", loss(linear_cross_entropy, false), loss(linear_cross_entropy_plain, false), head},
+      {"linear_cross_entropy bf16", loss(linear_cross_entropy, true), loss(linear_cross_entropy_plain, true), head},
       {"moe_experts",
        moe(moe_experts),
-       moe(moe_experts_composed),
+       moe(moe_experts_plain),
        {leaf({n, d}), leaf({kExperts, 2 * kWidth, d}, 0.1), leaf({kExperts, d, kWidth}, 0.1),
         torch::rand({n, kChoices}).set_requires_grad(true)}},
-      {"rms_norm", norm(rms_norm), norm(rms_norm_composed), {leaf({n, d}), leaf({d})}},
+      {"rms_norm", norm(rms_norm), norm(rms_norm_plain), {leaf({n, d}), leaf({d})}},
       {"swiglu",
        [](const Tensors& t) { return swiglu(t[0]); },
-       [](const Tensors& t) { return swiglu_composed(t[0]); },
+       [](const Tensors& t) { return swiglu_plain(t[0]); },
        {leaf({n, 4 * d})}},
-      {"apply_rope", rope(apply_rope), rope(apply_rope_composed), {leaf({o.batch, o.length, heads, 2 * half})}},
+      {"apply_rope", rope(apply_rope), rope(apply_rope_plain), {leaf({o.batch, o.length, heads, 2 * half})}},
   };
 }
 

@@ -1,7 +1,7 @@
-// ops_bench: each fused operator beside its composed form, forward and backward, at the demo's shapes.
+// ops_bench: each fused operator beside its plain form, forward and backward, at the demo's shapes.
 //
 // The two sides alternate in one run and the best round of each counts, so that a busy machine disturbs both alike.
-// The composed side is what libtorch's own operators do in eager mode, called from C++ (no Python in its time).
+// The plain side is what libtorch's own operators do in eager mode, called from C++ (no Python in its time).
 #pragma once
 #include <cstdint>
 #include <string>
@@ -22,8 +22,8 @@ struct OpsBenchOptions {
 struct OpsBenchRow {
   std::string name;
   double fused_us = 0;  // forward and backward, best round
-  double composed_us = 0;
-  double ratio() const { return composed_us / fused_us; }
+  double plain_us = 0;
+  double ratio() const { return plain_us / fused_us; }
 };
 
 // Restores the number of threads. Throws c10::Error on impossible shapes.

@@ -74,7 +74,7 @@ __attribute__((target("sse4.2"))) uint32_t extend_sse42(uint32_t crc, const std:
 
 }  // namespace
 
-uint32_t extend_crc32c_ref(uint32_t crc, std::span<const std::byte> bytes) {
+uint32_t extend_crc32c_plain(uint32_t crc, std::span<const std::byte> bytes) {
   crc = ~crc;
   for (std::byte byte : bytes) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<uint8_t>(byte)) & 0xFF];
   return ~crc;
@@ -85,7 +85,7 @@ uint32_t extend_crc32c(uint32_t crc, std::span<const std::byte> bytes) {
   static const bool has_sse42 = __builtin_cpu_supports("sse4.2");
   if (has_sse42) return extend_sse42(crc, bytes.data(), bytes.size());
 #endif
-  return extend_crc32c_ref(crc, bytes);
+  return extend_crc32c_plain(crc, bytes);
 }
 
 }  // namespace engram

@@ -10,7 +10,7 @@ namespace engram {
 // where there is one. Any thread.
 uint32_t extend_crc32c(uint32_t crc, std::span<const std::byte> bytes);
 // The table-driven version that extend_crc32c() is tested against, and falls back to.
-uint32_t extend_crc32c_ref(uint32_t crc, std::span<const std::byte> bytes);
+uint32_t extend_crc32c_plain(uint32_t crc, std::span<const std::byte> bytes);
 
 inline uint32_t crc32c(std::span<const std::byte> bytes) { return extend_crc32c(0, bytes); }
 

@@ -16,7 +16,7 @@ void RowSparseAdam::update(torch::Tensor& table, const torch::Tensor& row_ids, c
                            double lr) {
   TORCH_CHECK(gradient.dim() == 2 && gradient.size(0) == row_ids.numel() && gradient.size(1) == table.size(1),
               "row gradient: got ", gradient.sizes(), ", wanted [", row_ids.numel(), ", ", table.size(1), "]");
-  if (!table.device().is_cpu()) return update_composed(table, row_ids, gradient, lr);
+  if (!table.device().is_cpu()) return update_plain(table, row_ids, gradient, lr);
   RowAdamState state;
   state.table = table.data_ptr<float>();
   state.m = exp_avg_.data_ptr<float>();
@@ -37,8 +37,8 @@ void RowSparseAdam::update(torch::Tensor& table, const torch::Tensor& row_ids, c
   });
 }
 
-void RowSparseAdam::update_composed(torch::Tensor& table, const torch::Tensor& row_ids, const torch::Tensor& gradient,
-                                    double lr) {
+void RowSparseAdam::update_plain(torch::Tensor& table, const torch::Tensor& row_ids, const torch::Tensor& gradient,
+                                 double lr) {
   const torch::NoGradGuard no_grad;
   const double beta1 = options_.beta1, beta2 = options_.beta2;
   const torch::Tensor steps = steps_.index_select(0, row_ids) + 1;

@@ -26,7 +26,7 @@ class RowSparseAdam {
   // row_ids [U] int64, distinct, each in [0, num_rows); gradient [U, d_row] fp32; both on the table's device.
   void update(torch::Tensor& table, const torch::Tensor& row_ids, const torch::Tensor& gradient, double lr);
   // The same in tensor operators, on any device: the oracle of the CPU kernel.
-  void update_composed(torch::Tensor& table, const torch::Tensor& row_ids, const torch::Tensor& gradient, double lr);
+  void update_plain(torch::Tensor& table, const torch::Tensor& row_ids, const torch::Tensor& gradient, double lr);
   // Name and tensor of everything a checkpoint needs; the tensors are the state itself.
   std::vector<std::pair<std::string, torch::Tensor>> state() const;
 

@@ -40,7 +40,7 @@ TEST(Crc32c, AnyLengthAlignmentAndSplit) {
       const auto part = std::span<const std::byte>(bytes).subspan(begin, size);
       const uint32_t wanted = bit_by_bit(part);
       EXPECT_EQ(crc32c(part), wanted);
-      EXPECT_EQ(extend_crc32c_ref(0, part), wanted);
+      EXPECT_EQ(extend_crc32c_plain(0, part), wanted);
       EXPECT_EQ(extend_crc32c(crc32c(part.first(size / 3)), part.subspan(size / 3)), wanted);
     }
   }

@@ -111,7 +111,7 @@ AttendCase random_case(int64_t seed, int64_t length, bool documents) {
   return c;
 }
 
-// The kernel against the composed form in double, forward and gradients, over tile edges (64 queries, 256 keys).
+// The kernel against the plain form in double, forward and gradients, over tile edges (64 queries, 256 keys).
 TEST(Attention, KernelEqualsComposedInDouble) {
   for (int64_t seed = 0; seed < 16; ++seed) {
     const int64_t length = std::vector<int64_t>{1, 3, 64, 65, 130, 300}[static_cast<size_t>(seed) % 6];

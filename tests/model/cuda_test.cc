@@ -44,13 +44,13 @@ PagedStep mixed_step() {
   return PagedStep(std::move(sequences), 16, torch::kCUDA);
 }
 
-void expect_flash_equals_composed(const PagedHeads& heads, int64_t columns) {
+void expect_flash_equals_plain(const PagedHeads& heads, int64_t columns) {
   const auto half = torch::TensorOptions().device(torch::kCUDA).dtype(torch::kBFloat16);
   const PagedStep step = mixed_step();
   const torch::Tensor cache = torch::randn({64 * 16, columns}, half);
   const torch::Tensor query = torch::randn({step.num_tokens(), heads.heads * heads.key_width}, half);
   const torch::Tensor got = attend_paged(query, cache, step, heads);
-  const torch::Tensor wanted = attend_paged_composed(query.to(torch::kFloat), cache.to(torch::kFloat), step, heads);
+  const torch::Tensor wanted = attend_paged_plain(query.to(torch::kFloat), cache.to(torch::kFloat), step, heads);
   ASSERT_EQ(got.sizes(), wanted.sizes());
   EXPECT_LT(relative_error(got, wanted), 1e-2);
 }
@@ -62,7 +62,7 @@ TEST_F(Cuda, FlashAttentionOverPagesOfGroupedQueries) {
   heads.key_width = heads.value_width = 64;
   heads.value_at = 128;
   heads.scale = 0.125;
-  expect_flash_equals_composed(heads, 256);
+  expect_flash_equals_plain(heads, 256);
 }
 
 TEST_F(Cuda, FlashAttentionOverPagesOfLatents) {
@@ -71,7 +71,7 @@ TEST_F(Cuda, FlashAttentionOverPagesOfLatents) {
   heads.key_width = 80;
   heads.value_width = 64;
   heads.scale = 0.1;
-  expect_flash_equals_composed(heads, 80);
+  expect_flash_equals_plain(heads, 80);
 }
 
 // The same forward and backward pass on both devices, in fp32.

@@ -1,4 +1,4 @@
-// The memory modules: parity with qwen4_exp's PLE, fused against composed, boundaries, masks, ablations, tables.
+// The memory modules: parity with qwen4_exp's PLE, fused against plain, boundaries, masks, ablations, tables.
 #include "engram/model/layers/engram.h"
 
 #include <cmath>
@@ -110,8 +110,8 @@ TEST(Engram, FusedEqualsComposed) {
     torch::Tensor hidden = in.hidden.detach().to(torch::kDouble).requires_grad_();
     torch::Tensor rows = in.rows.unique_rows.detach().to(torch::kDouble).requires_grad_();
     EngramFuseOptions options;
-    auto [expected, expected_gates] = engram_fuse_composed(
-        hidden, torch::linear(gather_rows_composed(rows, in.rows.index), wide["wkv.weight"]), wide["query_norm.weight"],
+    auto [expected, expected_gates] = engram_fuse_plain(
+        hidden, torch::linear(gather_rows_plain(rows, in.rows.index), wide["wkv.weight"]), wide["query_norm.weight"],
         wide["key_norm.weight"], wide["conv_norm.weight"], wide["conv.weight"], reach, options);
     (expected * weight.to(torch::kDouble)).sum().backward();
     parity::expect_close(y, expected, 1e-5, "Y");
@@ -167,7 +167,7 @@ TEST(Engram, StartsAsGatedValue) {
   Inputs in = random_inputs(c, 2, 7);
   torch::Tensor gates;
   const torch::Tensor y = module.forward(in.hidden, in.rows, {}, &gates);
-  const torch::Tensor memory = gather_rows_composed(in.rows.unique_rows, in.rows.index);
+  const torch::Tensor memory = gather_rows_plain(in.rows.unique_rows, in.rows.index);
   const torch::Tensor value = torch::linear(memory, module.named_parameters()["wkv.weight"].narrow(0, 80, 20));
   parity::expect_close(y, gates.unsqueeze(-1) * value.unsqueeze(2), 1e-5, "Y = alpha * value");
   EXPECT_EQ(gates.sizes(), (std::vector<int64_t>{2, 7, 4}));
@@ -232,7 +232,7 @@ TEST(Engram, Ablations) {
   shake(no_conv);
   EXPECT_FALSE(no_conv.named_parameters().contains("conv.weight"));
   const torch::Tensor y = no_conv.forward(in.hidden, in.rows, {}, &gates);
-  const torch::Tensor memory = gather_rows_composed(in.rows.unique_rows, in.rows.index);
+  const torch::Tensor memory = gather_rows_plain(in.rows.unique_rows, in.rows.index);
   const torch::Tensor value = torch::linear(memory, no_conv.named_parameters()["wkv.weight"].narrow(0, 80, 20));
   parity::expect_close(y, gates.unsqueeze(-1) * value.unsqueeze(2), 1e-5, "Y = v");
 

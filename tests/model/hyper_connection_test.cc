@@ -121,7 +121,7 @@ TEST(HyperConnection, MixIsDoublyStochastic) {
   EXPECT_LT((comb.sum(2) - 1).abs().max().item<double>(), 1e-2);  // rows lag half a round
 }
 
-// The kernels against the composed form in double: forward and every gradient, odd widths and rows past a block.
+// The kernels against the plain form in double: forward and every gradient, odd widths and rows past a block.
 TEST(HyperConnection, KernelsEqualComposedInDouble) {
   for (const auto& [rows, n, d, iterations] : std::vector<std::tuple<int64_t, int64_t, int64_t, int>>{
            {1, 2, 3, 1}, {70, 4, 16, 20}, {130, 3, 17, 5}, {64, 8, 33, 20}}) {

@@ -1,4 +1,4 @@
-// Every fused operator against its composed form, values and gradients, over odd sizes; the composed forms against
+// Every fused operator against its plain form, values and gradients, over odd sizes; the plain forms against
 // central differences in double.
 #include "engram/model/ops/ops.h"
 
@@ -44,13 +44,13 @@ void expect_close(const Tensor& got, const Tensor& wanted, double tolerance, con
   EXPECT_LE(distance(got, wanted), tolerance * std::max(largest(wanted), 1e-3)) << what;
 }
 
-// fused in fp32 against composed in double. Where a gradient is badly conditioned (a score near 0 under its square
-// root) no fp32 form is within the tolerance; there the fused form may be as far off as the composed one in fp32.
-void compare(const Op& fused, const Op& composed, const Tensors& inputs, const std::string& what,
+// fused in fp32 against plain in double. Where a gradient is badly conditioned (a score near 0 under its square
+// root) no fp32 form is within the tolerance; there the fused form may be as far off as the plain one in fp32.
+void compare(const Op& fused, const Op& plain, const Tensors& inputs, const std::string& what,
              double tolerance = 1e-5) {
   Tensors wide;
   for (const Tensor& input : inputs) wide.push_back(input.to(torch::kDouble));
-  const Evaluation got = evaluate(fused, inputs), wanted = evaluate(composed, wide), rough = evaluate(composed, inputs);
+  const Evaluation got = evaluate(fused, inputs), wanted = evaluate(plain, wide), rough = evaluate(plain, inputs);
   auto check = [&](const Tensor& a, const Tensor& reference, const Tensor& b, const std::string& part) {
     ASSERT_EQ(a.sizes(), reference.sizes()) << what << ": " << part;
     const double allowed = std::max(tolerance * std::max(largest(reference), 1e-3), 4 * distance(b, reference));
@@ -102,14 +102,14 @@ TEST_F(OpsTest, RmsNorm) {
       Tensor x = streams == 0 ? random({5, dim}) : random({9, 3, streams, dim});
       Tensor weight = streams == 0 ? random({dim}) : random({streams, dim});
       compare([](const Tensors& t) { return rms_norm(t[0], t[1], 1e-5); },
-              [](const Tensors& t) { return rms_norm_composed(t[0], t[1], 1e-5); }, {x, weight},
+              [](const Tensors& t) { return rms_norm_plain(t[0], t[1], 1e-5); }, {x, weight},
               "rms_norm dim " + std::to_string(dim) + " streams " + std::to_string(streams));
     }
   }
   compare([](const Tensors& t) { return rms_norm(t[0].transpose(0, 1), t[1], 1e-6); },
-          [](const Tensors& t) { return rms_norm_composed(t[0].transpose(0, 1), t[1], 1e-6); },
+          [](const Tensors& t) { return rms_norm_plain(t[0].transpose(0, 1), t[1], 1e-6); },
           {random({300, 5, 24}), random({24})}, "rms_norm of a transposed view");
-  check_gradients([](const Tensors& t) { return rms_norm_composed(t[0], t[1], 1e-5); },
+  check_gradients([](const Tensors& t) { return rms_norm_plain(t[0], t[1], 1e-5); },
                   {random_double({3, 2, 5}), random_double({2, 5})}, "rms_norm");
   EXPECT_THROW(rms_norm(random({4, 3}), random({4}), 1e-5), c10::Error);
   EXPECT_EQ(rms_norm(random({0, 8}), random({8}), 1e-5).size(0), 0);
@@ -117,13 +117,13 @@ TEST_F(OpsTest, RmsNorm) {
 
 TEST_F(OpsTest, Swiglu) {
   for (int64_t width : {1, 15, 16, 33, 64}) {
-    compare([](const Tensors& t) { return swiglu(t[0]); }, [](const Tensors& t) { return swiglu_composed(t[0]); },
+    compare([](const Tensors& t) { return swiglu(t[0]); }, [](const Tensors& t) { return swiglu_plain(t[0]); },
             {random({7, 3, 2 * width}, 4)}, "swiglu width " + std::to_string(width));
   }
   Tensor far = torch::tensor({-200.0f, -90.0f, 90.0f, 200.0f, 1.0f, 1.0f, 1.0f, 1.0f}).view({1, 8});
-  compare([](const Tensors& t) { return swiglu(t[0]); }, [](const Tensors& t) { return swiglu_composed(t[0]); }, {far},
+  compare([](const Tensors& t) { return swiglu(t[0]); }, [](const Tensors& t) { return swiglu_plain(t[0]); }, {far},
           "swiglu of large gates");
-  check_gradients([](const Tensors& t) { return swiglu_composed(t[0]); }, {random_double({3, 6})}, "swiglu");
+  check_gradients([](const Tensors& t) { return swiglu_plain(t[0]); }, {random_double({3, 6})}, "swiglu");
   EXPECT_THROW(swiglu(random({2, 3})), c10::Error);
   EXPECT_TRUE(std::isnan(swiglu(torch::full({1, 2}, NAN)).item<float>()));
 }
@@ -138,7 +138,7 @@ TEST_F(OpsTest, Rope) {
           return op(t[0], angle.to(type).cos(), angle.to(type).sin(), interleaved);
         };
       };
-      compare(with(apply_rope), with(apply_rope_composed), {random({2, 6, 3, 2 * half})},
+      compare(with(apply_rope), with(apply_rope_plain), {random({2, 6, 3, 2 * half})},
               "rope half " + std::to_string(half));
     }
   }
@@ -156,14 +156,14 @@ TEST_F(OpsTest, LinearCrossEntropy) {
     for (int64_t i = 2; i < tokens; i += 5) targets[i] = -1;
     for (bool sum : {false, true}) {
       compare([=](const Tensors& t) { return linear_cross_entropy(t[0], t[1], targets, sum); },
-              [=](const Tensors& t) { return linear_cross_entropy_composed(t[0], t[1], targets, sum); },
+              [=](const Tensors& t) { return linear_cross_entropy_plain(t[0], t[1], targets, sum); },
               {random({tokens, dim}), random({vocabulary, dim}, 0.5)},
               "cross entropy of " + std::to_string(tokens) + " tokens, vocabulary " + std::to_string(vocabulary));
     }
   }
   Tensor targets = torch::tensor({1, -1, 0}, torch::kLong);
-  check_gradients([=](const Tensors& t) { return linear_cross_entropy_composed(t[0], t[1], targets); },
-                  {random_double({3, 4}), random_double({5, 4})}, "composed cross entropy");
+  check_gradients([=](const Tensors& t) { return linear_cross_entropy_plain(t[0], t[1], targets); },
+                  {random_double({3, 4}), random_double({5, 4})}, "plain cross entropy");
   check_gradients([=](const Tensors& t) { return linear_cross_entropy(t[0], t[1], targets); },
                   {random_double({3, 4}), random_double({5, 4})}, "chunked cross entropy");
 }
@@ -191,7 +191,7 @@ TEST_F(OpsTest, LinearCrossEntropyInBf16) {
     // Inputs that bf16 holds exactly, so that only the gradients' own rounding remains.
     Tensor hidden = random({131, dim}).to(torch::kBFloat16), weight = random({300, dim}, 0.3).to(torch::kBFloat16);
     compare([=](const Tensors& t) { return linear_cross_entropy(t[0].to(torch::kBFloat16), t[1], targets); },
-            [=](const Tensors& t) { return linear_cross_entropy_composed(t[0], t[1], targets); },
+            [=](const Tensors& t) { return linear_cross_entropy_plain(t[0], t[1], targets); },
             {hidden.to(torch::kFloat), weight.to(torch::kFloat)}, "bf16 cross entropy", 8e-3);
   }
 }
@@ -218,21 +218,21 @@ TEST_F(OpsTest, MoeExperts) {
     scores.select(1, c.experts - 1) = c.experts > c.choices ? -1 : 1;  // the last expert gets no token
     Tensor index = std::get<1>(scores.topk(c.choices, 1));
     compare([=](const Tensors& t) { return moe_experts(t[0], t[1], t[2], index, t[3]); },
-            [=](const Tensors& t) { return moe_experts_composed(t[0], t[1], t[2], index, t[3]); },
+            [=](const Tensors& t) { return moe_experts_plain(t[0], t[1], t[2], index, t[3]); },
             {random({c.tokens, c.dim}), random({c.experts, 2 * c.width, c.dim}, 0.3),
              random({c.experts, c.dim, c.width}, 0.3), torch::rand({c.tokens, c.choices})},
             "moe of " + std::to_string(c.tokens) + " tokens, " + std::to_string(c.experts) + " experts");
   }
   Tensor index = torch::tensor({{0, 3}, {3, 1}, {0, 1}}, torch::kLong);
-  check_gradients([=](const Tensors& t) { return moe_experts_composed(t[0], t[1], t[2], index, t[3]); },
+  check_gradients([=](const Tensors& t) { return moe_experts_plain(t[0], t[1], t[2], index, t[3]); },
                   {random_double({3, 4}), random_double({4, 6, 4}), random_double({4, 4, 3}), random_double({3, 2})},
                   "moe");
   Tensor x = random({1, 4}), gate_up = random({2, 6, 4}), down = random({2, 4, 3}), weight = torch::ones({1, 1});
   EXPECT_THROW(moe_experts(x, gate_up, down, torch::full({1, 1}, 2, torch::kLong), weight), c10::Error);
   EXPECT_THROW(moe_experts(x, gate_up, down, torch::full({1, 1}, -1, torch::kLong), weight), c10::Error);
-  // The grouped product of libtorch, which the composed form takes in fp32, is a second reference.
+  // The grouped product of libtorch, which the plain form takes in fp32, is a second reference.
   Tensor first = moe_experts(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight);
-  expect_close(first, moe_experts_composed(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight), 1e-5,
+  expect_close(first, moe_experts_plain(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight), 1e-5,
                "grouped");
 }
 
@@ -240,7 +240,7 @@ TEST_F(OpsTest, GatherRows) {
   for (int64_t width : {1, 8, 20}) {
     Tensor index = torch::randint(0, 30, {3, 5, 4}, torch::kLong);
     compare([=](const Tensors& t) { return gather_rows(t[0], index); },
-            [=](const Tensors& t) { return gather_rows_composed(t[0], index); }, {random({31, width})},
+            [=](const Tensors& t) { return gather_rows_plain(t[0], index); }, {random({31, width})},
             "gather width " + std::to_string(width));
   }
   EXPECT_THROW(gather_rows(random({4, 8}), torch::full({1, 1, 1}, 4, torch::kLong)), c10::Error);
@@ -269,14 +269,14 @@ Tensor random_reach(int64_t batch, int64_t length) {
   return reach;
 }
 
-Op fuse_op(const FuseCase& c, const Tensor& reach, bool composed) {
+Op fuse_op(const FuseCase& c, const Tensor& reach, bool plain) {
   EngramFuseOptions options;
   options.dilation = c.dilation;
   options.gate = c.gate;
   return [=](const Tensors& t) {
     Tensor none;
     const bool conv = c.taps > 0;
-    const auto op = composed ? engram_fuse_composed : engram_fuse;
+    const auto op = plain ? engram_fuse_plain : engram_fuse;
     return op(t[0], t[1], t[2], t[3], conv ? t[4] : none, conv ? t[5] : none, reach, options).first;
   };
 }
@@ -317,7 +317,7 @@ TEST_F(OpsTest, EngramFuseGatesAndMasks) {
   const FuseCase c{1, 5, 2, 8, 4, 3};
   Tensors t = fuse_inputs(c, torch::kFloat);
   auto [y, alpha] = engram_fuse(t[0], t[1], t[2], t[3], t[4], t[5], reach, {});
-  auto [y_ref, alpha_ref] = engram_fuse_composed(t[0], t[1], t[2], t[3], t[4], t[5], reach, {});
+  auto [y_ref, alpha_ref] = engram_fuse_plain(t[0], t[1], t[2], t[3], t[4], t[5], reach, {});
   expect_close(y, y_ref, 1e-5, "y");
   expect_close(alpha, alpha_ref, 1e-5, "alpha");
   EXPECT_EQ(y[0][2].abs().max().item<float>(), 0);
@@ -343,7 +343,7 @@ TEST_F(OpsTest, Bf16InputsComeBackAsBf16) {
   Tensor x = random({4, 8}).to(torch::kBFloat16).set_requires_grad(true);
   Tensor normed = rms_norm(x, torch::ones({8}), 1e-5);
   EXPECT_EQ(normed.scalar_type(), torch::kBFloat16);
-  expect_close(normed, rms_norm_composed(x, torch::ones({8}), 1e-5), 1e-6, "bf16 norm");
+  expect_close(normed, rms_norm_plain(x, torch::ones({8}), 1e-5), 1e-6, "bf16 norm");
   normed.sum().backward();
   EXPECT_EQ(x.grad().scalar_type(), torch::kBFloat16);
 }

@@ -182,7 +182,7 @@ TEST(PagedOps, KernelsEqualTheComposedForm) {
   PagedHeads heads{.heads = 6, .kv_heads = 2, .key_width = 5, .value_width = 4, .key_at = 1, .value_at = 12};
   heads.scale = 0.3;
   const torch::Tensor query = torch::randn({n, 30}), cache = torch::randn({18, 21});
-  EXPECT_TRUE(torch::allclose(attend_paged(query, cache, step, heads), attend_paged_composed(query, cache, step, heads),
+  EXPECT_TRUE(torch::allclose(attend_paged(query, cache, step, heads), attend_paged_plain(query, cache, step, heads),
                               1e-5, 1e-6));
 
   const int64_t streams = 2, dim = 7;
@@ -193,7 +193,7 @@ TEST(PagedOps, KernelsEqualTheComposedForm) {
   EngramFuseOptions options;
   options.dilation = 2;
   const auto [y, gates] = engram_fuse_paged(hidden, projected, q, k, c, conv, fold_taps(c, conv), step, pages, options);
-  const auto [y2, gates2] = engram_fuse_paged_composed(hidden, projected, q, k, c, conv, step, same, options);
+  const auto [y2, gates2] = engram_fuse_paged_plain(hidden, projected, q, k, c, conv, step, same, options);
   EXPECT_TRUE(torch::allclose(y, y2, 1e-4, 1e-5));
   EXPECT_TRUE(torch::allclose(gates, gates2, 1e-4, 1e-5));
   EXPECT_TRUE(torch::allclose(pages, same, 1e-4, 1e-5));

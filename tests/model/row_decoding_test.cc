@@ -1,4 +1,4 @@
-// decode_rows_composed() against the kernel, bit for bit, on the CPU and, where there is one, on a GPU.
+// decode_rows_plain() against the kernel, bit for bit, on the CPU and, where there is one, on a GPU.
 #include "engram/model/memory/row_decoding.h"
 
 #include <gtest/gtest.h>
@@ -34,9 +34,9 @@ void expect_kernel(torch::Device device) {
     ASSERT_TRUE(encode_rows(format, values.data(), kRows, stored).ok());
     torch::Tensor wanted = torch::empty({kRows, format.width});
     decode_rows(format, stored, static_cast<size_t>(format.row_bytes()), kRows, wanted.mutable_data_ptr<float>());
-    const torch::Tensor got = decode_rows_composed(format, bytes.to(device), torch::kFloat).to(torch::kCPU);
+    const torch::Tensor got = decode_rows_plain(format, bytes.to(device), torch::kFloat).to(torch::kCPU);
     EXPECT_TRUE(torch::equal(got, wanted)) << format.to_string();
-    const torch::Tensor half = decode_rows_composed(format, bytes.to(device), torch::kBFloat16).to(torch::kCPU);
+    const torch::Tensor half = decode_rows_plain(format, bytes.to(device), torch::kBFloat16).to(torch::kCPU);
     EXPECT_TRUE(torch::equal(half, wanted.to(torch::kBFloat16))) << format.to_string();
   }
 }
@@ -50,8 +50,8 @@ TEST(RowDecoding, EqualsTheKernelOnAGpu) {
 
 TEST(RowDecoding, RefusesRowsOfAnotherSize) {
   const RowFormat format = default_row_format(RowType::kFP8, 64);
-  EXPECT_THROW(decode_rows_composed(format, torch::zeros({3, 64}, torch::kUInt8), torch::kFloat), c10::Error);
-  EXPECT_THROW(decode_rows_composed(format, torch::zeros({3, 66}, torch::kFloat), torch::kFloat), c10::Error);
+  EXPECT_THROW(decode_rows_plain(format, torch::zeros({3, 64}, torch::kUInt8), torch::kFloat), c10::Error);
+  EXPECT_THROW(decode_rows_plain(format, torch::zeros({3, 66}, torch::kFloat), torch::kFloat), c10::Error);
 }
 
 }  // namespace

@@ -173,15 +173,15 @@ TEST(RowSparseAdam, UntouchedRowsNeitherDecayNorCount) {
 TEST(RowSparseAdam, KernelEqualsTensorOperators) {
   for (const bool row_wise : {false, true}) {
     torch::manual_seed(4);
-    torch::Tensor table = torch::randn({50, 24}), composed = table.clone();
-    RowSparseAdam adam(table, row_options(row_wise)), reference(composed, row_options(row_wise));
+    torch::Tensor table = torch::randn({50, 24}), plain = table.clone();
+    RowSparseAdam adam(table, row_options(row_wise)), reference(plain, row_options(row_wise));
     for (int step = 0; step < 5; ++step) {
       const torch::Tensor ids = torch::randperm(50).narrow(0, 0, 20).contiguous();
       const torch::Tensor gradient = torch::randn({20, 24});
       adam.update(table, ids, gradient, 0.02);
-      reference.update_composed(composed, ids, gradient, 0.02);
+      reference.update_plain(plain, ids, gradient, 0.02);
     }
-    expect_close(table, composed, 1e-5, row_wise ? "row-wise" : "per element");
+    expect_close(table, plain, 1e-5, row_wise ? "row-wise" : "per element");
     for (size_t i = 0; i < adam.state().size(); ++i)
       expect_close(adam.state()[i].second, reference.state()[i].second, 1e-5, adam.state()[i].first);
   }

@@ -86,11 +86,11 @@ int64_t rotary_columns(const ModelConfig& config);
 //   query      [N, heads * (nope + rope)]      per head: plain columns, then those to rotate
 //   key_value  [N, kv_heads * (nope + value)]  per head: plain key columns, then the value
 //   key_rope   [N, rope] or [N, kv_heads * rope]
-// Returns [N, heads * value]. On CPU one kernel (engram/kernels/attention.h) in fp32; elsewhere the composed form.
+// Returns [N, heads * value]. On CPU one kernel (engram/kernels/attention.h) in fp32; elsewhere the plain form.
 torch::Tensor attend(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
                      const AttentionContext& context, const AttentionHeads& heads);
-torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
-                              const AttentionContext& context, const AttentionHeads& heads);
+torch::Tensor attend_plain(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
+                           const AttentionContext& context, const AttentionHeads& heads);
 
 // cos and sin tables, grown on demand; thread-safe. Angles are computed in fp32 whatever the model's dtype, as
 // transformers does.

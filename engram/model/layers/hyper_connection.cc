@@ -25,8 +25,8 @@ torch::Tensor weighted_sum(const torch::Tensor& weight_Nn, const torch::Tensor& 
 
 }  // namespace
 
-HyperMix hyper_mix_composed(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, const torch::Tensor& base,
-                            const torch::Tensor& scale, const HyperOptions& options) {
+HyperMix hyper_mix_plain(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, const torch::Tensor& base,
+                         const torch::Tensor& scale, const HyperOptions& options) {
   const int64_t n = options.streams;
   const double eps = options.eps;
   auto mixes = mixed_streams(streams_Nnd, fn, options.norm_eps).split_with_sizes({n, n, n * n}, -1);
@@ -43,8 +43,8 @@ HyperMix hyper_mix_composed(const torch::Tensor& streams_Nnd, const torch::Tenso
   return {weighted_sum(pre, streams_Nnd), at::cat({pre, post, comb.flatten(1)}, -1)};
 }
 
-torch::Tensor hyper_merge_composed(const torch::Tensor& coefficients_NK, const torch::Tensor& streams_Nnd,
-                                   const torch::Tensor& output_Nd) {
+torch::Tensor hyper_merge_plain(const torch::Tensor& coefficients_NK, const torch::Tensor& streams_Nnd,
+                                const torch::Tensor& output_Nd) {
   const auto dtype = streams_Nnd.scalar_type();
   const int64_t n = streams_Nnd.size(1);
   return hyper_post(coefficients_NK, n).to(dtype).unsqueeze(-1) * output_Nd.to(dtype).unsqueeze(1) +

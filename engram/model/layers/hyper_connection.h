@@ -30,16 +30,16 @@ struct HyperMix {
   torch::Tensor input_Nd;         // what F reads
   torch::Tensor coefficients_NK;  // [N, (2 + n) * n]: pre, post, comb by rows (old stream), in this order
 };
-// The mix before F, from streams [N, n, d]. On CPU in fp32 a kernel (engram/kernels/hyper.h), elsewhere composed.
+// The mix before F, from streams [N, n, d]. On CPU in fp32 a kernel (engram/kernels/hyper.h), elsewhere the plain form.
 HyperMix hyper_mix(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, const torch::Tensor& base,
                    const torch::Tensor& scale, const HyperOptions& options);
-HyperMix hyper_mix_composed(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, const torch::Tensor& base,
-                            const torch::Tensor& scale, const HyperOptions& options);
+HyperMix hyper_mix_plain(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, const torch::Tensor& base,
+                         const torch::Tensor& scale, const HyperOptions& options);
 // The new streams [N, n, d], from F's output [N, d].
 torch::Tensor hyper_merge(const torch::Tensor& coefficients_NK, const torch::Tensor& streams_Nnd,
                           const torch::Tensor& output_Nd);
-torch::Tensor hyper_merge_composed(const torch::Tensor& coefficients_NK, const torch::Tensor& streams_Nnd,
-                                   const torch::Tensor& output_Nd);
+torch::Tensor hyper_merge_plain(const torch::Tensor& coefficients_NK, const torch::Tensor& streams_Nnd,
+                                const torch::Tensor& output_Nd);
 // Views of the coefficients: post [N, n]; comb [N, n, n], first index the old stream, second the new one.
 torch::Tensor hyper_post(const torch::Tensor& coefficients_NK, int64_t streams);
 torch::Tensor hyper_comb(const torch::Tensor& coefficients_NK, int64_t streams);

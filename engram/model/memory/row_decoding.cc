@@ -37,15 +37,15 @@ torch::Tensor decoded(const RowFormat& format, const torch::Tensor& bytes, torch
     case RowType::kInt8: return scaled(format, codes.view(torch::kChar).to(torch::kFloat), floats());
     case RowType::kInt4: return scaled(format, nibbles(codes), floats());
   }
-  TORCH_CHECK(false, "decode_rows_composed: unknown row type");
+  TORCH_CHECK(false, "decode_rows_plain: unknown row type");
 }
 
 }  // namespace
 
-torch::Tensor decode_rows_composed(const RowFormat& format, const torch::Tensor& bytes, torch::Dtype dtype) {
+torch::Tensor decode_rows_plain(const RowFormat& format, const torch::Tensor& bytes, torch::Dtype dtype) {
   TORCH_CHECK(bytes.dim() == 2 && bytes.size(1) == format.row_bytes() && bytes.scalar_type() == torch::kUInt8,
-              "decode_rows_composed: got ", bytes.sizes(), ' ', bytes.scalar_type(), ", wanted [n, ",
-              format.row_bytes(), "] uint8");
+              "decode_rows_plain: got ", bytes.sizes(), ' ', bytes.scalar_type(), ", wanted [n, ", format.row_bytes(),
+              "] uint8");
   return decoded(format, bytes.contiguous(), work_dtype(format, dtype)).to(dtype);
 }
 

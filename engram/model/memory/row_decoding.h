@@ -10,6 +10,6 @@ namespace engram {
 
 // bytes [n, format.row_bytes()] uint8 -> [n, format.width]: decode_rows()'s values bit for bit, rounded to `dtype`.
 // Throws c10::Error on another shape.
-torch::Tensor decode_rows_composed(const RowFormat& format, const torch::Tensor& bytes, torch::Dtype dtype);
+torch::Tensor decode_rows_plain(const RowFormat& format, const torch::Tensor& bytes, torch::Dtype dtype);
 
 }  // namespace engram

@@ -86,7 +86,7 @@ torch::Tensor StoredTable::decode_on_device(const torch::Tensor& bytes, bool ove
   {
     const c10::StreamGuard on_stream(stream);
     const torch::Tensor moved = bytes.to(device_, /*non_blocking=*/true).view({-1, format_.row_bytes()});
-    out = decode_rows_composed(format_, moved, dtype_);
+    out = decode_rows_plain(format_, moved, dtype_);
   }
   if (!overlap) return out;
   c10::Event decoded(device_.type());

@@ -171,18 +171,18 @@ torch::Tensor attend(const torch::Tensor& query, const torch::Tensor& key_value,
                   context.cos.size(1) * 2 == heads.rope && context.sin.sizes() == context.cos.sizes(),
               "attend: got cos ", context.cos.sizes(), ", wanted [", context.length, ", ", heads.rope / 2, ']');
   return internal::has_kernel(query) ? AttendFunction::apply(query, key_value, key_rope, context, heads)
-                                     : attend_composed(query, key_value, key_rope, context, heads);
+                                     : attend_plain(query, key_value, key_rope, context, heads);
 }
 
-torch::Tensor attend_composed(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
-                              const AttentionContext& context, const AttentionHeads& heads) {
+torch::Tensor attend_plain(const torch::Tensor& query, const torch::Tensor& key_value, const torch::Tensor& key_rope,
+                           const AttentionContext& context, const AttentionHeads& heads) {
   const int64_t b = context.batch, t = context.length, group = heads.heads / heads.kv_heads;
   auto q = query.view({b, t, heads.heads, heads.nope + heads.rope}).split_with_sizes({heads.nope, heads.rope}, -1);
   auto kv =
       key_value.view({b, t, heads.kv_heads, heads.nope + heads.value}).split_with_sizes({heads.nope, heads.value}, -1);
-  torch::Tensor q_rope = apply_rope_composed(q[1], context.cos, context.sin, heads.interleaved);
+  torch::Tensor q_rope = apply_rope_plain(q[1], context.cos, context.sin, heads.interleaved);
   torch::Tensor k_rope =
-      apply_rope_composed(key_rope.view({b, t, -1, heads.rope}), context.cos, context.sin, heads.interleaved);
+      apply_rope_plain(key_rope.view({b, t, -1, heads.rope}), context.cos, context.sin, heads.interleaved);
   torch::Tensor k = at::cat({kv[0], k_rope.expand({b, t, heads.kv_heads, heads.rope})}, -1), v = kv[1];
   if (group > 1) {
     k = k.repeat_interleave(group, 2);

@@ -180,7 +180,7 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse(const torch::Tensor& hidden,
                                                     const torch::Tensor& reach, const EngramFuseOptions& options) {
   check_fuse(hidden, projected, query_norm, key_norm, conv_norm, conv_weight, reach, options);
   if (!internal::has_kernel(hidden)) {
-    return engram_fuse_composed(hidden, projected, query_norm, key_norm, conv_norm, conv_weight, reach, options);
+    return engram_fuse_plain(hidden, projected, query_norm, key_norm, conv_norm, conv_weight, reach, options);
   }
   tensor_list out = FuseFunction::apply(hidden, projected, query_norm, key_norm,
                                         conv_weight.defined() ? optional(conv_norm) : std::nullopt,
@@ -209,8 +209,8 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged(const torch::Tensor& h
                                                           const PagedStep& step, torch::Tensor& cache,
                                                           const EngramFuseOptions& options) {
   if (!internal::has_kernel(hidden)) {
-    return engram_fuse_paged_composed(hidden, projected, query_norm, key_norm, conv_norm, conv_weight, step, cache,
-                                      options);
+    return engram_fuse_paged_plain(hidden, projected, query_norm, key_norm, conv_norm, conv_weight, step, cache,
+                                   options);
   }
   const FuseTensors t{to_fp32(hidden).unsqueeze(0),
                       to_fp32(projected).unsqueeze(0),

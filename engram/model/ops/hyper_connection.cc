@@ -102,7 +102,7 @@ struct MergeFunction : torch::autograd::Function<MergeFunction> {
   }
 };
 
-// The residual stream is fp32 even under autocast; other dtypes take the composed form.
+// The residual stream is fp32 even under autocast; other dtypes take the plain form.
 bool fused(const torch::Tensor& streams) { return streams.device().is_cpu() && streams.scalar_type() == torch::kFloat; }
 
 }  // namespace
@@ -114,7 +114,7 @@ HyperMix hyper_mix(const torch::Tensor& streams_Nnd, const torch::Tensor& fn, co
                   fn.size(1) == n * streams_Nnd.size(2) && base.numel() == mixes && scale.numel() == 3,
               "hyper_mix: got streams ", streams_Nnd.sizes(), ", fn ", fn.sizes(), ", base ", base.sizes(), ", scale ",
               scale.sizes(), ", wanted [N, ", n, ", d], [", mixes, ", n * d], [", mixes, "], [3]");
-  if (!fused(streams_Nnd)) return hyper_mix_composed(streams_Nnd, fn, base, scale, options);
+  if (!fused(streams_Nnd)) return hyper_mix_plain(streams_Nnd, fn, base, scale, options);
   const tensor_list results = MixFunction::apply(streams_Nnd, fn, base, scale, options);
   return {results[0], results[1]};
 }
@@ -128,7 +128,7 @@ torch::Tensor hyper_merge(const torch::Tensor& coefficients_NK, const torch::Ten
               "hyper_merge: got coefficients ", coefficients_NK.sizes(), ", streams ", streams_Nnd.sizes(), ", output ",
               output_Nd.sizes(), ", wanted [N, (2 + n) * n], [N, n, d], [N, d]");
   return fused(streams_Nnd) ? MergeFunction::apply(coefficients_NK, streams_Nnd, output_Nd)
-                            : hyper_merge_composed(coefficients_NK, streams_Nnd, output_Nd);
+                            : hyper_merge_plain(coefficients_NK, streams_Nnd, output_Nd);
 }
 
 }  // namespace engram

@@ -173,7 +173,7 @@ torch::Tensor moe_experts(const torch::Tensor& x, const torch::Tensor& gate_up, 
                   topk_weight.sizes() == topk_index.sizes(),
               "moe_experts: got topk_index ", topk_index.sizes(), ' ', topk_index.scalar_type(), ", topk_weight ",
               topk_weight.sizes(), ", wanted [N, k] int64 and [N, k] for N ", x.size(0));
-  if (!internal::has_kernel(x)) return moe_experts_composed(x, gate_up, down, topk_index, topk_weight);
+  if (!internal::has_kernel(x)) return moe_experts_plain(x, gate_up, down, topk_index, topk_weight);
   if (c10::InferenceMode::is_enabled() && x.size(0) > 0 && x.size(0) <= kFewRows && is_plain(x) && is_plain(gate_up) &&
       is_plain(down) && is_plain(topk_weight) && topk_index.is_contiguous()) {
     return few_tokens(x, gate_up, down, topk_index, topk_weight);

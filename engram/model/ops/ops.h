@@ -1,7 +1,7 @@
 // The model's operators that are worth fusing: one differentiable function each, the same on every device.
 //
 // On CPU in fp32 each runs a hand-written kernel (engram/kernels) with its own backward pass; elsewhere (CUDA, double,
-// bf16 where no kernel exists) it is composed of libtorch operators. The composed form, *_composed, is public: it is
+// bf16 where no kernel exists) it is composed of libtorch operators. The plain form, *_plain, is public: it is
 // the oracle the fused form is tested against, and what gradient checks run in double.
 // Shapes: N = B*T tokens, d hidden width, M residual streams, f expert width, E experts, k chosen, V vocabulary.
 // All functions throw c10::Error on bad shapes.
@@ -14,7 +14,7 @@ namespace engram {
 
 // x * rsqrt(mean(x^2) + eps) * weight over the last dimension; weight is [d], or [M, d] for x [.., M, d].
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
-torch::Tensor rms_norm_composed(const torch::Tensor& x, const torch::Tensor& weight, double eps);
+torch::Tensor rms_norm_plain(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
 // x W^T: [.., k] and weight [n, k] give [.., n]. at::linear, except for up to 64 rows in inference mode (a decode
 // step). There kernels read the weight once: at the memory's speed for a few rows (engram/kernels/gemv.h), in narrow
@@ -23,14 +23,14 @@ torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight);
 
 // SiLU(first half) * second half of the last dimension: [.., 2f] -> [.., f].
 torch::Tensor swiglu(const torch::Tensor& gate_up);
-torch::Tensor swiglu_composed(const torch::Tensor& gate_up);
+torch::Tensor swiglu_plain(const torch::Tensor& gate_up);
 
 // Rotary embedding over the last dimension, x [B, T, H, r]; cos, sin [T, r/2].
 // interleaved: pairs are (0,1), (2,3), .. (DeepSeek); else (0, r/2), .. (Llama).
 torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved);
 // The same in place, for the first `heads` of x [N, H, r], contiguous, in a decode step.
 void turn_heads(torch::Tensor& x, int64_t heads, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved);
-torch::Tensor apply_rope_composed(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
+torch::Tensor apply_rope_plain(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
                                   bool interleaved);
 
 // Mean cross-entropy of softmax(hidden [N, d] @ weight [V, d]^T) against targets [N] int64 (< 0: ignored), in nats.
@@ -38,7 +38,7 @@ torch::Tensor apply_rope_composed(const torch::Tensor& x, const torch::Tensor& c
 // reduction_sum: the sum instead of the mean.
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
                                    const torch::Tensor& targets, bool reduction_sum = false);
-torch::Tensor linear_cross_entropy_composed(const torch::Tensor& hidden, const torch::Tensor& weight,
+torch::Tensor linear_cross_entropy_plain(const torch::Tensor& hidden, const torch::Tensor& weight,
                                             const torch::Tensor& targets, bool reduction_sum = false);
 
 // How often each of `experts` occurs in topk_index: [experts] int64. Does not wait for a GPU.
@@ -49,12 +49,12 @@ torch::Tensor count_choices(const torch::Tensor& topk_index, int64_t experts);
 // Differentiable in x, gate_up, down, topk_weight.
 torch::Tensor moe_experts(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
                           const torch::Tensor& topk_index, const torch::Tensor& topk_weight);
-torch::Tensor moe_experts_composed(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
+torch::Tensor moe_experts_plain(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
                                    const torch::Tensor& topk_index, const torch::Tensor& topk_weight);
 
 // unique_rows [U, r], index [B, T, R] int64 -> [B, T, R*r]; the gradient is scattered back with sums.
 torch::Tensor gather_rows(const torch::Tensor& unique_rows, const torch::Tensor& index);
-torch::Tensor gather_rows_composed(const torch::Tensor& unique_rows, const torch::Tensor& index);
+torch::Tensor gather_rows_plain(const torch::Tensor& unique_rows, const torch::Tensor& index);
 
 // The Engram module after its projection (docs/engram.md section 3): gates, value, convolution.
 //   hidden          [B, T, M, d]
@@ -74,7 +74,7 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse(const torch::Tensor& hidden,
                                                     const torch::Tensor& query_norm, const torch::Tensor& key_norm,
                                                     const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
                                                     const torch::Tensor& reach, const EngramFuseOptions& options);
-std::pair<torch::Tensor, torch::Tensor> engram_fuse_composed(
+std::pair<torch::Tensor, torch::Tensor> engram_fuse_plain(
     const torch::Tensor& hidden, const torch::Tensor& projected, const torch::Tensor& query_norm,
     const torch::Tensor& key_norm, const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
     const torch::Tensor& reach, const EngramFuseOptions& options);

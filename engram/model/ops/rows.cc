@@ -210,12 +210,12 @@ torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, doub
   if (x.is_cuda() && weight.dim() == 1 && x.scalar_type() != torch::kDouble) {  // one launch instead of eight
     return at::rms_norm(x, {x.size(-1)}, weight.to(x.scalar_type()), eps).to(x.scalar_type());
   }
-  return has_kernel(x) ? internal::apply_function<RmsNormFunction>(x, weight, eps) : rms_norm_composed(x, weight, eps);
+  return has_kernel(x) ? internal::apply_function<RmsNormFunction>(x, weight, eps) : rms_norm_plain(x, weight, eps);
 }
 
 torch::Tensor swiglu(const torch::Tensor& gate_up) {
   TORCH_CHECK(gate_up.dim() >= 1 && gate_up.size(-1) % 2 == 0, "swiglu: got ", gate_up.sizes(), ", wanted [.., 2f]");
-  return has_kernel(gate_up) ? internal::apply_function<SwigluFunction>(gate_up) : swiglu_composed(gate_up);
+  return has_kernel(gate_up) ? internal::apply_function<SwigluFunction>(gate_up) : swiglu_plain(gate_up);
 }
 
 torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved) {
@@ -224,7 +224,7 @@ torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const
               "apply_rope: got x ", x.sizes(), ", cos ", cos.sizes(), ", sin ", sin.sizes(),
               ", wanted [B, T, H, r], [T, r/2], [T, r/2]");
   return has_kernel(x) ? internal::apply_function<RopeFunction>(x, cos, sin, interleaved)
-                       : apply_rope_composed(x, cos, sin, interleaved);
+                       : apply_rope_plain(x, cos, sin, interleaved);
 }
 
 void turn_heads(torch::Tensor& x, int64_t heads, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved) {
@@ -247,7 +247,7 @@ torch::Tensor gather_rows(const torch::Tensor& unique_rows, const torch::Tensor&
   TORCH_CHECK(unique_rows.dim() == 2 && index.dim() == 3 && index.scalar_type() == torch::kLong,
               "gather_rows: got rows ", unique_rows.sizes(), ", index ", index.sizes(), ' ', index.scalar_type(),
               ", wanted [U, r], [B, T, R] int64");
-  return has_kernel(unique_rows) ? GatherFunction::apply(unique_rows, index) : gather_rows_composed(unique_rows, index);
+  return has_kernel(unique_rows) ? GatherFunction::apply(unique_rows, index) : gather_rows_plain(unique_rows, index);
 }
 
 }  // namespace engram

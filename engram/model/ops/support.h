@@ -10,7 +10,7 @@
 
 namespace engram::internal {
 
-// Kernels compute in fp32 on the CPU; bf16 tensors are widened. Double and other devices take the composed form.
+// Kernels compute in fp32 on the CPU; bf16 tensors are widened. Double and other devices take the plain form.
 inline bool has_kernel(const torch::Tensor& x) {
   return x.device().is_cpu() && (x.scalar_type() == torch::kFloat || x.scalar_type() == torch::kBFloat16);
 }

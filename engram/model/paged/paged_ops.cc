@@ -71,7 +71,7 @@ torch::Tensor attend_paged(const torch::Tensor& query, const torch::Tensor& cach
                            const PagedHeads& heads) {
   check_attend(query, cache, step, heads);
   if (can_flash(query, cache, step, heads)) return attend_paged_flash(query, cache, step, heads);
-  if (!internal::has_kernel(query)) return attend_paged_composed(query, cache, step, heads);
+  if (!internal::has_kernel(query)) return attend_paged_plain(query, cache, step, heads);
   const torch::Tensor q = internal::to_fp32(query);
   const int64_t group = heads.heads / heads.kv_heads, out_row = heads.heads * heads.value_width;
   torch::Tensor out = torch::empty({step.num_tokens(), out_row}, q.options());
@@ -91,8 +91,8 @@ torch::Tensor attend_paged(const torch::Tensor& query, const torch::Tensor& cach
   return out.to(query.scalar_type());
 }
 
-torch::Tensor attend_paged_composed(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
-                                    const PagedHeads& heads) {
+torch::Tensor attend_paged_plain(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
+                                 const PagedHeads& heads) {
   check_attend(query, cache, step, heads);
   const int64_t group = heads.heads / heads.kv_heads;
   std::vector<torch::Tensor> out;
@@ -120,7 +120,7 @@ torch::Tensor attend_paged_composed(const torch::Tensor& query, const torch::Ten
   return at::cat(out, 0);
 }
 
-std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_composed(
+std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_plain(
     const torch::Tensor& hidden, const torch::Tensor& projected, const torch::Tensor& query_norm,
     const torch::Tensor& key_norm, const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
     const PagedStep& step, torch::Tensor& cache, const EngramFuseOptions& options) {
@@ -130,8 +130,8 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_composed(
   torch::Tensor gates = torch::ones({n, streams}, wide.options());
   if (options.gate) {
     torch::Tensor key =
-        rms_norm_composed(wide.narrow(1, 0, streams * dim).view({n, streams, dim}), key_norm, options.gate_norm_eps);
-    torch::Tensor query = rms_norm_composed(hidden.to(cache.scalar_type()), query_norm, options.gate_norm_eps);
+        rms_norm_plain(wide.narrow(1, 0, streams * dim).view({n, streams, dim}), key_norm, options.gate_norm_eps);
+    torch::Tensor query = rms_norm_plain(hidden.to(cache.scalar_type()), query_norm, options.gate_norm_eps);
     torch::Tensor score = (key * query).sum(-1) / std::sqrt(static_cast<double>(dim));
     gates = (score.sign() * score.abs().clamp_min(1e-6).sqrt()).sigmoid();
   }

@@ -25,15 +25,15 @@ struct PagedHeads {
 // Returns [N, heads * value_width].
 torch::Tensor attend_paged(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
                            const PagedHeads& heads);
-torch::Tensor attend_paged_composed(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
-                                    const PagedHeads& heads);
+torch::Tensor attend_paged_plain(const torch::Tensor& query, const torch::Tensor& cache, const PagedStep& step,
+                                 const PagedHeads& heads);
 
 // The convolution's taps with its norm's weight in them, [w, G*d] fp32 for the kernel: the same from step to step.
 torch::Tensor fold_taps(const torch::Tensor& conv_norm, const torch::Tensor& conv_weight);
 
 // engram_fuse (ops.h) for new tokens: writes their rows into `cache` [S, d + 2 G] and reads those of older ones.
 //   hidden [N, G, d];  projected [N, (G+1)*d];  norms and conv as in engram_fuse
-//   taps   fold_taps() of conv_norm and conv_weight, on the CPU; the composed form takes none
+//   taps   fold_taps() of conv_norm and conv_weight, on the CPU; the plain form takes none
 // Returns Y [N, G, d] and the gates [N, G]; both are zero at tokens without memory.
 std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged(const torch::Tensor& hidden, const torch::Tensor& projected,
                                                           const torch::Tensor& query_norm,
@@ -41,7 +41,7 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged(const torch::Tensor& h
                                                           const torch::Tensor& conv_weight, const torch::Tensor& taps,
                                                           const PagedStep& step, torch::Tensor& cache,
                                                           const EngramFuseOptions& options);
-std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_composed(
+std::pair<torch::Tensor, torch::Tensor> engram_fuse_paged_plain(
     const torch::Tensor& hidden, const torch::Tensor& projected, const torch::Tensor& query_norm,
     const torch::Tensor& key_norm, const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
     const PagedStep& step, torch::Tensor& cache, const EngramFuseOptions& options);

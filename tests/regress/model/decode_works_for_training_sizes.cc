@@ -1,6 +1,6 @@
 // A decode step of one token did work for many: both matrices of every active expert were transposed into scratch,
 // hyper-connections computed 64 columns and transposed their matrix, convolution taps were folded anew. A few tokens
-// take their own way through the same weights now, in place: it is held here to the composed form and to the training
+// take their own way through the same weights now, in place: it is held here to the plain form and to the training
 // way, for every number of tokens on both sides of its limits.
 #include <gtest/gtest.h>
 
@@ -31,7 +31,7 @@ TEST(DecodeWorksForTrainingSizes, ExpertsAreReadInPlace) {
       const Tensor same = torch::full({tokens, choices}, experts - 1, torch::kLong);  // more rows than tokens in one
       for (const Tensor& chosen : {index, same}) {
         const std::string what = std::to_string(tokens) + " tokens, " + std::to_string(experts) + " experts";
-        const Tensor wanted = moe_experts_composed(x, gate_up, down, chosen, weight);
+        const Tensor wanted = moe_experts_plain(x, gate_up, down, chosen, weight);
         const Tensor trained = moe_experts(x, gate_up, down, chosen, weight);
         const c10::InferenceMode inference;
         const Tensor got = moe_experts(x, gate_up, down, chosen, weight);
@@ -72,7 +72,7 @@ TEST(DecodeWorksForTrainingSizes, HyperConnectionsOfFewTokens) {
                  scale = torch::rand({3});
     for (int64_t tokens : {1, 3, 4, 5, 16, 63, 64, 65, 130}) {
       const Tensor x = torch::randn({tokens, streams, dim});
-      const HyperMix wanted = hyper_mix_composed(x, fn, base, scale, options);
+      const HyperMix wanted = hyper_mix_plain(x, fn, base, scale, options);
       const c10::InferenceMode inference;
       const HyperMix got = hyper_mix(x, fn, base, scale, options);
       expect_close(got.input_Nd, wanted.input_Nd, std::to_string(tokens) + " tokens");
@@ -108,8 +108,8 @@ TEST(DecodeWorksForTrainingSizes, FoldedTapsFollowTheirWeights) {
     Tensor cache = torch::zeros({4, 14}), projected = torch::linear(memory, weights.at("wkv.weight"));
     EngramFuseOptions options;
     options.dilation = 2;
-    return engram_fuse_paged_composed(hidden, projected, weights.at("query_norm.weight"), weights.at("key_norm.weight"),
-                                      weights.at("conv_norm.weight"), weights.at("conv.weight"), step, cache, options)
+    return engram_fuse_paged_plain(hidden, projected, weights.at("query_norm.weight"), weights.at("key_norm.weight"),
+                                   weights.at("conv_norm.weight"), weights.at("conv.weight"), step, cache, options)
         .first;
   };
   const torch::NoGradGuard no_grad;

@@ -1,4 +1,4 @@
-// The composed forms: libtorch operators and nothing else, differentiable by autograd on every device and dtype.
+// The plain forms: libtorch operators and nothing else, differentiable by autograd on every device and dtype.
 // Reduced precision inputs (bf16) are widened to fp32 for norms, gates and sums; results return in the input's dtype.
 #include <ATen/autocast_mode.h>
 
@@ -46,17 +46,17 @@ torch::Tensor expert_products(const torch::Tensor& rows, const torch::Tensor& we
 
 }  // namespace
 
-torch::Tensor rms_norm_composed(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
+torch::Tensor rms_norm_plain(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
   return normalized(widen(x), weight, eps).to(x.scalar_type());
 }
 
-torch::Tensor swiglu_composed(const torch::Tensor& gate_up) {
+torch::Tensor swiglu_plain(const torch::Tensor& gate_up) {
   auto halves = gate_up.chunk(2, -1);
   return torch::silu(halves[0]) * halves[1];
 }
 
-torch::Tensor apply_rope_composed(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
-                                  bool interleaved) {
+torch::Tensor apply_rope_plain(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
+                               bool interleaved) {
   const int64_t half = x.size(-1) / 2;
   torch::Tensor wide = widen(x);
   // [.., r/2, 2] with the pair last, or [.., 2, r/2] with the pair first.
@@ -69,8 +69,8 @@ torch::Tensor apply_rope_composed(const torch::Tensor& x, const torch::Tensor& c
   return torch::stack({turned_first, turned_second}, pair_dim).flatten(-2).to(x.scalar_type());
 }
 
-torch::Tensor linear_cross_entropy_composed(const torch::Tensor& hidden, const torch::Tensor& weight,
-                                            const torch::Tensor& targets, bool reduction_sum) {
+torch::Tensor linear_cross_entropy_plain(const torch::Tensor& hidden, const torch::Tensor& weight,
+                                         const torch::Tensor& targets, bool reduction_sum) {
   torch::Tensor logits = widen(hidden.mm(weight.to(hidden.scalar_type()).t()));
   torch::Tensor valid = targets >= 0;
   torch::Tensor picked = torch::log_softmax(logits, -1).gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1);
@@ -84,7 +84,7 @@ torch::Tensor count_choices(const torch::Tensor& topk_index, int64_t experts) {
   return torch::zeros({experts}, flat.options()).scatter_add_(0, flat, torch::ones_like(flat));  // bincount would wait
 }
 
-torch::Tensor moe_experts_composed(const torch::Tensor& input, const torch::Tensor& gate_up, const torch::Tensor& down,
+torch::Tensor moe_experts_plain(const torch::Tensor& input, const torch::Tensor& gate_up, const torch::Tensor& down,
                                    const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
   const torch::Tensor x = autocast(input);
   const int64_t n = topk_index.size(0), k = topk_index.size(1), experts = gate_up.size(0);
@@ -93,20 +93,21 @@ torch::Tensor moe_experts_composed(const torch::Tensor& input, const torch::Tens
   torch::Tensor rank = torch::empty_like(order).scatter_(0, order, torch::arange(n * k, order.options()));
   torch::Tensor counts = count_choices(flat, experts);
   torch::Tensor rows = x.unsqueeze(1).expand({n, k, x.size(1)}).reshape({n * k, x.size(1)}).index_select(0, order);
-  torch::Tensor inner = swiglu_composed(expert_products(rows, gate_up.to(x.scalar_type()), counts));
+  torch::Tensor inner = swiglu_plain(expert_products(rows, gate_up.to(x.scalar_type()), counts));
   torch::Tensor out = expert_products(inner, down.to(x.scalar_type()), counts).index_select(0, rank);
   torch::Tensor wide = widen(out).view({n, k, x.size(1)});
   return (wide * topk_weight.to(wide.scalar_type()).unsqueeze(-1)).sum(1).to(input.scalar_type());
 }
 
-torch::Tensor gather_rows_composed(const torch::Tensor& unique_rows, const torch::Tensor& index) {
+torch::Tensor gather_rows_plain(const torch::Tensor& unique_rows, const torch::Tensor& index) {
   return unique_rows.index_select(0, index.reshape({-1})).view({index.size(0), index.size(1), -1});
 }
 
-std::pair<torch::Tensor, torch::Tensor> engram_fuse_composed(
-    const torch::Tensor& hidden, const torch::Tensor& projected, const torch::Tensor& query_norm,
-    const torch::Tensor& key_norm, const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
-    const torch::Tensor& reach, const EngramFuseOptions& options) {
+std::pair<torch::Tensor, torch::Tensor> engram_fuse_plain(const torch::Tensor& hidden, const torch::Tensor& projected,
+                                                          const torch::Tensor& query_norm,
+                                                          const torch::Tensor& key_norm, const torch::Tensor& conv_norm,
+                                                          const torch::Tensor& conv_weight, const torch::Tensor& reach,
+                                                          const EngramFuseOptions& options) {
   const int64_t batch = hidden.size(0), length = hidden.size(1), streams = hidden.size(2), dim = hidden.size(3);
   torch::Tensor memory = widen(projected);
   torch::Tensor key = memory.narrow(-1, 0, streams * dim).reshape({batch, length, streams, dim});
