@@ -232,8 +232,7 @@ TEST_F(OpsTest, MoeExperts) {
   EXPECT_THROW(moe_experts(x, gate_up, down, torch::full({1, 1}, -1, torch::kLong), weight), c10::Error);
   // The grouped product of libtorch, which the plain form takes in fp32, is a second reference.
   Tensor first = moe_experts(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight);
-  expect_close(first, moe_experts_plain(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight), 1e-5,
-               "grouped");
+  expect_close(first, moe_experts_plain(x, gate_up, down, torch::zeros({1, 1}, torch::kLong), weight), 1e-5, "grouped");
 }
 
 TEST_F(OpsTest, GatherRows) {

@@ -31,7 +31,7 @@ torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& cos, const
 // The same in place, for the first `heads` of x [N, H, r], contiguous, in a decode step.
 void turn_heads(torch::Tensor& x, int64_t heads, const torch::Tensor& cos, const torch::Tensor& sin, bool interleaved);
 torch::Tensor apply_rope_plain(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin,
-                                  bool interleaved);
+                               bool interleaved);
 
 // Mean cross-entropy of softmax(hidden [N, d] @ weight [V, d]^T) against targets [N] int64 (< 0: ignored), in nats.
 // Works in chunks of rows: logits of a chunk turn into their gradient in place, so peak memory is one chunk.
@@ -39,7 +39,7 @@ torch::Tensor apply_rope_plain(const torch::Tensor& x, const torch::Tensor& cos,
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
                                    const torch::Tensor& targets, bool reduction_sum = false);
 torch::Tensor linear_cross_entropy_plain(const torch::Tensor& hidden, const torch::Tensor& weight,
-                                            const torch::Tensor& targets, bool reduction_sum = false);
+                                         const torch::Tensor& targets, bool reduction_sum = false);
 
 // How often each of `experts` occurs in topk_index: [experts] int64. Does not wait for a GPU.
 torch::Tensor count_choices(const torch::Tensor& topk_index, int64_t experts);
@@ -50,7 +50,7 @@ torch::Tensor count_choices(const torch::Tensor& topk_index, int64_t experts);
 torch::Tensor moe_experts(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
                           const torch::Tensor& topk_index, const torch::Tensor& topk_weight);
 torch::Tensor moe_experts_plain(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
-                                   const torch::Tensor& topk_index, const torch::Tensor& topk_weight);
+                                const torch::Tensor& topk_index, const torch::Tensor& topk_weight);
 
 // unique_rows [U, r], index [B, T, R] int64 -> [B, T, R*r]; the gradient is scattered back with sums.
 torch::Tensor gather_rows(const torch::Tensor& unique_rows, const torch::Tensor& index);
@@ -74,9 +74,10 @@ std::pair<torch::Tensor, torch::Tensor> engram_fuse(const torch::Tensor& hidden,
                                                     const torch::Tensor& query_norm, const torch::Tensor& key_norm,
                                                     const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
                                                     const torch::Tensor& reach, const EngramFuseOptions& options);
-std::pair<torch::Tensor, torch::Tensor> engram_fuse_plain(
-    const torch::Tensor& hidden, const torch::Tensor& projected, const torch::Tensor& query_norm,
-    const torch::Tensor& key_norm, const torch::Tensor& conv_norm, const torch::Tensor& conv_weight,
-    const torch::Tensor& reach, const EngramFuseOptions& options);
+std::pair<torch::Tensor, torch::Tensor> engram_fuse_plain(const torch::Tensor& hidden, const torch::Tensor& projected,
+                                                          const torch::Tensor& query_norm,
+                                                          const torch::Tensor& key_norm, const torch::Tensor& conv_norm,
+                                                          const torch::Tensor& conv_weight, const torch::Tensor& reach,
+                                                          const EngramFuseOptions& options);
 
 }  // namespace engram

@@ -85,7 +85,7 @@ torch::Tensor count_choices(const torch::Tensor& topk_index, int64_t experts) {
 }
 
 torch::Tensor moe_experts_plain(const torch::Tensor& input, const torch::Tensor& gate_up, const torch::Tensor& down,
-                                   const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
+                                const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
   const torch::Tensor x = autocast(input);
   const int64_t n = topk_index.size(0), k = topk_index.size(1), experts = gate_up.size(0);
   torch::Tensor flat = topk_index.reshape({-1});
