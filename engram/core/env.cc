@@ -77,14 +77,17 @@ Status not_regular(const char* what, const std::string& path) {
   return invalid_argument("cannot {} '{}': it is a pipe or a device, wanted a regular file", what, path);
 }
 
-Status too_large(const std::string& path, std::string_view got, const ReadLimits& limits) {
+Status too_large(const std::string& path, std::string_view got, int64_t most) {
   return make_status(StatusCode::kResourceExhausted, "cannot read '{}': got {} bytes, wanted at most {}", path, got,
-                     limits.max_bytes);
+                     most);
 }
+
+constexpr int64_t kMostOfAPipe = int64_t{1} << 30;  // one without end is refused before it has all memory
 
 struct ReadableFile {
   Descriptor fd;
   int64_t size;  // 0 for what is no regular file
+  bool is_regular;
 };
 
 // O_NONBLOCK: a pipe that took the file's place in between, and that nobody writes to, would keep us for ever.
@@ -97,9 +100,9 @@ Result<ReadableFile> open_for_reading(const std::string& path, bool pipes) {
   if (fd.get() < 0) return errno_status("open", path, errno);
   if (::fstat(fd.get(), &info) != 0) return errno_status("stat", path, errno);
   if (S_ISDIR(info.st_mode)) return errno_status("read", path, EISDIR);
-  if (S_ISREG(info.st_mode)) return ReadableFile{std::move(fd), static_cast<int64_t>(info.st_size)};
+  if (S_ISREG(info.st_mode)) return ReadableFile{std::move(fd), static_cast<int64_t>(info.st_size), true};
   if (!pipes) return not_regular("read", path);
-  return ReadableFile{std::move(fd), 0};
+  return ReadableFile{std::move(fd), 0, false};
 }
 
 // For changing a file where it is: no link, and no file that is somebody's under another name.
@@ -185,18 +188,22 @@ class PosixEnv final : public Env {
  public:
   Result<std::string> read_file(const std::string& path, const ReadLimits& limits) override {
     ENGRAM_ASSIGN_OR_RETURN(const ReadableFile file, open_for_reading(path, limits.pipes));
-    if (file.size > limits.max_bytes) return too_large(path, fmt::format("{}", file.size), limits);
+    if (file.size > limits.max_bytes) return too_large(path, fmt::format("{}", file.size), limits.max_bytes);
     std::string contents(static_cast<size_t>(file.size), '\0');
     // The size is a hint only: pipes have none, and a file may grow while it is read.
+    const int64_t most = file.is_regular ? limits.max_bytes : std::min(limits.max_bytes, kMostOfAPipe);
     size_t length = 0;
+    char beyond[1 << 16];
     while (true) {
-      if (length == contents.size()) contents.resize(length + std::clamp<size_t>(length, 4096, size_t{1} << 24));
-      ssize_t got = ::read(file.fd.get(), contents.data() + length, contents.size() - length);
+      const bool full = length == contents.size();
+      char* to = full ? beyond : contents.data() + length;
+      const ssize_t got = ::read(file.fd.get(), to, full ? sizeof beyond : contents.size() - length);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return errno_status("read", path, errno);
       if (got == 0) break;
       length += static_cast<size_t>(got);
-      if (length > static_cast<size_t>(limits.max_bytes)) return too_large(path, "more", limits);
+      if (length > static_cast<size_t>(most)) return too_large(path, "more", most);
+      if (full) contents.append(beyond, static_cast<size_t>(got));
     }
     contents.resize(length);
     return contents;

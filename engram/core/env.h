@@ -38,7 +38,7 @@ class RandomAccessFile {
 // What read_file() takes into memory.
 struct ReadLimits {
   int64_t max_bytes = int64_t{1} << 30;
-  bool pipes = false;  // also what is no regular file: a pipe, a device
+  bool pipes = false;  // also what is no regular file: a pipe, a device; of these at most 1 GiB
 };
 
 // Writers never follow a link that has the name they write: in a shared folder somebody else may have put it
