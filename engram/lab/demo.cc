@@ -273,16 +273,22 @@ Status run_demo(Env& env, const DemoOptions& options) {
                {"command", "engram demo"},
                {"seed", engram.recipe.train.seed},
                {"validation_tokens", validation_tokens},
+               {"validation_batches", engram.recipe.train.validation_batches},
                {"sample_prompt", options.prompt},
                {"sample_temperature", SamplerOptions().temperature},
                {"sample_top_p", 0.95},
                {"sample_seed", 0}};
   Progress progress("look inside", 4, "parts");
+  const auto say = [&](const char* what) {  // a part takes up to minutes
+    progress.log(fmt::format("look inside: {} ({} tokens of validation text)", what, validation_tokens));
+  };
   for (const Run* run : {&moe, &engram}) {
+    say(run == &moe ? "loss and sample of the pure MoE" : "loss and sample of Engram");
     ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env, run->output));
     ENGRAM_ASSIGN_OR_RETURN(Json description, describe_model(env, options, *run, model, validation));
     progress.advance(1);
     if (run == &engram) {
+      say("Engram once more, its memory off");
       ENGRAM_ASSIGN_OR_RETURN(const auto result, evaluate_shards(model, options, validation, true));
       ENGRAM_ASSIGN_OR_RETURN(const auto sample, sample_text(model, options, true));
       description["memory_off"] = {
