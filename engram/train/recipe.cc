@@ -102,6 +102,21 @@ Result<const toml::table*> section_of(const toml::table* parent, const std::stri
   return invalid_argument("{}: {}: wanted a section [{}]", location_of(*node, name), key, key);
 }
 
+// For a key without its section, or in another one: "; did you mean train.steps?", or nothing.
+std::string full_key_suggestion(std::string_view word) {
+  Recipe recipe;
+  recipe.allocation_rho = 1.0;
+  std::set<std::string> words;
+  std::map<std::string, std::string> keys;  // by their last words
+  for (const auto& [key, value] : recipe.entries()) {
+    const std::string last = key.substr(key.find_last_of('.') + 1);
+    words.insert(last);
+    keys[last] += (keys[last].empty() ? "" : " or ") + key;
+  }
+  const std::string* best = nearest_word(word, words);
+  return best ? fmt::format("; did you mean {}?", keys[*best]) : std::string();
+}
+
 // Names an unknown [model] key with its line and nearest neighbour; ModelConfig::from_json does the rest.
 Status check_model_keys(const toml::table& table, const nlohmann::ordered_json& known_json, const std::string& prefix,
                         const std::string& name) {
@@ -109,9 +124,11 @@ Status check_model_keys(const toml::table& table, const nlohmann::ordered_json& 
   for (const auto& [key, value] : known_json.items()) known.insert(key);
   for (auto&& [key, node] : table) {
     const std::string text(key.str());
-    if (!known.contains(text))
-      return invalid_argument("{}: unknown key {}{}", location_of(node, name), quote_text(prefix + "." + text),
-                              suggestion(text, known));
+    if (!known.contains(text)) {
+      std::string hint = suggestion(text, known, prefix);
+      if (hint.empty()) hint = full_key_suggestion(text);
+      return invalid_argument("{}: unknown key {}{}", location_of(node, name), quote_text(prefix + "." + text), hint);
+    }
     if (known_json[text].is_object() && node.is_table())
       ENGRAM_RETURN_IF_ERROR(check_model_keys(*node.as_table(), known_json[text], prefix + "." + text, name));
   }
@@ -180,9 +197,11 @@ Result<Recipe> Recipe::parse(const std::string& text, const std::string& name,
                              const std::vector<std::string>& overrides) {
   ENGRAM_ASSIGN_OR_RETURN(toml::table root, parse_toml(text, name));
   for (const std::string& assignment : overrides) ENGRAM_RETURN_IF_ERROR(apply_override(root, assignment));
+  if (root.contains("study"))
+    return invalid_argument("{}: got a study, wanted a recipe; `engram lab` runs studies", name);
   TomlReader sections(&root, "", name);
   for (const char* section : {"model", "allocation", "data", "optimizer", "train"}) sections.section(section);
-  ENGRAM_RETURN_IF_ERROR(sections.finish());
+  ENGRAM_RETURN_IF_ERROR(sections.finish(full_key_suggestion));
 
   Recipe recipe;
   ENGRAM_ASSIGN_OR_RETURN(const toml::table* model, section_of(&root, "model", name));
@@ -193,30 +212,30 @@ Result<Recipe> Recipe::parse(const std::string& text, const std::string& name,
     TomlReader reader(allocation, "allocation", name);
     recipe.allocation_rho = 1.0;
     reader.number("rho", *recipe.allocation_rho, 0, 1);
-    ENGRAM_RETURN_IF_ERROR(reader.finish());
+    ENGRAM_RETURN_IF_ERROR(reader.finish(full_key_suggestion));
   }
 
   ENGRAM_ASSIGN_OR_RETURN(const toml::table* data, section_of(&root, "data", name));
   TomlReader data_reader(data, "data", name);
   visit_data(recipe.data, data_reader);
-  ENGRAM_RETURN_IF_ERROR(data_reader.finish());
+  ENGRAM_RETURN_IF_ERROR(data_reader.finish(full_key_suggestion));
   ENGRAM_ASSIGN_OR_RETURN(const toml::table* synthetic, section_of(data, "synthetic", name));
   if (synthetic) {
     recipe.data.synthetic_documents = 1000;
     TomlReader reader(synthetic, "data.synthetic", name);
     visit_synthetic(recipe.data, reader);
-    ENGRAM_RETURN_IF_ERROR(reader.finish());
+    ENGRAM_RETURN_IF_ERROR(reader.finish(full_key_suggestion));
   }
 
   ENGRAM_ASSIGN_OR_RETURN(const toml::table* optimizer, section_of(&root, "optimizer", name));
   TomlReader optimizer_reader(optimizer, "optimizer", name);
   visit_optimizer(recipe.optimizer, optimizer_reader);
-  ENGRAM_RETURN_IF_ERROR(optimizer_reader.finish());
+  ENGRAM_RETURN_IF_ERROR(optimizer_reader.finish(full_key_suggestion));
 
   ENGRAM_ASSIGN_OR_RETURN(const toml::table* train, section_of(&root, "train", name));
   TomlReader train_reader(train, "train", name);
   visit_train(recipe.train, train_reader);
-  ENGRAM_RETURN_IF_ERROR(train_reader.finish());
+  ENGRAM_RETURN_IF_ERROR(train_reader.finish(full_key_suggestion));
   if (recipe.train.output.empty()) recipe.train.output = default_output(name);
 
   ENGRAM_RETURN_IF_ERROR(check_together(recipe, name));

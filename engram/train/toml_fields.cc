@@ -118,17 +118,22 @@ std::string location_of(const toml::node& node, const std::string& name) {
   return fmt::format("{}:{}", name, source.begin.line);
 }
 
-std::string suggestion(std::string_view key, const std::set<std::string>& known) {
+const std::string* nearest_word(std::string_view word, const std::set<std::string>& known) {
   const std::string* best = nullptr;
-  size_t best_distance = std::max<size_t>(2, key.size() / 3) + 1;
+  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
   for (const std::string& candidate : known) {
-    const size_t distance = edit_distance(key.substr(0, 60), candidate);
+    const size_t distance = edit_distance(word.substr(0, 60), candidate);
     if (distance < best_distance) {
       best_distance = distance;
       best = &candidate;
     }
   }
-  return best ? fmt::format("; did you mean {}?", *best) : std::string();
+  return best;
+}
+
+std::string suggestion(std::string_view word, const std::set<std::string>& known, const std::string& prefix) {
+  const std::string* best = nearest_word(word, known);
+  return best ? fmt::format("; did you mean {}{}{}?", prefix, prefix.empty() ? "" : ".", *best) : std::string();
 }
 
 Result<nlohmann::json> toml_to_json(const toml::node& node, const std::string& name) {
@@ -256,14 +261,16 @@ void TomlReader::texts(const char* key, std::vector<std::string>& value) {
   }
 }
 
-Status TomlReader::finish() {
+Status TomlReader::finish(std::string (*elsewhere)(std::string_view key)) {
   ENGRAM_RETURN_IF_ERROR(status_);
   if (!table_) return Status();
   for (auto&& [key, node] : *table_) {
     const std::string text(key.str());
     if (known_.contains(text)) continue;
+    std::string hint = suggestion(text, known_, prefix_);
+    if (hint.empty() && elsewhere) hint = elsewhere(text);
     return invalid_argument("{}: unknown key {}{}", location_of(node, name_),
-                            quote_text(prefix_.empty() ? text : prefix_ + "." + text), suggestion(text, known_));
+                            quote_text(prefix_.empty() ? text : prefix_ + "." + text), hint);
   }
   return Status();
 }

@@ -26,8 +26,10 @@ Status apply_override(toml::table& root, const std::string& assignment);
 
 // "recipe.toml:12", or "override".
 std::string location_of(const toml::node& node, const std::string& name);
-// The nearest of `known` to `key`, as "; did you mean X?", or nothing when none is near.
-std::string suggestion(std::string_view key, const std::set<std::string>& known);
+// The nearest of `known` to `word`; null when none is near.
+const std::string* nearest_word(std::string_view word, const std::set<std::string>& known);
+// The same as "; did you mean PREFIX.X?" or, without a prefix, "; did you mean X?"; or nothing.
+std::string suggestion(std::string_view word, const std::set<std::string>& known, const std::string& prefix = "");
 // TOML -> JSON for values and nested tables. kInvalidArgument: dates and times, numbers that are not finite.
 Result<nlohmann::json> toml_to_json(const toml::node& node, const std::string& name);
 
@@ -64,8 +66,9 @@ class TomlReader {
     fail(*node, key, wanted);
   }
   void section(const char* key) { known_.insert(key); }  // read elsewhere
-  // The first error, or the first key that was not visited.
-  Status finish();
+  // The first error, or the first key that was not visited. elsewhere: what to suggest for a key that is near none of
+  // this section's.
+  Status finish(std::string (*elsewhere)(std::string_view key) = nullptr);
 
  private:
   const toml::node* find(const char* key);

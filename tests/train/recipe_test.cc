@@ -60,14 +60,31 @@ TEST(Recipe, OverridesAreTomlValuesOrBareStrings) {
 
 TEST(Recipe, UnknownKeysNameTheNearestKnownOne) {
   EXPECT_EQ(error_of("[train]\nsteps = 1\nstop_att = 2\n"),
-            "r.toml:3: unknown key 'train.stop_att'; did you mean stop_at?");
-  EXPECT_EQ(error_of_set("train.stepz=5"), "override: unknown key 'train.stepz'; did you mean steps?");
+            "r.toml:3: unknown key 'train.stop_att'; did you mean train.stop_at?");
+  EXPECT_EQ(error_of_set("train.stepz=5"), "override: unknown key 'train.stepz'; did you mean train.steps?");
   EXPECT_EQ(error_of("[model]\nhiden_size = 1\n"),
-            "r.toml:2: unknown key 'model.hiden_size'; did you mean hidden_size?");
+            "r.toml:2: unknown key 'model.hiden_size'; did you mean model.hidden_size?");
   EXPECT_EQ(error_of("[model.engram]\nnheads = 1\n"),
-            "r.toml:2: unknown key 'model.engram.nheads'; did you mean n_heads?");
+            "r.toml:2: unknown key 'model.engram.nheads'; did you mean model.engram.n_heads?");
   EXPECT_EQ(error_of("[trian]\n"), "r.toml:1: unknown key 'trian'; did you mean train?");
   EXPECT_EQ(error_of("[data.synthetic]\nxyzzyplugh = 1\n"), "r.toml:2: unknown key 'data.synthetic.xyzzyplugh'");
+}
+
+TEST(Recipe, KeysWithoutTheirSectionNameTheFullOne) {
+  EXPECT_EQ(error_of_set("steps=5"), "override: unknown key 'steps'; did you mean train.steps?");
+  EXPECT_EQ(error_of_set("stpes=5"), "override: unknown key 'stpes'; did you mean train.steps?");
+  EXPECT_EQ(error_of("seed = 5\n"),
+            "r.toml:1: unknown key 'seed'; did you mean model.engram.seed or data.seed or train.seed?");
+  EXPECT_EQ(error_of_set("rho=0.5"), "override: unknown key 'rho'; did you mean allocation.rho?");
+  EXPECT_EQ(error_of_set("data.warmup_steps=5"),
+            "override: unknown key 'data.warmup_steps'; did you mean optimizer.warmup_steps?");
+  EXPECT_EQ(error_of_set("model.n_head=5"), "override: unknown key 'model.n_head'; did you mean model.engram.n_heads?");
+  EXPECT_EQ(error_of_set("xyzzyplugh=5"), "override: unknown key 'xyzzyplugh'");
+}
+
+TEST(Recipe, StudyIsNoRecipe) {
+  EXPECT_EQ(error_of("study = \"allocation\"\nscale = \"s\"\n"),
+            "r.toml: got a study, wanted a recipe; `engram lab` runs studies");
 }
 
 TEST(Recipe, WrongTypesAndRangesSayWhatWasWanted) {

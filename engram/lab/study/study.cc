@@ -137,6 +137,8 @@ Result<Study> Study::load(Env& env, const std::string& path) {
 
 Result<Study> Study::parse(const std::string& text, const std::string& path) {
   ENGRAM_ASSIGN_OR_RETURN(const toml::table root, parse_toml(text, path));
+  if (root.contains("model") || root.contains("train"))
+    return invalid_argument("{}: got a recipe, wanted a study; `engram train` runs recipes", path);
   Study study;
   study.path = path;
   TomlReader reader(&root, "", path);
