@@ -26,6 +26,7 @@ struct TrainTokenizerFlags {
   int vocab_size = 8192;
 };
 
+// kFailedPrecondition: there is none.
 Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& trainer) {
   constexpr size_t kPieceBytes = size_t{1} << 20;
   int64_t bytes = 0;
@@ -38,6 +39,7 @@ Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& 
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::parse(untrained, "untrained tokenizer"));
   const TextCuts cuts(tokenizer);
   Progress progress("count words", bytes, "B");
+  bool words = false;
   for (const std::string& file : files) {
     ENGRAM_ASSIGN_OR_RETURN(const MappedText mapped, map_text_file(env, file));
     size_t counted = 0;
@@ -50,6 +52,7 @@ Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& 
     for (const std::string_view document : documents) {
       for (const std::string_view piece : split_pieces(document, kPieceBytes, cuts)) {
         ENGRAM_RETURN_IF_ERROR(trainer.add(piece).with_context(file));
+        words = words || piece.find_first_not_of(" \t\r\n\v\f") != std::string_view::npos;
         progress.advance(static_cast<int64_t>(piece.size()));
         counted += piece.size();
       }
@@ -57,6 +60,10 @@ Status count_words(Env& env, const std::vector<std::string>& files, BpeTrainer& 
     progress.advance(static_cast<int64_t>(mapped.text.size() - counted));  // separators
     ENGRAM_RETURN_IF_ERROR(mapped.file->readable());                       // it was not cut meanwhile
   }
+  if (!words)
+    return make_status(
+        StatusCode::kFailedPrecondition, "{}: got no word, wanted text to learn from",
+        files.size() == 1 ? files.front() : fmt::format("{} and {} more", files.front(), files.size() - 1));
   return Status();
 }
 
@@ -80,8 +87,8 @@ Status run_train(const TrainTokenizerFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::parse(json, flags.output));
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, flags.output, json));
   if (found.skipped > 0)
-    fmt::print(stderr, "note: {} files were left out for their names, {} for one\n", found.skipped,
-               found.first_skipped);
+    fmt::print(stderr, "note: {} file{} left out for the name, {} for one\n", found.skipped,
+               found.skipped == 1 ? " was" : "s were", found.first_skipped);
   if (trainer.forgotten_words() > 0)
     fmt::print(stderr, "note: more than {} distinct words; {} of the rarest were left out\n", BpeTrainer::kMaxWords,
                trainer.forgotten_words());
