@@ -30,22 +30,6 @@ size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
-// "; did you mean 'train'?" for the nearest of `words`, empty where none is near.
-std::string suggest(const std::string& word, const std::vector<std::string>& words) {
-  constexpr size_t kLongestWord = 64;
-  if (word.size() > kLongestWord) return "";
-  const std::string* nearest = nullptr;
-  size_t least = std::max<size_t>(1, (word.size() + 1) / 3) + 1;
-  for (const std::string& candidate : words) {
-    const bool begins = word.size() > 2 && candidate.starts_with(word);
-    const size_t distance = begins ? 1 : edit_distance(word, candidate);
-    if (distance >= least) continue;
-    least = distance;
-    nearest = &candidate;
-  }
-  return nearest == nullptr ? "" : fmt::format("; did you mean '{}'?", *nearest);
-}
-
 std::vector<std::string> subcommand_names(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
@@ -81,6 +65,7 @@ std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
   std::string path;
   const CLI::App* command = innermost(app, path);
   const std::string see = fmt::format(" (see {} --help)", path);
+  if (dynamic_cast<const CLI::ValidationError*>(&error) != nullptr) return error.what() + see;
   const std::vector<std::string> subcommands = subcommand_names(*command);
   const std::vector<std::string> unknown = app.remaining(true);
   if (!unknown.empty()) {
@@ -123,9 +108,25 @@ void hold_standard_streams() {
   }
 }
 
+std::string suggest(const std::string& word, const std::vector<std::string>& words) {
+  constexpr size_t kLongestWord = 64;
+  if (word.size() > kLongestWord) return "";
+  const std::string* nearest = nullptr;
+  size_t least = std::max<size_t>(1, (word.size() + 1) / 3) + 1;
+  for (const std::string& candidate : words) {
+    const bool begins = word.size() > 2 && candidate.starts_with(word);
+    const size_t distance = begins ? 1 : edit_distance(word, candidate);
+    if (distance >= least) continue;
+    least = distance;
+    nearest = &candidate;
+  }
+  return nearest == nullptr ? "" : fmt::format("; did you mean '{}'?", *nearest);
+}
+
 void describe_program(CLI::App& app) {
   app.name("engram");
   app.description("Engram: conditional memory for language models. Train, study and serve models with n-gram tables.");
+  app.footer("Example:\n  engram train recipes/smoke.toml");
   app.set_version_flag("--version", [] { return fmt::format("engram {} ({})", build_version(), build_commit()); });
 }
 

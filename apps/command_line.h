@@ -13,6 +13,8 @@ void describe_program(CLI::App& app);
 // Parses and runs. Returns the exit code: 0 done; 1 failed, one line `error: ...` on stderr; 2 wrong usage, one such
 // line that names the nearest word where one is near.
 int run_command_line(CLI::App& app, Invocation& invocation, int argc, char** argv);
+// "; did you mean 'train'?" for the nearest of `words`, empty where none is near.
+std::string suggest(const std::string& word, const std::vector<std::string>& words);
 // Prints `error: MESSAGE` in one line.
 void print_error(std::string message);
 

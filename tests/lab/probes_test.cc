@@ -58,7 +58,7 @@ TEST_F(Probes, AResultIsNotReplacedByAnother) {
 
 TEST_F(Probes, BadInputIsOneLine) {
   const std::string engram = save("engram", MemoryKind::kEngram), moe = save("moe", MemoryKind::kNone);
-  EXPECT_NE(message_of(run("logit-lens", {folder_ / "none"})).find("none: neither config.json"), std::string::npos);
+  EXPECT_NE(message_of(run("logit-lens", {folder_ / "none"})).find("none: no such folder"), std::string::npos);
   EXPECT_NE(message_of(run("gates", {moe})).find("has no Engram layer"), std::string::npos);
 
   const Tokenizer other = tiny_tokenizer({"<|endoftext|>", "<|other|>"});

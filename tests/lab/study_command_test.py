@@ -172,7 +172,7 @@ class StudyTest(unittest.TestCase):
     def test_bad_input_is_one_line_and_changes_nothing(self):
         self.assertIn("none.toml", self.run_lab("allocation", code=1, file="none.toml"))
         error = self.run_lab("memory", code=1, file="recipes/studies/allocation_cpu_smoke.toml")
-        self.assertIn('got "allocation", wanted "memory"', error)
+        self.assertIn("got study 'memory', wanted 'allocation'", error)
         error = self.run_lab("allocation", "--set", "model.shared_expert_intermediate_size=2", code=1)
         self.assertIn("P_act", error)
         self.assertFalse((self.folder / "results").exists())

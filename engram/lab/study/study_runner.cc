@@ -257,7 +257,8 @@ class Runner {
 Status run_study(Env& env, const StudyOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(Study study, Study::load(env, options.path));
   if (study.name != options.name)
-    return invalid_argument("{}: study: got \"{}\", wanted \"{}\"", options.path, study.name, options.name);
+    return invalid_argument("{}: got study {}, wanted {}, which is in this file", options.path,
+                            quote_text(options.name), quote_text(study.name));
   const std::string work = join_path(options.work, study.folder_name());
   ExpandOptions expand;
   expand.seeds = options.seeds;

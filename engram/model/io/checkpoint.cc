@@ -278,6 +278,7 @@ Result<std::string> resolve_checkpoint(Env& env, const std::string& path) {
     if (!target.ok()) return latest;
     return target->starts_with('/') ? *target : join_path(path, *target);
   }
+  if (!env.file_exists(path)) return not_found("{}: no such folder; wanted a checkpoint or a training output", path);
   return not_found("{}: neither {} nor latest/{} is there; wanted a checkpoint directory or a training output", path,
                    kConfigFile, kConfigFile);
 }
