@@ -114,7 +114,7 @@ Status run_serve(const ServeFlags& flags) {
                    {"cancelled", last.cancelled},
                    {"failed", last.failed},
                    {"generated_tokens", last.generated_tokens}});
-  fmt::print("served {} requests, {} tokens; {} cancelled, {} failed\n", last.finished, last.generated_tokens,
+  fmt::print("choices served: {}, with {} tokens; {} cancelled, {} failed\n", last.finished, last.generated_tokens,
              last.cancelled, last.failed);
   return end;
 }

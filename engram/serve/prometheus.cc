@@ -47,7 +47,7 @@ void engine_metrics(std::string& out, const EngineMetrics& m) {
   single(out, "engram_accepted_draft_tokens_total", "counter", "Drafts that were right.", m.accepted_draft_tokens);
   single(out, "engram_step_seconds_total", "counter", "Time in steps.", m.step_seconds);
   single(out, "engram_stall_seconds_total", "counter", "Time in steps spent waiting for rows.", m.stall_seconds);
-  family(out, "engram_requests_total", "counter", "Requests that ended.");
+  family(out, "engram_requests_total", "counter", "Choices that ended; a request has n for each prompt.");
   for (const auto& [outcome, count] :
        {std::pair{"finished", m.finished}, std::pair{"cancelled", m.cancelled}, std::pair{"failed", m.failed}}) {
     out += fmt::format("engram_requests_total{{outcome=\"{}\"}} {}\n", outcome, count);

@@ -38,8 +38,9 @@ FakeEngine::FakeEngine(FakeEngineOptions options) : options_(std::move(options))
     info_.streams = 2;
     info_.max_ngram_size = 3;
     info_.n_heads = 2;
-    info_.placement = "cache over drive";
+    info_.placement = options_.resident ? "resident" : "cache over drive";
     for (const int layer : info_.layer_ids) {
+      if (options_.resident) break;
       StoreStats stats;
       stats.tiers = {TierStats{.name = "cache"}, TierStats{.name = "drive"}};
       metrics_.stores.emplace_back(layer, stats);

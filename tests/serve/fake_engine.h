@@ -25,6 +25,7 @@ struct FakeEngineOptions {
   size_t max_requests = 1000;  // running ones; more: kResourceExhausted
   int max_context = 2048;
   bool memory = true;
+  bool resident = false;  // its table: no store, nothing to count
 };
 
 class FakeEngine : public Engine {

@@ -1,5 +1,5 @@
-// The HTTP server over the fake engine, for tests in other languages: serve_fake MICROSECONDS_PER_STEP [KEY]. Prints
-// its address; ends with its standard input.
+// The HTTP server over the fake engine, for tests in other languages: serve_fake MICROSECONDS_PER_STEP [KEY]. A step of
+// 0 us: with a resident table. Prints its address; ends with its standard input.
 #include <cstdio>
 #include <cstdlib>
 
@@ -9,7 +9,7 @@
 
 int main(int argc, char** argv) {
   const std::chrono::microseconds step(argc > 1 ? std::atoi(argv[1]) : 1000);
-  engram::FakeEngine engine({.step = step, .max_context = 4096});
+  engram::FakeEngine engine({.step = step, .max_context = 4096, .resident = step.count() == 0});
   engram::HttpServerOptions options;
   options.port = 0;
   options.chat_template = engram::kPlainChatTemplate;

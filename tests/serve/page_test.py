@@ -141,7 +141,7 @@ class PageTest(unittest.TestCase):
         browser = self.browser
         browser.open(SERVER.url)
         browser.wait("document.getElementById('model').textContent.includes('fake-model')")
-        self.fill(prompt="Who <b>knows</b>\n& why?", max_tokens="90")
+        self.fill(prompt="Who <b>knows</b>\n& why?", max_tokens="90", temperature="0")
         browser.run("document.getElementById('run').click()")
         browser.wait("document.querySelectorAll('#on .new').length > 5 && !document.getElementById('stop').disabled")
         browser.wait("document.getElementById('stop').disabled")
@@ -219,6 +219,16 @@ class PageTest(unittest.TestCase):
         self.assertTrue(browser.run("document.getElementById('error').hidden"))
         # The slots are free again.
         browser.wait("fetch('metrics.json').then((r) => r.json()).then((m) => m.running === 0)")
+
+    def test_a_resident_table_has_no_rows_to_find(self):
+        """Seen: "Rows found in memory" said "nothing yet" for ever; temperature 0, the default, made small models loop."""
+        browser = self.browser
+        with Server(sys.argv[1], step_us=0) as resident:
+            browser.open(resident.url)
+            browser.wait("document.getElementById('model').textContent.includes('fake-model')")
+            self.assertEqual("0.7", browser.run("document.getElementById('temperature').value"))
+            browser.wait("[...document.querySelectorAll('.chart')].find((c) => c.innerText.includes('Rows found'))"
+                         ".innerText.includes('the table is resident')")
 
     def test_a_server_with_a_key(self):
         browser = self.browser
