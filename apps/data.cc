@@ -148,6 +148,7 @@ void add_inspect(CLI::App& data, Invocation& invocation) {
 void add_data(CLI::App& app, Invocation& invocation) {
   CLI::App* data = app.add_subcommand("data", "Prepare and inspect training text");
   data->require_subcommand(1);
+  data->footer("Example:\n  engram data prepare --tokenizer tokenizer.json --output data text/*.txt");
   add_prepare(*data, invocation);
   add_inspect(*data, invocation);
   add_data_ruler(*data, invocation);

@@ -248,6 +248,7 @@ void add_reader(CLI::App& table, Invocation& invocation, const char* name, const
 void add_table(CLI::App& app, Invocation& invocation) {
   CLI::App* table = app.add_subcommand("table", "Create, convert, inspect, verify and read embedding tables");
   table->require_subcommand(1);
+  table->footer("Example:\n  engram table inspect demo/engram");
   add_create(*table, invocation);
   add_convert(*table, invocation);
   add_reader(*table, invocation, "inspect", "Show the layers, their formats and how rows are addressed", run_inspect);

@@ -178,6 +178,7 @@ void add_tokenizer(CLI::App& app, Invocation& invocation) {
   CLI::App* group =
       app.add_subcommand("tokenizer", "Train a tokenizer; text to token ids, back, and the map of canonical ids");
   group->require_subcommand(1);
+  group->footer("Example:\n  engram tokenizer train --output own/tokenizer.json mytext");
   add_tokenizer_train(*group, invocation);
 
   auto encode_flags = std::make_shared<TokenizerFlags>();

@@ -18,6 +18,7 @@ const char* torch_command_help(std::string_view group, std::string_view name) {
 CLI::App* add_bench_group(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "Measure, beside other implementations, in one run");
   command->require_subcommand(1);
+  command->footer("Example:\n  engram bench hash --seconds 2");
   return command;
 }
 
