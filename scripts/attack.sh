@@ -14,19 +14,16 @@ cd "$ROOT"
 minutes=60 output=build/attack build=yes names=()
 while [[ $# -gt 0 ]]; do
   case $1 in
-    -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     --minutes) minutes=${2:-}; shift ;;
     --output) output=${2:-}; shift ;;
     --no-build) build=no ;;
-    -*) echo "error: unknown argument '$1' (try --help)" >&2; exit 2 ;;
+    -*) wrong_usage "unknown argument '$1'" ;;
     *) names+=("$1") ;;
   esac
-  shift || { echo "error: a value is missing (try --help)" >&2; exit 2; }
+  shift || wrong_usage "a value is missing"
 done
-[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && -n $output ]] || {
-  echo "error: --minutes is '$minutes', --output '$output': wanted a number and a folder" >&2
-  exit 2
-}
+[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && -n $output ]] ||
+  wrong_usage "--minutes is '$minutes', --output '$output': wanted a number and a folder"
 if [[ $build == yes ]]; then
   section "build: the programs that are attacked"
   scripts/build.sh release

@@ -10,22 +10,18 @@
 # TORCH_ROOT names another folder that holds torch/ (default: .venv, made by scripts/setup.sh).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
-case ${1:-} in
-  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-esac
 preset=${1:-release}
 shift || true
 targets=()
 while [[ $# -gt 0 && $1 != -- ]]; do
+  [[ $1 != -* ]] || wrong_usage "unknown argument '$1'"
   targets+=("$1")
   shift
 done
 [[ $# == 0 ]] || shift
 
-[[ $preset =~ ^(release|dev|ci|asan|tsan|fuzz|cuda|bundle)$ ]] || {
-  echo "error: no preset '$preset': wanted release, dev, ci, asan, tsan, fuzz, cuda or bundle" >&2
-  exit 2
-}
+[[ $preset =~ ^(release|dev|ci|asan|tsan|fuzz|cuda|bundle)$ ]] ||
+  wrong_usage "no preset '$preset': wanted release, dev, ci, asan, tsan, fuzz, cuda or bundle"
 for tool in cmake ninja c++; do
   command -v "$tool" >/dev/null || die "$tool is not installed: run scripts/setup.sh first"
 done

@@ -13,11 +13,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
 LIMIT_MB=45
 cuda=ON
+[[ $# -le 1 ]] || wrong_usage "'$*': wanted one argument at most"
 case ${1:-} in
   "") ;;
   --cpu) cuda=OFF ;;
-  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-  *) echo "error: unknown argument '$1' (try --help)" >&2; exit 2 ;;
+  *) wrong_usage "unknown argument '$1'" ;;
 esac
 
 # copy_library SONAME FOLDER: the file that the program would load, under its soname.

@@ -4,6 +4,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+wrong_usage() { printf 'error: %s (try --help)\n' "$*" >&2; exit 2; }
 # elapsed START: "3m07s" since START, a value of $SECONDS.
 elapsed() { printf '%dm%02ds' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)); }
 # section TITLE: a header that stands out in a long log, with the time since the script began.
@@ -36,11 +37,20 @@ default_jobs() {
 }
 JOBS=${ENGRAM_JOBS:-$(default_jobs)}
 
+# -h or --help, at any place: the script's head comment is the answer, before the script does anything. The arguments are
+# those of the script that sources this file.
+for argument in "$@"; do
+  if [[ $argument == -h || $argument == --help ]]; then
+    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
+    exit 0
+  fi
+done
+
 # JOBS from a script's arguments: as above, or --jobs N.
 read_jobs() {
   if [[ ${1:-} == --jobs && ${2:-} =~ ^[1-9][0-9]*$ ]]; then
     JOBS=$2
     shift 2
   fi
-  [[ $# -eq 0 ]] || { echo "error: '$1': wanted --jobs N at most (try --help)" >&2; exit 2; }
+  [[ $# -eq 0 ]] || wrong_usage "'$1': wanted --jobs N at most"
 }

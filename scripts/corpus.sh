@@ -19,7 +19,6 @@ DEBIAN=("r-cran-janeaustenr 1.0.0-1 df6bddf211906d1ff404f8ff662c21b34e6660e7f54a
   "wordnet-base 1:3.0-37 61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752")
 TDAVID="sword-comm-tdavid 2.1-1 bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f"
 case ${1:-} in
-  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit 0 ;;
   --study)
     shift
     SOURCES=(sotu austen factbook wordnet gcide foldoc tdavid facts)
@@ -37,7 +36,8 @@ case ${1:-} in
     DEBIAN+=("$TDAVID")
     ;;
 esac
-[[ $# -le 1 ]] || { echo "error: $# arguments, wanted at most one folder (try --help)" >&2; exit 2; }
+[[ $# -le 1 ]] || wrong_usage "$# arguments, wanted at most one folder"
+[[ ${1:-} != -* ]] || wrong_usage "unknown argument '$1'"
 mkdir -p "${1:-$DEFAULT_OUTPUT}" || die "cannot make the folder ${1:-$DEFAULT_OUTPUT}"
 OUTPUT=$(cd "${1:-$DEFAULT_OUTPUT}" && pwd)
 ENGRAM=$(realpath -m "${ENGRAM:-$ROOT/build/release/engram}")

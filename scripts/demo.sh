@@ -8,16 +8,18 @@
 # Leaves demo/report.html (one file, opens offline), demo/summary.json (its numbers), demo/moe/ and demo/engram/.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
-case ${1:-} in
-  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-esac
 setup_arguments=() demo_arguments=()
-for argument in "$@"; do
-  if [[ $argument == --no-packages ]]; then
-    setup_arguments+=("$argument")
-  else
-    demo_arguments+=("$argument")
-  fi
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --no-packages) setup_arguments+=("$1") ;;
+    --json | --output=* | --moe=* | --engram=* | --set=* | --prompt=*) demo_arguments+=("$1") ;;
+    --output | --moe | --engram | --set | --prompt)
+      [[ $# -gt 1 ]] || wrong_usage "$1: a value is missing"
+      demo_arguments+=("$1" "$2")
+      shift ;;
+    *) wrong_usage "unknown argument '$1'" ;;
+  esac
+  shift
 done
 section "1/4 set-up"
 scripts/setup.sh "${setup_arguments[@]}"

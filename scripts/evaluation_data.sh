@@ -11,10 +11,9 @@ packages=no
 output=
 for argument in "$@"; do
   case $argument in
-    -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit 0 ;;
     --packages) packages=yes ;;
-    -*) echo "error: unknown argument '$argument' (try --help)" >&2; exit 2 ;;
-    *) [[ -z $output ]] || { echo "error: more than one folder (try --help)" >&2; exit 2; }; output=$argument ;;
+    -*) wrong_usage "unknown argument '$argument'" ;;
+    *) [[ -z $output ]] || wrong_usage "more than one folder"; output=$argument ;;
   esac
 done
 cd "$ROOT"

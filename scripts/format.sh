@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Formats the C++ sources with clang-format 14.   scripts/format.sh [--check]   (--check changes nothing: exit code 1
-# and the list of files when something would change)
+# Formats the C++ sources with clang-format 14.
+#
+#   scripts/format.sh [--check]
+#
+# --check changes nothing: exit code 1 and the list of files when something would change
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
+[[ $# == 0 || $* == --check ]] || wrong_usage "unknown argument '$*'"
 command -v clang-format >/dev/null || die "clang-format is not installed: run scripts/setup.sh"
 mapfile -t files < <(git ls-files --cached --others --exclude-standard --deduplicate -- \
   '*.h' '*.cc' '*.cpp' '*.cu' '*.c' | while read -r file; do [[ ! -f $file ]] || echo "$file"; done)
@@ -19,5 +23,4 @@ case ${1:-} in
     fi
     say "format: ${#files[@]} files are clean"
     ;;
-  *) echo "error: unknown argument '$1' (wanted --check or nothing)" >&2; exit 2 ;;
 esac

@@ -9,9 +9,6 @@
 # Safe to run again: what is there is not made twice, a study that was stopped goes on. ENGRAM names the built command
 # (default build/release/engram). Text in corpora/long, checkpoints in runs/, results in results/long-context-*.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in
-  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit 0 ;;
-esac
 read_jobs "$@"
 cd "$ROOT"
 ENGRAM=$(realpath -m "${ENGRAM:-build/release/engram}")

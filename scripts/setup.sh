@@ -32,8 +32,7 @@ for argument in "$@"; do
     --clients) clients=yes ;;
     --oracles) oracles=yes ;;
     --no-packages) packages=no ;;
-    -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) echo "error: unknown argument '$argument' (try --help)" >&2; exit 2 ;;
+    *) wrong_usage "unknown argument '$argument'" ;;
   esac
 done
 

@@ -7,9 +7,6 @@
 # Safe to stop and to run again: finished runs stay, others go on from their checkpoints. ENGRAM names the built command
 # (default build/release/engram). Text in corpora/, checkpoints in runs/, results in results/STUDY-cpu-small-DATE.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in
-  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit 0 ;;
-esac
 read_jobs "$@"
 cd "$ROOT"
 ENGRAM=$(realpath -m "${ENGRAM:-build/release/engram}")

@@ -11,11 +11,11 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
 setup_arguments=(--clients)
+[[ $# -le 1 ]] || wrong_usage "'$*': wanted one argument at most"
 case ${1:-} in
   "") ;;
   --no-packages) setup_arguments+=("$1") ;;
-  -h | --help) sed -n '2,/^source/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-  *) echo "error: unknown argument '$1' (try --help)" >&2; exit 2 ;;
+  *) wrong_usage "unknown argument '$1'" ;;
 esac
 
 results=$ROOT/build/test-results

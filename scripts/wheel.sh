@@ -7,6 +7,7 @@
 # Needs the Debian packages of scripts/setup.sh and PyPI (scikit-build-core, nanobind, numpy).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
+[[ $# == 0 || $* == --build ]] || wrong_usage "unknown argument '$*'"
 
 venv=.cache/wheel-venv
 [[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
