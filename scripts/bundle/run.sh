@@ -33,8 +33,8 @@ fi
 missing=$(LD_TRACE_LOADED_OBJECTS=1 bin/engram-torch 2>&1 | grep "not found" | tr -s '\t ' ' ' || true)
 [[ -z $missing ]] || die "the libraries in $TORCH_ROOT are not enough for this bundle ($(<BUILD)): $missing"
 
-# Text and shards are unpacked once, each into place only when whole.
-find demo -name '*.zst' 2>/dev/null | while read -r packed; do
+# Text and shards, where the bundle has them, are unpacked once, each into place only when whole.
+[[ ! -d demo ]] || find demo -name '*.zst' | while read -r packed; do
   file=${packed%.zst}
   [[ ! -e $file ]] || continue
   LD_LIBRARY_PATH=$PWD/lib/fallback bin/zstd -q -d -f "$packed" -o "$file.part" || die "cannot unpack $packed"
