@@ -75,7 +75,13 @@ Status write_rows(Env& env, const std::string& path, const RowFileInfo& info, bo
     while (done < table.num_rows) {
       const int64_t count = std::min(batch_rows(table.row_bytes), table.num_rows - done);
       rows.resize(static_cast<size_t>(count * table.row_bytes));
-      ENGRAM_RETURN_IF_ERROR(make(t, done, count, std::span(rows)));
+      if (Status status = make(t, done, count, std::span(rows)); !status.ok()) {
+        if (status.code() == StatusCode::kInvalidArgument) {  // no later run gets further: nothing may stay
+          writer.reset();
+          (void)env.remove_file(path + ".partial");
+        }
+        return status;
+      }
       ENGRAM_RETURN_IF_ERROR(writer->append(rows));
       done += count;
       advance(progress, count * table.row_bytes);
