@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check of the project, set-up included; exit code 0 only when all of them pass.
 #
-#   scripts/test.sh [--no-packages]     over 75 minutes on a new two-core machine, 20 to 40 with a warm compiler cache
+#   scripts/test.sh [--no-packages]     34 minutes on CI's two cores without a compiler cache, twice that on slow ones
 #
 # --no-packages leaves Debian packages alone, as in scripts/setup.sh.
 # ENGRAM_FUZZ_SECONDS  how long each fuzz target runs (default 60)
