@@ -33,20 +33,25 @@ struct Training {
   std::vector<OrderRows> orders;              // [layers * orders]
 };
 
-OrderRows rows_of_order(const LoadedModel& model, const Training& training, int layer, int order) {
-  OrderRows out{&training.counts[static_cast<size_t>(order - 2)], order, layer, model.config.engram.n_heads, {}};
-  const auto heads = static_cast<size_t>(out.heads);
+// One order, of every layer: the text is hashed once for all of them.
+std::vector<OrderRows> rows_of_order(const LoadedModel& model, const Training& training, int order) {
+  const NgramCounts& counts = training.counts[static_cast<size_t>(order - 2)];
+  const int heads = model.config.engram.n_heads;
+  const auto width = static_cast<size_t>(heads), first = static_cast<size_t>(model.config.engram.slot(order));
+  std::vector<OrderRows> out;
+  for (int layer = 0; layer < model.hasher.num_layers(); ++layer)
+    out.push_back({&counts, order, layer, heads, std::vector<int64_t>(counts.keys.size() * width)});
   std::unordered_map<int64_t, size_t> wanted;  // position of the first occurrence -> n-gram
-  for (size_t g = 0; g < out.counts->keys.size(); ++g) wanted.emplace(out.counts->positions[g], g);
-  out.rows.resize(out.counts->keys.size() * heads);
-  const auto first = static_cast<size_t>(model.config.engram.slot(order));
+  for (size_t g = 0; g < counts.keys.size(); ++g) wanted.emplace(counts.positions[g], g);
   throw_if_error(model.hasher.hash_text(
       training.text.tokens, training.text.document_starts, [&](int64_t begin, const RowIds& row_ids) {
         for (int64_t t = 0; t < row_ids.num_tokens(); ++t) {
           const auto found = wanted.find(begin + t);
           if (found == wanted.end()) continue;
-          const auto rows = row_ids.layer(layer, t, 1).subspan(first, heads);
-          std::ranges::copy(rows, out.rows.begin() + static_cast<ptrdiff_t>(found->second * heads));
+          for (OrderRows& rows : out) {
+            const auto from = row_ids.layer(rows.layer, t, 1).subspan(first, width);
+            std::ranges::copy(from, rows.rows.begin() + static_cast<ptrdiff_t>(found->second * width));
+          }
         }
       }));
   return out;
@@ -169,11 +174,12 @@ Result<Training> read_training(const ProbeContext& context, const LoadedModel& m
         ngram_keys(model.hasher.map(), out.text.tokens, out.text.document_starts, order, engram.pad_token_id)));
   }
   out.traffic = row_traffic(model.hasher, out.text.tokens, out.text.document_starts);
-  for (int layer = 0; layer < model.config.num_memory_layers(); ++layer) {
-    for (int order = 2; order <= engram.max_ngram_size; ++order) {
-      out.orders.push_back(rows_of_order(model, out, layer, order));
-      progress.advance(1);
-    }
+  const int orders = engram.max_ngram_size - 1, layers = model.config.num_memory_layers();
+  out.orders.resize(static_cast<size_t>(layers * orders));
+  for (int order = 2; order <= engram.max_ngram_size; ++order) {
+    for (OrderRows& rows : rows_of_order(model, out, order))
+      out.orders[static_cast<size_t>(rows.layer * orders + order - 2)] = std::move(rows);
+    progress.advance(layers);
   }
   return out;
 }
