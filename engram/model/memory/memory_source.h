@@ -23,10 +23,11 @@ namespace engram {
 
 // Rows as the model takes them.
 struct MemoryRows {
-  torch::Tensor
-      unique_rows;      // [U, d_row] among them every row that was asked for; a leaf with a gradient when it trains
-  torch::Tensor index;  // [B, T, R] int64, positions in unique_rows; flat [n] from a MemoryRead.
-                        // Undefined: unique_rows [n, d_row] stand in the order of the ids
+  // [U, d_row], among them every row that was asked for; a leaf with a gradient when it trains.
+  torch::Tensor unique_rows;
+  // [B, T, R] int64, positions in unique_rows; flat [n] from a MemoryRead. Undefined: unique_rows [n, d_row] stand in
+  // the order of the ids.
+  torch::Tensor index;
   // [n, d_row], in the order of the ids.
   torch::Tensor in_order() const;
 };

@@ -165,13 +165,14 @@ StepMemory ServedTables::begin(std::span<const StepRows> sequences, std::span<co
   out.tables_ = this;
   out.sequences_.assign(sequences.begin(), sequences.end());
   out.failures_.resize(sequences.size());
-  out.row_ids_ = RowIds(static_cast<int>(sources_.size()), model_->hasher.rows_per_token());
+  RowIds joined(static_cast<int>(sources_.size()), model_->hasher.rows_per_token());
   for (const StepRows& s : sequences) {
     out.num_tokens_ += s.count;
-    if (s.row_ids != nullptr) out.row_ids_.append(*s.row_ids, s.first, s.count);
+    if (s.row_ids != nullptr) joined.append(*s.row_ids, s.first, s.count);
   }
-  for (size_t layer = 0; layer < sources_.size() && out.row_ids_.num_tokens() > 0; ++layer) {
-    const std::span<const int64_t> ids = out.row_ids_.layer(static_cast<int>(layer));
+  out.num_read_ = joined.num_tokens();
+  for (size_t layer = 0; layer < sources_.size() && out.num_read_ > 0; ++layer) {
+    const std::span<const int64_t> ids = joined.layer(static_cast<int>(layer));
     out.bytes_ += std::ssize(ids) * sources_[layer]->bytes_per_row();
     out.reads_.push_back(sources_[layer]->submit(ids, overlap));
   }
@@ -191,10 +192,10 @@ StepMemory ServedTables::begin(std::span<const StepRows> sequences, std::span<co
 torch::Tensor StepMemory::rows(int memory_layer) {
   const bool on_host = tables_->device_.is_cpu();
   const auto options = torch::TensorOptions().device(tables_->device_).dtype(on_host ? torch::kFloat : tables_->dtype_);
-  const int64_t width = tables_->model_->config.engram.memory_dim(), read = row_ids_.num_tokens();
+  const int64_t width = tables_->model_->config.engram.memory_dim();
   torch::Tensor dense =
-      read == 0 ? torch::empty({0, width}, options) : finish(memory_layer).to(options).view({read, width});
-  if (read == num_tokens_) return dense;
+      num_read_ == 0 ? torch::empty({0, width}, options) : finish(memory_layer).to(options).view({num_read_, width});
+  if (num_read_ == num_tokens_) return dense;
   torch::Tensor all = torch::zeros({num_tokens_, width}, options);
   int64_t from = 0, to = 0;
   for (const StepRows& s : sequences_) {

@@ -54,8 +54,7 @@ class StepMemory {
 
   const ServedTables* tables_ = nullptr;
   std::vector<StepRows> sequences_;
-  int64_t num_tokens_ = 0;                          // N
-  RowIds row_ids_;                                  // of the sequences with memory, back to back
+  int64_t num_tokens_ = 0, num_read_ = 0;           // N; those with memory
   std::vector<std::unique_ptr<MemoryRead>> reads_;  // [layers]
   std::vector<Status> failures_;
   double stall_seconds_ = 0;
