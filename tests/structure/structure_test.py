@@ -26,13 +26,14 @@ ARROWS = {
     "kernels": {"core"},
     "store": {"core", "text", "hash", "formats", "kernels"},
     "data": {"core", "text", "hash"},
-    "model": {"core", "text", "hash", "formats", "kernels", "store"},
-    "train": {"core", "text", "hash", "formats", "kernels", "store", "data", "model"},
+    "dist": {"core"},
+    "model": {"core", "text", "hash", "formats", "kernels", "store", "dist"},
+    "train": {"core", "text", "hash", "formats", "kernels", "store", "data", "dist", "model"},
     "serve": {"core", "text", "hash", "formats", "kernels", "store", "model"},
-    "lab": {"core", "text", "hash", "formats", "kernels", "store", "data", "model", "train", "serve"},
+    "lab": {"core", "text", "hash", "formats", "kernels", "store", "data", "dist", "model", "train", "serve"},
 }
 ENGRAM_ROOMS = set(ARROWS)
-TORCH_ROOMS = {"model", "train", "serve", "lab", "bench", "apps"}
+TORCH_ROOMS = {"dist", "model", "train", "serve", "lab", "bench", "apps"}
 TORCH_HEADER = re.compile(r"^(torch|ATen|c10|caffe2)/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 SOURCE_SUFFIXES = {".h", ".cc", ".cu", ".c", ".cpp", ".cuh"}

@@ -1,0 +1,93 @@
+// A sum of squares that does not depend on the order of its terms: 128 bits of fixed point.
+//
+// Each square is rounded to a multiple of 2^-80 by itself (a float's square is exact in a double), and the rest is
+// integers. So any split of the values over threads, calls and processes gives the same bits. Squares below 2^-81
+// count as nothing. A value that is not finite, or whose size is 2^23 or more, makes the sum infinite, and so does a
+// sum of 2^46 or more.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace engram {
+
+class ExactSum {
+ public:
+  // What goes over the wire: words of 32 bits, the lowest first, each in an int64. The words of up to 1024 sums are
+  // added number by number; the result is the words of their sum.
+  static constexpr int kWords = 4;
+  using Words = std::array<int64_t, kWords>;
+
+  void add_squares(const float* values, int64_t count) {
+    for (int64_t i = 0; i < count; i += kBlock) add_block(values + i, static_cast<int>(std::min(kBlock, count - i)));
+  }
+  void add(const ExactSum& other) {
+    total_ += other.total_;
+    infinite_ |= other.infinite_;
+    settle();
+  }
+
+  double value() const {
+    return infinite_ ? std::numeric_limits<double>::infinity() : std::ldexp(static_cast<double>(total_), -80);
+  }
+  Words words() const {
+    if (infinite_) return {0, 0, 0, kInfiniteWord};
+    Words words;
+    for (int i = 0; i < kWords; ++i) words[i] = static_cast<int64_t>((total_ >> (32 * i)) & 0xFFFFFFFF);
+    return words;
+  }
+  static ExactSum from_words(const Words& words) {
+    ExactSum sum;
+    sum.infinite_ = words[kWords - 1] >= kTop;
+    for (int i = kWords - 1; i >= 0 && !sum.infinite_; --i) sum.total_ = (sum.total_ << 32) + words[i];
+    sum.settle();
+    return sum;
+  }
+
+ private:
+  __extension__ using Integer = __int128;
+  static constexpr int64_t kBlock = 2048;
+  static constexpr Integer kLimit = Integer{1} << 126;
+  static constexpr int64_t kTop = int64_t{1} << 30;           // the last word of kLimit
+  static constexpr int64_t kInfiniteWord = int64_t{1} << 50;  // 1024 of them still fit
+  // Adding 1.5 * 2^52 * 2^-bits to a double that is small enough leaves its nearest multiple of 2^-bits as an integer
+  // in the low bits: a conversion to integers that every instruction set has for several numbers at once.
+  static constexpr double magic(int bits) { return std::bit_cast<double>((uint64_t{1023} + 52 - bits) << 52) * 1.5; }
+
+  void add_block(const float* values, int count) {
+    int out_of_range = 0;
+    for (int i = 0; i < count; ++i) out_of_range |= !(std::fabs(values[i]) < 8388608.0f);  // true for NaN too
+    if (out_of_range) infinite_ = true;
+    // A square below 2^46 in three parts: multiples of 2^-4, of 2^-42 and of 2^-80. Sums wrap around and come back
+    // when the constants are taken off: a part is below 2^50, and there are at most 2^11 of each.
+    constexpr double kHigh = magic(4), kMiddle = magic(42), kLow = magic(80);
+    uint64_t high = 0, middle = 0, low = 0;
+    for (int i = 0; i < count; ++i) {
+      const double square = static_cast<double>(values[i]) * values[i];
+      const double a = square + kHigh, rest = square - (a - kHigh);
+      const double b = rest + kMiddle, last = rest - (b - kMiddle);
+      const double c = last + kLow;
+      high += std::bit_cast<uint64_t>(a);
+      middle += std::bit_cast<uint64_t>(b);
+      low += std::bit_cast<uint64_t>(c);
+    }
+    const auto integer = [count](uint64_t sum, double constant) {
+      return Integer{static_cast<int64_t>(sum - static_cast<uint64_t>(count) * std::bit_cast<uint64_t>(constant))};
+    };
+    total_ +=
+        integer(high, kHigh) * (Integer{1} << 76) + integer(middle, kMiddle) * (Integer{1} << 38) + integer(low, kLow);
+    settle();
+  }
+  void settle() {
+    infinite_ |= total_ >= kLimit;
+    if (infinite_) total_ = 0;
+  }
+
+  Integer total_ = 0;  // in units of 2^-80
+  bool infinite_ = false;
+};
+
+}  // namespace engram
