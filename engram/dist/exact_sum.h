@@ -3,7 +3,7 @@
 // Each square is rounded to a multiple of 2^-80 by itself (a float's square is exact in a double), and the rest is
 // integers. So any split of the values over threads, calls and processes gives the same bits. Squares below 2^-81
 // count as nothing. A value that is not finite, or whose size is 2^23 or more, makes the sum infinite, and so does a
-// sum of 2^46 or more.
+// sum of 2^45 or more.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -50,8 +50,8 @@ class ExactSum {
  private:
   __extension__ using Integer = __int128;
   static constexpr int64_t kBlock = 2048;
-  static constexpr Integer kLimit = Integer{1} << 126;
-  static constexpr int64_t kTop = int64_t{1} << 30;           // the last word of kLimit
+  static constexpr Integer kLimit = Integer{1} << 125;
+  static constexpr int64_t kTop = int64_t{1} << 29;           // the last word of kLimit
   static constexpr int64_t kInfiniteWord = int64_t{1} << 50;  // 1024 of them still fit
   // Adding 1.5 * 2^52 * 2^-bits to a double that is small enough leaves its nearest multiple of 2^-bits as an integer
   // in the low bits: a conversion to integers that every instruction set has for several numbers at once.
@@ -77,8 +77,9 @@ class ExactSum {
     const auto integer = [count](uint64_t sum, double constant) {
       return Integer{static_cast<int64_t>(sum - static_cast<uint64_t>(count) * std::bit_cast<uint64_t>(constant))};
     };
-    total_ +=
-        integer(high, kHigh) * (Integer{1} << 76) + integer(middle, kMiddle) * (Integer{1} << 38) + integer(low, kLow);
+    infinite_ |= integer(high, kHigh) >= kLimit >> 75;  // far above the limit: it would not fit into total_
+    if (!infinite_)
+      total_ += (integer(high, kHigh) << 76) + integer(middle, kMiddle) * (Integer{1} << 38) + integer(low, kLow);
     settle();
   }
   void settle() {

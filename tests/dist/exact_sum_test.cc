@@ -28,7 +28,7 @@ ExactSum sum_of(const std::vector<float>& values) {
 TEST(ExactSum, IsTheSumOfSquares) {
   EXPECT_EQ(sum_of({}).value(), 0);
   EXPECT_EQ(sum_of({3, -4}).value(), 25);
-  EXPECT_EQ(sum_of({8388607.0f}).value(), 8388607.0 * 8388607.0);
+  EXPECT_EQ(sum_of({4194303.0f}).value(), 4194303.0 * 4194303.0);
   EXPECT_EQ(sum_of({std::ldexp(1.f, -40)}).value(), std::ldexp(1.0, -80));
   EXPECT_EQ(sum_of({std::ldexp(1.f, -41)}).value(), 0);                              // below half of the last bit
   EXPECT_EQ(sum_of({1, std::ldexp(1.f, -40), std::ldexp(1.f, -40)}).words()[0], 2);  // a double would lose both
@@ -72,8 +72,9 @@ TEST(ExactSum, WhatDoesNotFitIsInfinite) {
     other.add(sum);
     EXPECT_EQ(other.value(), infinity);
   }
-  EXPECT_EQ(sum_of(std::vector<float>(3, 8388607.0f)).value(), infinity);  // each fits, the sum is above 2^46
-  EXPECT_LT(sum_of({5e6f, 5e6f}).value(), infinity);
+  EXPECT_EQ(sum_of(std::vector<float>(3, 4194303.0f)).value(), infinity);  // each fits, the sum is above 2^45
+  EXPECT_EQ(sum_of(std::vector<float>(100000, 8388607.0f)).value(), infinity);
+  EXPECT_LT(sum_of({4e6f, 4e6f}).value(), infinity);
 }
 
 }  // namespace
