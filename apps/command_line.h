@@ -1,4 +1,4 @@
-// What the two programs, engram and engram-torch, share: parsing, usage errors, exit codes.
+// What the programs engram, engram-train and engram-torch share: parsing, usage errors, exit codes.
 #pragma once
 #include "apps/commands.h"
 

@@ -23,7 +23,7 @@ void add_plan(CLI::App& app, Invocation& invocation);
 void add_table(CLI::App& app, Invocation& invocation);
 void add_tokenizer(CLI::App& app, Invocation& invocation);
 void add_tokenizer_train(CLI::App& group, Invocation& invocation);  // below `tokenizer`
-// Of engram-torch:
+// Of engram-torch and engram-train:
 void add_bench_ops(CLI::App& bench, Invocation& invocation);    // below `bench`
 void add_bench_serve(CLI::App& bench, Invocation& invocation);  // below `bench`
 void add_bench_train(CLI::App& bench, Invocation& invocation);

@@ -5,8 +5,8 @@
 int main(int argc, char** argv) {
   using namespace engram::apps;
   hold_standard_streams();
-  if (wants_torch(argc, argv)) {
-    print_error(become_torch_program(argv).message());
+  if (const TorchCommand* command = find_torch_command(argc, argv)) {
+    print_error(become_torch_program(*command, argv).message());
     return 1;
   }
   CLI::App app;

@@ -1,4 +1,5 @@
-// The program `engram-torch`: the commands that compute with libtorch. People call it as `engram`, which becomes it.
+// The program `engram-torch`: the commands that compute with libtorch and that scripts/demo.sh does not run.
+// People call it as `engram`, which becomes it.
 #include "apps/command_line.h"
 
 int main(int argc, char** argv) {
@@ -8,7 +9,6 @@ int main(int argc, char** argv) {
   Invocation invocation;
   describe_program(app);
   app.require_subcommand(1);
-  add_demo(app, invocation);
   add_eval(app, invocation);
   add_generate(app, invocation);
   add_lab(app, invocation);

@@ -29,26 +29,24 @@ void add_torch_command_names(CLI::App& app) {
   }
 }
 
-bool wants_torch(int argc, char** argv) {
+const TorchCommand* find_torch_command(int argc, char** argv) {
   for (const TorchCommand& command : kTorchCommands) {
     const bool grouped = *command.group != '\0';
     if (argc < (grouped ? 3 : 2) || (grouped && std::strcmp(argv[1], command.group) != 0)) continue;
-    if (std::strcmp(argv[grouped ? 2 : 1], command.name) == 0) return true;
+    if (std::strcmp(argv[grouped ? 2 : 1], command.name) == 0) return &command;
   }
-  return false;
+  return nullptr;
 }
 
-Status become_torch_program(char** argv) {
+Status become_torch_program(const TorchCommand& command, char** argv) {
   std::error_code error;
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) return make_status(StatusCode::kUnavailable, "/proc/self/exe: {}", error.message());
-  const std::string program = self.parent_path() / "engram-torch";
+  const std::string program = self.parent_path() / command.program;
   execv(program.c_str(), argv);
-  if (errno == ENOENT) {
-    const bool grouped = argv[2] != nullptr && std::strcmp(argv[1], "bench") == 0;
-    return not_found("engram {}{}{}: needs the program {}, which is not there; a build with libtorch makes it", argv[1],
-                     grouped ? " " : "", grouped ? argv[2] : "", program);
-  }
+  if (errno == ENOENT)
+    return not_found("engram {}{}{}: needs the program {}, which is not there; scripts/build.sh makes it",
+                     command.group, *command.group == '\0' ? "" : " ", command.name, program);
   return make_status(StatusCode::kUnavailable, "{}: cannot be started: {}", program, std::strerror(errno));
 }
 

@@ -30,8 +30,8 @@ copy_library() {
 
 copy_program() {
   mkdir -p "$bundle/bin" "$bundle/lib/fallback"
-  cp build/bundle/engram build/bundle/engram-torch "$bundle/bin"
-  strip "$bundle/bin/engram" "$bundle/bin/engram-torch"
+  cp build/bundle/engram build/bundle/engram-{train,torch} "$bundle/bin"
+  strip "$bundle"/bin/engram*
   copy_library libhwy.so.1 "$bundle/lib"
   cp /usr/bin/zstd "$bundle/bin/zstd"
   local library
@@ -65,7 +65,7 @@ copy_data() {
 }
 
 section "1/3 build"
-scripts/build.sh bundle engram -- -DENGRAM_WITH_CUDA="$cuda"
+scripts/build.sh bundle programs -- -DENGRAM_WITH_CUDA="$cuda"
 section "2/3 assemble"
 mkdir -p dist
 bundle=$(mktemp -d dist/bundle.XXXXXX)

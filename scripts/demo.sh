@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job, from nothing: set-up, build, text, two trainings, report. 15 to 30 minutes on two cores; run it again
-# and it continues where it stopped.
+# The main job, from nothing: set-up, build, text, two trainings, report; then the build of the other commands. The
+# report is there after 15 to 30 minutes on two cores. Run it again, and it continues where it stopped.
 #
 #   scripts/demo.sh [--no-packages] [ARGUMENTS OF engram demo]
 #
@@ -21,13 +21,25 @@ while [[ $# -gt 0 ]]; do
   esac
   shift
 done
-section "1/4 set-up"
-scripts/setup.sh "${setup_arguments[@]}"
-section "2/4 build"
-scripts/build.sh release engram
-section "3/4 text, tokenizer and token shards"
-scripts/corpus.sh
-section "4/4 two models, side by side, then the report"
-build/release/engram demo "${demo_arguments[@]}"
+times=()
+# part NAME COMMAND...: runs it and keeps its time.
+part() {
+  local name=$1 start=$SECONDS
+  shift
+  "$@"
+  times+=("$name $(elapsed "$start")")
+}
+section "1/5 set-up"
+part set-up scripts/setup.sh "${setup_arguments[@]}"
+section "2/5 build: what the demo needs"
+part build scripts/build.sh release demo
+section "3/5 text, tokenizer and token shards"
+part text scripts/corpus.sh
+section "4/5 two models, side by side, then the report"
+part training build/release/engram demo "${demo_arguments[@]}"
 say ""
-say "done in $(elapsed 0). Open demo/report.html in a browser; its numbers are in demo/summary.json."
+say "The report is there after $(elapsed 0): $(IFS=,; sed 's/,/, /g' <<<"${times[*]}")."
+say "Open demo/report.html in a browser; its numbers are in demo/summary.json."
+section "5/5 build: the other commands (generate, serve, eval, lab, bench)"
+scripts/build.sh release programs
+say "done in $(elapsed 0)"
