@@ -24,6 +24,15 @@ class ExactSum {
   void add_squares(const float* values, int64_t count) {
     for (int64_t i = 0; i < count; i += kBlock) add_block(values + i, static_cast<int>(std::min(kBlock, count - i)));
   }
+  // A sum of squares made elsewhere, rounded to a multiple of 2^-80. Not a number or 2^45 or more: infinite.
+  void add(double sum_of_squares) {
+    if (sum_of_squares < 0x1p45) {
+      total_ += static_cast<Integer>(std::nearbyint(std::ldexp(sum_of_squares, 80)));
+    } else {
+      infinite_ = true;
+    }
+    settle();
+  }
   void add(const ExactSum& other) {
     total_ += other.total_;
     infinite_ |= other.infinite_;

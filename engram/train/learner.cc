@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "engram/dist/pairwise_sum.h"
 #include "engram/train/one_row_table.h"
 
 namespace engram {
@@ -57,9 +58,10 @@ void Learner::make_tables(const RunInputs& inputs) {
   const torch::Device home = recipe_.train.table_placement == TablePlacement::kDevice ? device_ : torch::kCPU;
   const int rows_per_token = inputs.hasher.rows_per_token();
   for (const NgramHasher& layer : inputs.hasher.layers()) {
-    torch::Tensor rows =
-        initial_table_rows(layer.num_rows(), recipe_.model.engram.head_dim, recipe_.model.initializer_range, home);
-    auto table = std::make_unique<TrainableTable>(std::move(rows), device_, options);
+    torch::Tensor rows = torch::empty({layer.num_rows(), recipe_.model.engram.head_dim}, torch::kFloat32);
+    draw_table_rows(static_cast<uint64_t>(recipe_.train.seed), static_cast<int>(tables_.size()), 0,
+                    recipe_.model.initializer_range, rows.data_ptr<float>(), rows.size(0), rows.size(1));
+    auto table = std::make_unique<TrainableTable>(rows.to(home), device_, options);
     tables_.push_back(table.get());
     if (recipe_.train.control == ControlKind::kShuffledHash) {
       auto shuffled = std::make_unique<ShuffledTable>(std::move(table), rows_per_token, recipe_.train.seed);
@@ -116,37 +118,50 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   StepResult result;
   const double share = 1.0 / static_cast<double>(batches.size());
   const std::vector<MemoryRows> memory = gather(batches, step);
-  torch::Tensor loss_sum;
+  std::vector<torch::Tensor> losses;
+  PairwiseSum gradients;
   for (size_t i = 0; i < batches.size(); ++i) {
     const Batch& batch = batches[i];
     std::vector<MemoryRows> mine;
     for (const MemoryRows& rows : memory)
-      mine.push_back(
-          {rows.unique_rows, rows.index.narrow(0, static_cast<int64_t>(i) * batch.batch_size, batch.batch_size)});
-    const torch::Tensor loss = micro_batch_loss(batch, std::move(mine)) * share;
+      mine.push_back({batches.size() == 1 ? rows.unique_rows : rows.unique_rows.detach().requires_grad_(),
+                      rows.index.narrow(0, static_cast<int64_t>(i) * batch.batch_size, batch.batch_size)});
+    const torch::Tensor loss = micro_batch_loss(batch, mine) * share;
     loss.backward();
-    loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
+    losses.push_back(loss.detach());
+    std::vector<torch::Tensor> term = optimizer_->take_gradients();
+    for (const MemoryRows& rows : mine) term.push_back(rows.unique_rows.grad());
+    gradients.push(std::move(term));
     result.tokens += batch.batch_size * batch.sequence_length;
   }
-
   RECORD_USER_SCOPE("phase:optimizers");
-  std::vector<torch::Tensor> gradients = optimizer_->gradients();
-  for (const MemoryRows& rows : memory) {
-    result.touched_rows += rows.unique_rows.size(0);
-    if (rows.unique_rows.grad().defined()) gradients.push_back(rows.unique_rows.grad());
-  }
-  result.loss = loss_sum.item<double>();
-  result.grad_norm = clip_gradients(gradients, recipe_.optimizer.clip_norm);
   result.expert_load = model_.model->expert_load_ratio();
   result.gate_mean = model_.model->gate_means();
-  if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) {
-    optimizer_->step(multiplier);
-    for (const auto& table : model_.tables)
-      table->apply_gradient(recipe_.optimizer.adamw_lr * recipe_.optimizer.table_lr_multiplier * multiplier);
-    model_.model->update_expert_bias(recipe_.train.expert_bias_rate);
-  }
-  optimizer_->zero_grad();
+  const torch::Tensor nats = at::stack(losses).to(torch::kCPU, torch::kFloat64);
+  for (int64_t i = 0; i < nats.numel(); ++i) result.loss += nats.const_data_ptr<double>()[i];
+  update(gradients.finish(), multiplier, result);
   return result;
+}
+
+// `gradients`: of the parameters, then of the rows of each memory layer.
+void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, StepResult& result) {
+  ExactSum row_squares;
+  for (size_t layer = tables_.size(); layer-- > 0; gradients.pop_back()) {
+    row_squares.add(tables_[layer]->collect_gradient(std::move(gradients.back())));
+    result.touched_rows += tables_[layer]->touched_rows();
+  }
+  double squares = row_squares.value();
+  for (const double square : gradient_squares(gradients)) squares += square;
+  result.grad_norm = std::sqrt(squares);
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return;
+  const double scale = clip_scale(result.grad_norm, recipe_.optimizer.clip_norm);
+  scale_gradients(gradients, scale);
+  optimizer_->set_gradients(gradients);
+  optimizer_->step(multiplier);
+  optimizer_->take_gradients();
+  for (TrainableTable* table : tables_)
+    table->apply_gradient(recipe_.optimizer.adamw_lr * recipe_.optimizer.table_lr_multiplier * multiplier, scale);
+  model_.model->update_expert_bias(recipe_.train.expert_bias_rate);
 }
 
 Result<EvaluateResult> Learner::validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,

@@ -27,7 +27,7 @@ struct StepResult {
   int64_t tokens = 0;               // targets
   int64_t touched_rows = 0;         // distinct table rows, all layers
   std::vector<double> expert_load;  // per MoE block: max / mean of the step's tokens per expert
-  std::vector<double> gate_mean;    // per Engram layer
+  std::vector<double> gate_mean;    // per Engram layer, of the last micro-batch
 };
 
 // Not thread-safe: torch's thread pool works inside. Throws c10::Error on what torch refuses.
@@ -56,6 +56,7 @@ class Learner {
   void make_tables(const RunInputs& inputs);
   std::vector<MemoryRows> gather(std::span<const Batch> batches, int64_t step);
   torch::Tensor micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory);
+  void update(std::vector<torch::Tensor> gradients, double multiplier, StepResult& result);
   torch::Tensor to_device(const std::vector<int32_t>& ids, const Batch& batch) const;
 
   Recipe recipe_;

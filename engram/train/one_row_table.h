@@ -16,7 +16,6 @@ class OneRowTable : public MemorySource {
   OneRowTable(std::unique_ptr<MemorySource> table, int rows_per_token)
       : table_(std::move(table)), rows_per_token_(rows_per_token) {}
   std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
-  void apply_gradient(double lr) override { table_->apply_gradient(lr); }
   int64_t num_rows() const override { return table_->num_rows(); }
   int64_t row_dim() const override { return table_->row_dim(); }
 

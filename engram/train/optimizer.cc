@@ -44,15 +44,19 @@ void Optimizer::step(double multiplier) {
   adamw_.step(recipe_.adamw_lr * multiplier);
 }
 
-void Optimizer::zero_grad() {
-  for (torch::Tensor& parameter : parameters_) parameter.mutable_grad().reset();
+std::vector<torch::Tensor> Optimizer::take_gradients() {
+  std::vector<torch::Tensor> gradients;
+  for (torch::Tensor& parameter : parameters_) {
+    gradients.push_back(std::move(parameter.mutable_grad()));
+    parameter.mutable_grad().reset();
+  }
+  return gradients;
 }
 
-std::vector<torch::Tensor> Optimizer::gradients() const {
-  std::vector<torch::Tensor> gradients;
-  for (const torch::Tensor& parameter : parameters_)
-    if (parameter.grad().defined()) gradients.push_back(parameter.grad());
-  return gradients;
+void Optimizer::set_gradients(const std::vector<torch::Tensor>& gradients) {
+  TORCH_CHECK(gradients.size() == parameters_.size(), "gradients: got ", gradients.size(), ", wanted ",
+              parameters_.size());
+  for (size_t i = 0; i < gradients.size(); ++i) parameters_[i].mutable_grad() = gradients[i];
 }
 
 NamedTensors Optimizer::state() const {
@@ -61,13 +65,39 @@ NamedTensors Optimizer::state() const {
   return state;
 }
 
-double clip_gradients(const std::vector<torch::Tensor>& gradients, double max_norm) {
-  if (gradients.empty()) return 0;
+namespace {
+
+std::vector<torch::Tensor> defined_ones(const std::vector<torch::Tensor>& tensors) {
+  std::vector<torch::Tensor> defined;
+  for (const torch::Tensor& tensor : tensors)
+    if (tensor.defined()) defined.push_back(tensor);
+  return defined;
+}
+
+}  // namespace
+
+std::vector<double> gradient_squares(const std::vector<torch::Tensor>& gradients) {
+  std::vector<double> squares(gradients.size());
+  const std::vector<torch::Tensor> defined = defined_ones(gradients);
+  if (defined.empty()) return squares;
   const torch::NoGradGuard no_grad;
-  const std::vector<torch::Tensor> norms = at::_foreach_norm(gradients, 2);
-  const double norm = at::stack(norms).norm().item<double>();
-  if (max_norm > 0 && norm > max_norm) at::_foreach_mul_(gradients, max_norm / (norm + 1e-6));
-  return norm;
+  const torch::Tensor norms = at::stack(at::_foreach_norm(defined, 2)).to(torch::kCPU, torch::kFloat64);
+  for (size_t i = 0, norm = 0; i < gradients.size(); ++i) {
+    if (!gradients[i].defined()) continue;
+    const double value = norms.const_data_ptr<double>()[norm++];
+    squares[i] = value * value;
+  }
+  return squares;
+}
+
+double clip_scale(double norm, double max_norm) {
+  return max_norm > 0 && norm > max_norm ? max_norm / (norm + 1e-6) : 1;
+}
+
+void scale_gradients(const std::vector<torch::Tensor>& gradients, double scale) {
+  const torch::NoGradGuard no_grad;
+  if (const std::vector<torch::Tensor> defined = defined_ones(gradients); !defined.empty() && scale != 1)
+    at::_foreach_mul_(defined, scale);
 }
 
 }  // namespace engram

@@ -24,8 +24,11 @@ class Optimizer {
   Optimizer(const TransformerImpl& model, const OptimizerRecipe& recipe);
   // One update at both learning rates times `multiplier` (schedule_multiplier()).
   void step(double multiplier);
-  void zero_grad();                              // gradients become undefined: backward then writes instead of adding
-  std::vector<torch::Tensor> gradients() const;  // the defined ones
+  // The gradient of every parameter, in the model's order, undefined where there is none; afterwards none has one, so
+  // that the next backward writes instead of adding.
+  std::vector<torch::Tensor> take_gradients();
+  // What step() uses. REQUIRES: as many as take_gradients() gives.
+  void set_gradients(const std::vector<torch::Tensor>& gradients);
   // Everything a checkpoint needs; the tensors are the state itself.
   NamedTensors state() const;
 
@@ -36,8 +39,11 @@ class Optimizer {
   AdamW adamw_;
 };
 
-// Scales all gradients so that their global 2-norm is at most max_norm (0: leaves them) and returns the norm before.
-// The arithmetic of torch.nn.utils.clip_grad_norm_.
-double clip_gradients(const std::vector<torch::Tensor>& gradients, double max_norm);
+// Of each gradient the sum of its squares (0 for an undefined one): the norm in fp32, squared in double.
+std::vector<double> gradient_squares(const std::vector<torch::Tensor>& gradients);
+// The factor that brings a 2-norm to max_norm at most (0: no bound), as torch.nn.utils.clip_grad_norm_ has it.
+double clip_scale(double norm, double max_norm);
+// Multiplies all that are defined.
+void scale_gradients(const std::vector<torch::Tensor>& gradients, double scale);
 
 }  // namespace engram

@@ -22,7 +22,6 @@ class ShuffledTable : public MemorySource {
   static constexpr int64_t kEvaluation = 0;  // training steps count from 1
 
   std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
-  void apply_gradient(double lr) override { table_->apply_gradient(lr); }
   int64_t num_rows() const override { return table_->num_rows(); }
   int64_t row_dim() const override { return table_->row_dim(); }
 

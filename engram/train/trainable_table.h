@@ -1,4 +1,4 @@
-// TrainableTable: a MemorySource that learns.
+// TrainableTable: a LearningTable whose rows are all in this process.
 //
 // submit() copies the distinct rows of a batch into unique_rows, a leaf that requires a gradient; after backward,
 // apply_gradient() gives that gradient to row-sparse Adam for exactly those rows. Memory: rows, optimizer state and
@@ -16,27 +16,26 @@
 #include <utility>
 #include <vector>
 
-#include "engram/model/memory/memory_source.h"
 #include "engram/model/memory/row_deduplicator.h"
+#include "engram/train/learning_table.h"
 #include "engram/train/row_sparse_adam.h"
 
 namespace engram {
 
-// Not thread-safe. submit() and apply_gradient() alternate in training; submit() alone evaluates.
-class TrainableTable : public MemorySource {
+class TrainableTable : public LearningTable {
  public:
   // rows [num_rows, d_row] fp32, contiguous, where they shall live; taken over, not copied.
   TrainableTable(torch::Tensor rows, torch::Device model_device, const RowSparseAdamOptions& options);
 
   std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
-  // No gradient: nothing happens.
-  void apply_gradient(double lr) override;
+  ExactSum collect_gradient(torch::Tensor gradient) override;
+  int64_t touched_rows() const override { return unique_ids_.defined() ? unique_ids_.numel() : 0; }
+  void apply_gradient(double lr, double scale) override;
 
   int64_t num_rows() const override { return rows_.size(0); }
   int64_t row_dim() const override { return rows_.size(1); }
   const torch::Tensor& rows() const { return rows_; }
-  void set_rows(const torch::Tensor& rows);                          // copies; same shape
-  const torch::Tensor& unique_rows() const { return unique_rows_; }  // of the last submit()
+  void set_rows(const torch::Tensor& rows);  // copies; same shape
   std::vector<std::pair<std::string, torch::Tensor>> optimizer_state() const { return adam_.state(); }
 
  private:
@@ -45,11 +44,12 @@ class TrainableTable : public MemorySource {
   RowSparseAdam adam_;
   RowDeduplicator deduplicator_;
   std::vector<int64_t> unique_, index_;
-  torch::Tensor unique_ids_;   // [U] on the rows' device
-  torch::Tensor unique_rows_;  // [U, d_row] on the model's device
+  torch::Tensor unique_ids_;  // [U] on the rows' device
+  torch::Tensor gradient_;    // [U, d_row] there, collected
 };
 
-// Initial rows: normal with standard deviation `range`, from torch's global generator.
-torch::Tensor initial_table_rows(int64_t num_rows, int64_t row_dim, double range, torch::Device device);
+// Initial rows: normal with standard deviation `range`. Row r is a function of (seed, layer, r) alone, so whoever keeps
+// a part of a table draws just that part. Fills out [n, row_dim], rows first_row .. first_row + n - 1.
+void draw_table_rows(uint64_t seed, int layer, int64_t first_row, double range, float* out, int64_t n, int64_t row_dim);
 
 }  // namespace engram

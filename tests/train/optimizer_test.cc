@@ -1,6 +1,8 @@
 // Muon, AdamW, clipping and row-sparse Adam against PyTorch's own (tests/golden/make/optimizers.py).
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "engram/train/adamw.h"
 #include "engram/train/muon.h"
 #include "engram/train/optimizer.h"
@@ -125,13 +127,19 @@ TEST(AdamW, DecaysOnlyWhatDecays) {
 TEST(ClipGradients, EqualsPyTorchAndLeavesSmallOnesAlone) {
   std::vector<torch::Tensor> gradients;
   for (const std::string& name : kMatrices) gradients.push_back(gradient_of(name, 0));
-  const double norm = clip_gradients(gradients, 0.05);
-  EXPECT_NEAR(norm, vectors().at("clip.norm").item<double>(), 1e-6);
+  gradients.emplace_back();  // a parameter without a gradient
+  const auto norm = [&] {
+    double sum = 0;
+    for (const double square : gradient_squares(gradients)) sum += square;
+    return std::sqrt(sum);
+  };
+  EXPECT_EQ(0, gradient_squares(gradients).back());
+  EXPECT_NEAR(norm(), vectors().at("clip.norm").item<double>(), 1e-6);
+  scale_gradients(gradients, clip_scale(norm(), 0.05));
   expect_close(gradients[0], vectors().at("clip.wide"), 1e-6, "wide");
-  const torch::Tensor before = gradients[0].clone();
-  EXPECT_NEAR(clip_gradients(gradients, 1.0), 0.05, 1e-6);
-  clip_gradients(gradients, 0);  // 0: no clipping
-  EXPECT_TRUE(torch::equal(gradients[0], before));
+  EXPECT_NEAR(norm(), 0.05, 1e-6);
+  EXPECT_EQ(1, clip_scale(0.05, 1.0));
+  EXPECT_EQ(1, clip_scale(5, 0));  // 0: no clipping
 }
 
 RowSparseAdamOptions row_options(bool row_wise = false) {
@@ -207,9 +215,29 @@ TEST(TrainableTable, GradientEqualsTheDenseReference) {
   torch::Tensor expected = rows.clone();
   RowSparseAdam adam(expected, row_options());
   adam.update(expected, ids_of({3, 7, 29, 0, 12}), memory.unique_rows.grad(), 0.02);
-  table.apply_gradient(0.02);
+  const double squares = memory.unique_rows.grad().to(torch::kDouble).square().sum().item<double>();
+  EXPECT_NEAR(squares, table.collect_gradient(memory.unique_rows.grad()).value(), 1e-12 * squares);
+  EXPECT_EQ(5, table.touched_rows());
+  table.apply_gradient(0.02, 1);
   EXPECT_TRUE(torch::equal(table.rows(), expected));
-  EXPECT_FALSE(table.unique_rows().grad().defined());
+  table.apply_gradient(0.02, 1);  // the gradient is gone
+  EXPECT_TRUE(torch::equal(table.rows(), expected));
+}
+
+// Each row depends on its number alone, so that any part of a table can be drawn by itself.
+TEST(TrainableTable, InitialRowsAreNormalAndDrawnOneByOne) {
+  constexpr int64_t kRows = 20'000, kDim = 5;
+  torch::Tensor rows = torch::empty({kRows, kDim}), part = torch::empty({7, kDim}), other = torch::empty({7, kDim});
+  draw_table_rows(3, 1, 0, 0.02, rows.data_ptr<float>(), kRows, kDim);
+  draw_table_rows(3, 1, 1234, 0.02, part.data_ptr<float>(), 7, kDim);
+  draw_table_rows(3, 0, 1234, 0.02, other.data_ptr<float>(), 7, kDim);
+  EXPECT_TRUE(torch::equal(part, rows.narrow(0, 1234, 7)));
+  EXPECT_FALSE(torch::equal(part, other));
+  const torch::Tensor z = rows.to(torch::kDouble) / 0.02;
+  EXPECT_NEAR(0, z.mean().item<double>(), 0.02);  // 100,000 numbers: 6 standard errors
+  EXPECT_NEAR(1, z.square().mean().item<double>(), 0.03);
+  EXPECT_NEAR(3, z.pow(4).mean().item<double>(), 0.25);
+  EXPECT_NEAR(0, (z.slice(1, 0, 4) * z.slice(1, 1, 5)).mean().item<double>(), 0.02);
 }
 
 TEST(TrainableTable, KeepsTheTableOutOfTheGraphAndChecksIds) {

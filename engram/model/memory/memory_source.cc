@@ -40,8 +40,6 @@ MemoryRows MemorySource::gather(std::span<const int64_t> row_ids, int64_t batch,
   return shaped(read->rows(), batch, length);
 }
 
-void MemorySource::apply_gradient(double) { TORCH_CHECK(false, "this memory does not learn"); }
-
 std::vector<std::string> MemorySource::tiers(std::span<const int64_t> row_ids) const {
   return std::vector<std::string>(row_ids.size(), "resident");
 }

@@ -1,8 +1,8 @@
 // MemorySource: the rows of one memory layer, wherever they are. Training, evaluation, serving and the lab ask for rows
 // here and nowhere else; a memory of another kind is one more implementation.
 //
-// submit() starts, wait() ends, rows() gives what the model takes. A source that learns takes gradients back through
-// the leaf that it gave.
+// submit() starts, wait() ends, rows() gives what the model takes. A source that learns (train/learning_table.h) takes
+// gradients back through the leaf that it gave.
 //   ResidentTable, ConstantTable (here)  memory of this process; one row for all
 //   StoredTable (stored_table.h)         a tier of engram/store: DRAM, page cache, drive, caches
 //   TrainableTable (train/)              rows that learn, and the controls of studies in front of them
@@ -51,9 +51,6 @@ class MemorySource {
   virtual std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) = 0;
   // Hint that these rows may be asked for. Returns at once.
   virtual void prefetch(std::span<const int64_t> /*row_ids*/) {}
-  // One step of the source's own optimizer for the rows of the last submit(), with the gradient of its unique_rows,
-  // which is dropped afterwards. Throws where nothing learns.
-  virtual void apply_gradient(double lr);
 
   virtual int64_t num_rows() const = 0;
   virtual int64_t row_dim() const = 0;

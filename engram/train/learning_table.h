@@ -1,0 +1,30 @@
+// LearningTable: a MemorySource whose rows learn.
+//
+// A step: submit() of all row ids that the step uses; backward, which leaves a gradient at the read's unique_rows;
+// collect_gradient(); apply_gradient(). submit() alone evaluates.
+#pragma once
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engram/dist/exact_sum.h"
+#include "engram/model/memory/memory_source.h"
+
+namespace engram {
+
+// Not thread-safe.
+class LearningTable : public MemorySource {
+ public:
+  // `gradient` [U, d_row], fp32, of the unique_rows of the last submit(); undefined: none reached them. Returns the sum
+  // of its squares over the rows that are kept here.
+  virtual ExactSum collect_gradient(torch::Tensor gradient) = 0;
+  // Distinct rows of the last submit() that are kept here.
+  virtual int64_t touched_rows() const = 0;
+  // One step of row-sparse Adam with the collected gradient times `scale`, which is dropped afterwards.
+  virtual void apply_gradient(double lr, double scale) = 0;
+};
+
+}  // namespace engram
