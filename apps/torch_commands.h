@@ -25,7 +25,7 @@ inline constexpr std::array kTorchCommands = {
                  "Run a study (many training runs, one page), or ask a question about checkpoints"},
     TorchCommand{"", "serve", "engram-torch", "Serve a checkpoint over HTTP: OpenAI's API, metrics, and a page"},
     TorchCommand{"", "train", "engram-train", "Train a model from a recipe"},
-    TorchCommand{"bench", "ops", "engram-torch", "Fused operators beside libtorch's own, forward and backward"},
+    TorchCommand{"bench", "ops", "engram-torch", "Every kernel beside the best call of libtorch for its work"},
     TorchCommand{"bench", "serve", "engram-torch",
                  "Throughput of the engine with its table in each tier, by the paper's protocol"},
     TorchCommand{"bench", "train", "engram-torch", "Training steps per second, beside plain PyTorch"},
