@@ -7,6 +7,7 @@
 #include "engram/model/layers/attention.h"
 #include "engram/model/layers/hyper_connection.h"
 #include "engram/model/ops/ops.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram::bench {
 namespace {
@@ -261,8 +262,10 @@ void moe_cases(const OpsShape& s, OpsCases& cases) {
   };
   cases.push_back({"choice of experts",
                    [=]() -> Tensors {
-                     choose_largest(scores.const_data_ptr<float>(), scores.size(0), scores.size(1), kChoices,
-                                    index.mutable_data_ptr<int64_t>());
+                     parallel_ranges(scores.size(0), /*grain=*/256, [&](int64_t begin, int64_t end) {
+                       choose_largest(scores.const_data_ptr<float>() + begin * scores.size(1), end - begin,
+                                      scores.size(1), kChoices, index.mutable_data_ptr<int64_t>() + begin * kChoices);
+                     });
                      return {index};
                    },
                    {{"topk", topk(true), 0}, {"topk, unsorted", topk(false), -1}},

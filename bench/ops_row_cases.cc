@@ -6,6 +6,7 @@
 #include "engram/core/status.h"
 #include "engram/kernels/row_codec.h"
 #include "engram/model/decode/sampler.h"
+#include "engram/model/ops/parallel.h"
 #include "engram/model/paged/paged_ops.h"
 #include "engram/train/row_sparse_adam.h"
 
@@ -105,15 +106,22 @@ Tensor encode_composed(const RowFormat& format, const Tensor& values) {
   return at::cat({codes, scale.to(torch::kFloat8_e8m0fnu).view(torch::kByte).view({count, blocks})}, 1);
 }
 
+// Rows shared out to the threads, as callers do.
+void each_rows(int64_t count, const std::function<void(int64_t begin, int64_t count)>& work) {
+  parallel_ranges(count, /*grain=*/256, [&](int64_t begin, int64_t end) { work(begin, end - begin); });
+}
+
 Tensor encoded(const RowFormat& format, const Tensor& values) {
   Tensor rows = torch::empty({values.size(0), format.row_bytes()}, torch::kByte);
-  const Status status = encode_rows(format, values.const_data_ptr<float>(), values.size(0),
-                                    reinterpret_cast<std::byte*>(rows.mutable_data_ptr<uint8_t>()));
-  TORCH_CHECK(status.ok(), status.message());
+  auto* to = reinterpret_cast<std::byte*>(rows.mutable_data_ptr<uint8_t>());
+  each_rows(values.size(0), [&](int64_t begin, int64_t count) {
+    const Status status = encode_rows(format, values.const_data_ptr<float>() + begin * format.width, count,
+                                      to + begin * format.row_bytes());
+    TORCH_CHECK(status.ok(), status.message());
+  });
   return rows;
 }
 
-// Rows of a batch. Callers decode on the threads that read, so one thread is compared with all of libtorch's.
 void row_codec_cases(const OpsShape& s, OpsCases& cases) {
   const Tensor values = torch::randn({s.table_row_ids() / 2, s.row_dim});
   for (const RowType type : {RowType::kFP8, RowType::kInt8, RowType::kInt4}) {
@@ -124,7 +132,10 @@ void row_codec_cases(const OpsShape& s, OpsCases& cases) {
     const Tensor out = torch::empty_like(values), narrow = torch::empty_like(values, torch::kBFloat16);
     OpsCase c{fmt::format("{} to fp32", row_type_name(type)),
               [=]() -> Tensors {
-                decode_rows(format, bytes, stride, rows.size(0), out.mutable_data_ptr<float>());
+                each_rows(rows.size(0), [&](int64_t begin, int64_t count) {
+                  decode_rows(format, bytes + begin * format.row_bytes(), stride, count,
+                              out.mutable_data_ptr<float>() + begin * format.width);
+                });
                 return {out};
               },
               {{"composed", inference([=] { return decode_composed(format, rows); }), 1e-6}},
@@ -136,7 +147,10 @@ void row_codec_cases(const OpsShape& s, OpsCases& cases) {
       cases.push_back(
           {"fp8 to bf16",
            [=]() -> Tensors {
-             decode_rows_bf16(format, bytes, stride, rows.size(0), static_cast<uint16_t*>(narrow.mutable_data_ptr()));
+             each_rows(rows.size(0), [&](int64_t begin, int64_t count) {
+               decode_rows_bf16(format, bytes + begin * format.row_bytes(), stride, count,
+                                static_cast<uint16_t*>(narrow.mutable_data_ptr()) + begin * format.width);
+             });
              return {narrow};
            },
            {{"composed", inference([=] { return decode_composed(format, rows).to(torch::kBFloat16); }), 1e-6}},
