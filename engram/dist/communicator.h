@@ -12,7 +12,6 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
-#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -21,20 +20,10 @@
 #include <vector>
 
 #include "engram/core/status.h"
+#include "engram/dist/channel.h"
 #include "engram/dist/world.h"
 
 namespace engram {
-
-enum class Channel { kControl, kDense, kTable, kExpert };
-inline constexpr int kChannels = 4;
-
-// What all ranks must have in common. They tell each other before the first exchange.
-struct Hello {
-  std::string program;     // version and commit
-  std::string recipe;      // digest of the resolved recipe
-  std::string vocabulary;  // digest of the tokenizer
-  int64_t train_tokens = 0;
-};
 
 // What an exchange throws. what() is the one line.
 class ExchangeFailed : public std::runtime_error {

@@ -1,5 +1,6 @@
 // Which process of how many this one is, as the program that started it says: torchrun, mpirun, srun, or ourselves.
 #pragma once
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <span>
@@ -16,6 +17,14 @@ struct World {
   int port = 29500;
   bool agent_store = false;  // torchrun holds the store at host:port, and rank 0 is a client too
   int attempt = 0;           // torchrun's count of restarts
+};
+
+// What all ranks must have in common. They tell each other before the first exchange.
+struct Hello {
+  std::string program;     // version and commit
+  std::string recipe;      // digest of the resolved recipe
+  std::string vocabulary;  // digest of the tokenizer
+  int64_t train_tokens = 0;
 };
 
 using Variables = std::map<std::string, std::string, std::less<>>;
