@@ -4,6 +4,7 @@
 #include <chrono>
 #include <thread>
 
+#include "engram/core/child_process.h"
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
 #include "engram/core/output_lock.h"
@@ -11,7 +12,6 @@
 #include "engram/lab/pages/assets.h"
 #include "engram/lab/pages/report.h"
 #include "engram/lab/probes/gates.h"
-#include "engram/lab/study/child_process.h"
 #include "engram/lab/study/run_output.h"
 #include "engram/model/decode/evaluate.h"
 #include "engram/model/decode/generate.h"

@@ -10,11 +10,11 @@
 #include <optional>
 #include <thread>
 
+#include "engram/core/child_process.h"
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
-#include "engram/lab/study/child_process.h"
 #include "engram/lab/study/run_output.h"
 #include "engram/lab/study/study.h"
 #include "engram/lab/study/study_record.h"

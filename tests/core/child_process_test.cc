@@ -1,4 +1,4 @@
-#include "engram/lab/study/child_process.h"
+#include "engram/core/child_process.h"
 
 #include <gtest/gtest.h>
 
@@ -57,6 +57,27 @@ TEST(ChildProcess, DestructionStopsTheChild) {
   const std::string log = log_path("destroy");
   { ASSERT_TRUE(ChildProcess::start({"/bin/sh", "-c", "exec sleep 60"}, log).ok()); }  // returns only when it ended
   std::filesystem::remove(log);
+}
+
+TEST(ChildProcess, HasItsOwnVariablesOutputAndSession) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  setenv("ENGRAM_TEST_GONE", "1", 1);
+  setenv("ENGRAM_TEST_CHANGED", "old", 1);
+  setenv("ENGRAM_TEST_KEPT", "kept", 1);
+  ChildOptions options = {.output = ends[1], .errors = ends[1], .variables = {}, .own_session = true};
+  options.variables = {{"ENGRAM_TEST_GONE", std::nullopt}, {"ENGRAM_TEST_CHANGED", "new"}, {"ENGRAM_TEST_NEW", "a=b"}};
+  const std::string script =
+      "echo ${ENGRAM_TEST_GONE-none} $ENGRAM_TEST_CHANGED $ENGRAM_TEST_NEW $ENGRAM_TEST_KEPT; "
+      "test $(cut -d' ' -f6 /proc/$$/stat) = $$ && echo own >&2";
+  auto child = ChildProcess::start({"/bin/sh", "-c", script}, options);
+  ASSERT_TRUE(child.ok());
+  EXPECT_EQ(wait_for(*child), 0);
+  char text[100] = {};
+  EXPECT_GT(read(ends[0], text, sizeof text - 1), 0);
+  EXPECT_STREQ(text, "none new a=b kept\nown\n");
+  close(ends[0]);
+  close(ends[1]);
 }
 
 TEST(ChildProcess, UnwritableLogIsAnError) {
