@@ -2,7 +2,7 @@
 """Turns packages and the demo's own text into evaluation items (docs/formats/evaluation.md).
 
     evaluation_data.py --output DIR [--bigbench bigbench-1.0.0.tar.gz] [--evals evals-3.0.1.post1.whl]
-                       [--text demo/data/text] [--limit 2000]
+                       [--text demo/data/text] [--glosses 500] [--limit 2000]
 
 Writes DIR/in-domain.jsonl from the text (facts of documents that the demo trains on, and of documents it holds out),
 DIR/bigbench.jsonl and DIR/evals.jsonl from the archives, which are read in place. At most --limit items of a task, drawn
@@ -104,9 +104,9 @@ def glosses(text: Path, rng, limit: int) -> list:
     return items
 
 
-def in_domain(text: Path, limit: int) -> list:
+def in_domain(text: Path, gloss_limit: int) -> list:
     rng = random.Random(0)
-    return capitals(text, rng) + glosses(text, rng, min(limit, 500) if limit > 0 else 0)
+    return capitals(text, rng) + glosses(text, rng, gloss_limit)
 
 
 def bigbench_items(name: str, task: dict) -> list:
@@ -190,10 +190,11 @@ def main() -> None:
     parser.add_argument("--evals", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--limit", type=int, default=2000)
+    parser.add_argument("--glosses", type=int, default=500, help="of WordNet, of each split; 0: all")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.text:
-        write(arguments.output / "in-domain.jsonl", in_domain(arguments.text, arguments.limit))
+        write(arguments.output / "in-domain.jsonl", in_domain(arguments.text, arguments.glosses))
     if arguments.bigbench:
         write(arguments.output / "bigbench.jsonl", bigbench(arguments.bigbench, arguments.limit))
     if arguments.evals:
