@@ -24,8 +24,9 @@ void add_table(CLI::App& app, Invocation& invocation);
 void add_tokenizer(CLI::App& app, Invocation& invocation);
 void add_tokenizer_train(CLI::App& group, Invocation& invocation);  // below `tokenizer`
 // Of engram-torch and engram-train:
-void add_bench_ops(CLI::App& bench, Invocation& invocation);    // below `bench`
-void add_bench_serve(CLI::App& bench, Invocation& invocation);  // below `bench`
+void add_bench_exchange(CLI::App& bench, Invocation& invocation);  // below `bench`
+void add_bench_ops(CLI::App& bench, Invocation& invocation);       // below `bench`
+void add_bench_serve(CLI::App& bench, Invocation& invocation);     // below `bench`
 void add_bench_train(CLI::App& bench, Invocation& invocation);
 void add_demo(CLI::App& app, Invocation& invocation);
 void add_eval(CLI::App& app, Invocation& invocation);

@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   add_serve(app, invocation);
   add_train(app, invocation);
   CLI::App* bench = add_bench_group(app);
+  add_bench_exchange(*bench, invocation);
   add_bench_ops(*bench, invocation);
   add_bench_serve(*bench, invocation);
   add_bench_train(*bench, invocation);

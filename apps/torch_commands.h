@@ -25,6 +25,8 @@ inline constexpr std::array kTorchCommands = {
                  "Run a study (many training runs, one page), or ask a question about checkpoints"},
     TorchCommand{"", "serve", "engram-torch", "Serve a checkpoint over HTTP: OpenAI's API, metrics, and a page"},
     TorchCommand{"", "train", "engram-train", "Train a model from a recipe"},
+    TorchCommand{"bench", "exchange", "engram-torch",
+                 "Exchanges between processes: latency, bandwidth, the rows of a training step"},
     TorchCommand{"bench", "ops", "engram-torch", "Every kernel beside the best call of libtorch for its work"},
     TorchCommand{"bench", "serve", "engram-torch",
                  "Throughput of the engine with its table in each tier, by the paper's protocol"},

@@ -87,6 +87,7 @@ class Output {
 };
 
 struct Rank {
+  int number;
   Output output;
   ChildProcess child;
 };
@@ -121,7 +122,7 @@ class LocalRanks {
     for (int rank = 0; rank < ranks; ++rank) {
       Output output(rank);
       ENGRAM_ASSIGN_OR_RETURN(ChildProcess child, start_rank(rank, ranks, port, arguments, output));
-      ranks_.push_back({std::move(output), std::move(child)});
+      ranks_.push_back({rank, std::move(output), std::move(child)});
     }
     return {};
   }
@@ -146,6 +147,7 @@ class LocalRanks {
       const std::optional<int> code = rank.child.poll();
       any = any || !code;
       if (!code || *code == 0 || exit_code_ != 0) continue;
+      if (*code > 128 && !told_) fmt::print(stderr, "[rank {}] ended by signal {}\n", rank.number, *code - 128);
       exit_code_ = *code;
       failed_at_ = Clock::now();
     }

@@ -71,6 +71,7 @@ TEST_F(LocalRanks, TheFirstFailureIsTheExitCode) {
   EXPECT_EQ(
       run(3, "test $RANK = 1 && exit 5; while test ! -e go; do sleep .1; test $RANK = 0 && touch go; done; exit 1"), 5);
   EXPECT_EQ(run(2, "test $RANK = 1 && kill -9 $$; exit 0"), 128 + 9);
+  EXPECT_EQ(errors_, "[rank 1] ended by signal 9\n");
 }
 
 TEST_F(LocalRanks, AProgramThatIsNotThere) {
