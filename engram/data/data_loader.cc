@@ -181,12 +181,13 @@ class ThreadedDataLoader : public DataLoader {
   }
 
   void seek(int64_t index) override {
-    ENGRAM_CHECK(index >= 0 && index <= int64_t{1} << 62, "index={}", index);
+    const DataLoaderOptions& options = assembler_.options();
+    ENGRAM_CHECK(index >= 0 && index <= int64_t{1} << 62 && index % options.batches_per_step == 0, "index={}", index);
     {
       std::lock_guard lock(mutex_);
       ++generation_;
       ready_.clear();
-      next_ = claimed_ = index;
+      next_ = claimed_ = index / options.batches_per_step * options.num_batches;
     }
     work_available_.notify_all();
   }
@@ -194,12 +195,15 @@ class ThreadedDataLoader : public DataLoader {
   int64_t windows_per_epoch() const override { return assembler_.num_windows(); }
 
  private:
-  Result<Batch> assemble(int64_t index) const {
+  // The `own`th batch of this loader.
+  Result<Batch> assemble(int64_t own) const {
+    const DataLoaderOptions& options = assembler_.options();
+    const int64_t index =
+        own / options.num_batches * options.batches_per_step + options.first_batch + own % options.num_batches;
     Result<Batch> result = catch_exceptions([&] { return assembler_.assemble(index); });
     if (result.ok() || result.status().code() != StatusCode::kResourceExhausted) return result;
-    return result.status().with_context(fmt::format("batch {} of {} sequences of {} tokens", index,
-                                                    assembler_.options().batch_size,
-                                                    assembler_.options().sequence_length));
+    return result.status().with_context(
+        fmt::format("batch {} of {} sequences of {} tokens", index, options.batch_size, options.sequence_length));
   }
   bool can_claim() const { return claimed_ < next_ + prefetch_ && claimed_ < assembler_.num_batches(); }
 
@@ -222,7 +226,8 @@ class ThreadedDataLoader : public DataLoader {
   const int64_t prefetch_;
   std::mutex mutex_;
   std::condition_variable work_available_, batch_ready_;
-  // Guarded by mutex_. next_ <= claimed_ <= next_ + prefetch_; ready_ holds some of [next_, claimed_).
+  // Guarded by mutex_; numbers count this loader's own batches. next_ <= claimed_ <= next_ + prefetch_; ready_ holds
+  // some of [next_, claimed_).
   int64_t next_ = 0, claimed_ = 0, generation_ = 0;
   bool stopping_ = false;
   std::map<int64_t, Result<Batch>> ready_;
@@ -239,6 +244,9 @@ Status check_options(const DataLoaderOptions& options) {
   ENGRAM_RETURN_IF_ERROR(check("sequence_length", options.sequence_length, 1, kMax));
   ENGRAM_RETURN_IF_ERROR(check("seed", options.seed, 0, std::numeric_limits<int64_t>::max()));
   ENGRAM_RETURN_IF_ERROR(check("threads", options.threads, 0, 1024));
+  ENGRAM_RETURN_IF_ERROR(check("batches_per_step", options.batches_per_step, 1, options.shuffle ? kMax : 1));
+  ENGRAM_RETURN_IF_ERROR(check("first_batch", options.first_batch, 0, options.batches_per_step - 1));
+  ENGRAM_RETURN_IF_ERROR(check("num_batches", options.num_batches, 1, options.batches_per_step - options.first_batch));
   return check("prefetch", options.prefetch, 1, 1 << 20);
 }
 

@@ -25,6 +25,9 @@ struct DataLoaderOptions {
   bool drop_last = true;  // without shuffle: leave out a last batch of fewer than batch_size windows
   int threads = 1;        // 0: assemble in next()
   int prefetch = 4;       // batches held ahead
+  // Of each `batches_per_step` batches, this loader makes `num_batches` from the `first_batch`th on: those of one rank.
+  // REQUIRES: with shuffle where it is not all of them.
+  int64_t batches_per_step = 1, first_batch = 0, num_batches = 1;
 };
 
 struct Batch {
@@ -48,7 +51,7 @@ class DataLoader {
   // could not make (kInvalidArgument: an id outside the hasher's vocabulary; kResourceExhausted: memory) gives its
   // error here, again until seek().
   virtual Result<Batch> next() = 0;
-  // Continue at global batch number `index`. REQUIRES: 0 <= index <= 2^62.
+  // Continue at global batch number `index`. REQUIRES: 0 <= index <= 2^62; a multiple of batches_per_step.
   virtual void seek(int64_t index) = 0;
   virtual int64_t windows_per_epoch() const = 0;
 };
