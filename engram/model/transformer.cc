@@ -333,6 +333,13 @@ void TransformerImpl::update_expert_bias(double u) {
     if (MoeImpl* moe = block->moe()) moe->update_bias(u);
 }
 
+std::vector<torch::Tensor> TransformerImpl::expert_loads() const {
+  std::vector<torch::Tensor> loads;
+  for (const Block& block : parts_->decoder->blocks)
+    if (const MoeImpl* moe = block->moe()) loads.push_back(moe->load());
+  return loads;
+}
+
 std::vector<double> TransformerImpl::expert_load_ratio() const {
   std::vector<double> ratios;
   for (const Block& block : parts_->decoder->blocks)

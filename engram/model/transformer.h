@@ -70,6 +70,9 @@ class TransformerImpl : public torch::nn::Module {
 
   // Loss-free balancing: bias += u * sign(mean load - load) from the loads counted since the last call; resets them.
   void update_expert_bias(double u);
+  // Per MoE block: [E] int64, tokens of each expert since the last update_expert_bias(). The counters themselves, so
+  // that ranks can add theirs.
+  std::vector<torch::Tensor> expert_loads() const;
   // Per MoE block: max load / mean load since the last update_expert_bias().
   std::vector<double> expert_load_ratio() const;
   // Per Engram layer: mean gate of the last forward in training mode.

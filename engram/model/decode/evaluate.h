@@ -22,6 +22,10 @@ struct EvaluateOptions {
   std::span<const uint32_t> cell_of;
   int cells = 0;
   std::function<bool(int64_t predicted, int64_t total)> on_progress;  // after each batch; false stops (kCancelled)
+  // Several ranks share the work: this one computes batches part, part + parts, .. (all ask for rows equally often).
+  // sum_over_parts adds up numbers that one rank has and the others leave 0, so that all get the whole result.
+  int part = 0, parts = 1;
+  std::function<void(std::vector<double>& numbers)> sum_over_parts;
 };
 
 struct EvaluateResult {

@@ -56,6 +56,8 @@ class MoeImpl : public FeedForwardImpl {
   void update_bias(double u);
   // Largest load / mean load since the last update_bias(); 0 before the first token.
   double load_ratio() const;
+  // [E] int64: tokens of each expert since the last update_bias(). The counter itself.
+  const torch::Tensor& load() const { return load_; }
 
  private:
   struct GateImpl;
