@@ -132,7 +132,8 @@ void describe_program(CLI::App& app) {
 
 void print_error(std::string message) {
   // Exceptions of libtorch carry a stack trace after the first line; people get the first line only.
-  if (auto end = message.find("\nException raised from"); end != std::string::npos) message.resize(end);
+  for (const char* trace : {"\nException raised from", "\nframe #0: "})
+    if (auto end = message.find(trace); end != std::string::npos) message.resize(end);
   for (char& c : message) {
     if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
   }
@@ -156,7 +157,7 @@ int run_command_line(CLI::App& app, Invocation& invocation, int argc, char** arg
   }
   try {
     if (Status status = invocation.run(); !status.ok()) {
-      print_error(status.message());
+      if (!status.message().empty()) print_error(status.message());
       return 1;
     }
   } catch (const std::exception& error) {

@@ -10,7 +10,8 @@ namespace engram::apps {
 void hold_standard_streams();
 // Sets the program's name, its description and --version.
 void describe_program(CLI::App& app);
-// Parses and runs. Returns the exit code: 0 done; 1 failed, one line `error: ...` on stderr; 2 wrong usage, one such
+// Parses and runs. Returns the exit code: 0 done; 1 failed, one line `error: ...` on stderr (none where the
+// error has no message: another process of the run prints it); 2 wrong usage, one such
 // line that names the nearest word where one is near.
 int run_command_line(CLI::App& app, Invocation& invocation, int argc, char** argv);
 // "; did you mean 'train'?" for the nearest of `words`, empty where none is near.
