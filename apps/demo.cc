@@ -7,6 +7,7 @@
 #include "apps/torch_commands.h"
 #include "apps/torch_process.h"
 #include "engram/core/json.h"
+#include "engram/dist/world.h"
 #include "engram/lab/demo.h"
 
 namespace engram::apps {
@@ -57,6 +58,7 @@ void add_demo(CLI::App& app, Invocation& invocation) {
   command->add_flag("--json", *json, "print summary.json instead of a table");
   command->callback([&invocation, options, json] {
     invocation.run = [options, json]() -> Status {
+      leave_world();  // both models train in a process each, whatever started this one
       options->executable = "/proc/self/exe";
       options->stop = &stop_on_signals();
       set_up_torch();

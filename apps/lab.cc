@@ -8,6 +8,7 @@
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
 #include "engram/core/json.h"
+#include "engram/dist/world.h"
 #include "engram/lab/pages/results.h"
 #include "engram/lab/probes/probes.h"
 #include "engram/lab/study/study_report.h"
@@ -72,6 +73,7 @@ void add_lab(CLI::App& app, Invocation& invocation) {
     invocation.run = [options, json]() -> Status {
       if (options->name == "report")
         return *json ? print_numbers(options->path) : render_results(Env::posix(), options->path);
+      leave_world();  // each run of a study is a process by itself, whatever started this one
       options->executable = "/proc/self/exe";
       options->command = fmt::format("engram lab {} {}", options->name, options->path);
       if (options->seeds > 0) options->command += fmt::format(" --seeds {}", options->seeds);

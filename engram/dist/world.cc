@@ -170,4 +170,8 @@ Variables launcher_environment() {
   return variables;
 }
 
+void leave_world() {
+  for (const char* name : launcher_variables()) unsetenv(name);
+}
+
 }  // namespace engram

@@ -39,5 +39,7 @@ Result<World> world_from_environment(const Variables& variables);
 std::span<const char* const> launcher_variables();
 // Those of this process's environment.
 Variables launcher_environment();
+// Removes them from it: this process, and what it starts, are no ranks. Before other threads run.
+void leave_world();
 
 }  // namespace engram

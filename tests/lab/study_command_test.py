@@ -74,8 +74,9 @@ class StudyTest(unittest.TestCase):
             time.sleep(0.05)
 
     def start(self, *arguments):
+        # Inside a launcher's job, too, each run of a study is a process by itself.
         return subprocess.Popen(self.command(*arguments), cwd=SOURCE_DIR, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL)
+                                stderr=subprocess.DEVNULL, env={**os.environ, "RANK": "0", "WORLD_SIZE": "2"})
 
     def test_allocation_survives_a_kill_and_an_interrupt(self):
         process = self.start("allocation", "--jobs", "2")
