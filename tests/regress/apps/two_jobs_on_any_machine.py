@@ -59,7 +59,7 @@ class Scripts(unittest.TestCase):
                        capture_output=True)
         calls = (self.folder / "calls").read_text().splitlines()
         self.assertEqual("setup --no-packages", calls[0])
-        self.assertEqual("engram demo --set train.steps=2", calls[-1])
+        self.assertEqual(["engram demo --set train.steps=2", "build release programs"], calls[-2:])
         (self.folder / "calls").unlink()
         self.executable(self.folder / "bin/ctest", "exit 0\n")
         subprocess.run([self.folder / "scripts/test.sh", "--no-packages"], capture_output=True,
