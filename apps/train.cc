@@ -12,7 +12,10 @@
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
 #include "apps/torch_process.h"
+#include "engram/core/machine.h"
 #include "engram/core/progress.h"
+#include "engram/dist/local_ranks.h"
+#include "engram/dist/world.h"
 #include "engram/train/recipe.h"
 #include "engram/train/trainer.h"
 
@@ -23,6 +26,7 @@ struct TrainFlags {
   std::string recipe;
   std::vector<std::string> overrides;
   bool resume = false, profile = false, json = false;
+  int ranks = 0;  // to start; 0: this process is the run, or one that a launcher has started
 };
 
 nlohmann::ordered_json to_json(const TrainSummary& summary) {
@@ -75,7 +79,7 @@ void keep_freed_memory() {
 #ifdef __GLIBC__
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
-  mallopt(M_TOP_PAD, 64 << 20);
+  mallopt(M_TOP_PAD, 8 << 20);
 #endif
 }
 
@@ -100,16 +104,20 @@ class Display : public TrainObserver {
   std::optional<Progress> progress_;
 };
 
-Status run_train(const TrainFlags& flags) {
+// What one process of the run does; a single one, or one of several that a launcher has started.
+Status run_rank(const TrainFlags& flags, const World& world) {
   Env& env = Env::posix();
   ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::load(env, flags.recipe, flags.overrides));
   TrainOptions options;
   options.resume = flags.resume;
   options.profile = flags.profile;
+  options.world = world;
+  options.program = fmt::format("{} ({})", build_version(), build_commit());
   Display display;
   options.observer = &display;
   keep_freed_memory();
-  const int64_t processors = std::max(1u, std::thread::hardware_concurrency());
+  const int64_t processors =
+      std::max(1u, std::thread::hardware_concurrency() / static_cast<unsigned>(world.local_size));
   set_up_torch(recipe.train.threads > 0 ? recipe.train.threads : processors);
   options.stop = &stop_on_signals();  // the first one lets the step finish and leaves a checkpoint
   Result<TrainSummary> result = train(env, recipe, options);
@@ -117,6 +125,7 @@ Status run_train(const TrainFlags& flags) {
     return Status(StatusCode::kAlreadyExists, result.status().message() + " (--resume, --set train.output=FOLDER)");
   ENGRAM_RETURN_IF_ERROR(result.status());
   const TrainSummary& summary = *result;
+  if (world.rank > 0) return summary.interrupted ? Status(StatusCode::kCancelled, "") : Status();
   if (summary.interrupted)
     return make_status(StatusCode::kCancelled, "interrupted after step {} of {}; {}; continue with --resume",
                        summary.step, summary.steps,
@@ -127,6 +136,32 @@ Status run_train(const TrainFlags& flags) {
     print_summary(summary);
   }
   return Status();
+}
+
+// All ranks learn why a run ends, and one prints it: rank 0, or any other when rank 0 is the one that has gone.
+bool rank_zero_prints(const std::string& message) {
+  return message.starts_with("rank ") && !message.starts_with("rank 0 ");
+}
+
+// This command again, --ranks N times. The ranks print what there is to say.
+Status start_ranks(const TrainFlags& flags) {
+  std::vector<std::string> arguments = {"/proc/self/exe", "train", flags.recipe};
+  for (const std::string& setting : flags.overrides) arguments.insert(arguments.end(), {"--set", setting});
+  if (flags.resume) arguments.push_back("--resume");
+  if (flags.profile) arguments.push_back("--profile");
+  if (flags.json) arguments.push_back("--json");
+  ENGRAM_ASSIGN_OR_RETURN(const int code, run_local_ranks(flags.ranks, arguments, stop_on_signals(2)));
+  return code == 0 ? Status() : Status(StatusCode::kCancelled, "");
+}
+
+Status run_train(const TrainFlags& flags) {
+  ENGRAM_ASSIGN_OR_RETURN(const World world, world_from_environment(launcher_environment()));
+  if (flags.ranks > 0 && world.size > 1)
+    return invalid_argument("--ranks {}: a launcher has already started {} ranks; leave the flag out", flags.ranks,
+                            world.size);
+  if (flags.ranks > 1) return start_ranks(flags);
+  const Status status = run_rank(flags, world);
+  return world.rank > 0 && rank_zero_prints(status.message()) ? Status(status.code(), "") : status;
 }
 
 }  // namespace
@@ -150,6 +185,8 @@ void add_train(CLI::App& app, Invocation& invocation) {
       });
   command->add_flag("--resume", flags->resume, "continue the run in train.output from its latest checkpoint");
   command->add_flag("--profile", flags->profile, "print where the time of a step goes (CPU)");
+  command->add_option("--ranks", flags->ranks, "start so many processes here, which share the work (docs/training.md)")
+      ->check(CLI::Range(1, 1024));
   command->add_flag("--json", flags->json, "print the result as one JSON object");
   command->callback([flags, &invocation] { invocation.run = [flags] { return run_train(*flags); }; });
 }

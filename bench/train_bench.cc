@@ -54,7 +54,8 @@ Result<double> time_training(const RunInputs& inputs, int steps, std::map<std::s
   loading.batch_size = inputs.recipe.data.batch_size;
   loading.sequence_length = inputs.recipe.data.sequence_length;
   ENGRAM_ASSIGN_OR_RETURN(auto loader, DataLoader::create(RunInputs::pointers(inputs.train), inputs.hasher, loading));
-  Learner learner(inputs);
+  const std::unique_ptr<Communicator> alone = Communicator::alone();
+  Learner learner(inputs, *alone);
   int64_t step = 0;
   Status status;
   const auto one_step = [&] {

@@ -6,8 +6,9 @@ AdamW::AdamW(std::vector<AdamWParameter> parameters, const AdamWOptions& options
     : parameters_(std::move(parameters)), options_(options) {
   const torch::NoGradGuard no_grad;
   for (const AdamWParameter& p : parameters_) {
-    exp_avg_.push_back(torch::zeros_like(p.parameter));
-    exp_avg_sq_.push_back(torch::zeros_like(p.parameter));
+    const auto home = p.parameter.options().device(p.owned ? p.parameter.device() : torch::Device("meta"));
+    exp_avg_.push_back(torch::zeros_like(p.parameter, home));
+    exp_avg_sq_.push_back(torch::zeros_like(p.parameter, home));
   }
   const torch::Device device = parameters_.empty() ? torch::kCPU : parameters_[0].parameter.device();
   steps_ = torch::zeros({}, torch::TensorOptions().dtype(torch::kFloat32).device(device));

@@ -20,6 +20,7 @@ struct AdamWParameter {
   std::string name;
   torch::Tensor parameter;
   bool decays = true;  // false: no weight decay (norms, biases)
+  bool owned = true;   // false: another rank updates it, and its state here is a shape (a meta tensor)
 };
 
 // Not thread-safe. Keeps references to the parameters; reads their gradients in step().

@@ -3,10 +3,14 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/record_function.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "engram/dist/pairwise_sum.h"
+#include "engram/dist/partition.h"
 #include "engram/train/one_row_table.h"
+#include "engram/train/sharded_table.h"
+#include "engram/train/trainable_table.h"
 
 namespace engram {
 namespace {
@@ -35,7 +39,8 @@ class Autocast {
 
 }  // namespace
 
-Learner::Learner(const RunInputs& inputs) : recipe_(inputs.recipe), device_(inputs.recipe.train.device) {
+Learner::Learner(const RunInputs& inputs, Communicator& ranks)
+    : ranks_(ranks), recipe_(inputs.recipe), device_(inputs.recipe.train.device) {
   torch::manual_seed(static_cast<uint64_t>(recipe_.train.seed));
   model_.config = recipe_.model;
   model_.tokenizer = inputs.tokenizer;
@@ -46,22 +51,32 @@ Learner::Learner(const RunInputs& inputs) : recipe_(inputs.recipe), device_(inpu
   model_.model->to(device_);
   model_.model->train();
   make_tables(inputs);
-  optimizer_.emplace(*model_.model, recipe_.optimizer);
+  optimizer_.emplace(ranks_, *model_.model, recipe_.optimizer);
 }
 
-void Learner::make_tables(const RunInputs& inputs) {
+std::unique_ptr<LearningTable> Learner::make_table(int layer, int64_t num_rows) const {
   RowSparseAdamOptions options;
   options.beta1 = recipe_.optimizer.adamw_beta1;
   options.beta2 = recipe_.optimizer.adamw_beta2;
   options.eps = recipe_.optimizer.adamw_eps;
   options.row_wise = recipe_.optimizer.table_state == TableStateKind::kRow;
+  const RowPartition partition(num_rows, ranks_.size());
+  const int64_t row_dim = recipe_.model.engram.head_dim;
+  torch::Tensor rows = torch::empty({partition.count(ranks_.rank()), row_dim});
+  partition.ranges(0, num_rows, [&](int owner, int64_t row, int64_t local, int64_t count) {
+    if (owner == ranks_.rank())
+      draw_table_rows(static_cast<uint64_t>(recipe_.train.seed), layer, row, recipe_.model.initializer_range,
+                      rows.mutable_data_ptr<float>() + local * row_dim, count, row_dim);
+  });
+  if (ranks_.size() > 1) return std::make_unique<ShardedTable>(ranks_, partition, std::move(rows), options);
   const torch::Device home = recipe_.train.table_placement == TablePlacement::kDevice ? device_ : torch::kCPU;
+  return std::make_unique<TrainableTable>(rows.to(home), device_, options);
+}
+
+void Learner::make_tables(const RunInputs& inputs) {
   const int rows_per_token = inputs.hasher.rows_per_token();
   for (const NgramHasher& layer : inputs.hasher.layers()) {
-    torch::Tensor rows = torch::empty({layer.num_rows(), recipe_.model.engram.head_dim}, torch::kFloat32);
-    draw_table_rows(static_cast<uint64_t>(recipe_.train.seed), static_cast<int>(tables_.size()), 0,
-                    recipe_.model.initializer_range, rows.data_ptr<float>(), rows.size(0), rows.size(1));
-    auto table = std::make_unique<TrainableTable>(rows.to(home), device_, options);
+    std::unique_ptr<LearningTable> table = make_table(static_cast<int>(tables_.size()), layer.num_rows());
     tables_.push_back(table.get());
     if (recipe_.train.control == ControlKind::kShuffledHash) {
       auto shuffled = std::make_unique<ShuffledTable>(std::move(table), rows_per_token, recipe_.train.seed);
@@ -113,53 +128,85 @@ torch::Tensor Learner::micro_batch_loss(const Batch& batch, std::vector<MemoryRo
   return model_.model->loss(hidden, to_device(batch.targets, batch));
 }
 
-StepResult Learner::step(std::span<const Batch> batches, int64_t step, double multiplier) {
+StepResult Learner::step(std::span<const Batch> batches, int64_t step, double multiplier,
+                         const std::atomic<bool>* stop) {
   TORCH_CHECK(!batches.empty(), "step: got no batch");
   StepResult result;
-  const double share = 1.0 / static_cast<double>(batches.size());
+  const int64_t own = std::ssize(batches), all = own * ranks_.size();
   const std::vector<MemoryRows> memory = gather(batches, step);
   std::vector<torch::Tensor> losses;
   PairwiseSum gradients;
-  for (size_t i = 0; i < batches.size(); ++i) {
-    const Batch& batch = batches[i];
+  for (int64_t i = 0; i < own; ++i) {
+    const Batch& batch = batches[static_cast<size_t>(i)];
     std::vector<MemoryRows> mine;
     for (const MemoryRows& rows : memory)
-      mine.push_back({batches.size() == 1 ? rows.unique_rows : rows.unique_rows.detach().requires_grad_(),
-                      rows.index.narrow(0, static_cast<int64_t>(i) * batch.batch_size, batch.batch_size)});
-    const torch::Tensor loss = micro_batch_loss(batch, mine) * share;
+      mine.push_back({own == 1 ? rows.unique_rows : rows.unique_rows.detach().requires_grad_(),
+                      rows.index.narrow(0, i * batch.batch_size, batch.batch_size)});
+    const torch::Tensor loss = micro_batch_loss(batch, mine) * (1.0 / static_cast<double>(all));
     loss.backward();
     losses.push_back(loss.detach());
     std::vector<torch::Tensor> term = optimizer_->take_gradients();
     for (const MemoryRows& rows : mine) term.push_back(rows.unique_rows.grad());
     gradients.push(std::move(term));
-    result.tokens += batch.batch_size * batch.sequence_length;
+    result.tokens += batch.batch_size * batch.sequence_length * ranks_.size();
   }
   RECORD_USER_SCOPE("phase:optimizers");
-  result.expert_load = model_.model->expert_load_ratio();
-  result.gate_mean = model_.model->gate_means();
+  StepTotals totals;
+  totals.stop = stop != nullptr && stop->load();
+  totals.losses.resize(static_cast<size_t>(all));
   const torch::Tensor nats = at::stack(losses).to(torch::kCPU, torch::kFloat64);
-  for (int64_t i = 0; i < nats.numel(); ++i) result.loss += nats.const_data_ptr<double>()[i];
-  update(gradients.finish(), multiplier, result);
+  std::copy_n(nats.const_data_ptr<double>(), own, totals.losses.begin() + ranks_.rank() * own);
+  totals.gate_means = model_.model->gate_means();
+  if (ranks_.rank() != ranks_.size() - 1) std::ranges::fill(totals.gate_means, 0.0);  // the last micro-batch is there
+  update(gradients.finish(), multiplier, totals, result);
   return result;
 }
 
-// `gradients`: of the parameters, then of the rows of each memory layer.
-void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, StepResult& result) {
-  ExactSum row_squares;
-  for (size_t layer = tables_.size(); layer-- > 0; gradients.pop_back()) {
-    row_squares.add(tables_[layer]->collect_gradient(std::move(gradients.back())));
-    result.touched_rows += tables_[layer]->touched_rows();
+// The experts' loads into `totals`, or back.
+void Learner::add_expert_loads(StepTotals& totals, bool back) const {
+  size_t next = 0;
+  for (torch::Tensor load : model_.model->expert_loads()) {
+    if (back) {
+      load.copy_(torch::from_blob(totals.expert_loads.data() + next, load.sizes(), torch::kLong));
+    } else {
+      const torch::Tensor here = load.to(torch::kCPU);
+      totals.expert_loads.insert(totals.expert_loads.end(), here.const_data_ptr<int64_t>(),
+                                 here.const_data_ptr<int64_t>() + here.numel());
+    }
+    next += static_cast<size_t>(load.numel());
   }
-  double squares = row_squares.value();
-  for (const double square : gradient_squares(gradients)) squares += square;
-  result.grad_norm = std::sqrt(squares);
+}
+
+// `gradients`: of the parameters, then of the rows of each memory layer.
+void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, StepTotals& totals, StepResult& result) {
+  totals.touched_rows.resize(static_cast<size_t>(ranks_.size()));
+  for (size_t layer = tables_.size(); layer-- > 0; gradients.pop_back()) {
+    totals.row_squares.add(tables_[layer]->collect_gradient(std::move(gradients.back())));
+    totals.asked_rows += tables_[layer]->asked_rows();
+    totals.touched_rows[static_cast<size_t>(ranks_.rank())] += tables_[layer]->touched_rows();
+  }
+  gradients = optimizer_->sum_over_ranks(std::move(gradients));
+  totals.gradient_squares = gradient_squares(gradients);
+  if (ranks_.size() > 1) {
+    add_expert_loads(totals, /*back=*/false);
+    add_over_ranks(ranks_, totals);
+    add_expert_loads(totals, /*back=*/true);
+  }
+  result.loss = totals.loss();
+  result.grad_norm = totals.gradient_norm();
+  for (const int64_t rows : totals.touched_rows) result.touched_rows += rows;
+  result.asked_rows = totals.asked_rows;
+  if (result.touched_rows > 0)
+    result.busiest_owner = static_cast<double>(*std::ranges::max_element(totals.touched_rows) * ranks_.size()) /
+                           static_cast<double>(result.touched_rows);
+  result.expert_load = model_.model->expert_load_ratio();
+  result.gate_mean = totals.gate_means;
+  result.stop = totals.stop;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return;
   const double scale = clip_scale(result.grad_norm, recipe_.optimizer.clip_norm);
   scale_gradients(gradients, scale);
-  optimizer_->set_gradients(gradients);
-  optimizer_->step(multiplier);
-  optimizer_->take_gradients();
-  for (TrainableTable* table : tables_)
+  optimizer_->step(gradients, multiplier);
+  for (LearningTable* table : tables_)
     table->apply_gradient(recipe_.optimizer.adamw_lr * recipe_.optimizer.table_lr_multiplier * multiplier, scale);
   model_.model->update_expert_bias(recipe_.train.expert_bias_rate);
 }
@@ -167,8 +214,15 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, St
 Result<EvaluateResult> Learner::validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
                                          int64_t bytes, const EvaluateOptions& options) {
   for (ShuffledTable* table : shuffled_) table->begin(ShuffledTable::kEvaluation);
+  EvaluateOptions shared = options;
+  shared.part = ranks_.rank();
+  shared.parts = ranks_.size();
+  shared.sum_over_parts = [this](std::vector<double>& numbers) {
+    if (ranks_.size() == 1) return;
+    ranks_.sum(Channel::kControl, torch::from_blob(numbers.data(), {std::ssize(numbers)}, torch::kDouble)).wait();
+  };
   model_.model->eval();
-  Result<EvaluateResult> result = evaluate(model_, token_ids, document_starts, bytes, options);
+  Result<EvaluateResult> result = evaluate(model_, token_ids, document_starts, bytes, shared);
   model_.model->train();
   return result;
 }

@@ -1,10 +1,12 @@
 // Learner: a model, its tables and their optimizers. step() is one training step, from batches to updated weights.
 //
 // It knows nothing of files, schedules over time or progress: that is trainer.h. Two learners made from the same
-// recipe and seed and given the same batches hold the same bits on CPU.
+// recipe and seed and given the same batches hold the same bits on CPU. Several ranks share a step: each is given its
+// part of the micro-batches, and all hold the bits of one that was given all of them, where a part is a power of two.
 #pragma once
 #include <torch/torch.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -13,11 +15,13 @@
 
 #include "engram/core/status.h"
 #include "engram/data/data_loader.h"
+#include "engram/dist/communicator.h"
 #include "engram/model/decode/evaluate.h"
+#include "engram/train/learning_table.h"
 #include "engram/train/optimizer.h"
 #include "engram/train/run_inputs.h"
 #include "engram/train/shuffled_table.h"
-#include "engram/train/trainable_table.h"
+#include "engram/train/step_totals.h"
 
 namespace engram {
 
@@ -26,22 +30,27 @@ struct StepResult {
   double grad_norm = 0;             // before clipping; row gradients included
   int64_t tokens = 0;               // targets
   int64_t touched_rows = 0;         // distinct table rows, all layers
+  int64_t asked_rows = 0;           // the same, a row that several ranks ask for counted for each
+  double busiest_owner = 1;         // touched rows of the rank that keeps the most of them over the mean of ranks
   std::vector<double> expert_load;  // per MoE block: max / mean of the step's tokens per expert
   std::vector<double> gate_mean;    // per Engram layer, of the last micro-batch
+  bool stop = false;                // some rank was asked to stop
 };
 
 // Not thread-safe: torch's thread pool works inside. Throws c10::Error on what torch refuses.
 class Learner {
  public:
   // Initial weights come from torch's global generator, seeded with recipe.train.seed. Takes `inputs`' hashing and
-  // tokenizer by copy; recipe must be resolved.
-  explicit Learner(const RunInputs& inputs);
+  // tokenizer by copy; recipe must be resolved. `ranks` outlives it.
+  Learner(const RunInputs& inputs, Communicator& ranks);
   Learner(const Learner&) = delete;
   Learner& operator=(const Learner&) = delete;
 
-  // `batches`: recipe.train.accumulation micro-batches; `step` counts from 1; rates are scaled by `multiplier`.
+  // `batches`: this rank's part of the recipe.train.accumulation micro-batches; `step` counts from 1; rates are scaled
+  // by `multiplier`. The result is that of the whole step, on every rank; `stop` (may be null): this rank was asked to.
   // A loss or gradient norm that is not finite is returned without touching any weight.
-  StepResult step(std::span<const Batch> batches, int64_t step, double multiplier);
+  StepResult step(std::span<const Batch> batches, int64_t step, double multiplier,
+                  const std::atomic<bool>* stop = nullptr);
 
   // Loss of a token sequence in evaluation mode and fp32, under the recipe's control (model/decode/evaluate.h).
   Result<EvaluateResult> validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
@@ -50,19 +59,22 @@ class Learner {
   const LoadedModel& loaded_model() const { return model_; }
   TransformerImpl& model() { return *model_.model; }
   Optimizer& optimizer() { return *optimizer_; }
-  const std::vector<TrainableTable*>& tables() const { return tables_; }  // one per memory layer
+  const std::vector<LearningTable*>& tables() const { return tables_; }  // one per memory layer
 
  private:
   void make_tables(const RunInputs& inputs);
   std::vector<MemoryRows> gather(std::span<const Batch> batches, int64_t step);
   torch::Tensor micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory);
-  void update(std::vector<torch::Tensor> gradients, double multiplier, StepResult& result);
+  std::unique_ptr<LearningTable> make_table(int layer, int64_t num_rows) const;
+  void add_expert_loads(StepTotals& totals, bool back) const;
+  void update(std::vector<torch::Tensor> gradients, double multiplier, StepTotals& totals, StepResult& result);
   torch::Tensor to_device(const std::vector<int32_t>& ids, const Batch& batch) const;
 
+  Communicator& ranks_;
   Recipe recipe_;
   torch::Device device_;
   LoadedModel model_;                     // owns the tables
-  std::vector<TrainableTable*> tables_;   // inside model_.tables, maybe behind a control's table
+  std::vector<LearningTable*> tables_;    // inside model_.tables, maybe behind a control's table
   std::vector<ShuffledTable*> shuffled_;  // only with the shuffled-hash control
   std::optional<Optimizer> optimizer_;
 };

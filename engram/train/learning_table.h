@@ -6,11 +6,10 @@
 #include <torch/torch.h>
 
 #include <cstdint>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "engram/dist/exact_sum.h"
+#include "engram/model/io/streamed_tensor.h"
 #include "engram/model/memory/memory_source.h"
 
 namespace engram {
@@ -21,10 +20,15 @@ class LearningTable : public MemorySource {
   // `gradient` [U, d_row], fp32, of the unique_rows of the last submit(); undefined: none reached them. Returns the sum
   // of its squares over the rows that are kept here.
   virtual ExactSum collect_gradient(torch::Tensor gradient) = 0;
-  // Distinct rows of the last submit() that are kept here.
+  // Distinct rows of the last submit(): those that this process asked for, and those asked of it by all.
+  virtual int64_t asked_rows() const = 0;
   virtual int64_t touched_rows() const = 0;
   // One step of row-sparse Adam with the collected gradient times `scale`, which is dropped afterwards.
   virtual void apply_gradient(double lr, double scale) = 0;
+
+  // What a checkpoint holds: the rows, and Adam's state by name. The table outlives them.
+  virtual StreamedTensor stored_rows() = 0;
+  virtual std::vector<StreamedTensor> stored_state() = 0;
 };
 
 }  // namespace engram

@@ -28,15 +28,16 @@ std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<do
 
 int64_t MemoryNeed::total() const { return saturating_sum({weights, tables, batches, activations}); }
 
-MemoryNeed memory_need(const RunInputs& inputs, int64_t batches_ahead) {
+MemoryNeed memory_need(const RunInputs& inputs, int64_t batches_ahead, int ranks) {
   const Recipe& recipe = inputs.recipe;
   MemoryNeed need;
-  need.batches = saturating_product({bytes_of_batch(inputs), recipe.train.accumulation + batches_ahead});
-  if (recipe.train.table_placement == TablePlacement::kHost) need.tables = bytes_of_tables(inputs);
+  need.batches = saturating_product({bytes_of_batch(inputs), recipe.train.accumulation / ranks + batches_ahead});
+  if (recipe.train.table_placement == TablePlacement::kHost) need.tables = bytes_of_tables(inputs) / ranks;
   if (recipe.train.device != "cpu") return need;
   const ParameterCount& count = inputs.parameters;
   const int64_t dense = saturating_sum({count.p_tot - count.table, count.vocabulary});
-  need.weights = saturating_product({dense, 3, kFloat});  // weight, gradient, and one moment at least
+  need.weights = saturating_product({dense, 2, kFloat});  // weight and gradient, and one moment at least at its owner
+  need.weights = saturating_sum({need.weights, saturating_product({dense, kFloat}) / ranks});
   need.activations = saturating_product({recipe.data.batch_size, recipe.data.sequence_length, recipe.model.hidden_size,
                                          recipe.model.num_hidden_layers, kFloat});
   return need;

@@ -59,7 +59,8 @@ Muon::Muon(std::vector<MuonParameter> parameters, const MuonOptions& options)
     if (p.row_splits.empty()) p.row_splits = {rows};
     const int64_t total = std::accumulate(p.row_splits.begin(), p.row_splits.end(), int64_t{0});
     TORCH_CHECK(total == rows, p.name, ": splits add up to ", total, ", wanted ", rows, " rows");
-    momentum_.push_back(torch::zeros_like(p.parameter, torch::MemoryFormat::Contiguous));
+    momentum_.push_back(torch::zeros(
+        p.parameter.sizes(), p.parameter.options().device(p.owned ? p.parameter.device() : torch::Device("meta"))));
 
     int64_t row_begin = 0;
     for (const int64_t split : p.row_splits) {
@@ -109,7 +110,8 @@ void Muon::step_bucket(const Bucket& bucket, double lr) {
   }
   if (live.empty()) return;
 
-  torch::Tensor batch = torch::empty({matrices, bucket.long_side, bucket.short_side}, momentum_[0].options());
+  torch::Tensor batch =
+      torch::empty({matrices, bucket.long_side, bucket.short_side}, parameters_[0].parameter.options());
   int64_t begin = 0;
   for (const Piece* piece : live) {
     const torch::Tensor grad = parameters_[piece->parameter].parameter.grad().contiguous();

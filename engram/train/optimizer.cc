@@ -5,13 +5,24 @@
 namespace engram {
 namespace {
 
-Muon make_muon(const TransformerImpl& model, const OptimizerRecipe& recipe) {
+// What an update costs, about: bytes that move, and for a matrix the products of the Newton-Schulz iteration.
+std::vector<int64_t> update_costs(const TransformerImpl& model) {
+  std::vector<int64_t> costs;
+  for (const ParameterInfo& info : parameter_groups(model)) {
+    const bool matrix = info.kind == ParameterKind::kMatrix;
+    costs.push_back(info.tensor.numel() * (4 + (matrix ? std::min(info.tensor.size(-1), info.tensor.size(-2)) : 0)));
+  }
+  return costs;
+}
+
+Muon make_muon(const TransformerImpl& model, const OptimizerRecipe& recipe, const GradientExchange& exchange) {
   std::vector<MuonParameter> matrices;
   MuonOptions options;
-  for (const ParameterInfo& info : parameter_groups(model)) {
-    if (info.kind != ParameterKind::kMatrix) continue;
-    matrices.push_back({info.name, info.tensor, info.row_splits});
-    if (info.tensor.is_cuda()) options.ns_dtype = torch::kBFloat16;
+  const std::vector<ParameterInfo> infos = parameter_groups(model);
+  for (size_t i = 0; i < infos.size(); ++i) {
+    if (infos[i].kind != ParameterKind::kMatrix) continue;
+    matrices.push_back({infos[i].name, infos[i].tensor, infos[i].row_splits, exchange.owns(i)});
+    if (infos[i].tensor.is_cuda()) options.ns_dtype = torch::kBFloat16;
   }
   options.weight_decay = recipe.weight_decay;
   options.momentum = recipe.muon_momentum;
@@ -19,10 +30,12 @@ Muon make_muon(const TransformerImpl& model, const OptimizerRecipe& recipe) {
   return Muon(std::move(matrices), options);
 }
 
-AdamW make_adamw(const TransformerImpl& model, const OptimizerRecipe& recipe) {
+AdamW make_adamw(const TransformerImpl& model, const OptimizerRecipe& recipe, const GradientExchange& exchange) {
   std::vector<AdamWParameter> others;
-  for (const ParameterInfo& info : parameter_groups(model))
-    if (info.kind == ParameterKind::kVector) others.push_back({info.name, info.tensor, info.decay});
+  const std::vector<ParameterInfo> infos = parameter_groups(model);
+  for (size_t i = 0; i < infos.size(); ++i)
+    if (infos[i].kind == ParameterKind::kVector)
+      others.push_back({infos[i].name, infos[i].tensor, infos[i].decay, exchange.owns(i)});
   AdamWOptions options;
   options.beta1 = recipe.adamw_beta1;
   options.beta2 = recipe.adamw_beta2;
@@ -33,15 +46,16 @@ AdamW make_adamw(const TransformerImpl& model, const OptimizerRecipe& recipe) {
 
 }  // namespace
 
-Optimizer::Optimizer(const TransformerImpl& model, const OptimizerRecipe& recipe)
-    : recipe_(recipe),
+Optimizer::Optimizer(Communicator& ranks, const TransformerImpl& model, const OptimizerRecipe& recipe)
+    : ranks_(ranks),
+      recipe_(recipe),
       parameters_(model.parameters()),
-      muon_(make_muon(model, recipe)),
-      adamw_(make_adamw(model, recipe)) {}
-
-void Optimizer::step(double multiplier) {
-  muon_.step(recipe_.muon_lr * multiplier);
-  adamw_.step(recipe_.adamw_lr * multiplier);
+      exchange_(ranks, parameters_, update_costs(model)),
+      muon_(make_muon(model, recipe, exchange_)),
+      adamw_(make_adamw(model, recipe, exchange_)) {
+  const std::vector<ParameterInfo> infos = parameter_groups(model);
+  for (size_t i = 0; i < infos.size(); ++i)
+    (infos[i].kind == ParameterKind::kMatrix ? matrix_owners_ : vector_owners_).push_back(exchange_.owner(i));
 }
 
 std::vector<torch::Tensor> Optimizer::take_gradients() {
@@ -53,15 +67,69 @@ std::vector<torch::Tensor> Optimizer::take_gradients() {
   return gradients;
 }
 
-void Optimizer::set_gradients(const std::vector<torch::Tensor>& gradients) {
+void Optimizer::step(const std::vector<torch::Tensor>& gradients, double multiplier) {
   TORCH_CHECK(gradients.size() == parameters_.size(), "gradients: got ", gradients.size(), ", wanted ",
               parameters_.size());
   for (size_t i = 0; i < gradients.size(); ++i) parameters_[i].mutable_grad() = gradients[i];
+  muon_.step(recipe_.muon_lr * multiplier);
+  adamw_.step(recipe_.adamw_lr * multiplier);
+  take_gradients();
+  exchange_.return_parameters();
 }
 
-NamedTensors Optimizer::state() const {
-  NamedTensors state = muon_.state();
-  for (auto& entry : adamw_.state()) state.push_back(std::move(entry));
+// One rank holds it; rank 0 has the file.
+StreamedTensor Optimizer::owned_tensor(const std::string& name, const torch::Tensor& tensor, int owner) {
+  StreamedTensor stream = whole_tensor(name, tensor);
+  if (owner == 0 && ranks_.rank() == 0) return stream;
+  const bool mine = owner == ranks_.rank();
+  // Rows [begin, end) travel from rank `from`, which has them in `out`, to rank `to`, which gets them in `in`.
+  const auto move = [this](torch::Tensor out, int from, torch::Tensor in, int to) {
+    std::vector<int64_t> sent(static_cast<size_t>(ranks_.size())), received(sent.size());
+    if (ranks_.rank() == from) sent[static_cast<size_t>(to)] = out.size(0);
+    if (ranks_.rank() == to) received[static_cast<size_t>(from)] = in.size(0);
+    ranks_.all_to_all(Channel::kDense, in, received, out, sent).wait();
+  };
+  const auto room = [shape = stream.shape, dtype = stream.dtype](int64_t rows) {
+    std::vector<int64_t> sizes = shape;
+    sizes[0] = rows;
+    return torch::empty(sizes, dtype);
+  };
+  if (owner == 0) {
+    stream.read = [](int64_t, int64_t) { return torch::Tensor(); };
+    stream.write = [](int64_t, int64_t, const torch::Tensor&) {};
+    return stream;
+  }
+  const auto local_read = stream.read;
+  const auto local_write = stream.write;
+  stream.read = [=, this](int64_t begin, int64_t end) {
+    torch::Tensor in = room(ranks_.rank() == 0 ? end - begin : 0);
+    move(mine ? local_read(begin, end) : room(0), owner, in, 0);
+    return ranks_.rank() == 0 ? in : torch::Tensor();
+  };
+  stream.write = [=, this](int64_t begin, int64_t end, const torch::Tensor& rows) {
+    torch::Tensor in = room(mine ? end - begin : 0);
+    move(ranks_.rank() == 0 ? rows.contiguous() : room(0), 0, in, owner);
+    if (mine) local_write(begin, end, in);
+  };
+  return stream;
+}
+
+std::vector<StreamedTensor> Optimizer::stored_state() {
+  std::vector<StreamedTensor> state;
+  size_t next = 0;
+  for (const auto& [name, tensor] : muon_.state()) state.push_back(owned_tensor(name, tensor, matrix_owners_[next++]));
+  next = 0;
+  for (const auto& [name, tensor] : adamw_.state()) {
+    if (tensor.dim() == 0) {  // the counter of steps, which every rank has
+      state.push_back(whole_tensor(name, tensor));
+      state.back().write = [this, tensor = tensor](int64_t, int64_t, const torch::Tensor& value) {
+        if (ranks_.rank() == 0) torch::Tensor(tensor).copy_(value.squeeze(0));
+        ranks_.broadcast(Channel::kDense, tensor, 0).wait();
+      };
+    } else {
+      state.push_back(owned_tensor(name, tensor, vector_owners_[next++ / 2]));  // two moments each
+    }
+  }
   return state;
 }
 

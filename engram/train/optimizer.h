@@ -1,7 +1,8 @@
 // Optimizer: Muon for the matrices of the blocks, AdamW for everything else, as model/io/parameter_groups.h divides
 // them.
 //
-// Table rows are not included: TrainableTable applies its own gradient.
+// Among several ranks each parameter has one owner (gradient_exchange.h), which adds its gradients, keeps its state and
+// updates it. Table rows are not included: a LearningTable applies its own gradient.
 #pragma once
 #include <torch/torch.h>
 
@@ -9,34 +10,45 @@
 #include <utility>
 #include <vector>
 
+#include "engram/dist/communicator.h"
+#include "engram/model/io/streamed_tensor.h"
 #include "engram/model/transformer.h"
 #include "engram/train/adamw.h"
+#include "engram/train/gradient_exchange.h"
 #include "engram/train/muon.h"
 #include "engram/train/recipe.h"
 
 namespace engram {
 
-using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
-
 // Not thread-safe. Keeps references to the model's parameters.
 class Optimizer {
  public:
-  Optimizer(const TransformerImpl& model, const OptimizerRecipe& recipe);
-  // One update at both learning rates times `multiplier` (schedule_multiplier()).
-  void step(double multiplier);
+  Optimizer(Communicator& ranks, const TransformerImpl& model, const OptimizerRecipe& recipe);
   // The gradient of every parameter, in the model's order, undefined where there is none; afterwards none has one, so
   // that the next backward writes instead of adding.
   std::vector<torch::Tensor> take_gradients();
-  // What step() uses. REQUIRES: as many as take_gradients() gives.
-  void set_gradients(const std::vector<torch::Tensor>& gradients);
-  // Everything a checkpoint needs; the tensors are the state itself.
-  NamedTensors state() const;
+  // Of take_gradients() of all ranks the sum, for the parameters that are owned here; undefined for the others.
+  std::vector<torch::Tensor> sum_over_ranks(std::vector<torch::Tensor> gradients) {
+    return exchange_.sum(std::move(gradients));
+  }
+  // One update at both learning rates times `multiplier` (schedule_multiplier()), with sum_over_ranks()' gradients;
+  // afterwards all ranks have the new weights.
+  void step(const std::vector<torch::Tensor>& gradients, double multiplier);
+  // All ranks get rank 0's weights.
+  void send_weights() { exchange_.send_parameters(); }
+  // Everything a checkpoint needs.
+  std::vector<StreamedTensor> stored_state();
 
  private:
+  StreamedTensor owned_tensor(const std::string& name, const torch::Tensor& tensor, int owner);
+
+  Communicator& ranks_;
   OptimizerRecipe recipe_;
   std::vector<torch::Tensor> parameters_;
+  GradientExchange exchange_;
   Muon muon_;
   AdamW adamw_;
+  std::vector<int> matrix_owners_, vector_owners_;  // of Muon's and AdamW's parameters, in their order
 };
 
 // Of each gradient the sum of its squares (0 for an undefined one): the norm in fp32, squared in double.

@@ -83,14 +83,16 @@ void visit_train(Train& train, Visitor& visit) {
   visit.number("expert_bias_rate", train.expert_bias_rate, 0, 1);
   visit.integer("accumulation", train.accumulation, 1, 1 << 16);
   visit.choice("control", train.control, kControlNames);
+  visit.integer("exchange_timeout", train.exchange_timeout, 1, 86400);
 }
 
 // Where a key of this invocation, not of the numbers, may change between a run and its continuation.
 bool may_change_on_resume(const std::string& key) {
-  static const std::set<std::string> keys = {
-      "train.output",           "train.stop_at",          "train.threads",
-      "train.log_every",        "train.validate_every",   "train.validation_batches",
-      "train.checkpoint_every", "train.keep_checkpoints", "data.loader_threads"};
+  static const std::set<std::string> keys = {"train.output",           "train.stop_at",
+                                             "train.threads",          "train.log_every",
+                                             "train.validate_every",   "train.validation_batches",
+                                             "train.checkpoint_every", "train.keep_checkpoints",
+                                             "data.loader_threads",    "train.exchange_timeout"};
   return keys.contains(key);
 }
 

@@ -71,6 +71,7 @@ struct TrainRecipe {
   double expert_bias_rate = 1e-3;  // loss-free balancing
   int64_t accumulation = 1;        // micro-batches of one step
   ControlKind control = ControlKind::kNone;
+  int64_t exchange_timeout = 60;  // seconds that a rank waits for another one
 };
 
 using RecipeEntry = std::pair<std::string, std::string>;  // dotted key, value as TOML text

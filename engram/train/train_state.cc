@@ -2,11 +2,11 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
-#include <cstring>
 #include <mutex>
 
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
+#include "engram/model/io/checkpoint.h"
 
 namespace engram {
 namespace {
@@ -29,38 +29,42 @@ void set_random_state(const torch::Tensor& state) {
   generator.set_state(state);
 }
 
-DType stored_dtype(const torch::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
+DType stored_dtype(torch::Dtype dtype) {
+  switch (dtype) {
     case torch::kFloat32: return DType::kF32;
     case torch::kInt32: return DType::kI32;
     case torch::kUInt8: return DType::kU8;
-    default: TORCH_CHECK(false, "train state: no stored form for ", tensor.scalar_type());
+    default: TORCH_CHECK(false, "train state: no stored form for ", dtype);
   }
+}
+
+std::vector<StreamedTensor> with_random_state(std::vector<StreamedTensor> tensors, const torch::Tensor& random) {
+  tensors.push_back(whole_tensor(kRandomName, random));
+  return tensors;
 }
 
 }  // namespace
 
-NamedTensors train_state_tensors(const Optimizer& optimizer, const std::vector<TrainableTable*>& tables) {
-  NamedTensors tensors = optimizer.state();
-  for (size_t layer = 0; layer < tables.size(); ++layer)
-    for (auto& [name, tensor] : tables[layer]->optimizer_state())
-      tensors.emplace_back(fmt::format("table.{}.{}", layer, name), tensor);
+std::vector<StreamedTensor> train_state_tensors(Optimizer& optimizer, const std::vector<LearningTable*>& tables) {
+  std::vector<StreamedTensor> tensors = optimizer.stored_state();
+  for (size_t layer = 0; layer < tables.size(); ++layer) {
+    for (StreamedTensor& tensor : tables[layer]->stored_state()) {
+      tensor.name = fmt::format("table.{}.{}", layer, tensor.name);
+      tensors.push_back(std::move(tensor));
+    }
+  }
   return tensors;
 }
 
-Status save_train_state(Env& env, const std::string& directory, const NamedTensors& tensors,
-                        const std::vector<TrainableTable*>& tables, const TrainPosition& position,
+Status save_train_state(Env& env, const std::string& directory, const std::vector<StreamedTensor>& tensors,
+                        const std::vector<LearningTable*>& tables, const TrainPosition& position,
                         const std::string& recipe_toml) {
-  NamedTensors all = tensors;
-  all.emplace_back(kRandomName, random_state());
+  const std::vector<StreamedTensor> all = with_random_state(tensors, random_state());
   std::vector<TensorSpec> specs;
-  for (const auto& [name, tensor] : all) specs.push_back({name, stored_dtype(tensor), tensor.sizes().vec()});
+  for (const StreamedTensor& tensor : all) specs.push_back({tensor.name, stored_dtype(tensor.dtype), tensor.shape});
   ENGRAM_ASSIGN_OR_RETURN(
       auto writer, SafetensorsWriter::create(env, join_path(directory, kOptimizerFile), specs, {{"format", "pt"}}));
-  for (const auto& [name, tensor] : all) {
-    const torch::Tensor bytes = tensor.detach().to(torch::kCPU).contiguous();
-    ENGRAM_RETURN_IF_ERROR(writer->append({static_cast<const std::byte*>(bytes.data_ptr()), bytes.nbytes()}));
-  }
+  for (const StreamedTensor& tensor : all) ENGRAM_RETURN_IF_ERROR(append_tensor(tensor, tensor.dtype, *writer));
   ENGRAM_RETURN_IF_ERROR(writer->finish());
 
   nlohmann::ordered_json state;
@@ -71,7 +75,7 @@ Status save_train_state(Env& env, const std::string& directory, const NamedTenso
   state["vocabulary_digest"] = position.vocabulary_digest;
   state["train_tokens"] = position.train_tokens;
   state["tables"] = nlohmann::ordered_json::array();
-  for (const TrainableTable* table : tables)
+  for (const LearningTable* table : tables)
     state["tables"].push_back({{"num_rows", table->num_rows()}, {"row_dim", table->row_dim()}});
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(directory, kStateFile), state.dump(2) + "\n"));
   return write_file_atomic(env, join_path(directory, kRecipeFile), recipe_toml);
@@ -99,25 +103,18 @@ Result<TrainPosition> load_position(Env& env, const std::string& directory, cons
   return position;
 }
 
-Status load_train_state(Env& env, const std::string& directory, const NamedTensors& tensors) {
+Status load_train_state(Env& env, const std::string& directory, const std::vector<StreamedTensor>& tensors) {
   const std::string path = join_path(directory, kOptimizerFile);
   ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::open(env, path));
-  NamedTensors all = tensors;
   const torch::Tensor random = random_state().clone();
-  all.emplace_back(kRandomName, random);
+  const std::vector<StreamedTensor> all = with_random_state(tensors, random);
   if (file.tensors().size() != all.size())
     return invalid_argument("{}: got {} tensors, wanted {}", path, file.tensors().size(), all.size());
-  for (const auto& [name, tensor] : all) {
-    ENGRAM_ASSIGN_OR_RETURN(const TensorView view, file.find(name));
-    ENGRAM_RETURN_IF_ERROR(check_tensor(view, path, name, {stored_dtype(tensor)}, tensor.sizes().vec()));
+  for (const StreamedTensor& tensor : all) {
+    ENGRAM_ASSIGN_OR_RETURN(const TensorView view, file.find(tensor.name));
+    ENGRAM_RETURN_IF_ERROR(check_tensor(view, path, tensor.name, {stored_dtype(tensor.dtype)}, tensor.shape));
   }
-  const torch::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : all) {
-    const TensorView view = *file.find(name);
-    torch::Tensor stored = torch::empty(tensor.sizes(), tensor.options().device(torch::kCPU));
-    if (!view.bytes.empty()) std::memcpy(stored.data_ptr(), view.bytes.data(), view.bytes.size());
-    torch::Tensor(tensor).copy_(stored);
-  }
+  for (const StreamedTensor& tensor : all) fill_tensor(*file.find(tensor.name), tensor);
   ENGRAM_RETURN_IF_ERROR(file.check_unchanged());
   set_random_state(random);
   return Status();

@@ -11,8 +11,8 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
+#include "engram/train/learning_table.h"
 #include "engram/train/optimizer.h"
-#include "engram/train/trainable_table.h"
 
 namespace engram {
 
@@ -25,12 +25,12 @@ struct TrainPosition {
   int64_t train_tokens = 0;  // in all training shards
 };
 
-// Every tensor of optimizer.safetensors, in file order: the optimizer's, then the tables' ("table.0.exp_avg"). The
-// tensors are the state itself.
-NamedTensors train_state_tensors(const Optimizer& optimizer, const std::vector<TrainableTable*>& tables);
+// Every tensor of optimizer.safetensors, in file order: the optimizer's, then the tables' ("table.0.exp_avg").
+std::vector<StreamedTensor> train_state_tensors(Optimizer& optimizer, const std::vector<LearningTable*>& tables);
 
-Status save_train_state(Env& env, const std::string& directory, const NamedTensors& tensors,
-                        const std::vector<TrainableTable*>& tables, const TrainPosition& position,
+// These two are for rank 0; the other ranks follow (model/io/streamed_tensor.h).
+Status save_train_state(Env& env, const std::string& directory, const std::vector<StreamedTensor>& tensors,
+                        const std::vector<LearningTable*>& tables, const TrainPosition& position,
                         const std::string& recipe_toml);
 
 // Reads and checks state.json. kDataLoss, kInvalidArgument; kFailedPrecondition: digest or token count of `wanted`
@@ -38,6 +38,6 @@ Status save_train_state(Env& env, const std::string& directory, const NamedTenso
 Result<TrainPosition> load_position(Env& env, const std::string& directory, const TrainPosition& wanted);
 // Fills `tensors` from optimizer.safetensors and restores the random state. Names, shapes and dtypes must be exactly
 // those; on an error no tensor has changed.
-Status load_train_state(Env& env, const std::string& directory, const NamedTensors& tensors);
+Status load_train_state(Env& env, const std::string& directory, const std::vector<StreamedTensor>& tensors);
 
 }  // namespace engram

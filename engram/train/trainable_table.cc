@@ -54,10 +54,10 @@ void TrainableTable::apply_gradient(double lr, double scale) {
   gradient_.reset();
 }
 
-void TrainableTable::set_rows(const torch::Tensor& rows) {
-  const torch::NoGradGuard no_grad;
-  TORCH_CHECK(rows.sizes() == rows_.sizes(), "table rows: got ", rows.sizes(), ", wanted ", rows_.sizes());
-  rows_.copy_(rows);
+std::vector<StreamedTensor> TrainableTable::stored_state() {
+  std::vector<StreamedTensor> state;
+  for (auto& [name, tensor] : adam_.state()) state.push_back(whole_tensor(name, tensor));
+  return state;
 }
 
 void draw_table_rows(uint64_t seed, int layer, int64_t first_row, double range, float* out, int64_t n,

@@ -12,8 +12,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "engram/model/memory/row_deduplicator.h"
@@ -29,14 +27,15 @@ class TrainableTable : public LearningTable {
 
   std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
   ExactSum collect_gradient(torch::Tensor gradient) override;
+  int64_t asked_rows() const override { return touched_rows(); }
   int64_t touched_rows() const override { return unique_ids_.defined() ? unique_ids_.numel() : 0; }
   void apply_gradient(double lr, double scale) override;
 
   int64_t num_rows() const override { return rows_.size(0); }
   int64_t row_dim() const override { return rows_.size(1); }
   const torch::Tensor& rows() const { return rows_; }
-  void set_rows(const torch::Tensor& rows);  // copies; same shape
-  std::vector<std::pair<std::string, torch::Tensor>> optimizer_state() const { return adam_.state(); }
+  StreamedTensor stored_rows() override { return whole_tensor("rows", rows_); }
+  std::vector<StreamedTensor> stored_state() override;
 
  private:
   torch::Tensor rows_;

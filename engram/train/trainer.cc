@@ -1,14 +1,19 @@
 #include "engram/train/trainer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <optional>
 
 #include "engram/core/checked_math.h"
 #include "engram/core/machine.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
+#include "engram/core/sha256.h"
 #include "engram/train/learner.h"
 #include "engram/train/memory_need.h"
 #include "engram/train/metrics_log.h"
@@ -18,6 +23,9 @@
 
 namespace engram {
 namespace {
+
+// Rank 0 writes a checkpoint to the disk while the others wait.
+constexpr std::chrono::seconds kSavePatience{3600};
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -64,22 +72,56 @@ nlohmann::ordered_json to_json(const std::vector<PartLoss>& parts) {
   return out;
 }
 
+Status check_ranks(const Recipe& recipe, int ranks) {
+  if (ranks == 1) return {};
+  const TrainRecipe& train = recipe.train;
+  if (train.accumulation % ranks != 0) {
+    const int64_t sequences = recipe.data.batch_size * train.accumulation;
+    return invalid_argument("{} ranks cannot share train.accumulation = {}{}", ranks, train.accumulation,
+                            sequences % ranks != 0
+                                ? std::string()
+                                : fmt::format("; the same {} sequences a step: data.batch_size = {} and "
+                                              "train.accumulation = {}",
+                                              sequences, sequences / ranks, ranks));
+  }
+  if (train.device != "cpu")
+    return make_status(StatusCode::kUnimplemented, "train.device: got \"{}\" for {} ranks, wanted \"cpu\"",
+                       train.device, ranks);
+  if (train.control != ControlKind::kNone)
+    return make_status(StatusCode::kUnimplemented,
+                       "train.control: controls of studies run in one process, got {} ranks", ranks);
+  return {};
+}
+
 // One run. Every method after open() continues where the last left off.
 class Run {
  public:
   Run(Env& env, const TrainOptions& options)
-      : env_(env), options_(options), observer_(options.observer ? *options.observer : silent_) {}
+      : env_(env), options_(options), observer_(options.observer && root() ? *options.observer : silent_) {}
+  ~Run() {
+    if (!scratch_.empty()) (void)env_.remove_directory_recursively(scratch_);
+  }
   Status open(const Recipe& recipe);
   Status loop();
   TrainSummary summary();
+  // This rank cannot go on: the others hear why.
+  Status fail(const Status& why);
+  // Another rank cannot: what to report.
+  Status lost(const Status& why) const;
 
  private:
+  bool root() const { return options_.world.rank == 0; }
+  Status connect();
+  Status continue_run(const Recipe& recipe);
+  Status share_position();
   Status check_resumed_recipe(const std::string& checkpoint);
-  Status start_from(const std::string& path);
+  Status check_start(const std::string& checkpoint);
   Status load_model_state(const std::string& checkpoint);
   Status restore(const std::string& checkpoint);
+  std::vector<StreamedTensor> table_rows();
   void read_last_metrics();
   Status step();
+  nlohmann::ordered_json exchange_costs(const StepResult& result);
   Status validate(nlohmann::ordered_json& line);
   Status save();
   bool due(int64_t every) const { return step_ == last_step_ || (every > 0 && step_ % every == 0); }
@@ -89,32 +131,44 @@ class Run {
   const TrainOptions& options_;
   TrainObserver silent_;
   TrainObserver& observer_;
+  std::string scratch_;  // of a rank that has no OUTPUT: its synthetic text
   std::optional<OutputLock> lock_;
   RunInputs inputs_;
-  std::optional<RunDirectory> directory_;
+  std::optional<RunDirectory> directory_;  // at rank 0
+  std::unique_ptr<Communicator> ranks_;
   std::unique_ptr<DataLoader> loader_;
   std::unique_ptr<Learner> learner_;
-  std::unique_ptr<MetricsLog> metrics_;
+  std::unique_ptr<MetricsLog> metrics_;  // at rank 0
   TokenText validation_;
   std::optional<TextParts> parts_;  // of validation_; made at the first validation
   PhaseProfiler profiler_;
   TrainPosition position_;
   int64_t step_ = 0, saved_step_ = 0, last_step_ = 0;
   double seconds_ = 0;
+  bool stopped_ = false;
+  std::array<ChannelStats, kChannels> exchanged_;  // up to the last step
   TrainSummary summary_;
 };
 
 Status Run::open(const Recipe& recipe) {
   ENGRAM_RETURN_IF_ERROR(check_device(recipe.train));
-  ENGRAM_ASSIGN_OR_RETURN(lock_, OutputLock::folder(env_, recipe.train.output, {}));
-  ENGRAM_ASSIGN_OR_RETURN(directory_, RunDirectory::open(env_, recipe.train.output, options_.resume));
-  ENGRAM_ASSIGN_OR_RETURN(inputs_, open_run_inputs(env_, recipe, directory_->data_path()));
+  ENGRAM_RETURN_IF_ERROR(check_ranks(recipe, options_.world.size));
+  std::string data_path;
+  if (root()) {
+    ENGRAM_ASSIGN_OR_RETURN(lock_, OutputLock::folder(env_, recipe.train.output, {}));
+    ENGRAM_ASSIGN_OR_RETURN(directory_, RunDirectory::open(env_, recipe.train.output, options_.resume));
+    data_path = directory_->data_path();
+  } else {
+    data_path = scratch_ = fmt::format("{}/engram-rank-{}-{}", std::filesystem::temp_directory_path().string(),
+                                       options_.world.rank, getpid());
+  }
+  ENGRAM_ASSIGN_OR_RETURN(inputs_, open_run_inputs(env_, recipe, data_path));
   observer_.on_message(describe_schedule(inputs_));
   observer_.on_message(describe(inputs_.parameters));
   if (inputs_.validation_tokens() < 2)
     observer_.on_message("warning: data.validation holds no text, so that nothing will show overfitting");
-  if (directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_resumed_recipe(*directory_->latest()));
-  ENGRAM_RETURN_IF_ERROR(directory_->create());
+  if (root() && directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_resumed_recipe(*directory_->latest()));
+  if (root()) ENGRAM_RETURN_IF_ERROR(directory_->create());
 
   const DataRecipe& data = inputs_.recipe.data;
   DataLoaderOptions loading;
@@ -122,21 +176,82 @@ Status Run::open(const Recipe& recipe) {
   loading.sequence_length = data.sequence_length;
   loading.seed = data.seed;
   loading.threads = static_cast<int>(data.loader_threads);
-  const MemoryNeed need = memory_need(inputs_, loading.threads > 0 ? loading.prefetch : 0);
-  ENGRAM_RETURN_IF_ERROR(check_memory(need, available_memory_bytes()));
+  loading.batches_per_step = recipe.train.accumulation;
+  loading.num_batches = recipe.train.accumulation / options_.world.size;
+  loading.first_batch = options_.world.rank * loading.num_batches;
+  const MemoryNeed need = memory_need(inputs_, loading.threads > 0 ? loading.prefetch : 0, options_.world.size);
+  ENGRAM_RETURN_IF_ERROR(check_memory(need, available_memory_bytes() / options_.world.local_size));
   ENGRAM_ASSIGN_OR_RETURN(loader_, DataLoader::create(RunInputs::pointers(inputs_.train), inputs_.hasher, loading));
   validation_ = read_validation(inputs_);
-  learner_ = std::make_unique<Learner>(inputs_);
   position_.vocabulary_digest = inputs_.tokenizer->vocabulary_digest();
   position_.train_tokens = inputs_.train_tokens();
-  if (directory_->latest())
-    ENGRAM_RETURN_IF_ERROR(restore(*directory_->latest()));
-  else if (!recipe.train.start_from.empty())
-    ENGRAM_RETURN_IF_ERROR(start_from(recipe.train.start_from));
+  ENGRAM_RETURN_IF_ERROR(connect());
+  learner_ = std::make_unique<Learner>(inputs_, *ranks_);
+  ENGRAM_RETURN_IF_ERROR(continue_run(recipe));
   last_step_ = recipe.train.stop_at > 0 ? recipe.train.stop_at : recipe.train.steps;
+  if (!root()) return Status();
   ENGRAM_ASSIGN_OR_RETURN(metrics_, MetricsLog::open(env_, directory_->metrics_path(), step_));
   read_last_metrics();
   return Status();
+}
+
+Status Run::connect() {
+  if (options_.world.size == 1) {
+    ranks_ = Communicator::alone();
+    return {};
+  }
+  Sha256 digest;
+  digest.update(inputs_.recipe.to_toml());
+  Hello hello;
+  hello.program = options_.program;
+  hello.recipe = digest.hex();
+  hello.vocabulary = position_.vocabulary_digest;
+  hello.train_tokens = position_.train_tokens;
+  ENGRAM_ASSIGN_OR_RETURN(ranks_, Communicator::connect(options_.world, hello,
+                                                        std::chrono::seconds(inputs_.recipe.train.exchange_timeout)));
+  observer_.on_message(
+      fmt::format("{} ranks share each step's {} micro-batches", ranks_->size(), inputs_.recipe.train.accumulation));
+  return {};
+}
+
+Status Run::fail(const Status& why) {
+  if (!ranks_ || ranks_->size() == 1) return why;
+  ranks_->fail(why);
+  return why;
+}
+
+Status Run::lost(const Status& why) const {
+  std::string message = why.message();
+  if (step_ > 0 || saved_step_ > 0) message += fmt::format(" in step {} of {}", step_ + 1, last_step_);
+  if (root()) message += saved_step_ > 0 ? "; last checkpoint: " + summary_.checkpoint : "; no checkpoint was made";
+  return Status(why.code(), message);
+}
+
+// Where the run goes on: at its latest checkpoint, at another run's weights, or at the beginning.
+Status Run::continue_run(const Recipe& recipe) {
+  std::string checkpoint;  // rank 0 has it
+  if (root() && directory_->latest()) {
+    checkpoint = *directory_->latest();
+    ENGRAM_ASSIGN_OR_RETURN(position_, load_position(env_, checkpoint, position_));
+  }
+  ENGRAM_RETURN_IF_ERROR(share_position());
+  if (position_.step > 0) return restore(checkpoint);
+  if (recipe.train.start_from.empty()) return {};
+  if (root()) {
+    ENGRAM_ASSIGN_OR_RETURN(checkpoint, resolve_checkpoint(env_, recipe.train.start_from));
+    ENGRAM_RETURN_IF_ERROR(check_start(checkpoint));
+  }
+  return load_model_state(checkpoint);
+}
+
+// Every rank gets rank 0's position.
+Status Run::share_position() {
+  torch::Tensor numbers = torch::tensor({position_.step, position_.next_batch, position_.tokens}, torch::kLong);
+  ranks_->broadcast(Channel::kControl, numbers, 0).wait();
+  position_.step = numbers[0].item<int64_t>();
+  position_.next_batch = numbers[1].item<int64_t>();
+  position_.tokens = numbers[2].item<int64_t>();
+  return {};
 }
 
 Status Run::check_resumed_recipe(const std::string& checkpoint) {
@@ -147,16 +262,27 @@ Status Run::check_resumed_recipe(const std::string& checkpoint) {
                      fmt::join(changed, "; "));
 }
 
+std::vector<StreamedTensor> Run::table_rows() {
+  std::vector<StreamedTensor> rows;
+  for (LearningTable* table : learner_->tables()) rows.push_back(table->stored_rows());
+  return rows;
+}
+
 Status Run::load_model_state(const std::string& checkpoint) {
-  ENGRAM_ASSIGN_OR_RETURN(const auto rows, load_table_rows(env_, checkpoint, inputs_.recipe.model));
-  ENGRAM_RETURN_IF_ERROR(load_weights(env_, checkpoint, learner_->model()));
-  for (size_t layer = 0; layer < rows.size(); ++layer) learner_->tables()[layer]->set_rows(rows[layer]);
+  if (root()) {
+    ENGRAM_RETURN_IF_ERROR(fill_table_rows(env_, checkpoint, inputs_.recipe.model, table_rows()));
+    ENGRAM_RETURN_IF_ERROR(load_weights(env_, checkpoint, learner_->model()));
+  } else {
+    follow_writes(table_rows());
+  }
+  learner_->optimizer().send_weights();
+  for (const torch::Tensor& buffer : learner_->model().buffers())
+    if (ranks_->size() > 1) ranks_->broadcast(Channel::kDense, buffer, 0).wait();
   return Status();
 }
 
 // The model must be the checkpoint's in all but its length, which is what such a run is for.
-Status Run::start_from(const std::string& path) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string checkpoint, resolve_checkpoint(env_, path));
+Status Run::check_start(const std::string& checkpoint) {
   ENGRAM_ASSIGN_OR_RETURN(const Recipe old, Recipe::load(env_, join_path(checkpoint, "recipe.toml"), {}));
   for (const std::string& difference : inputs_.recipe.differences(old)) {
     if (!difference.starts_with("model.") || difference.starts_with("model.max_position_embeddings:") ||
@@ -169,13 +295,16 @@ Status Run::start_from(const std::string& path) {
   if (tokenizer.vocabulary_digest() != inputs_.tokenizer->vocabulary_digest())
     return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another tokenizer than data.tokenizer",
                        checkpoint);
-  return load_model_state(checkpoint);
+  return {};
 }
 
 Status Run::restore(const std::string& checkpoint) {
-  ENGRAM_ASSIGN_OR_RETURN(position_, load_position(env_, checkpoint, position_));
-  ENGRAM_RETURN_IF_ERROR(
-      load_train_state(env_, checkpoint, train_state_tensors(learner_->optimizer(), learner_->tables())));
+  const std::vector<StreamedTensor> state = train_state_tensors(learner_->optimizer(), learner_->tables());
+  if (root()) {
+    ENGRAM_RETURN_IF_ERROR(load_train_state(env_, checkpoint, state));
+  } else {
+    follow_writes(state);
+  }
   ENGRAM_RETURN_IF_ERROR(load_model_state(checkpoint));
   step_ = saved_step_ = position_.step;
   loader_->seek(position_.next_batch);
@@ -197,12 +326,13 @@ void Run::read_last_metrics() {
 
 Status Run::loop() {
   if (step_ >= last_step_) {
-    observer_.on_message(fmt::format("{}: already at step {} of {}", directory_->path(), step_, last_step_));
+    observer_.on_message(fmt::format("{}: already at step {} of {}", inputs_.recipe.train.output, step_, last_step_));
     return Status();
   }
   observer_.on_start(last_step_, step_);
   if (options_.profile) profiler_.start();
-  while (step_ < last_step_ && !stop_requested()) ENGRAM_RETURN_IF_ERROR(step());
+  // Several ranks hear of a stop inside a step, so that all make the same number of them.
+  while (step_ < last_step_ && !stopped_ && !(ranks_->size() == 1 && stop_requested())) ENGRAM_RETURN_IF_ERROR(step());
   profiler_.stop();
   observer_.on_end();
   summary_.interrupted = step_ < last_step_;
@@ -215,23 +345,24 @@ Status Run::step() {
   std::vector<Batch> batches;
   {
     RECORD_USER_SCOPE("phase:data");
-    for (int64_t i = 0; i < recipe.train.accumulation; ++i) {
+    for (int64_t i = 0; i < recipe.train.accumulation / ranks_->size(); ++i) {
       ENGRAM_ASSIGN_OR_RETURN(Batch batch, loader_->next());
       batches.push_back(std::move(batch));
     }
   }
   const double multiplier = schedule_multiplier(recipe.optimizer, step_, recipe.train.steps);
-  const StepResult result = learner_->step(batches, step_ + 1, multiplier);
+  const StepResult result = learner_->step(batches, step_ + 1, multiplier, options_.stop);
+  stopped_ = result.stop;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
     return make_status(
         StatusCode::kFailedPrecondition,
-        "step {}: loss {}, gradient norm {}, wanted finite numbers; lower optimizer.muon_lr and "
+        "{}step {}: loss {}, gradient norm {}, wanted finite numbers; lower optimizer.muon_lr and "
         "optimizer.adamw_lr; {}",
-        step_ + 1, result.loss, result.grad_norm,
+        root() ? "" : "rank 0: ", step_ + 1, result.loss, result.grad_norm,
         summary_.checkpoint.empty() ? "no checkpoint was made" : "last checkpoint: " + summary_.checkpoint);
   ++step_;
   position_.step = step_;
-  position_.next_batch = batches.back().index + 1;
+  position_.next_batch += recipe.train.accumulation;
   position_.tokens += result.tokens;
   const double elapsed = now() - start;
   seconds_ += elapsed;
@@ -250,14 +381,35 @@ Status Run::step() {
   if (!result.expert_load.empty()) line["expert_load_max_over_mean"] = result.expert_load;
   if (!result.gate_mean.empty()) line["gate_mean"] = result.gate_mean;
   if (!learner_->tables().empty()) line["touched_rows"] = result.touched_rows;
+  if (ranks_->size() > 1) line["exchange"] = exchange_costs(result);
   if (due(recipe.train.validate_every)) ENGRAM_RETURN_IF_ERROR(validate(line));
-  ENGRAM_RETURN_IF_ERROR(metrics_->append(line));
+  if (root()) ENGRAM_RETURN_IF_ERROR(metrics_->append(line));
 
   observer_.on_step(result.loss, tokens_per_second);
   if (step_ % recipe.train.log_every == 0)
     observer_.on_message(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {} tokens/s", step_, result.loss,
                                      result.grad_norm, format_count(tokens_per_second)));
   return due(recipe.train.checkpoint_every) ? save() : Status();
+}
+
+// What the other ranks have cost this one since the last step.
+nlohmann::ordered_json Run::exchange_costs(const StepResult& result) {
+  nlohmann::ordered_json costs;
+  int64_t sent = 0;
+  for (const auto& [name, channel] :
+       {std::pair{"control", Channel::kControl}, {"dense", Channel::kDense}, {"table", Channel::kTable}}) {
+    const ChannelStats& stats = ranks_->stats(channel);
+    ChannelStats& before = exchanged_[static_cast<size_t>(channel)];
+    costs[fmt::format("{}_seconds", name)] = stats.seconds_waited - before.seconds_waited;
+    sent += stats.bytes_sent - before.bytes_sent;
+    before = stats;
+  }
+  costs["bytes_sent"] = sent;
+  if (!learner_->tables().empty()) {
+    costs["asked_rows"] = result.asked_rows;
+    costs["busiest_owner"] = result.busiest_owner;
+  }
+  return costs;
 }
 
 Status Run::validate(nlohmann::ordered_json& line) {
@@ -282,17 +434,21 @@ Status Run::validate(nlohmann::ordered_json& line) {
 }
 
 Status Run::save() {
-  ENGRAM_RETURN_IF_ERROR(metrics_->sync());
-  const auto write = [&](const std::string& directory) -> Status {
-    std::vector<torch::Tensor> rows;
-    for (const TrainableTable* table : learner_->tables()) rows.push_back(table->rows().to(torch::kCPU));
-    ENGRAM_RETURN_IF_ERROR(
-        save_model(env_, directory, inputs_.recipe.model, *inputs_.tokenizer, learner_->model(), rows));
-    return save_train_state(env_, directory, train_state_tensors(learner_->optimizer(), learner_->tables()),
-                            learner_->tables(), position_, inputs_.recipe.to_toml());
-  };
-  ENGRAM_ASSIGN_OR_RETURN(summary_.checkpoint,
-                          directory_->publish(step_, inputs_.recipe.train.keep_checkpoints, write));
+  const std::vector<StreamedTensor> state = train_state_tensors(learner_->optimizer(), learner_->tables());
+  if (root()) {
+    ENGRAM_RETURN_IF_ERROR(metrics_->sync());
+    const auto write = [&](const std::string& directory) -> Status {
+      ENGRAM_RETURN_IF_ERROR(
+          save_model(env_, directory, inputs_.recipe.model, *inputs_.tokenizer, learner_->model(), table_rows()));
+      return save_train_state(env_, directory, state, learner_->tables(), position_, inputs_.recipe.to_toml());
+    };
+    ENGRAM_ASSIGN_OR_RETURN(summary_.checkpoint,
+                            directory_->publish(step_, inputs_.recipe.train.keep_checkpoints, write));
+  } else {
+    follow_reads(table_rows());
+    follow_reads(state);
+  }
+  ENGRAM_RETURN_IF_ERROR(ranks_->agree({}, kSavePatience));
   saved_step_ = step_;
   return Status();
 }
@@ -312,9 +468,20 @@ TrainSummary Run::summary() {
 
 Result<TrainSummary> train(Env& env, const Recipe& recipe, const TrainOptions& options) {
   Run run(env, options);
-  ENGRAM_RETURN_IF_ERROR(run.open(recipe));
-  ENGRAM_RETURN_IF_ERROR(run.loop());
-  return run.summary();
+  try {
+    Status status = run.open(recipe);
+    if (status.ok()) status = run.loop();
+    if (!status.ok()) return run.fail(status);
+    return run.summary();
+  } catch (const ExchangeFailed& failure) {
+    return run.lost(failure.status());
+  } catch (const c10::Error& error) {
+    (void)run.fail(Status(StatusCode::kInternal, error.what_without_backtrace()));
+    throw;
+  } catch (const std::exception& error) {
+    (void)run.fail(Status(StatusCode::kInternal, error.what()));
+    throw;
+  }
 }
 
 }  // namespace engram

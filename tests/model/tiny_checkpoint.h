@@ -65,6 +65,12 @@ struct TinyModel {
   ModelConfig config;
   Transformer model{nullptr};
   std::vector<torch::Tensor> tables;
+
+  std::vector<StreamedTensor> rows() const {
+    std::vector<StreamedTensor> rows;
+    for (const torch::Tensor& table : tables) rows.push_back(whole_tensor("rows", table));
+    return rows;
+  }
 };
 
 inline TinyModel tiny_model(const ModelConfig& config, uint64_t seed = 1) {
@@ -86,7 +92,7 @@ inline TinyModel tiny_model(const ModelConfig& config, uint64_t seed = 1) {
 
 inline void save_tiny(const TinyModel& tiny, const Tokenizer& tokenizer, const std::string& directory,
                       torch::Dtype dtype = torch::kFloat) {
-  throw_if_error(save_model(Env::posix(), directory, tiny.config, tokenizer, *tiny.model, tiny.tables, dtype));
+  throw_if_error(save_model(Env::posix(), directory, tiny.config, tokenizer, *tiny.model, tiny.rows(), dtype));
 }
 
 }  // namespace engram

@@ -207,7 +207,9 @@ class Runner {
     ENGRAM_RETURN_IF_ERROR(env_.create_directories(parent_path(directory)));
     ENGRAM_RETURN_IF_ERROR(env_.create_directory(temporary));
     ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env_, output_of(run)));
-    ENGRAM_ASSIGN_OR_RETURN(const auto rows, load_table_rows(env_, model.directory, model.config));
+    ENGRAM_ASSIGN_OR_RETURN(const auto tables, load_table_rows(env_, model.directory, model.config));
+    std::vector<StreamedTensor> rows;
+    for (const torch::Tensor& table : tables) rows.push_back(whole_tensor("rows", table));
     ENGRAM_RETURN_IF_ERROR(
         save_model(env_, temporary, model.config, *model.tokenizer, *model.model, rows, torch::kBFloat16));
     ENGRAM_RETURN_IF_ERROR(write_file_atomic(env_, join_path(temporary, "recipe.toml"), run.recipe.to_toml()));

@@ -173,20 +173,24 @@ Status check_model_size(const ModelConfig& config, const WeightFiles& files) {
                           wanted, kConfigFile);
 }
 
-// Streams tensors in order, each converted to `dtype` on the way.
-Status write_tensors(Env& env, const std::string& path, const std::vector<StoredTensor>& tensors, torch::Dtype dtype) {
-  auto stored_dtype = [dtype](const StoredTensor& t) { return t.keep_fp32 ? torch::kFloat : dtype; };
+struct OutgoingTensor {
+  StreamedTensor tensor;
+  torch::Dtype dtype;  // in the file
+};
+
+std::vector<OutgoingTensor> outgoing(const std::vector<StoredTensor>& tensors, torch::Dtype dtype) {
+  std::vector<OutgoingTensor> out;
+  for (const StoredTensor& tensor : tensors)
+    out.push_back({whole_tensor(tensor.name, tensor.view), tensor.keep_fp32 ? torch::kFloat : dtype});
+  return out;
+}
+
+Status write_tensors(Env& env, const std::string& path, const std::vector<OutgoingTensor>& tensors) {
   std::vector<TensorSpec> specs;
-  for (const StoredTensor& tensor : tensors) {
-    const DType type = stored_dtype(tensor) == torch::kFloat ? DType::kF32 : DType::kBF16;
-    specs.push_back({tensor.name, type, tensor.view.sizes().vec()});
-  }
+  for (const auto& [tensor, dtype] : tensors)
+    specs.push_back({tensor.name, dtype == torch::kFloat ? DType::kF32 : DType::kBF16, tensor.shape});
   ENGRAM_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(env, path, specs, {{"format", "pt"}}));
-  for (const StoredTensor& tensor : tensors) {
-    const torch::Tensor bytes = tensor.view.detach().to(torch::kCPU, stored_dtype(tensor)).contiguous();
-    ENGRAM_RETURN_IF_ERROR(
-        writer->append({static_cast<const std::byte*>(bytes.data_ptr()), static_cast<size_t>(bytes.nbytes())}));
-  }
+  for (const auto& [tensor, dtype] : tensors) ENGRAM_RETURN_IF_ERROR(append_tensor(tensor, dtype, *writer));
   return writer->finish();
 }
 
@@ -317,7 +321,7 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
 }
 
 Status save_model(Env& env, const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer,
-                  const TransformerImpl& model, const std::vector<torch::Tensor>& table_rows, torch::Dtype dtype) {
+                  const TransformerImpl& model, std::vector<StreamedTensor> table_rows, torch::Dtype dtype) {
   if (dtype != torch::kFloat && dtype != torch::kBFloat16) {
     return invalid_argument("dtype of a checkpoint: got {}, wanted float32 or bfloat16", c10::toString(dtype));
   }
@@ -326,24 +330,24 @@ Status save_model(Env& env, const std::string& directory, const ModelConfig& con
     return invalid_argument("tables: got {}, wanted {}: one per memory layer", table_rows.size(),
                             config.num_memory_layers());
   }
-  StoredTensors tensors = stored_tensors(model);
+  const StoredTensors tensors = stored_tensors(model);
+  std::vector<OutgoingTensor> memory = outgoing(tensors.engram, dtype);
   if (!table_rows.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> rows, count_rows(config.engram));
     for (size_t layer = 0; layer < table_rows.size(); ++layer) {
       const std::vector<int64_t> wanted = {rows[layer], config.engram.head_dim};
-      if (table_rows[layer].sizes().vec() != wanted) {
+      if (table_rows[layer].shape != wanted) {
         return invalid_argument("table of memory layer {}: got shape {}, wanted {}", layer,
-                                shape_text(table_rows[layer].sizes().vec()), shape_text(wanted));
+                                shape_text(table_rows[layer].shape), shape_text(wanted));
       }
-      tensors.engram.push_back({table_name(config, static_cast<int>(layer)), table_rows[layer]});
+      table_rows[layer].name = table_name(config, static_cast<int>(layer));
+      memory.push_back({std::move(table_rows[layer]), dtype});
     }
   }
   ENGRAM_RETURN_IF_ERROR(env.create_directories(directory));
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(directory, kTokenizerFile), tokenizer.json()));
-  ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kModelFile), tensors.model, dtype));
-  if (!table_rows.empty()) {
-    ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kEngramFile), tensors.engram, dtype));
-  }
+  ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kModelFile), outgoing(tensors.model, dtype)));
+  if (!table_rows.empty()) ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kEngramFile), memory));
   return write_file_atomic(env, join_path(directory, kConfigFile), config_text(config, tokenizer, dtype));
 }
 
@@ -352,16 +356,53 @@ Status load_weights(Env& env, const std::string& directory, TransformerImpl& mod
   return fill_weights(files, model);
 }
 
-Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config) {
-  std::vector<torch::Tensor> out;
-  if (config.memory == MemoryKind::kNone) return out;
+Status fill_table_rows(Env& env, const std::string& directory, const ModelConfig& config,
+                       const std::vector<StreamedTensor>& tables) {
+  if (tables.empty()) return {};
   ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::open(env, join_path(directory, kEngramFile)));
   ENGRAM_RETURN_IF_ERROR(check_tables(file, config));
-  for (int layer = 0; layer < config.num_memory_layers(); ++layer) {
-    out.push_back(read_tensor(file.tensors().at(table_name(config, layer))).to(torch::kFloat));
+  for (size_t layer = 0; layer < tables.size(); ++layer)
+    fill_tensor(file.tensors().at(table_name(config, static_cast<int>(layer))), tables[layer]);
+  return file.check_unchanged();
+}
+
+Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config) {
+  std::vector<torch::Tensor> out;
+  std::vector<StreamedTensor> tables;
+  if (config.memory != MemoryKind::kNone) {
+    ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> rows, count_rows(config.engram));
+    for (const int64_t count : rows) {
+      out.push_back(torch::empty({count, config.engram.head_dim}));
+      tables.push_back(whole_tensor("rows", out.back()));
+    }
   }
-  ENGRAM_RETURN_IF_ERROR(file.check_unchanged());
+  ENGRAM_RETURN_IF_ERROR(fill_table_rows(env, directory, config, tables));
   return out;
+}
+
+Status append_tensor(const StreamedTensor& tensor, torch::Dtype dtype, SafetensorsWriter& writer) {
+  Status status;
+  tensor.pieces([&](int64_t begin, int64_t end) {
+    if (!status.ok()) return;
+    const torch::Tensor rows = tensor.read(begin, end).to(dtype).contiguous();
+    status = writer.append({static_cast<const std::byte*>(rows.const_data_ptr()), rows.nbytes()});
+  });
+  return status;
+}
+
+void fill_tensor(const TensorView& view, const StreamedTensor& tensor) {
+  const torch::NoGradGuard no_grad;
+  const torch::Dtype type = view.dtype == DType::kBF16 ? torch::kBFloat16 : tensor.dtype;
+  const size_t row_bytes = tensor.rows() == 0 ? 0 : view.bytes.size() / static_cast<size_t>(tensor.rows());
+  tensor.pieces([&](int64_t begin, int64_t end) {
+    std::vector<int64_t> shape = view.shape;
+    if (shape.empty()) shape = {1};
+    shape[0] = end - begin;
+    torch::Tensor rows = torch::empty(shape, type);
+    if (rows.nbytes() > 0)
+      std::memcpy(rows.mutable_data_ptr(), view.bytes.data() + static_cast<size_t>(begin) * row_bytes, rows.nbytes());
+    tensor.write(begin, end, rows.to(tensor.dtype));
+  });
 }
 
 }  // namespace engram

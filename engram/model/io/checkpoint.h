@@ -10,7 +10,9 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
+#include "engram/formats/safetensors.h"
 #include "engram/hash/memory_hasher.h"
+#include "engram/model/io/streamed_tensor.h"
 #include "engram/model/memory/memory_source.h"
 #include "engram/model/transformer.h"
 #include "engram/text/tokenizer.h"
@@ -52,14 +54,21 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
                                bool with_tables = true);
 
 // dtype of the stored weights: fp32 for training checkpoints, bf16 for compact copies (routing biases stay fp32).
-// table_rows: one [num_rows, d_row] CPU tensor per memory layer. Creates the directory. kInvalidArgument: tables or
-// vocabulary that do not fit the configuration; nothing is written then.
+// table_rows: one of [num_rows, d_row] per memory layer; its name does not matter. Creates the directory.
+// kInvalidArgument: tables or vocabulary that do not fit the configuration; nothing is written then.
 Status save_model(Env& env, const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer,
-                  const TransformerImpl& model, const std::vector<torch::Tensor>& table_rows,
+                  const TransformerImpl& model, std::vector<StreamedTensor> table_rows,
                   torch::Dtype dtype = torch::kFloat);
 // Weights only, into an existing model (resume). Exact for fp32. On an error no tensor has changed.
 Status load_weights(Env& env, const std::string& directory, TransformerImpl& model);
 // One [num_rows, d_row] fp32 tensor per memory layer, copied.
 Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config);
+// The same, into `tables`, one per memory layer. On an error none has changed, unless the file changes meanwhile.
+Status fill_table_rows(Env& env, const std::string& directory, const ModelConfig& config,
+                       const std::vector<StreamedTensor>& tables);
+
+// One tensor, in pieces: to the end of a file, as `dtype`; or from one, converted to the tensor's own type.
+Status append_tensor(const StreamedTensor& tensor, torch::Dtype dtype, SafetensorsWriter& writer);
+void fill_tensor(const TensorView& view, const StreamedTensor& tensor);
 
 }  // namespace engram

@@ -1,0 +1,31 @@
+// StepTotals: the small numbers of a step that all ranks must have alike before anybody updates a weight.
+//
+// Every number is a sum whose order cannot matter: doubles that one rank fills and the others leave 0, and integers.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "engram/dist/communicator.h"
+#include "engram/dist/exact_sum.h"
+
+namespace engram {
+
+struct StepTotals {
+  std::vector<double> gradient_squares;  // [parameters], filled by their owners
+  std::vector<double> losses;            // [micro-batches of the step], filled by who made them
+  std::vector<double> gate_means;        // [Engram layers], of the last micro-batch
+  ExactSum row_squares;                  // of the rows kept here
+  std::vector<int64_t> touched_rows;     // [ranks] distinct rows of the step that each keeps, filled by itself
+  int64_t asked_rows = 0;                // distinct rows that this rank asked for
+  std::vector<int64_t> expert_loads;     // [MoE blocks x experts]
+  bool stop = false;                     // somebody was asked to stop
+
+  // 2-norm of all gradients.
+  double gradient_norm() const;
+  double loss() const;
+};
+
+// Sums over all ranks. Vectors have one length everywhere. Throws ExchangeFailed.
+void add_over_ranks(Communicator& ranks, StepTotals& totals);
+
+}  // namespace engram
