@@ -146,10 +146,10 @@ Result<EngramLayout> EngramLayout::create(const EngramConfig& config, int compre
   return layout;
 }
 
-Result<int> EngramLayout::find_layer(int layer_id) const {
-  const auto found = std::ranges::find(config_.layer_ids, layer_id);
-  if (found != config_.layer_ids.end()) return static_cast<int>(found - config_.layer_ids.begin());
-  return not_found("block {} has no memory, wanted one of {}", layer_id, fmt::join(config_.layer_ids, ", "));
+Result<int> EngramConfig::find_layer(int layer_id) const {
+  const auto found = std::ranges::find(layer_ids, layer_id);
+  if (found != layer_ids.end()) return static_cast<int>(found - layer_ids.begin());
+  return not_found("block {} has no memory, wanted one of {}", layer_id, fmt::join(layer_ids, ", "));
 }
 
 std::span<const int64_t> EngramLayout::of_layer(const std::vector<int64_t>& values, int layer) const {

@@ -28,6 +28,8 @@ struct EngramConfig {
 
   int rows_per_token() const { return (max_ngram_size - 1) * n_heads; }  // R
   int memory_dim() const { return rows_per_token() * head_dim; }         // R * d_row
+  // The position of a block in layer_ids. kNotFound: it has no Engram.
+  Result<int> find_layer(int layer_id) const;
   // Where a token's row of an order (2 .. N) and head is among its R.
   int slot(int order, int head = 0) const { return (order - 2) * n_heads + head; }
 };
@@ -44,8 +46,6 @@ class EngramLayout {
   int compressed_pad_id() const { return compressed_pad_id_; }
   int num_layers() const { return static_cast<int>(config_.layer_ids.size()); }
   int rows_per_token() const { return config_.rows_per_token(); }
-  // The position of a block in config().layer_ids. kNotFound: it has no Engram.
-  Result<int> find_layer(int layer_id) const;
 
   // `layer` is the position in config().layer_ids, not the block id. REQUIRES: 0 <= layer < num_layers().
   std::span<const int64_t> multipliers(int layer) const { return of_layer(multipliers_, layer); }  // [N], newest first

@@ -13,8 +13,8 @@ Result<MemoryHasher> MemoryHasher::create(const EngramLayout& layout, const Toke
   MemoryHasher hasher;
   hasher.map_ = map;
   for (int layer_id : layer_ids.empty() ? std::span<const int>(layout.config().layer_ids) : layer_ids) {
-    ENGRAM_ASSIGN_OR_RETURN(const int position, layout.find_layer(layer_id));
-    hasher.layers_.emplace_back(layout, position);
+    ENGRAM_ASSIGN_OR_RETURN(const int layer, layout.config().find_layer(layer_id));
+    hasher.layers_.emplace_back(layout, layer);
   }
   return hasher;
 }

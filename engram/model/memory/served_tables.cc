@@ -18,28 +18,25 @@ constexpr const char* kConstant = "constant";
 
 // "12=nvme:FILE" -> 12 and the rest; -1: no layer is named.
 std::pair<int, std::string> split_placement(const std::string& text) {
-  int layer = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layer);
+  int layer_id = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layer_id);
   if (error != std::errc() || end == text.data() + text.size() || *end != '=') return {-1, text};
-  return {layer, text.substr(static_cast<size_t>(end - text.data()) + 1)};
+  return {layer_id, text.substr(static_cast<size_t>(end - text.data()) + 1)};
 }
 
 Result<std::vector<std::string>> place_layers(const ModelConfig& config, std::span<const std::string> placements) {
   const size_t layers = static_cast<size_t>(config.num_memory_layers());
   std::vector<std::string> out(layers, kResident);
   for (const std::string& text : placements) {
-    const auto [id, placement] = split_placement(text);
+    const auto [layer_id, placement] = split_placement(text);
     if (layers == 0) return invalid_argument("table {}: the model has no memory", text);
-    if (id < 0) {
+    if (layer_id < 0) {
       out.assign(layers, placement);
       continue;
     }
-    const auto& ids = config.engram.layer_ids;
-    const auto found = std::find(ids.begin(), ids.end(), id);
-    if (found == ids.end()) {
-      return invalid_argument("table {}: block {} has no memory, wanted one of {}", text, id, fmt::join(ids, ", "));
-    }
-    out[static_cast<size_t>(found - ids.begin())] = placement;
+    const Result<int> layer = config.engram.find_layer(layer_id);
+    if (!layer.ok()) return invalid_argument("table {}: {}", text, layer.status().message());
+    out[static_cast<size_t>(*layer)] = placement;
   }
   return out;
 }
@@ -47,8 +44,8 @@ Result<std::vector<std::string>> place_layers(const ModelConfig& config, std::sp
 // The same primes, multipliers and pad in file and model, for one layer: a row id means the same row.
 Status check_layer(const OpenTable& table, const EngramLayout& wanted, int layer_id) {
   ENGRAM_ASSIGN_OR_RETURN(const EngramLayout got, table.info.layout());
-  ENGRAM_ASSIGN_OR_RETURN(const int layer, wanted.find_layer(layer_id));
-  const Result<int> at = got.find_layer(layer_id);
+  ENGRAM_ASSIGN_OR_RETURN(const int layer, wanted.config().find_layer(layer_id));
+  const Result<int> at = got.config().find_layer(layer_id);
   const auto same = [](std::span<const int64_t> a, std::span<const int64_t> b) { return std::ranges::equal(a, b); };
   if (!at.ok() || !same(got.primes(*at), wanted.primes(layer)) ||
       !same(got.multipliers(*at), wanted.multipliers(layer)) || got.compressed_pad_id() != wanted.compressed_pad_id()) {
@@ -65,8 +62,8 @@ Status check_layer(const OpenTable& table, const EngramLayout& wanted, int layer
 bool may_be_resident(std::span<const std::string> placements) {
   bool resident = true;
   for (const std::string& text : placements) {
-    const auto [id, placement] = split_placement(text);
-    resident = placement == kResident || (id >= 0 && resident);
+    const auto [layer_id, placement] = split_placement(text);
+    resident = placement == kResident || (layer_id >= 0 && resident);
   }
   return resident;
 }
@@ -130,17 +127,17 @@ Result<std::unique_ptr<ServedTables>> ServedTables::open(Env& env, const LoadedM
 // Layers of one URI are opened together: they share the file, its thread and the cache's budget.
 Status ServedTables::open_stores(Env& env, const std::string& uri) {
   const EngramConfig& config = model_->config.engram;
-  std::vector<int> ids;
+  std::vector<int> layer_ids;
   for (size_t layer = 0; layer < placements_.size(); ++layer) {
-    if (placements_[layer] == uri) ids.push_back(config.layer_ids[layer]);
+    if (placements_[layer] == uri) layer_ids.push_back(config.layer_ids[layer]);
   }
-  ENGRAM_ASSIGN_OR_RETURN(OpenTable table, open_row_stores(env, uri, ids));
+  ENGRAM_ASSIGN_OR_RETURN(OpenTable table, open_row_stores(env, uri, layer_ids));
   ENGRAM_RETURN_IF_ERROR(table.info.check_token_map(model_->hasher.map()).with_context(uri));
   ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(config, model_->hasher.map()));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    ENGRAM_RETURN_IF_ERROR(check_layer(table, layout, ids[i]).with_context(uri));
-    ENGRAM_ASSIGN_OR_RETURN(const int layer, layout.find_layer(ids[i]));
-    ENGRAM_ASSIGN_OR_RETURN(const int at, table.info.find_layer(ids[i]));
+  for (size_t i = 0; i < layer_ids.size(); ++i) {
+    ENGRAM_RETURN_IF_ERROR(check_layer(table, layout, layer_ids[i]).with_context(uri));
+    ENGRAM_ASSIGN_OR_RETURN(const int layer, config.find_layer(layer_ids[i]));
+    ENGRAM_ASSIGN_OR_RETURN(const int at, table.info.find_layer(layer_ids[i]));
     const RowFormat& format = table.info.tables[static_cast<size_t>(at)].format;
     if (format.width != config.head_dim) {
       return invalid_argument("{}: rows of {} columns, wanted head_dim {}", uri, format.width, config.head_dim);
@@ -189,12 +186,12 @@ StepMemory ServedTables::begin(std::span<const StepRows> sequences, std::span<co
   return out;
 }
 
-torch::Tensor StepMemory::rows(int memory_layer) {
+torch::Tensor StepMemory::rows(int layer) {
   const bool on_host = tables_->device_.is_cpu();
   const auto options = torch::TensorOptions().device(tables_->device_).dtype(on_host ? torch::kFloat : tables_->dtype_);
   const int64_t width = tables_->model_->config.engram.memory_dim();
   torch::Tensor dense =
-      num_read_ == 0 ? torch::empty({0, width}, options) : finish(memory_layer).to(options).view({num_read_, width});
+      num_read_ == 0 ? torch::empty({0, width}, options) : finish(layer).to(options).view({num_read_, width});
   if (num_read_ == num_tokens_) return dense;
   torch::Tensor all = torch::zeros({num_tokens_, width}, options);
   int64_t from = 0, to = 0;
@@ -208,23 +205,23 @@ torch::Tensor StepMemory::rows(int memory_layer) {
   return all;
 }
 
-torch::Tensor StepMemory::finish(int memory_layer) {
-  const std::unique_ptr<MemoryRead> read = std::move(reads_[static_cast<size_t>(memory_layer)]);
+torch::Tensor StepMemory::finish(int layer) {
+  const std::unique_ptr<MemoryRead> read = std::move(reads_[static_cast<size_t>(layer)]);
   const auto start = std::chrono::steady_clock::now();
   const Status status = read->wait();
   stall_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return status.ok() ? read->rows().in_order() : reread(memory_layer);
+  return status.ok() ? read->rows().in_order() : reread(layer);
 }
 
 // One read serves all sequences of a step; after an error each is read alone, so that only those fail that must. They
 // go on with zeros, so that the others' step is whole.
-torch::Tensor StepMemory::reread(int memory_layer) {
-  MemorySource& source = tables_->source(memory_layer);
+torch::Tensor StepMemory::reread(int layer) {
+  MemorySource& source = tables_->source(layer);
   std::vector<torch::Tensor> parts;
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const StepRows& s = sequences_[i];
     if (s.row_ids == nullptr || s.count == 0) continue;
-    const std::span<const int64_t> ids = s.row_ids->layer(memory_layer, s.first, s.count);
+    const std::span<const int64_t> ids = s.row_ids->layer(layer, s.first, s.count);
     const std::unique_ptr<MemoryRead> read = source.submit(ids);
     if (const Status status = read->wait(); status.ok()) {
       parts.push_back(read->rows().in_order());

@@ -41,7 +41,7 @@ class StepMemory {
  public:
   // [N, R*d_row] on the model's device and in its dtype; on the CPU in fp32. Once per layer. A sequence whose rows
   // cannot be read gets zeros, and its entry of failures() says why.
-  torch::Tensor rows(int memory_layer);
+  torch::Tensor rows(int layer);
   // One per sequence, ok unless a read of it failed.
   const std::vector<Status>& failures() const { return failures_; }
   double stall_seconds() const { return stall_seconds_; }  // so far, in rows() (or in begin() without overlap)
@@ -49,8 +49,8 @@ class StepMemory {
 
  private:
   friend class ServedTables;
-  torch::Tensor finish(int memory_layer);
-  torch::Tensor reread(int memory_layer);
+  torch::Tensor finish(int layer);
+  torch::Tensor reread(int layer);
 
   const ServedTables* tables_ = nullptr;
   std::vector<StepRows> sequences_;
@@ -78,10 +78,10 @@ class ServedTables {
   // overlap false: waits for all reads here, as an engine without prefetching would.
   StepMemory begin(std::span<const StepRows> sequences, std::span<const StepRows> upcoming = {},
                    bool overlap = true) const;
-  MemorySource& source(int memory_layer) const { return *sources_[static_cast<size_t>(memory_layer)]; }
+  MemorySource& source(int layer) const { return *sources_[static_cast<size_t>(layer)]; }
 
   // "resident", "constant", or the tiers' URIs, as given.
-  const std::string& placement(int memory_layer) const { return placements_[static_cast<size_t>(memory_layer)]; }
+  const std::string& placement(int layer) const { return placements_[static_cast<size_t>(layer)]; }
   // Per layer with a store: its block id and what it has counted.
   std::vector<std::pair<int, StoreStats>> stats() const;
 

@@ -27,8 +27,8 @@ Result<std::vector<uint64_t>> hash_tokens(const RowFileInfo& info, const TokenMa
   keys.reserve(tokens.size() * width * info.tables.size());
   ENGRAM_RETURN_IF_ERROR(hasher.hash_text(tokens, starts, [&](int64_t, const RowIds& rows) {
     for (int64_t t = 0; t < rows.num_tokens(); ++t) {
-      for (int table = 0; table < rows.num_layers(); ++table) {
-        for (const int64_t row : rows.layer(table, t, 1)) keys.push_back(key_of(static_cast<size_t>(table), row));
+      for (int layer = 0; layer < rows.num_layers(); ++layer) {
+        for (const int64_t row : rows.layer(layer, t, 1)) keys.push_back(key_of(static_cast<size_t>(layer), row));
       }
     }
     if (progress != nullptr) progress->advance(rows.num_tokens());

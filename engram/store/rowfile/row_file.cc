@@ -367,8 +367,8 @@ Result<EngramLayout> RowFileInfo::layout() const {
   if (!hash) return make_status(StatusCode::kFailedPrecondition, "the row file does not say how its rows are hashed");
   ENGRAM_ASSIGN_OR_RETURN(EngramLayout layout, EngramLayout::create(hash->config, hash->compressed_pad_id));
   for (const RowTable& table : tables) {
-    ENGRAM_ASSIGN_OR_RETURN(const int position, layout.find_layer(table.layer_id));
-    const int64_t wanted = layout.num_rows(position);
+    ENGRAM_ASSIGN_OR_RETURN(const int layer, layout.config().find_layer(table.layer_id));
+    const int64_t wanted = layout.num_rows(layer);
     if (table.num_rows != wanted)
       return data_loss("layer {}: {} rows, wanted {}, the sum of its primes", table.layer_id, table.num_rows, wanted);
   }

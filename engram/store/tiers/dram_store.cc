@@ -44,11 +44,11 @@ Status fill_rows(const DramStore::Fill& fill, int64_t row_bytes, int64_t begin, 
 
 Result<std::unique_ptr<DramStore>> DramStore::open(Env& env, const std::string& path, int layer_id, int threads) {
   ENGRAM_ASSIGN_OR_RETURN(const RowFileReader reader, RowFileReader::open(env, path));
-  ENGRAM_ASSIGN_OR_RETURN(const int table_index, reader.info().find_layer(layer_id));
+  ENGRAM_ASSIGN_OR_RETURN(const int table, reader.info().find_layer(layer_id));
   const auto read = [&](int64_t first, int64_t count, std::span<std::byte> rows) {
-    return reader.read_rows(table_index, first, count, rows);
+    return reader.read_rows(table, first, count, rows);
   };
-  return create(reader.info().tables[static_cast<size_t>(table_index)], read, path, threads);
+  return create(reader.info().tables[static_cast<size_t>(table)], read, path, threads);
 }
 
 Result<std::unique_ptr<DramStore>> DramStore::create(const RowTable& table, const Fill& fill, const std::string& name,
