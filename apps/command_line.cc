@@ -9,26 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
 #include "engram/text/unicode.h"
 
 namespace engram::apps {
 namespace {
-
-// Levenshtein's distance.
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t change = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = std::exchange(row[j], std::min({change, row[j] + 1, row[j - 1] + 1}));
-    }
-  }
-  return row[b.size()];
-}
 
 std::vector<std::string> subcommand_names(const CLI::App& app) {
   std::vector<std::string> names;
@@ -109,17 +96,7 @@ void hold_standard_streams() {
 }
 
 std::string suggest(const std::string& word, const std::vector<std::string>& words) {
-  constexpr size_t kLongestWord = 64;
-  if (word.size() > kLongestWord) return "";
-  const std::string* nearest = nullptr;
-  size_t least = std::max<size_t>(1, (word.size() + 1) / 3) + 1;
-  for (const std::string& candidate : words) {
-    const bool begins = word.size() > 2 && candidate.starts_with(word);
-    const size_t distance = begins ? 1 : edit_distance(word, candidate);
-    if (distance >= least) continue;
-    least = distance;
-    nearest = &candidate;
-  }
+  const std::string* nearest = nearest_word(word, words);
   return nearest == nullptr ? "" : fmt::format("; did you mean '{}'?", *nearest);
 }
 

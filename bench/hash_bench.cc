@@ -17,6 +17,7 @@
 
 #include "bench/process.h"
 #include "engram/core/env.h"
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/hash/memory_hasher.h"
 #include "engram/hash/numpy_random.h"
@@ -188,7 +189,7 @@ Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
   std::vector<double> later = measure(options.seconds / 2, static_cast<double>(batch_tokens), hash);
   rates.insert(rates.end(), later.begin(), later.end());
 
-  ENGRAM_ASSIGN_OR_RETURN(std::string wanted, json_string(numpy, "checksum", options.script));
+  ENGRAM_ASSIGN_OR_RETURN(std::string wanted, read_field<std::string>(numpy, "checksum", options.script));
   ENGRAM_ASSIGN_OR_RETURN(uint64_t sum, checksum(load, batch_tokens, options.sequence, rows));
   if (std::string got = std::to_string(sum); got != wanted) {
     return make_status(StatusCode::kInternal, "row ids differ from numpy's: checksum {}, wanted {}", got, wanted);
@@ -200,8 +201,9 @@ Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
 
   HashBenchResult result;
   result.target = hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets());
-  ENGRAM_ASSIGN_OR_RETURN(result.numpy_version, json_string(numpy, "numpy", options.script));
-  ENGRAM_ASSIGN_OR_RETURN(result.numpy_tokens_per_second, json_number(numpy, "tokens_per_second", options.script));
+  ENGRAM_ASSIGN_OR_RETURN(result.numpy_version, read_field<std::string>(numpy, "numpy", options.script));
+  ENGRAM_ASSIGN_OR_RETURN(result.numpy_tokens_per_second,
+                          read_field<double>(numpy, "tokens_per_second", options.script));
   result.tokens_per_second = median(rates);
   result.ratio_to_numpy = result.tokens_per_second / result.numpy_tokens_per_second;
   result.bytes_written_per_second = result.tokens_per_second * bytes_per_token;

@@ -11,6 +11,7 @@
 
 #include "bench/process.h"
 #include "bench/store_bench.h"
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/store/import/table_tools.h"
 #include "engram/store/rowfile/row_file.h"
@@ -189,7 +190,7 @@ Result<Json> run_peer_bench(Env& env, const StoreBenchOptions& options) {
   for (int round = 0; round < options.rounds; ++round) {
     ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands({command}));
     ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(outputs[0], options.mooncake_script));
-    ENGRAM_ASSIGN_OR_RETURN(const double rate, json_number(json, "tokens_per_second", options.mooncake_script));
+    ENGRAM_ASSIGN_OR_RETURN(const double rate, read_field<double>(json, "tokens_per_second", options.mooncake_script));
     theirs.push_back(rate);
     int64_t tokens = 0;
     const double start = now_seconds();

@@ -10,6 +10,7 @@
 #include "bench/process.h"
 #include "bench/store_bench.h"
 #include "bench/text_reader.h"
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/data/token_shard.h"
 #include "engram/store/rowfile/row_file.h"
@@ -154,7 +155,7 @@ Result<double> measure_memmap(const StoreBenchOptions& options, const TextCase& 
   ::unlink(path.c_str());
   if (!outputs.ok()) return outputs.status();
   ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json((*outputs)[0], options.memmap_script));
-  return json_number(json, "tokens_per_second", options.memmap_script);
+  return read_field<double>(json, "tokens_per_second", options.memmap_script);
 }
 
 }  // namespace

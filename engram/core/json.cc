@@ -88,17 +88,6 @@ Result<Json> parse(std::string_view text, const std::string& name, int max_depth
   return builder.take();
 }
 
-Result<const json*> require(const json& object, const std::string& key, const std::string& where) {
-  if (!object.is_object()) return invalid_argument("{}: got {}, wanted an object", where, object.type_name());
-  const json* value = json_find(object, key);
-  if (value == nullptr) return invalid_argument("{}: key \"{}\" is missing", where, key);
-  return value;
-}
-
-Status wrong_type(const json& value, const std::string& key, const std::string& where, const char* wanted) {
-  return invalid_argument("{}: \"{}\" is of type {}, wanted {}", where, key, value.type_name(), wanted);
-}
-
 // Bytes of the printable character that `text` begins with, 0 when that is something else.
 size_t printable_length(std::string_view text) {
   const Utf8Sequence next = next_utf8(text);
@@ -128,35 +117,6 @@ const json* json_find(const json& object, const std::string& key) {
   if (!object.is_object()) return nullptr;
   auto found = object.find(key);
   return found == object.end() || found->is_null() ? nullptr : &*found;
-}
-
-Result<int64_t> json_integer(const json& object, const std::string& key, const std::string& where, int64_t low,
-                             int64_t high) {
-  ENGRAM_ASSIGN_OR_RETURN(const json* value, require(object, key, where));
-  if (!value->is_number_integer()) return wrong_type(*value, key, where, "an integer of 64 bits");
-  bool too_large = value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
-  if (too_large || value->get<int64_t>() < low || value->get<int64_t>() > high) {
-    return invalid_argument("{}: \"{}\" is {}, wanted {} .. {}", where, key, value->dump(), low, high);
-  }
-  return value->get<int64_t>();
-}
-
-Result<double> json_number(const json& object, const std::string& key, const std::string& where) {
-  ENGRAM_ASSIGN_OR_RETURN(const json* value, require(object, key, where));
-  if (!value->is_number()) return wrong_type(*value, key, where, "a number");
-  return value->get<double>();
-}
-
-Result<bool> json_bool(const json& object, const std::string& key, const std::string& where) {
-  ENGRAM_ASSIGN_OR_RETURN(const json* value, require(object, key, where));
-  if (!value->is_boolean()) return wrong_type(*value, key, where, "true or false");
-  return value->get<bool>();
-}
-
-Result<std::string> json_string(const json& object, const std::string& key, const std::string& where) {
-  ENGRAM_ASSIGN_OR_RETURN(const json* value, require(object, key, where));
-  if (!value->is_string()) return wrong_type(*value, key, where, "a string");
-  return value->get<std::string>();
 }
 
 std::string quote_text(std::string_view text, size_t max_bytes) {

@@ -2,7 +2,7 @@
 //
 // Refused with name, byte position and reason: anything that is not one JSON value in UTF-8, nesting deeper than
 // max_depth (hostile nesting must not reach recursive code), duplicate keys in an object, numbers outside double.
-// Integers outside 64 bits become doubles, as in nlohmann; the typed getters below then refuse them.
+// Integers outside 64 bits become doubles, as in nlohmann; Fields (core/fields.h) then refuses them.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -24,13 +24,6 @@ Result<nlohmann::ordered_json> parse_ordered_json(std::string_view text, const s
 // The same for a whole file; Env's errors pass through.
 Result<nlohmann::json> read_json_file(Env& env, const std::string& path);
 
-// Typed fields. `where` names the object for the message ("config.json: text_config"). kInvalidArgument when
-// `object` is not an object, the key is missing or null, or its value has another type or lies outside [low, high].
-Result<int64_t> json_integer(const nlohmann::json& object, const std::string& key, const std::string& where,
-                             int64_t low = INT64_MIN, int64_t high = INT64_MAX);
-Result<double> json_number(const nlohmann::json& object, const std::string& key, const std::string& where);
-Result<bool> json_bool(const nlohmann::json& object, const std::string& key, const std::string& where);
-Result<std::string> json_string(const nlohmann::json& object, const std::string& key, const std::string& where);
 // The value of a key, or nullptr when `object` is not an object, has no such key, or holds null there.
 const nlohmann::json* json_find(const nlohmann::json& object, const std::string& key);
 

@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 
 namespace engram {
@@ -93,13 +94,17 @@ struct Holder {
 Holder read_holder(int file) {
   const Result<nlohmann::json> holder = parse_json(read_start(file), "lock");
   if (!holder.ok()) return {};
-  const Result<int64_t> pid = json_integer(*holder, "pid", "lock", 1, INT32_MAX);
-  const Result<std::string> host = json_string(*holder, "host", "lock"), since = json_string(*holder, "since", "lock");
-  const Result<std::string> command = json_string(*holder, "command", "lock");
-  if (!pid.ok() || !host.ok() || !since.ok() || !command.ok()) return {};
-  const bool ended = *host == host_name() && !is_running(*pid);
-  return {fmt::format("{}process {} on {} since {} ({})", ended ? "the children of ended " : "", *pid, plain(*host),
-                      plain(*since), plain(*command)),
+  int pid = 0;
+  std::string host, since, command;
+  Fields fields(*holder, "lock");
+  fields.need("pid", pid, 1);
+  fields.need("host", host);
+  fields.need("since", since);
+  fields.need("command", command);
+  if (!fields.status().ok()) return {};
+  const bool ended = host == host_name() && !is_running(pid);
+  return {fmt::format("{}process {} on {} since {} ({})", ended ? "the children of ended " : "", pid, plain(host),
+                      plain(since), plain(command)),
           ended};
 }
 

@@ -73,16 +73,6 @@ Status check_table_keys(const EngramConfig& config) {
   return {};
 }
 
-Status check_hash_keys(const EngramConfig& config, int compressed_pad_id) {
-  ENGRAM_RETURN_IF_ERROR(check_range("head_dim", config.head_dim, 1, kMaxHeadDim));
-  ENGRAM_RETURN_IF_ERROR(check_range("compressed_vocab_size", config.compressed_vocab_size, 1, INT32_MAX));
-  ENGRAM_RETURN_IF_ERROR(check_range("pad_token_id", config.pad_token_id, 0, INT32_MAX));
-  ENGRAM_RETURN_IF_ERROR(
-      check_range("pad_token_id (compressed)", compressed_pad_id, 0, config.compressed_vocab_size - 1));
-  constexpr int64_t kMaxSeed = INT64_MAX - int64_t{10007} * INT32_MAX;  // seed + 10007 * layer_id fits
-  return check_range("seed", config.seed, 0, kMaxSeed);
-}
-
 // [layers, R], order-major. Every head takes the smallest prime from its order's start on that no head before it has.
 std::vector<int64_t> assign_primes(const EngramConfig& config) {
   std::vector<int64_t> primes;
@@ -112,6 +102,15 @@ std::vector<int64_t> sum_per_layer(const EngramConfig& config, const std::vector
 
 }  // namespace
 
+Status EngramConfig::validate() const {
+  ENGRAM_RETURN_IF_ERROR(check_table_keys(*this));
+  ENGRAM_RETURN_IF_ERROR(check_range("head_dim", head_dim, 1, kMaxHeadDim));
+  ENGRAM_RETURN_IF_ERROR(check_range("compressed_vocab_size", compressed_vocab_size, 1, INT32_MAX));
+  ENGRAM_RETURN_IF_ERROR(check_range("pad_token_id", pad_token_id, 0, INT32_MAX));
+  constexpr int64_t kMaxSeed = INT64_MAX - int64_t{10007} * INT32_MAX;  // seed + 10007 * layer_id fits
+  return check_range("seed", seed, 0, kMaxSeed);
+}
+
 Result<EngramLayout> EngramLayout::create(const EngramConfig& config, const TokenMap& map) {
   if (map.compressed_vocab_size() != config.compressed_vocab_size) {
     return invalid_argument("compressed_vocab_size: got {}, wanted the {} of this tokenizer",
@@ -122,8 +121,9 @@ Result<EngramLayout> EngramLayout::create(const EngramConfig& config, const Toke
 }
 
 Result<EngramLayout> EngramLayout::create(const EngramConfig& config, int compressed_pad_id) {
-  ENGRAM_RETURN_IF_ERROR(check_table_keys(config));
-  ENGRAM_RETURN_IF_ERROR(check_hash_keys(config, compressed_pad_id));
+  ENGRAM_RETURN_IF_ERROR(config.validate());
+  ENGRAM_RETURN_IF_ERROR(
+      check_range("pad_token_id (compressed)", compressed_pad_id, 0, config.compressed_vocab_size - 1));
   EngramLayout layout;
   layout.config_ = config;
   layout.compressed_pad_id_ = compressed_pad_id;

@@ -28,8 +28,21 @@ struct EngramConfig {
 
   int rows_per_token() const { return (max_ngram_size - 1) * n_heads; }  // R
   int memory_dim() const { return rows_per_token() * head_dim; }         // R * d_row
+  // Its keys in their order, for Fields and FieldWriter (core/fields.h).
+  static void visit_fields(auto& config, auto&& visit) {
+    visit("layer_ids", config.layer_ids);
+    visit("max_ngram_size", config.max_ngram_size);
+    visit("n_heads", config.n_heads);
+    visit("head_dim", config.head_dim);
+    visit("vocab_size", config.vocab_size);
+    visit("seed", config.seed);
+    visit("pad_token_id", config.pad_token_id);
+    visit("compressed_vocab_size", config.compressed_vocab_size);
+  }
   // The position of a block in layer_ids. kNotFound: it has no Engram.
   Result<int> find_layer(int layer_id) const;
+  // The ranges of all keys. kInvalidArgument names the key, got, wanted.
+  Status validate() const;
   // Where a token's row of an order (2 .. N) and head is among its R.
   int slot(int order, int head = 0) const { return (order - 2) * n_heads + head; }
 };

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <set>
-#include <type_traits>
-#include <utility>
+
+#include "engram/core/fields.h"
 
 namespace engram {
 namespace {
@@ -13,28 +12,13 @@ namespace {
 // Largest accepted value of any size: products of a few stay far below 2^63, and hostile files cannot ask for more.
 constexpr int64_t kMaxSize = int64_t{1} << 24;
 
-template <typename Enum>
-using EnumNames = std::vector<std::pair<Enum, const char*>>;
+const EnumNames<AttentionKind> kAttentionNames = {{AttentionKind::kMla, "mla"}, {AttentionKind::kGqa, "gqa"}};
+const EnumNames<FfnKind> kFfnNames = {{FfnKind::kDense, "dense"}, {FfnKind::kMoe, "moe"}};
+const EnumNames<ResidualKind> kResidualNames = {{ResidualKind::kPlain, "plain"}, {ResidualKind::kHyper, "hyper"}};
+const EnumNames<MemoryKind> kMemoryNames = {
+    {MemoryKind::kNone, "none"}, {MemoryKind::kEngram, "engram"}, {MemoryKind::kOverEncoding, "over_encoding"}};
 
-const EnumNames<AttentionKind>& names_of(AttentionKind) {
-  static const EnumNames<AttentionKind> names = {{AttentionKind::kMla, "mla"}, {AttentionKind::kGqa, "gqa"}};
-  return names;
-}
-const EnumNames<FfnKind>& names_of(FfnKind) {
-  static const EnumNames<FfnKind> names = {{FfnKind::kDense, "dense"}, {FfnKind::kMoe, "moe"}};
-  return names;
-}
-const EnumNames<ResidualKind>& names_of(ResidualKind) {
-  static const EnumNames<ResidualKind> names = {{ResidualKind::kPlain, "plain"}, {ResidualKind::kHyper, "hyper"}};
-  return names;
-}
-const EnumNames<MemoryKind>& names_of(MemoryKind) {
-  static const EnumNames<MemoryKind> names = {
-      {MemoryKind::kNone, "none"}, {MemoryKind::kEngram, "engram"}, {MemoryKind::kOverEncoding, "over_encoding"}};
-  return names;
-}
-
-// The one list of flat keys: writing, reading and the check for unknown keys all walk it.
+// The one list of flat keys: reading and writing walk it.
 template <typename Config, typename Visitor>
 void visit_fields(Config& c, Visitor&& visit) {
   visit("vocab_size", c.vocab_size);
@@ -46,7 +30,7 @@ void visit_fields(Config& c, Visitor&& visit) {
   visit("rope_theta", c.rope_theta);
   visit("tie_word_embeddings", c.tie_word_embeddings);
   visit("attention_document_mask", c.attention_document_mask);
-  visit("attention", c.attention);
+  visit("attention", c.attention, kAttentionNames);
   visit("num_attention_heads", c.num_attention_heads);
   visit("num_key_value_heads", c.num_key_value_heads);
   visit("head_dim", c.head_dim);
@@ -55,7 +39,7 @@ void visit_fields(Config& c, Visitor&& visit) {
   visit("qk_nope_head_dim", c.qk_nope_head_dim);
   visit("qk_rope_head_dim", c.qk_rope_head_dim);
   visit("v_head_dim", c.v_head_dim);
-  visit("ffn", c.ffn);
+  visit("ffn", c.ffn, kFfnNames);
   visit("intermediate_size", c.intermediate_size);
   visit("first_k_dense_replace", c.first_k_dense_replace);
   visit("moe_intermediate_size", c.moe_intermediate_size);
@@ -64,11 +48,11 @@ void visit_fields(Config& c, Visitor&& visit) {
   visit("shared_expert_intermediate_size", c.shared_expert_intermediate_size);
   visit("routed_scaling_factor", c.routed_scaling_factor);
   visit("norm_topk_prob", c.norm_topk_prob);
-  visit("residual", c.residual);
+  visit("residual", c.residual, kResidualNames);
   visit("hc_mult", c.hc_mult);
   visit("hc_sinkhorn_iters", c.hc_sinkhorn_iters);
   visit("hc_eps", c.hc_eps);
-  visit("memory", c.memory);
+  visit("memory", c.memory, kMemoryNames);
 }
 
 // Keys of the section "rope_scaling".
@@ -85,14 +69,7 @@ void visit_rope_scaling_fields(Config& c, Visitor&& visit) {
 // Keys of the section "engram".
 template <typename Config, typename Visitor>
 void visit_engram_fields(Config& c, Visitor&& visit) {
-  visit("layer_ids", c.engram.layer_ids);
-  visit("max_ngram_size", c.engram.max_ngram_size);
-  visit("n_heads", c.engram.n_heads);
-  visit("head_dim", c.engram.head_dim);
-  visit("vocab_size", c.engram.vocab_size);
-  visit("seed", c.engram.seed);
-  visit("pad_token_id", c.engram.pad_token_id);
-  visit("compressed_vocab_size", c.engram.compressed_vocab_size);
+  EngramConfig::visit_fields(c.engram, visit);
   visit("kernel_size", c.engram_kernel_size);
   visit("proj_bias", c.engram_proj_bias);
   visit("branch_gates", c.engram_branch_gates);
@@ -100,98 +77,6 @@ void visit_engram_fields(Config& c, Visitor&& visit) {
   visit("gate", c.engram_gate);
   visit("conv", c.engram_conv);
 }
-
-class Writer {
- public:
-  explicit Writer(nlohmann::ordered_json& json) : json_(json) {}
-  template <typename T>
-  void operator()(const char* key, const T& value) {
-    if constexpr (std::is_enum_v<T>) {
-      for (const auto& [known, name] : names_of(value))
-        if (known == value) json_[key] = name;
-    } else {
-      json_[key] = value;
-    }
-  }
-
- private:
-  nlohmann::ordered_json& json_;
-};
-
-// Reads every key it is shown; the first error stays. unknown_key() then tells what nobody asked for.
-class Reader {
- public:
-  Reader(const nlohmann::json& json, std::string where) : json_(json), where_(std::move(where)) {}
-
-  template <typename T>
-  void operator()(const char* key, T& value) {
-    known_.insert(key);
-    if (!status_.ok()) return;
-    if (auto found = json_.find(key); found != json_.end()) status_ = read(key, *found, value);
-  }
-  void allow(const char* key) { known_.insert(key); }
-
-  Status finish() const {
-    if (!status_.ok()) return status_;
-    for (const auto& [key, value] : json_.items())
-      if (!known_.contains(key)) return invalid_argument("{}: unknown key '{}'", where_, key.substr(0, 60));
-    return Status();
-  }
-
- private:
-  Status wrong(const std::string& key, const nlohmann::json& got, const std::string& wanted) const {
-    std::string text = got.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-    if (text.size() > 60) text = text.substr(0, 60) + "...";
-    return invalid_argument("{}: key '{}': got {}, wanted {}", where_, key, text, wanted);
-  }
-  Status read(const std::string& key, const nlohmann::json& got, bool& value) const {
-    if (!got.is_boolean()) return wrong(key, got, "true or false");
-    value = got.get<bool>();
-    return Status();
-  }
-  Status read(const std::string& key, const nlohmann::json& got, double& value) const {
-    if (!got.is_number()) return wrong(key, got, "a number");
-    value = got.get<double>();
-    return Status();
-  }
-  template <typename Integer>
-  requires std::is_integral_v<Integer> Status read(const std::string& key, const nlohmann::json& got, Integer& value)
-  const {
-    constexpr int64_t low = std::numeric_limits<Integer>::min(), high = std::numeric_limits<Integer>::max();
-    const bool fits = got.is_number_unsigned() ? got.get<uint64_t>() <= static_cast<uint64_t>(high)
-                                               : got.is_number_integer() && got.get<int64_t>() >= low;
-    if (!fits) return wrong(key, got, fmt::format("an integer in [{}, {}]", low, high));
-    value = got.get<Integer>();
-    return Status();
-  }
-  template <typename Element>
-  Status read(const std::string& key, const nlohmann::json& got, std::vector<Element>& value) const {
-    if (!got.is_array()) return wrong(key, got, "an array of integers");
-    std::vector<Element> elements(got.size());
-    for (size_t i = 0; i < elements.size(); ++i)
-      ENGRAM_RETURN_IF_ERROR(read(fmt::format("{}[{}]", key, i), got[i], elements[i]));
-    value = std::move(elements);
-    return Status();
-  }
-  template <typename Enum>
-  requires std::is_enum_v<Enum> Status read(const std::string& key, const nlohmann::json& got, Enum& value)
-  const {
-    std::string wanted;
-    for (const auto& [known, name] : names_of(value)) {
-      if (got.is_string() && got.get_ref<const std::string&>() == name) {
-        value = known;
-        return Status();
-      }
-      wanted += fmt::format("{}\"{}\"", wanted.empty() ? "" : " or ", name);
-    }
-    return wrong(key, got, wanted);
-  }
-
-  const nlohmann::json& json_;
-  std::string where_;
-  std::set<std::string> known_;
-  Status status_;
-};
 
 Status check_range(const char* key, int64_t got, int64_t low, int64_t high = kMaxSize) {
   if (got >= low && got <= high) return Status();
@@ -283,15 +168,7 @@ Status check_memory(const ModelConfig& c) {
   if (c.memory == MemoryKind::kNone) return Status();
   const EngramConfig& e = c.engram;
   ENGRAM_RETURN_IF_ERROR(check_layer_ids(c));
-  ENGRAM_RETURN_IF_ERROR(check_range("engram.max_ngram_size", e.max_ngram_size, 2, 16));
-  ENGRAM_RETURN_IF_ERROR(check_range("engram.n_heads", e.n_heads, 1, 256));
-  ENGRAM_RETURN_IF_ERROR(check_range("engram.head_dim", e.head_dim, 1, 1 << 16));
-  if (e.vocab_size.size() != static_cast<size_t>(e.max_ngram_size - 1))
-    return invalid_argument("engram.vocab_size: got {} entries, wanted {}: one per order 2..max_ngram_size",
-                            e.vocab_size.size(), e.max_ngram_size - 1);
-  for (size_t i = 0; i < e.vocab_size.size(); ++i)
-    ENGRAM_RETURN_IF_ERROR(check_range("engram.vocab_size", e.vocab_size[i], 1, int64_t{1} << 40));
-  ENGRAM_RETURN_IF_ERROR(check_range("engram.seed", e.seed, 0, std::numeric_limits<int64_t>::max() / 2));
+  ENGRAM_RETURN_IF_ERROR(e.validate().with_context("engram"));
   ENGRAM_RETURN_IF_ERROR(check_range("engram.pad_token_id", e.pad_token_id, 0, c.vocab_size - 1));
   const int64_t least_ids = c.engram_compression ? 1 : c.vocab_size;
   ENGRAM_RETURN_IF_ERROR(check_range("engram.compressed_vocab_size", e.compressed_vocab_size, least_ids, c.vocab_size));
@@ -328,34 +205,27 @@ Status ModelConfig::validate() const {
 
 nlohmann::ordered_json ModelConfig::to_json() const {
   nlohmann::ordered_json json, rope, section;
-  visit_fields(*this, Writer(json));
-  visit_rope_scaling_fields(*this, Writer(rope));
+  visit_fields(*this, FieldWriter(json));
+  visit_rope_scaling_fields(*this, FieldWriter(rope));
   json["rope_scaling"] = std::move(rope);
-  visit_engram_fields(*this, Writer(section));
+  visit_engram_fields(*this, FieldWriter(section));
   json["engram"] = std::move(section);
   return json;
 }
 
+Status ModelConfig::read(Fields fields) {
+  Fields rope = fields.section("rope_scaling"), section = fields.section("engram");
+  visit_fields(*this, fields);
+  visit_rope_scaling_fields(*this, rope);
+  visit_engram_fields(*this, section);
+  ENGRAM_RETURN_IF_ERROR(fields.finish());
+  ENGRAM_RETURN_IF_ERROR(rope.finish());
+  return section.finish();
+}
+
 Result<ModelConfig> ModelConfig::from_json(const nlohmann::json& json, const std::string& name) {
-  if (!json.is_object()) return invalid_argument("{}: got {}, wanted an object", name, json.type_name());
   ModelConfig config;
-  Reader reader(json, name);
-  visit_fields(config, reader);
-  reader.allow("rope_scaling");
-  reader.allow("engram");
-  ENGRAM_RETURN_IF_ERROR(reader.finish());
-  auto read_section = [&](const char* key, auto&& visit_section) -> Status {
-    const auto section = json.find(key);
-    if (section == json.end()) return Status();
-    if (!section->is_object())
-      return invalid_argument("{}: key '{}': got {}, wanted an object", name, key, section->type_name());
-    Reader section_reader(*section, fmt::format("{}: {}", name, key));
-    visit_section(section_reader);
-    return section_reader.finish();
-  };
-  ENGRAM_RETURN_IF_ERROR(
-      read_section("rope_scaling", [&](Reader& fields) { visit_rope_scaling_fields(config, fields); }));
-  ENGRAM_RETURN_IF_ERROR(read_section("engram", [&](Reader& fields) { visit_engram_fields(config, fields); }));
+  ENGRAM_RETURN_IF_ERROR(config.read(Fields(json, name)));
   return config;
 }
 

@@ -17,6 +17,8 @@
 
 namespace engram {
 
+class Fields;
+
 enum class AttentionKind { kMla, kGqa };
 enum class FfnKind { kDense, kMoe };
 enum class ResidualKind { kPlain, kHyper };
@@ -91,10 +93,10 @@ struct ModelConfig {
   Status validate() const;
   // Every key, in the order above. from_json(to_json()) is the same configuration.
   nlohmann::ordered_json to_json() const;
-  // A missing key keeps its default. Unknown keys and wrong types fail with kInvalidArgument, naming the key; `name`
-  // is the file (or table) for messages. Does not validate(): a recipe learns vocab_size and compressed_vocab_size
-  // from its tokenizer later.
-  static Result<ModelConfig> from_json(const nlohmann::json& json, const std::string& name);
+  // A missing key keeps its value. Unknown keys and wrong types fail with kInvalidArgument, naming the key. Does not
+  // validate(): a recipe learns vocab_size and compressed_vocab_size from its tokenizer later.
+  Status read(Fields fields);
+  static Result<ModelConfig> from_json(const nlohmann::json& json, const std::string& name);  // of the file
 };
 
 }  // namespace engram

@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
-#include "engram/serve/api_fields.h"
 #include "engram/serve/chat.h"
 
 namespace engram {
@@ -20,6 +20,32 @@ constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr int kMaxTracedChoices = 4;          // a trace is some KB a token
 constexpr int kDefaultCompletionTokens = 16;  // OpenAI's
+const EnumNames<bool> kMemoryOff = {{false, "on"}, {true, "off"}};
+
+// Fields of a request: its first error is an ApiError, whose param is the field of the body.
+class ApiFields : public Fields {
+ public:
+  explicit ApiFields(const json& body) : Fields(body, "") {}
+
+  std::optional<ApiError> error() const {
+    if (status().ok()) return std::nullopt;
+    return bad_request(status().message(), failed().substr(0, failed().find_first_of(".[")), code_);
+  }
+  void fail(const char* key, const std::string& problem, const char* code = "") {
+    if (status().ok()) code_ = code;
+    Fields::fail(key, problem);
+  }
+  // A field that is known and not served: anything but null, false or an empty value is an error.
+  void unserved(const char* key) {
+    const json* value = find(key);
+    if (value == nullptr || *value == false || *value == "") return;
+    if (value->is_structured() && value->empty()) return;
+    fail(key, fmt::format("got {}, and this server does not serve it: leave it out", shown(*value)));
+  }
+
+ private:
+  std::string code_;
+};
 
 std::variant<json, ApiError> parse_body(std::string_view body) {
   Result<json> value = parse_json(body, "request body", kMaxDepth);
@@ -35,50 +61,50 @@ int64_t random_seed() {
 
 // What every endpoint with sampling shares. max_tokens comes later: its default depends on the prompt.
 void read_sampling(ApiFields& fields, SamplingParams& sampling) {
-  const auto number = [&fields](const char* key, const SamplingRange& range, double fallback) {
-    return fields.number(key, range.low, range.high, fallback);
+  const auto number = [&fields](const char* key, double& value, const SamplingRange& range) {
+    fields(key, value, range.low, range.high);
   };
-  sampling.temperature = number("temperature", kTemperatureRange, sampling.temperature);
-  // OpenAI takes 0: the likeliest token alone.
-  sampling.top_p = std::max(number("top_p", {0, kTopPRange.high}, sampling.top_p), kTopPRange.low);
-  sampling.top_k = static_cast<int>(fields.integer("top_k", -1, INT32_MAX, 0));
+  number("temperature", sampling.temperature, kTemperatureRange);
+  number("top_p", sampling.top_p, {0, kTopPRange.high});
+  sampling.top_p = std::max(sampling.top_p, kTopPRange.low);  // OpenAI takes 0: the likeliest token alone
+  fields("top_k", sampling.top_k, -1, INT32_MAX);
   sampling.top_k = std::max(sampling.top_k, 0);  // vLLM writes "off" as -1
-  sampling.min_p = number("min_p", kMinPRange, sampling.min_p);
-  sampling.repetition_penalty = number("repetition_penalty", kRepetitionPenaltyRange, sampling.repetition_penalty);
-  sampling.presence_penalty = number("presence_penalty", kPenaltyRange, sampling.presence_penalty);
-  sampling.frequency_penalty = number("frequency_penalty", kPenaltyRange, sampling.frequency_penalty);
-  sampling.ignore_eos = fields.flag("ignore_eos", false);
-  sampling.stop = fields.strings("stop", kMaxStops);
+  number("min_p", sampling.min_p, kMinPRange);
+  number("repetition_penalty", sampling.repetition_penalty, kRepetitionPenaltyRange);
+  number("presence_penalty", sampling.presence_penalty, kPenaltyRange);
+  number("frequency_penalty", sampling.frequency_penalty, kPenaltyRange);
+  fields("ignore_eos", sampling.ignore_eos);
+  fields("stop", sampling.stop);
+  if (sampling.stop.size() > kMaxStops)
+    fields.fail("stop", fmt::format("got {} strings, wanted up to {}", sampling.stop.size(), kMaxStops));
   for (const std::string& stop : sampling.stop) {
-    if (stop.size() > kMaxStopBytes) {
-      fields.fail("stop", fmt::format("got a string of {} bytes, wanted at most {}", stop.size(), kMaxStopBytes));
-    }
+    if (stop.empty() || stop.size() > kMaxStopBytes)
+      fields.fail("stop", fmt::format("got a string of {} bytes, wanted 1 .. {}", stop.size(), kMaxStopBytes));
   }
-  const bool seeded = fields.find("seed") != nullptr;
-  const int64_t seed = fields.integer("seed", INT64_MIN, INT64_MAX, 0);
-  sampling.seed = seeded ? seed & INT64_MAX : random_seed();
+  sampling.seed = random_seed();
+  fields("seed", sampling.seed);
+  sampling.seed &= INT64_MAX;
 }
 
 void read_memory(ApiFields& fields, const EngineInfo& info, GenerationCall& call, GenerationRequest& request) {
-  request.memory_off = fields.choice("memory", {"on", "off"}) == "off";
-  call.memory_trace = fields.flag("memory_trace", false);
+  fields("memory", request.memory_off, kMemoryOff);
+  fields("memory_trace", call.memory_trace);
   request.trace = call.memory_trace;
   if (call.memory_trace && info.layer_ids.empty()) fields.fail("memory_trace", "this model has no memory to trace");
 }
 
 void read_stream(ApiFields& fields, GenerationCall& call) {
-  call.stream = fields.flag("stream", false);
-  const json* options = fields.find("stream_options");
-  if (options == nullptr) return;
-  if (!options->is_object()) return fields.wrong("stream_options", *options, "an object");
-  if (!call.stream) return fields.fail("stream_options", "only a call with \"stream\": true has them");
-  ApiFields inner(*options, "stream_options.");
-  call.include_usage = inner.flag("include_usage", false);
-  if (inner.error()) fields.fail("stream_options", inner.error()->message);
+  fields("stream", call.stream);
+  if (!fields.find("stream_options")) return;
+  if (!call.stream) fields.fail("stream_options", "only a call with \"stream\": true has them");
+  Fields inner = fields.section("stream_options");
+  inner("include_usage", call.include_usage);
+  if (!inner.status().ok()) fields.fail("stream_options", inner.status().message());
 }
 
 std::optional<ApiError> check_model(ApiFields& fields, const EngineInfo& info) {
-  const std::string name = fields.text("model", info.model);
+  std::string name = info.model;
+  fields("model", name);
   if (fields.error() || name == info.model) return fields.error();
   return unknown_model(name, info);
 }
@@ -180,9 +206,9 @@ void add_requests(GenerationCall& call, const GenerationRequest& request, std::v
 }
 
 Parsed finish(const ApiModel& model, ApiFields& fields, GenerationCall call, GenerationRequest request,
-              std::vector<Prompt> prompts, const char* prompt_key, const char* max_key, int64_t default_tokens) {
-  const int64_t max_tokens = fields.integer(max_key, 1, INT32_MAX, default_tokens);
-  call.n = static_cast<int>(fields.integer("n", 1, model.max_choices, 1));
+              std::vector<Prompt> prompts, const char* prompt_key, const char* max_key, int64_t max_tokens) {
+  fields(max_key, max_tokens, 1, INT32_MAX);
+  fields("n", call.n, 1, model.max_choices);
   if (fields.error()) return *fields.error();
   const int most = call.memory_trace ? std::min(kMaxTracedChoices, model.max_choices) : model.max_choices;
   if (prompts.size() * static_cast<size_t>(call.n) > static_cast<size_t>(most)) {
@@ -206,11 +232,12 @@ Parsed completion_of(const ApiModel& model, const json& body) {
   fields.unserved("echo");
   fields.unserved("suffix");
   fields.unserved("logit_bias");
-  if (fields.integer("best_of", 1, INT32_MAX, 1) != fields.integer("n", 1, INT32_MAX, 1) && fields.find("best_of")) {
-    fields.fail("best_of", "only the value of n is served: leave it out");
-  }
+  fields("n", call.n, 1, INT32_MAX);
+  int best_of = call.n;
+  fields("best_of", best_of, 1, INT32_MAX);
+  if (best_of != call.n) fields.fail("best_of", "only the value of n is served: leave it out");
   read_sampling(fields, request.sampling);
-  request.sampling.logprobs = static_cast<int>(fields.integer("logprobs", 0, kMaxLogprobs, -1));
+  fields("logprobs", request.sampling.logprobs, 0, kMaxLogprobs);
   call.logprobs = request.sampling.logprobs >= 0;
   read_memory(fields, model.info, call, request);
   read_stream(fields, call);
@@ -264,10 +291,11 @@ std::vector<ChatMessage> read_messages(ApiFields& fields) {
 }
 
 void read_chat_logprobs(ApiFields& fields, GenerationCall& call, SamplingParams& sampling) {
-  call.logprobs = fields.flag("logprobs", false);
-  const int64_t top = fields.integer("top_logprobs", 0, kMaxLogprobs, 0);
+  int top = 0;
+  fields("logprobs", call.logprobs);
+  fields("top_logprobs", top, 0, kMaxLogprobs);
   if (!call.logprobs && top > 0) fields.fail("top_logprobs", "only a call with \"logprobs\": true has them");
-  if (call.logprobs) sampling.logprobs = static_cast<int>(top);
+  if (call.logprobs) sampling.logprobs = top;
 }
 
 Parsed chat_of(const ApiModel& model, const json& body) {
@@ -293,7 +321,8 @@ Parsed chat_of(const ApiModel& model, const json& body) {
   std::optional<Prompt> prompt = encode(model, "messages", *text, fields);
   if (!prompt) return *fields.error();
   const int64_t room = std::max<int64_t>(model.info.max_context - static_cast<int64_t>(prompt->size()), 1);
-  fields.integer("max_tokens", 1, INT32_MAX, 1);  // checked also where max_completion_tokens goes before it
+  int checked = 1;  // also where max_completion_tokens goes before it
+  fields("max_tokens", checked, 1, INT32_MAX);
   const char* max_key = fields.find("max_completion_tokens") != nullptr ? "max_completion_tokens" : "max_tokens";
   return finish(model, fields, std::move(call), std::move(request), {std::move(*prompt)}, "messages", max_key, room);
 }
@@ -307,9 +336,10 @@ Parsed trace_of(const ApiModel& model, const json& body) {
   GenerationRequest request;
   request.sampling.temperature = 0;
   request.trace = true;
-  request.memory_off = fields.choice("memory", {"on", "off"}) == "off";
+  fields("memory", request.memory_off, kMemoryOff);
   if (model.info.layer_ids.empty()) fields.fail("model", "this model has no memory to trace");
-  const int64_t max_tokens = fields.integer("max_tokens", 0, INT32_MAX, 0);
+  int64_t max_tokens = 0;
+  fields("max_tokens", max_tokens, 0, INT32_MAX);
   if (fields.error()) return *fields.error();
   std::vector<Prompt> prompts = read_prompts(model, fields);
   if (fields.error()) return *fields.error();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/text/code_point_set.h"
 #include "engram/text/unicode.h"
@@ -12,14 +13,15 @@ namespace {
 
 Result<AddedToken> parse_token(const nlohmann::json& value, const Normalizer& normalizer, const std::string& where) {
   AddedToken token;
-  ENGRAM_ASSIGN_OR_RETURN(int64_t id, json_integer(value, "id", where, 0, INT32_MAX - 1));
-  token.id = static_cast<int32_t>(id);
-  ENGRAM_ASSIGN_OR_RETURN(token.content, json_string(value, "content", where));
-  ENGRAM_ASSIGN_OR_RETURN(token.single_word, json_bool(value, "single_word", where));
-  ENGRAM_ASSIGN_OR_RETURN(token.lstrip, json_bool(value, "lstrip", where));
-  ENGRAM_ASSIGN_OR_RETURN(token.rstrip, json_bool(value, "rstrip", where));
-  ENGRAM_ASSIGN_OR_RETURN(token.normalized, json_bool(value, "normalized", where));
-  ENGRAM_ASSIGN_OR_RETURN(token.special, json_bool(value, "special", where));
+  Fields fields(value, where);
+  fields.need("id", token.id, 0, INT32_MAX - 1);
+  fields.need("content", token.content);
+  fields.need("single_word", token.single_word);
+  fields.need("lstrip", token.lstrip);
+  fields.need("rstrip", token.rstrip);
+  fields.need("normalized", token.normalized);
+  fields.need("special", token.special);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   token.pattern = token.content;
   if (token.normalized) {
     Result<std::string> normal = normalizer.apply(token.content);

@@ -5,6 +5,7 @@
 #include <functional>
 #include <mutex>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/core/mix.h"
 #include "engram/text/unicode.h"
@@ -88,30 +89,25 @@ Bpe::Bpe(Bpe&&) noexcept = default;
 Bpe& Bpe::operator=(Bpe&&) noexcept = default;
 
 Status Bpe::read_options(const nlohmann::json& model, const std::string& where) {
-  for (const auto& [key, value] : model.items()) {
-    if (value.is_null() || key == "vocab" || key == "merges") continue;
-    if (key == "type") {
-      ENGRAM_ASSIGN_OR_RETURN(std::string type, json_string(model, key, where));
-      if (type != "BPE") return invalid_argument("{}: type {} is not supported, wanted BPE", where, quote_text(type));
-    } else if (key == "unk_token") {
-      ENGRAM_ASSIGN_OR_RETURN(unk_token_, json_string(model, key, where));
-    } else if (key == "fuse_unk") {
-      ENGRAM_ASSIGN_OR_RETURN(fuse_unk_, json_bool(model, key, where));
-    } else if (key == "ignore_merges") {
-      ENGRAM_ASSIGN_OR_RETURN(ignore_merges_, json_bool(model, key, where));
-    } else if (key == "byte_fallback") {
-      ENGRAM_ASSIGN_OR_RETURN(bool byte_fallback, json_bool(model, key, where));
-      if (byte_fallback) return invalid_argument("{}: byte_fallback is not supported (not a byte-level BPE)", where);
-    } else if (key == "dropout") {
-      ENGRAM_ASSIGN_OR_RETURN(double dropout, json_number(model, key, where));
-      if (dropout != 0) return invalid_argument("{}: dropout {} is not supported, wanted null", where, dropout);
-    } else if (key == "continuing_subword_prefix" || key == "end_of_word_suffix") {
-      ENGRAM_ASSIGN_OR_RETURN(std::string affix, json_string(model, key, where));
-      if (!affix.empty()) return invalid_argument("{}: {} {} is not supported", where, key, quote_text(affix));
-    } else {
-      return invalid_argument("{}: the key {} is not supported", where, quote_text(key));
-    }
-  }
+  std::string type = "BPE", prefix, suffix;
+  bool byte_fallback = false;
+  double dropout = 0;
+  Fields fields(model, where);
+  fields("type", type);
+  fields("unk_token", unk_token_);
+  fields("fuse_unk", fuse_unk_);
+  fields("ignore_merges", ignore_merges_);
+  fields("byte_fallback", byte_fallback);
+  fields("dropout", dropout);
+  fields("continuing_subword_prefix", prefix);
+  fields("end_of_word_suffix", suffix);
+  fields.skip({"vocab", "merges"});
+  ENGRAM_RETURN_IF_ERROR(fields.finish());
+  if (type != "BPE") return invalid_argument("{}: type {} is not supported, wanted BPE", where, quote_text(type));
+  if (byte_fallback) return invalid_argument("{}: byte_fallback is not supported (not a byte-level BPE)", where);
+  if (dropout != 0) return invalid_argument("{}: dropout {} is not supported, wanted null", where, dropout);
+  for (const auto& [key, affix] : {std::pair("continuing_subword_prefix", prefix), {"end_of_word_suffix", suffix}})
+    if (!affix.empty()) return invalid_argument("{}: {} {} is not supported", where, key, quote_text(affix));
   return Status();
 }
 

@@ -1,5 +1,6 @@
 #include "engram/text/normalizer.h"
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/text/unicode.h"
 
@@ -37,7 +38,7 @@ Result<Normalizer> Normalizer::parse(const nlohmann::json& value, const std::str
 }
 
 Status Normalizer::add(const nlohmann::json& value, const std::string& where) {
-  ENGRAM_ASSIGN_OR_RETURN(std::string type, json_string(value, "type", where));
+  ENGRAM_ASSIGN_OR_RETURN(std::string type, read_field<std::string>(value, "type", where));
   if (steps_.size() >= kMostSteps) return invalid_argument("{}: more than {} normalizers", where, kMostSteps);
   if (type == "Sequence") {
     const nlohmann::json* parts = json_find(value, "normalizers");
@@ -59,23 +60,23 @@ Status Normalizer::add(const nlohmann::json& value, const std::string& where) {
     steps_.push_back([](std::string_view text, size_t) { return strip_marks(text); });
   } else if (type == "Strip") {
     may_cut_ = false;  // it looks at the whole text
-    ENGRAM_ASSIGN_OR_RETURN(bool left, json_bool(value, "strip_left", where));
-    ENGRAM_ASSIGN_OR_RETURN(bool right, json_bool(value, "strip_right", where));
+    ENGRAM_ASSIGN_OR_RETURN(bool left, read_field<bool>(value, "strip_left", where));
+    ENGRAM_ASSIGN_OR_RETURN(bool right, read_field<bool>(value, "strip_right", where));
     steps_.push_back(
         [left, right](std::string_view text, size_t) { return std::string(strip_sides(text, left, right)); });
   } else if (type == "Prepend") {
     may_cut_ = false;
-    ENGRAM_ASSIGN_OR_RETURN(std::string prefix, json_string(value, "prepend", where));
+    ENGRAM_ASSIGN_OR_RETURN(std::string prefix, read_field<std::string>(value, "prepend", where));
     steps_.push_back(
         [prefix](std::string_view in, size_t) { return in.empty() ? std::string() : prefix + std::string(in); });
   } else if (type == "Replace") {
     may_cut_ = false;  // of what may stand around a cut
     const nlohmann::json* pattern = json_find(value, "pattern");
-    ENGRAM_ASSIGN_OR_RETURN(std::string content, json_string(value, "content", where));
+    ENGRAM_ASSIGN_OR_RETURN(std::string content, read_field<std::string>(value, "content", where));
     if (pattern == nullptr || json_find(*pattern, "String") == nullptr) {
       return invalid_argument("{}: Replace is supported with a String pattern only", where);
     }
-    ENGRAM_ASSIGN_OR_RETURN(std::string text, json_string(*pattern, "String", where));
+    ENGRAM_ASSIGN_OR_RETURN(std::string text, read_field<std::string>(*pattern, "String", where));
     if (text.empty()) return invalid_argument("{}: Replace of an empty string is not supported", where);
     steps_.push_back(
         [text, content](std::string_view in, size_t limit) { return replace_all(in, text, content, limit); });

@@ -1,5 +1,6 @@
 #include "engram/text/post_processor.h"
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 
 namespace engram {
@@ -14,17 +15,11 @@ Result<int32_t> id_of(const nlohmann::json& value, int64_t vocab_size, const std
 // The ids of a special token of a template: special_tokens.NAME.ids.
 Status append_special(const nlohmann::json& value, const std::string& token, int64_t vocab_size,
                       const std::string& where, std::vector<int32_t>& ids) {
-  const nlohmann::json* specials = json_find(value, "special_tokens");
-  const nlohmann::json* special = specials ? json_find(*specials, token) : nullptr;
-  const nlohmann::json* list = special ? json_find(*special, "ids") : nullptr;
-  if (list == nullptr || !list->is_array()) {
-    return invalid_argument("{}: special_tokens has no ids for {}", where, quote_text(token));
-  }
-  for (const nlohmann::json& item : *list) {
-    ENGRAM_ASSIGN_OR_RETURN(int32_t id, id_of(item, vocab_size, where));
-    ids.push_back(id);
-  }
-  return Status();
+  std::vector<int32_t> list;
+  Fields special = Fields(value, where).section("special_tokens").section(token);
+  special.need("ids", list, 0, vocab_size - 1);
+  ids.insert(ids.end(), list.begin(), list.end());
+  return special.status();
 }
 
 }  // namespace
@@ -36,7 +31,7 @@ Result<PostProcessor> PostProcessor::parse(const nlohmann::json& value, int64_t 
 }
 
 Status PostProcessor::add(const nlohmann::json& value, int64_t vocab_size, const std::string& where) {
-  ENGRAM_ASSIGN_OR_RETURN(std::string type, json_string(value, "type", where));
+  ENGRAM_ASSIGN_OR_RETURN(std::string type, read_field<std::string>(value, "type", where));
   if (type == "ByteLevel") return Status();
   if (type == "TemplateProcessing") return add_template(value, vocab_size, where);
   if (type == "BertProcessing" || type == "RobertaProcessing") return add_pair(value, vocab_size, where);
@@ -56,10 +51,10 @@ Status PostProcessor::add_template(const nlohmann::json& value, int64_t vocab_si
   int sequences = 0;
   for (const nlohmann::json& piece : *single) {
     if (const nlohmann::json* special = json_find(piece, "SpecialToken")) {
-      ENGRAM_ASSIGN_OR_RETURN(std::string token, json_string(*special, "id", where));
+      ENGRAM_ASSIGN_OR_RETURN(std::string token, read_field<std::string>(*special, "id", where));
       ENGRAM_RETURN_IF_ERROR(append_special(value, token, vocab_size, where, sequences == 0 ? before : after));
     } else if (const nlohmann::json* sequence = json_find(piece, "Sequence")) {
-      ENGRAM_ASSIGN_OR_RETURN(std::string id, json_string(*sequence, "id", where));
+      ENGRAM_ASSIGN_OR_RETURN(std::string id, read_field<std::string>(*sequence, "id", where));
       if (id != "A") return invalid_argument("{}: sequence {} in a single template", where, quote_text(id));
       ++sequences;
     } else {

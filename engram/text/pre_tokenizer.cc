@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/text/code_point_set.h"
 #include "engram/text/pattern_cuts.h"
@@ -123,9 +124,10 @@ Result<PreTokenizer> PreTokenizer::parse(const nlohmann::json& value, const std:
 }
 
 Status PreTokenizer::add(const nlohmann::json& value, const std::string& where) {
-  const Result<std::string> type_field = json_string(value, "type", where);
-  if (!type_field.ok()) return type_field.status();
-  const std::string& type = type_field.value();
+  std::string type;
+  Fields fields(value, where);
+  fields.need("type", type);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   if (type == "Sequence") {
     const nlohmann::json* parts = json_find(value, "pretokenizers");
     if (parts == nullptr || !parts->is_array()) return invalid_argument("{}: no \"pretokenizers\" array", where);
@@ -136,7 +138,7 @@ Status PreTokenizer::add(const nlohmann::json& value, const std::string& where) 
   if (type == "Split") return add_split(value, where);
   if (type == "ByteLevel") return add_byte_level(value, where);
   if (type == "Digits") {
-    ENGRAM_ASSIGN_OR_RETURN(bool individual, json_bool(value, "individual_digits", where));
+    ENGRAM_ASSIGN_OR_RETURN(bool individual, read_field<bool>(value, "individual_digits", where));
     Stage stage;
     stage.behavior = individual ? Behavior::kIsolated : Behavior::kContiguous;
     stages_.push_back(std::move(stage));
@@ -147,15 +149,15 @@ Status PreTokenizer::add(const nlohmann::json& value, const std::string& where) 
 
 Status PreTokenizer::add_split(const nlohmann::json& value, const std::string& where) {
   Stage stage;
-  ENGRAM_ASSIGN_OR_RETURN(std::string behavior, json_string(value, "behavior", where));
+  ENGRAM_ASSIGN_OR_RETURN(std::string behavior, read_field<std::string>(value, "behavior", where));
   std::optional<Behavior> known = behavior_of(behavior);
   if (!known) return invalid_argument("{}: Split behavior {} is not supported", where, quote_text(behavior));
   stage.behavior = *known;
-  ENGRAM_ASSIGN_OR_RETURN(stage.invert, json_bool(value, "invert", where));
+  ENGRAM_ASSIGN_OR_RETURN(stage.invert, read_field<bool>(value, "invert", where));
   const nlohmann::json* pattern = json_find(value, "pattern");
   if (pattern == nullptr) return invalid_argument("{}: Split without a \"pattern\"", where);
   const bool regex = json_find(*pattern, "Regex") != nullptr;
-  ENGRAM_ASSIGN_OR_RETURN(std::string text, json_string(*pattern, regex ? "Regex" : "String", where));
+  ENGRAM_ASSIGN_OR_RETURN(std::string text, read_field<std::string>(*pattern, regex ? "Regex" : "String", where));
   Result<Pattern> compiled = regex ? Pattern::compile(text) : Pattern::compile_literal(text);
   if (!compiled.ok()) return compiled.status().with_context(where);
   stage.pattern = std::move(compiled).value();
@@ -171,11 +173,11 @@ Status PreTokenizer::add_split(const nlohmann::json& value, const std::string& w
 
 Status PreTokenizer::add_byte_level(const nlohmann::json& value, const std::string& where) {
   has_byte_level_ = true;
-  ENGRAM_ASSIGN_OR_RETURN(add_prefix_space_, json_bool(value, "add_prefix_space", where));
   bool use_regex = true;  // the field is newer than the first files
-  if (json_find(value, "use_regex") != nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(use_regex, json_bool(value, "use_regex", where));
-  }
+  Fields fields(value, where);
+  fields.need("add_prefix_space", add_prefix_space_);
+  fields("use_regex", use_regex);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   if (use_regex) {
     byte_level_split_ = std::make_unique<Stage>();
     ENGRAM_ASSIGN_OR_RETURN(byte_level_split_->pattern, Pattern::compile(kByteLevelPattern));

@@ -3,6 +3,7 @@
 #include <deque>
 #include <optional>
 
+#include "engram/core/fields.h"
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/core/sha256.h"
@@ -45,29 +46,20 @@ const nlohmann::json& field(const nlohmann::json& file, const char* key) {
 }
 
 Status check_envelope(const nlohmann::json& file, const std::string& name) {
-  if (!file.is_object()) return invalid_argument("{}: got {}, wanted an object", name, file.type_name());
-  for (const auto& [key, value] : file.items()) {
-    bool known = false;
-    for (const char* part : {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
-                             "post_processor", "decoder", "model"}) {
-      known |= key == part;
-    }
-    if (!known) return invalid_argument("{}: the key {} is not supported", name, quote_text(key));
-    if ((key == "truncation" || key == "padding") && !value.is_null()) {
-      return invalid_argument("{}: {} is not supported, wanted null", name, key);
-    }
-  }
-  if (json_find(file, "version") != nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(std::string version, json_string(file, "version", name));
-    if (version != "1.0") return invalid_argument("{}: version {}, wanted '1.0'", name, quote_text(version));
-  }
-  return Status();
+  std::string version = "1.0";
+  Fields fields(file, name);
+  fields("version", version);
+  fields.skip({"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"});
+  for (const char* key : {"truncation", "padding"})
+    if (fields.find(key)) fields.fail(key, "not supported, wanted null");
+  if (version != "1.0") fields.fail("version", fmt::format("got {}, wanted '1.0'", quote_text(version)));
+  return fields.finish();
 }
 
 // ByteLevel, alone or in a Sequence of one.
 Status check_decoder(const nlohmann::json& value, const std::string& where) {
   if (value.is_null()) return invalid_argument("{}: got null, wanted ByteLevel", where);
-  ENGRAM_ASSIGN_OR_RETURN(std::string type, json_string(value, "type", where));
+  ENGRAM_ASSIGN_OR_RETURN(std::string type, read_field<std::string>(value, "type", where));
   if (type == "ByteLevel") return Status();
   const nlohmann::json* parts = json_find(value, "decoders");
   if (type == "Sequence" && parts != nullptr && parts->is_array() && parts->size() == 1) {

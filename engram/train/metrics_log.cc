@@ -2,6 +2,7 @@
 
 #include <span>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 
 namespace engram {
@@ -15,12 +16,12 @@ Result<int64_t> bytes_until(const std::string& text, const std::string& path, in
     if (end == std::string::npos)
       return data_loss("{}: got {} whole lines, wanted {}: one per step of the checkpoint", path, line - 1, step);
     ENGRAM_ASSIGN_OR_RETURN(last, parse_json(std::string_view(text).substr(begin, end - begin), path));
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t got, json_integer(last, "step", path));
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t got, read_field<int64_t>(last, "step", path));
     if (got != line) return data_loss("{}: line {}: got step {}, wanted {}", path, line, got, line);
     begin = end + 1;
   }
   for (const char* key : {"seconds", "loss", "validation_loss", "bits_per_byte"})
-    if (last.contains(key)) ENGRAM_RETURN_IF_ERROR(json_number(last, key, path).status());
+    if (last.contains(key)) ENGRAM_RETURN_IF_ERROR(read_field<double>(last, key, path).status());
   return static_cast<int64_t>(begin);
 }
 

@@ -6,8 +6,8 @@
 #include <map>
 #include <set>
 
+#include "engram/core/fields.h"
 #include "engram/core/file_kind.h"
-#include "engram/core/json.h"
 #include "engram/train/toml_fields.h"
 
 namespace engram {
@@ -30,60 +30,59 @@ const EnumNames<ControlKind> kControlNames = {{ControlKind::kNone, "none"},
                                               {ControlKind::kCapacityOne, "capacity-1"}};
 const EnumNames<std::string> kDeviceNames = {{"cpu", "cpu"}, {"cuda", "cuda"}};
 
-// The one list of keys per section: reading, writing, comparing and the check for unknown keys all walk it.
+// The one list of keys per section: reading, writing and comparing walk it.
 template <typename Data, typename Visitor>
-void visit_data(Data& data, Visitor& visit) {
-  visit.text("tokenizer", data.tokenizer);
-  visit.texts("train", data.train);
-  visit.texts("validation", data.validation);
-  visit.integer("sequence_length", data.sequence_length, 1, 1 << 20);
-  visit.integer("batch_size", data.batch_size, 1, 1 << 20);
-  visit.integer("loader_threads", data.loader_threads, 0, 256);
-  visit.integer("seed", data.seed, 0, std::numeric_limits<int64_t>::max());
-  visit.section("synthetic");
+void visit_data(Data& data, Visitor&& visit) {
+  visit("tokenizer", data.tokenizer);
+  visit("train", data.train);
+  visit("validation", data.validation);
+  visit("sequence_length", data.sequence_length, 1, 1 << 20);
+  visit("batch_size", data.batch_size, 1, 1 << 20);
+  visit("loader_threads", data.loader_threads, 0, 256);
+  visit("seed", data.seed, 0, std::numeric_limits<int64_t>::max());
 }
 template <typename Data, typename Visitor>
-void visit_synthetic(Data& data, Visitor& visit) {
-  visit.integer("documents", data.synthetic_documents, 16, 1 << 20);
-  visit.integer("seed", data.synthetic_seed, 0, std::numeric_limits<int64_t>::max());
+void visit_synthetic(Data& data, Visitor&& visit) {
+  visit("documents", data.synthetic_documents, 16, 1 << 20);
+  visit("seed", data.synthetic_seed, 0, std::numeric_limits<int64_t>::max());
 }
 template <typename Optimizer, typename Visitor>
-void visit_optimizer(Optimizer& optimizer, Visitor& visit) {
-  visit.number("muon_lr", optimizer.muon_lr, 0, 1e3);
-  visit.number("adamw_lr", optimizer.adamw_lr, 0, 1e3);
-  visit.number("table_lr_multiplier", optimizer.table_lr_multiplier, 0, 1e6);
-  visit.number("weight_decay", optimizer.weight_decay, 0, 1e3);
-  visit.number("muon_momentum", optimizer.muon_momentum, 0, 0.999999);
-  visit.integer("muon_ns_steps", optimizer.muon_ns_steps, 1, 99);
-  visit.number("adamw_beta1", optimizer.adamw_beta1, 0, 0.999999);
-  visit.number("adamw_beta2", optimizer.adamw_beta2, 0, 0.999999);
-  visit.number("adamw_eps", optimizer.adamw_eps, 1e-30, 1);
-  visit.number("clip_norm", optimizer.clip_norm, 0, kInfinity);
-  visit.integer("warmup_steps", optimizer.warmup_steps, 0, kMaxCount);
-  visit.choice("decay", optimizer.decay, kDecayNames);
-  visit.number("decay_fraction", optimizer.decay_fraction, 0, 1);
-  visit.choice("table_state", optimizer.table_state, kTableStateNames);
+void visit_optimizer(Optimizer& optimizer, Visitor&& visit) {
+  visit("muon_lr", optimizer.muon_lr, 0, 1e3);
+  visit("adamw_lr", optimizer.adamw_lr, 0, 1e3);
+  visit("table_lr_multiplier", optimizer.table_lr_multiplier, 0, 1e6);
+  visit("weight_decay", optimizer.weight_decay, 0, 1e3);
+  visit("muon_momentum", optimizer.muon_momentum, 0, 0.999999);
+  visit("muon_ns_steps", optimizer.muon_ns_steps, 1, 99);
+  visit("adamw_beta1", optimizer.adamw_beta1, 0, 0.999999);
+  visit("adamw_beta2", optimizer.adamw_beta2, 0, 0.999999);
+  visit("adamw_eps", optimizer.adamw_eps, 1e-30, 1);
+  visit("clip_norm", optimizer.clip_norm, 0, kInfinity);
+  visit("warmup_steps", optimizer.warmup_steps, 0, kMaxCount);
+  visit("decay", optimizer.decay, kDecayNames);
+  visit("decay_fraction", optimizer.decay_fraction, 0, 1);
+  visit("table_state", optimizer.table_state, kTableStateNames);
 }
 template <typename Train, typename Visitor>
-void visit_train(Train& train, Visitor& visit) {
-  visit.integer("steps", train.steps, 1, kMaxCount);
-  visit.integer("stop_at", train.stop_at, 0, kMaxCount);
-  visit.text("output", train.output);
-  visit.text("start_from", train.start_from);
-  visit.integer("seed", train.seed, 0, std::numeric_limits<int64_t>::max());
-  visit.choice("dtype", train.dtype, kDtypeNames);
-  visit.choice("device", train.device, kDeviceNames);
-  visit.choice("table_placement", train.table_placement, kPlacementNames);
-  visit.integer("threads", train.threads, 0, 1024);
-  visit.integer("log_every", train.log_every, 1, kMaxCount);
-  visit.integer("validate_every", train.validate_every, 0, kMaxCount);
-  visit.integer("validation_batches", train.validation_batches, 0, kMaxCount);
-  visit.integer("checkpoint_every", train.checkpoint_every, 0, kMaxCount);
-  visit.integer("keep_checkpoints", train.keep_checkpoints, 0, kMaxCount);
-  visit.number("expert_bias_rate", train.expert_bias_rate, 0, 1);
-  visit.integer("accumulation", train.accumulation, 1, 1 << 16);
-  visit.choice("control", train.control, kControlNames);
-  visit.integer("exchange_timeout", train.exchange_timeout, 1, 86400);
+void visit_train(Train& train, Visitor&& visit) {
+  visit("steps", train.steps, 1, kMaxCount);
+  visit("stop_at", train.stop_at, 0, kMaxCount);
+  visit("output", train.output);
+  visit("start_from", train.start_from);
+  visit("seed", train.seed, 0, std::numeric_limits<int64_t>::max());
+  visit("dtype", train.dtype, kDtypeNames);
+  visit("device", train.device, kDeviceNames);
+  visit("table_placement", train.table_placement, kPlacementNames);
+  visit("threads", train.threads, 0, 1024);
+  visit("log_every", train.log_every, 1, kMaxCount);
+  visit("validate_every", train.validate_every, 0, kMaxCount);
+  visit("validation_batches", train.validation_batches, 0, kMaxCount);
+  visit("checkpoint_every", train.checkpoint_every, 0, kMaxCount);
+  visit("keep_checkpoints", train.keep_checkpoints, 0, kMaxCount);
+  visit("expert_bias_rate", train.expert_bias_rate, 0, 1);
+  visit("accumulation", train.accumulation, 1, 1 << 16);
+  visit("control", train.control, kControlNames);
+  visit("exchange_timeout", train.exchange_timeout, 1, 86400);
 }
 
 // Where a key of this invocation, not of the numbers, may change between a run and its continuation.
@@ -96,56 +95,18 @@ bool may_change_on_resume(const std::string& key) {
   return keys.contains(key);
 }
 
-// The table of a section, null when absent.
-Result<const toml::table*> section_of(const toml::table* parent, const std::string& key, const std::string& name) {
-  const toml::node* node = parent ? parent->get(key) : nullptr;
-  if (!node) return static_cast<const toml::table*>(nullptr);
-  if (const toml::table* table = node->as_table()) return table;
-  return invalid_argument("{}: {}: wanted a section [{}]", location_of(*node, name), key, key);
-}
-
 // For a key without its section, or in another one: "; did you mean train.steps?", or nothing.
-std::string full_key_suggestion(std::string_view word) {
+std::string full_key_hint(std::string_view word) {
   Recipe recipe;
   recipe.allocation_rho = 1.0;
-  std::set<std::string> words;
+  std::vector<std::string> words;
   std::map<std::string, std::string> keys;  // by their last words
   for (const auto& [key, value] : recipe.entries()) {
-    const std::string last = key.substr(key.find_last_of('.') + 1);
-    words.insert(last);
+    const std::string& last = words.emplace_back(key.substr(key.find_last_of('.') + 1));
     keys[last] += (keys[last].empty() ? "" : " or ") + key;
   }
-  const std::string* best = nearest_word(word, words);
-  return best ? fmt::format("; did you mean {}?", keys[*best]) : std::string();
-}
-
-// Names an unknown [model] key with its line and nearest neighbour; ModelConfig::from_json does the rest.
-Status check_model_keys(const toml::table& table, const nlohmann::ordered_json& known_json, const std::string& prefix,
-                        const std::string& name) {
-  std::set<std::string> known;
-  for (const auto& [key, value] : known_json.items()) known.insert(key);
-  for (auto&& [key, node] : table) {
-    const std::string text(key.str());
-    if (!known.contains(text)) {
-      std::string hint = suggestion(text, known, prefix);
-      if (hint.empty()) hint = full_key_suggestion(text);
-      return invalid_argument("{}: unknown key {}{}", location_of(node, name), quote_text(prefix + "." + text), hint);
-    }
-    if (known_json[text].is_object() && node.is_table())
-      ENGRAM_RETURN_IF_ERROR(check_model_keys(*node.as_table(), known_json[text], prefix + "." + text, name));
-  }
-  return Status();
-}
-
-Status read_model(const toml::table* table, const std::string& name, ModelConfig& model) {
-  const toml::table empty;
-  if (!table) table = &empty;
-  ENGRAM_RETURN_IF_ERROR(check_model_keys(*table, ModelConfig().to_json(), "model", name));
-  ENGRAM_ASSIGN_OR_RETURN(nlohmann::json json, toml_to_json(*table, name));
-  ENGRAM_ASSIGN_OR_RETURN(model, ModelConfig::from_json(json, name + ": [model]"));
-  const toml::table* engram = (*table)["engram"].as_table();
-  if (!engram || !engram->contains("pad_token_id")) model.engram.pad_token_id = Recipe::kPadFromTokenizer;
-  return Status();
+  const std::string* nearest = nearest_word(word, words);
+  return nearest ? fmt::format("; did you mean {}?", keys[*nearest]) : std::string();
 }
 
 Status check_together(const Recipe& recipe, const std::string& name) {
@@ -197,47 +158,28 @@ Result<Recipe> Recipe::load(Env& env, const std::string& path, const std::vector
 
 Result<Recipe> Recipe::parse(const std::string& text, const std::string& name,
                              const std::vector<std::string>& overrides) {
-  ENGRAM_ASSIGN_OR_RETURN(toml::table root, parse_toml(text, name));
-  for (const std::string& assignment : overrides) ENGRAM_RETURN_IF_ERROR(apply_override(root, assignment));
-  if (root.contains("study"))
+  ENGRAM_ASSIGN_OR_RETURN(TomlDocument document, TomlDocument::parse(text, name));
+  for (const std::string& assignment : overrides) ENGRAM_RETURN_IF_ERROR(document.set(assignment));
+  if (document.root.contains("study"))
     return invalid_argument("{}: got a study, wanted a recipe; `engram lab` runs studies", name);
-  TomlReader sections(&root, "", name);
-  for (const char* section : {"model", "allocation", "data", "optimizer", "train"}) sections.section(section);
-  ENGRAM_RETURN_IF_ERROR(sections.finish(full_key_suggestion));
+  document.source.hint = full_key_hint;
+  Fields root(document.root, document.source);
+  Fields allocation = root.section("allocation"), data = root.section("data"), synthetic = data.section("synthetic"),
+         optimizer = root.section("optimizer"), train = root.section("train"), model = root.section("model");
+  ENGRAM_RETURN_IF_ERROR(root.finish());
 
   Recipe recipe;
-  ENGRAM_ASSIGN_OR_RETURN(const toml::table* model, section_of(&root, "model", name));
-  ENGRAM_RETURN_IF_ERROR(read_model(model, name, recipe.model));
-
-  ENGRAM_ASSIGN_OR_RETURN(const toml::table* allocation, section_of(&root, "allocation", name));
-  if (allocation) {
-    TomlReader reader(allocation, "allocation", name);
-    recipe.allocation_rho = 1.0;
-    reader.number("rho", *recipe.allocation_rho, 0, 1);
-    ENGRAM_RETURN_IF_ERROR(reader.finish(full_key_suggestion));
-  }
-
-  ENGRAM_ASSIGN_OR_RETURN(const toml::table* data, section_of(&root, "data", name));
-  TomlReader data_reader(data, "data", name);
-  visit_data(recipe.data, data_reader);
-  ENGRAM_RETURN_IF_ERROR(data_reader.finish(full_key_suggestion));
-  ENGRAM_ASSIGN_OR_RETURN(const toml::table* synthetic, section_of(data, "synthetic", name));
-  if (synthetic) {
-    recipe.data.synthetic_documents = 1000;
-    TomlReader reader(synthetic, "data.synthetic", name);
-    visit_synthetic(recipe.data, reader);
-    ENGRAM_RETURN_IF_ERROR(reader.finish(full_key_suggestion));
-  }
-
-  ENGRAM_ASSIGN_OR_RETURN(const toml::table* optimizer, section_of(&root, "optimizer", name));
-  TomlReader optimizer_reader(optimizer, "optimizer", name);
-  visit_optimizer(recipe.optimizer, optimizer_reader);
-  ENGRAM_RETURN_IF_ERROR(optimizer_reader.finish(full_key_suggestion));
-
-  ENGRAM_ASSIGN_OR_RETURN(const toml::table* train, section_of(&root, "train", name));
-  TomlReader train_reader(train, "train", name);
-  visit_train(recipe.train, train_reader);
-  ENGRAM_RETURN_IF_ERROR(train_reader.finish(full_key_suggestion));
+  recipe.model.engram.pad_token_id = kPadFromTokenizer;
+  ENGRAM_RETURN_IF_ERROR(recipe.model.read(model));
+  if (root.find("allocation")) recipe.allocation_rho = 1.0;
+  allocation("rho", recipe.allocation_rho, 0, 1);
+  visit_data(recipe.data, data);
+  if (data.find("synthetic")) recipe.data.synthetic_documents = 1000;
+  visit_synthetic(recipe.data, synthetic);
+  visit_optimizer(recipe.optimizer, optimizer);
+  visit_train(recipe.train, train);
+  for (const Fields* section : {&allocation, &data, &synthetic, &optimizer, &train})
+    ENGRAM_RETURN_IF_ERROR(section->finish());
   if (recipe.train.output.empty()) recipe.train.output = default_output(name);
 
   ENGRAM_RETURN_IF_ERROR(check_together(recipe, name));
@@ -245,33 +187,21 @@ Result<Recipe> Recipe::parse(const std::string& text, const std::string& name,
 }
 
 std::vector<RecipeEntry> Recipe::entries() const {
-  std::vector<RecipeEntry> entries;
-  nlohmann::ordered_json model_json = model.to_json();
+  nlohmann::ordered_json root;
+  nlohmann::ordered_json& model_json = root["model"] = model.to_json();
   if (model.vocab_size == 0) model_json.erase("vocab_size");
-  nlohmann::ordered_json& engram_json = model_json["engram"];
-  if (model.engram.compressed_vocab_size == 0) engram_json.erase("compressed_vocab_size");
-  if (model.engram.pad_token_id == kPadFromTokenizer) engram_json.erase("pad_token_id");
-  TomlWriter(entries, "model").json(model_json);
-  if (allocation_rho) entries.emplace_back("allocation.rho", toml_text(*allocation_rho));
-  TomlWriter data_writer(entries, "data");
-  if (data.synthetic_documents == 0) {
-    visit_data(data, data_writer);
-  } else {
-    DataRecipe shape = data;
-    std::vector<RecipeEntry> all;
-    TomlWriter writer(all, "data");
-    visit_data(shape, writer);
-    for (RecipeEntry& entry : all)
-      if (entry.first != "data.tokenizer" && entry.first != "data.train" && entry.first != "data.validation")
-        entries.push_back(std::move(entry));
-    TomlWriter synthetic_writer(entries, "data.synthetic");
-    visit_synthetic(data, synthetic_writer);
+  if (model.engram.compressed_vocab_size == 0) model_json["engram"].erase("compressed_vocab_size");
+  if (model.engram.pad_token_id == kPadFromTokenizer) model_json["engram"].erase("pad_token_id");
+  if (allocation_rho) root["allocation"]["rho"] = *allocation_rho;
+  nlohmann::ordered_json& data_json = root["data"];
+  visit_data(data, FieldWriter(data_json));
+  if (data.synthetic_documents > 0) {
+    for (const char* key : {"tokenizer", "train", "validation"}) data_json.erase(key);
+    visit_synthetic(data, FieldWriter(data_json["synthetic"]));
   }
-  TomlWriter optimizer_writer(entries, "optimizer");
-  visit_optimizer(optimizer, optimizer_writer);
-  TomlWriter train_writer(entries, "train");
-  visit_train(train, train_writer);
-  return entries;
+  visit_optimizer(optimizer, FieldWriter(root["optimizer"]));
+  visit_train(train, FieldWriter(root["train"]));
+  return toml_entries(root);
 }
 
 std::string Recipe::to_toml() const {

@@ -1,8 +1,6 @@
 #include "engram/train/toml_fields.h"
 
-#include <algorithm>
-#include <cmath>
-#include <numeric>
+#include <toml++/toml.h>
 
 #include "engram/core/json.h"
 #include "engram/text/unicode.h"
@@ -11,51 +9,6 @@ namespace engram {
 namespace {
 
 constexpr char kOverrideName[] = "override";
-
-// A value as it may stand in a message: what it is, and short.
-std::string describe_node(const toml::node& node) {
-  if (auto value = node.value_exact<int64_t>()) return fmt::format("{}", *value);
-  if (auto value = node.value_exact<double>()) return fmt::format("{}", *value);
-  if (auto value = node.value_exact<bool>()) return *value ? "true" : "false";
-  if (auto value = node.value_exact<std::string>()) return quote_text(*value);
-  if (node.is_array()) return "an array";
-  if (node.is_table()) return "a table";
-  return "a date or time";
-}
-
-std::string describe_range(double low, double high) {
-  if (std::isinf(high)) return fmt::format("at least {}", low);
-  return fmt::format("in [{}, {}]", low, high);
-}
-
-// Moves every value of `from` into `into`; tables on both sides are merged.
-void merge(toml::table& into, toml::table& from) {
-  for (auto&& [key, value] : from) {
-    toml::node* old = into.get(key.str());
-    if (old && old->is_table() && value.is_table()) {
-      merge(*old->as_table(), *value.as_table());
-    } else {
-      std::move(value).visit(
-          [&, name = std::string(key.str())](auto&& node) { into.insert_or_assign(name, std::move(node)); });
-    }
-  }
-}
-
-// Levenshtein distance; keys are short.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i] != b[j]);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
-    }
-  }
-  return row.back();
-}
 
 // The line of the first byte that is not ASCII, 0 when there is none. Lines that hold nothing but a comment may have
 // any text, unless a multi-line string could make them something else. toml++ 3.3 runs into undefined behaviour on
@@ -82,8 +35,6 @@ size_t line_of_stray_byte(std::string_view text) {
   return 0;
 }
 
-}  // namespace
-
 Result<toml::table> parse_toml(std::string_view text, const std::string& name) {
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // the byte-order mark that editors of Windows write
   if (const size_t line = line_of_stray_byte(text); line > 0)
@@ -97,80 +48,42 @@ Result<toml::table> parse_toml(std::string_view text, const std::string& name) {
                           quote_text(error.description(), 160));
 }
 
-Status apply_override(toml::table& root, const std::string& assignment) {
-  const size_t equals = assignment.find('=');
-  if (equals == std::string::npos || equals == 0)
-    return invalid_argument("override {}: wanted section.key=value", quote_text(assignment));
-  if (assignment.find_first_of("\r\n") != std::string::npos)
-    return invalid_argument("override {}: wanted one line", quote_text(assignment));
-  const std::string key = assignment.substr(0, equals), value = assignment.substr(equals + 1);
-  Result<toml::table> parsed = parse_toml(assignment, kOverrideName);
-  if (!parsed.ok()) parsed = parse_toml(key + " = " + toml_text(value), kOverrideName);
-  if (!parsed.ok()) return invalid_argument("override {}: wanted section.key=value", quote_text(assignment));
-  merge(root, *parsed);
+// Adds `node`, which is at `path`, to the document.
+Status convert(const toml::node& node, const std::string& name, const std::string& path, FieldSource& source,
+               nlohmann::json& json) {
+  const auto line = node.source().begin.line;
+  const std::string place = name == kOverrideName || line == 0 ? name : fmt::format("{}:{}", name, line);
+  if (!node.is_table()) {
+    source.places.insert_or_assign(path, place);
+  } else if (!path.empty()) {
+    source.places.emplace(path, place);  // an override leaves a section where it is
+  }
+  if (const toml::table* table = node.as_table()) {
+    if (!json.is_object()) json = nlohmann::json::object();
+    for (auto&& [key, element] : *table) {
+      const std::string word(key.str());
+      ENGRAM_RETURN_IF_ERROR(convert(element, name, path.empty() ? word : path + "." + word, source, json[word]));
+    }
+  } else if (const toml::array* array = node.as_array()) {
+    json = nlohmann::json::array();
+    for (size_t i = 0; i < array->size(); ++i)
+      ENGRAM_RETURN_IF_ERROR(convert((*array)[i], name, fmt::format("{}[{}]", path, i), source, json.emplace_back()));
+  } else if (const auto integer = node.value_exact<int64_t>()) {
+    json = *integer;
+  } else if (const auto number = node.value_exact<double>()) {
+    json = *number;
+  } else if (const auto flag = node.value_exact<bool>()) {
+    json = *flag;
+  } else if (const auto text = node.value_exact<std::string>()) {
+    json = *text;
+  } else {
+    return invalid_argument("{}: {}: got a date or time, wanted a number, a string, true or false, an array or a table",
+                            place, path);
+  }
   return Status();
 }
 
-std::string location_of(const toml::node& node, const std::string& name) {
-  const toml::source_region& source = node.source();
-  if (source.path && *source.path == kOverrideName) return kOverrideName;
-  if (source.begin.line == 0) return name;
-  return fmt::format("{}:{}", name, source.begin.line);
-}
-
-const std::string* nearest_word(std::string_view word, const std::set<std::string>& known) {
-  const std::string* best = nullptr;
-  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
-  for (const std::string& candidate : known) {
-    const size_t distance = edit_distance(word.substr(0, 60), candidate);
-    if (distance < best_distance) {
-      best_distance = distance;
-      best = &candidate;
-    }
-  }
-  return best;
-}
-
-std::string suggestion(std::string_view word, const std::set<std::string>& known, const std::string& prefix) {
-  const std::string* best = nearest_word(word, known);
-  return best ? fmt::format("; did you mean {}{}{}?", prefix, prefix.empty() ? "" : ".", *best) : std::string();
-}
-
-Result<nlohmann::json> toml_to_json(const toml::node& node, const std::string& name) {
-  if (auto value = node.value_exact<int64_t>()) return nlohmann::json(*value);
-  if (auto value = node.value_exact<bool>()) return nlohmann::json(*value);
-  if (auto value = node.value_exact<std::string>()) return nlohmann::json(*value);
-  if (auto value = node.value_exact<double>(); value && std::isfinite(*value)) return nlohmann::json(*value);
-  if (const toml::array* array = node.as_array()) {
-    nlohmann::json json = nlohmann::json::array();
-    for (const toml::node& element : *array) {
-      ENGRAM_ASSIGN_OR_RETURN(nlohmann::json value, toml_to_json(element, name));
-      json.push_back(std::move(value));
-    }
-    return json;
-  }
-  if (const toml::table* table = node.as_table()) {
-    nlohmann::json json = nlohmann::json::object();
-    for (auto&& [key, element] : *table) {
-      ENGRAM_ASSIGN_OR_RETURN(nlohmann::json value, toml_to_json(element, name));
-      json[std::string(key.str())] = std::move(value);
-    }
-    return json;
-  }
-  return invalid_argument("{}: got {}, wanted a finite number, a string, true or false, an array or a table",
-                          location_of(node, name), describe_node(node));
-}
-
-std::string toml_text(bool value) { return value ? "true" : "false"; }
-std::string toml_text(int64_t value) { return fmt::format("{}", value); }
-
-std::string toml_text(double value) {
-  std::string text = fmt::format("{}", value);  // the shortest text that reads back exactly
-  if (text.find_first_of(".en") == std::string::npos) text += ".0";
-  return text;
-}
-
-std::string toml_text(const std::string& value) {
+std::string quoted(const std::string& value) {
   const bool utf8 = find_invalid_utf8(value) == std::string::npos;
   std::string text = "\"";
   for (size_t i = 0; i < value.size();) {
@@ -192,100 +105,53 @@ std::string toml_text(const std::string& value) {
   return text + "\"";
 }
 
-std::string toml_text(const std::vector<std::string>& value) {
+std::string toml_text(const nlohmann::ordered_json& value) {
+  if (value.is_string()) return quoted(value.get<std::string>());
+  if (value.is_number_float()) {
+    std::string text = fmt::format("{}", value.get<double>());  // the shortest text that reads back exactly
+    return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
+  }
+  if (!value.is_array() || value.empty() || !value.front().is_string()) return value.dump();
   std::string text = "[";
-  for (const std::string& element : value) text += (text.size() > 1 ? ", " : "") + toml_text(element);
+  for (const auto& element : value) text += (text.size() > 1 ? ", " : "") + toml_text(element);
   return text + "]";
 }
 
-TomlReader::TomlReader(const toml::table* table, std::string prefix, std::string name)
-    : table_(table), prefix_(std::move(prefix)), name_(std::move(name)) {}
-
-const toml::node* TomlReader::find(const char* key) {
-  known_.insert(key);
-  return status_.ok() && table_ ? table_->get(key) : nullptr;
-}
-
-void TomlReader::fail(const toml::node& node, const std::string& key, const std::string& wanted) {
-  status_ = invalid_argument("{}: {}.{}: got {}, wanted {}", location_of(node, name_), prefix_, key,
-                             describe_node(node), wanted);
-}
-
-void TomlReader::integer(const char* key, int64_t& value, int64_t low, int64_t high) {
-  const toml::node* node = find(key);
-  if (!node) return;
-  const auto got = node->value_exact<int64_t>();
-  if (got && *got >= low && *got <= high) {
-    value = *got;
-  } else {
-    fail(*node, key, fmt::format("an integer in [{}, {}]", low, high));
-  }
-}
-
-void TomlReader::number(const char* key, double& value, double low, double high) {
-  const toml::node* node = find(key);
-  if (!node) return;
-  std::optional<double> got = node->value_exact<double>();
-  if (const auto integer = node->value_exact<int64_t>()) got = static_cast<double>(*integer);
-  if (got && std::isfinite(*got) && *got >= low && *got <= high) {
-    value = *got;
-  } else {
-    fail(*node, key, "a number " + describe_range(low, high));
-  }
-}
-
-void TomlReader::text(const char* key, std::string& value) {
-  const toml::node* node = find(key);
-  if (!node) return;
-  if (auto got = node->value_exact<std::string>()) {
-    value = std::move(*got);
-  } else {
-    fail(*node, key, "a string");
-  }
-}
-
-void TomlReader::texts(const char* key, std::vector<std::string>& value) {
-  const toml::node* node = find(key);
-  if (!node) return;
-  value.clear();
-  if (auto got = node->value_exact<std::string>()) {
-    value.push_back(std::move(*got));
-    return;
-  }
-  const toml::array* array = node->as_array();
-  if (!array) return fail(*node, key, "an array of strings");
-  for (const toml::node& element : *array) {
-    auto got = element.value_exact<std::string>();
-    if (!got) return fail(element, fmt::format("{}[{}]", key, value.size()), "a string");
-    value.push_back(std::move(*got));
-  }
-}
-
-Status TomlReader::finish(std::string (*elsewhere)(std::string_view key)) {
-  ENGRAM_RETURN_IF_ERROR(status_);
-  if (!table_) return Status();
-  for (auto&& [key, node] : *table_) {
-    const std::string text(key.str());
-    if (known_.contains(text)) continue;
-    std::string hint = suggestion(text, known_, prefix_);
-    if (hint.empty() && elsewhere) hint = elsewhere(text);
-    return invalid_argument("{}: unknown key {}{}", location_of(node, name_),
-                            quote_text(prefix_.empty() ? text : prefix_ + "." + text), hint);
-  }
-  return Status();
-}
-
-void TomlWriter::json(const nlohmann::ordered_json& object) {
-  for (const auto& [key, value] : object.items()) {
-    if (value.is_object()) continue;
-    if (value.is_number_float()) {
-      add(key, toml_text(value.get<double>()));
-    } else {
-      add(key, value.dump());  // integers, booleans, strings without controls and their arrays read alike in TOML
-    }
-  }
+void add_entries(const nlohmann::ordered_json& object, const std::string& prefix,
+                 std::vector<std::pair<std::string, std::string>>& entries) {
   for (const auto& [key, value] : object.items())
-    if (value.is_object()) TomlWriter(entries_, prefix_ + "." + key).json(value);
+    if (!value.is_object()) entries.emplace_back(prefix + key, toml_text(value));
+  for (const auto& [key, value] : object.items())
+    if (value.is_object()) add_entries(value, prefix + key + ".", entries);
+}
+
+}  // namespace
+
+Result<TomlDocument> TomlDocument::parse(std::string_view text, const std::string& name) {
+  ENGRAM_ASSIGN_OR_RETURN(const toml::table table, parse_toml(text, name));
+  TomlDocument document;
+  document.source.name = name;
+  ENGRAM_RETURN_IF_ERROR(convert(table, name, "", document.source, document.root));
+  return document;
+}
+
+Status TomlDocument::set(const std::string& assignment) {
+  const size_t equals = assignment.find('=');
+  if (equals == std::string::npos || equals == 0)
+    return invalid_argument("override {}: wanted section.key=value", quote_text(assignment));
+  if (assignment.find_first_of("\r\n") != std::string::npos)
+    return invalid_argument("override {}: wanted one line", quote_text(assignment));
+  Result<toml::table> parsed = parse_toml(assignment, kOverrideName);
+  if (!parsed.ok())
+    parsed = parse_toml(assignment.substr(0, equals) + " = " + quoted(assignment.substr(equals + 1)), kOverrideName);
+  if (!parsed.ok()) return invalid_argument("override {}: wanted section.key=value", quote_text(assignment));
+  return convert(*parsed, kOverrideName, "", source, root);
+}
+
+std::vector<std::pair<std::string, std::string>> toml_entries(const nlohmann::ordered_json& object) {
+  std::vector<std::pair<std::string, std::string>> entries;
+  add_entries(object, "", entries);
+  return entries;
 }
 
 }  // namespace engram

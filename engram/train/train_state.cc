@@ -4,6 +4,7 @@
 
 #include <mutex>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
 #include "engram/model/io/checkpoint.h"
@@ -84,14 +85,16 @@ Status save_train_state(Env& env, const std::string& directory, const std::vecto
 Result<TrainPosition> load_position(Env& env, const std::string& directory, const TrainPosition& wanted) {
   const std::string path = join_path(directory, kStateFile);
   ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json state, read_json_file(env, path));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t format, json_integer(state, "format", path));
-  if (format != kFormat) return invalid_argument("{}: format: got {}, wanted {}", path, format, kFormat);
+  int64_t format = 0;
   TrainPosition position;
-  ENGRAM_ASSIGN_OR_RETURN(position.step, json_integer(state, "step", path, 1));
-  ENGRAM_ASSIGN_OR_RETURN(position.next_batch, json_integer(state, "next_batch", path, 1));
-  ENGRAM_ASSIGN_OR_RETURN(position.tokens, json_integer(state, "tokens", path, 0));
-  ENGRAM_ASSIGN_OR_RETURN(position.vocabulary_digest, json_string(state, "vocabulary_digest", path));
-  ENGRAM_ASSIGN_OR_RETURN(position.train_tokens, json_integer(state, "train_tokens", path, 0));
+  Fields fields(state, path);
+  fields.need("format", format, kFormat, kFormat);
+  fields.need("step", position.step, 1);
+  fields.need("next_batch", position.next_batch, 1);
+  fields.need("tokens", position.tokens, 0);
+  fields.need("vocabulary_digest", position.vocabulary_digest);
+  fields.need("train_tokens", position.train_tokens, 0);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   if (position.vocabulary_digest != wanted.vocabulary_digest)
     return make_status(StatusCode::kFailedPrecondition,
                        "{}: vocabulary_digest: got {}, wanted {} of the recipe's tokenizer", path,

@@ -47,25 +47,6 @@ TEST(Json, RefusesDuplicateKeysAndDeepNesting) {
   EXPECT_TRUE(parse_json("[[1], [2]]", "f", 2).ok());
 }
 
-TEST(Json, TypedFieldsRefuseWhatIsMissingOrOfAnotherType) {
-  const auto object = value_or_throw(
-      parse_json(R"({"i": 5, "neg": -5, "big": 18446744073709551615, "f": 1.5, "s": "x", "t": true, "n": null})", "f"));
-  EXPECT_EQ(value_or_throw(json_integer(object, "i", "w")), 5);
-  EXPECT_EQ(value_or_throw(json_integer(object, "neg", "w", -5, -5)), -5);
-  EXPECT_EQ(value_or_throw(json_number(object, "f", "w")), 1.5);
-  EXPECT_EQ(value_or_throw(json_number(object, "i", "w")), 5);
-  EXPECT_TRUE(value_or_throw(json_bool(object, "t", "w")));
-  EXPECT_EQ(value_or_throw(json_string(object, "s", "w")), "x");
-  EXPECT_EQ(json_integer(object, "i", "w", 6, 9).status().message(), "w: \"i\" is 5, wanted 6 .. 9");
-  EXPECT_FALSE(json_integer(object, "big", "w").ok());
-  EXPECT_EQ(json_integer(object, "f", "w").status().message(),
-            "w: \"f\" is of type number, wanted an integer of 64 bits");
-  EXPECT_EQ(json_string(object, "n", "w").status().message(), "w: key \"n\" is missing");
-  EXPECT_EQ(json_bool(object, "zz", "w").status().message(), "w: key \"zz\" is missing");
-  EXPECT_EQ(json_bool(object["i"], "zz", "w").status().message(), "w: got number, wanted an object");
-  EXPECT_EQ(json_find(object, "n"), nullptr);
-}
-
 TEST(Json, QuotedTextStaysOnOneLine) {
   EXPECT_EQ(quote_text("a\n\x01\x7F\xFF\u4e2d\xE4\xB8"), "'a\\x0a\\x01\\x7f\\xff\u4e2d\\xe4\\xb8'");
   EXPECT_EQ(quote_text(std::string(100, 'x'), 5), "'xxxxx...'");

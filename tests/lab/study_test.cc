@@ -181,13 +181,14 @@ TEST_F(StudyTest, BadFilesSayWhere) {
   EXPECT_NE(parse_error("group = 3\n").find("study"), std::string::npos);
   EXPECT_NE(parse_error(kHead + "sedes = 3\n" + kRho).find("did you mean seeds?"), std::string::npos);
   EXPECT_NE(parse_error(kHead + "[[group]]\nname = \"g\"\nrhos = 1\n").find("rhos"), std::string::npos);
-  EXPECT_NE(parse_error(kHead + "[[group]]\nname = \"g\"\nrho = [1.5]\n").find("from 0 to 1"), std::string::npos);
+  EXPECT_NE(parse_error(kHead + "[[group]]\nname = \"g\"\nrho = [1.5]\n").find("a number in [0, 1]"),
+            std::string::npos);
   EXPECT_NE(parse_error(kHead + "[[group]]\nname = \"g\"\nrho = []\n").find("empty"), std::string::npos);
   EXPECT_NE(parse_error(kHead + "[[group]]\nname = \"g\"\nrho = [0.5, 0.5]\n").find("twice"), std::string::npos);
   EXPECT_NE(parse_error(kHead + kRho + "rows = [9]\n").find("one of them"), std::string::npos);
   EXPECT_NE(parse_error(kHead + kRho + "control = \"dense\"\n").find("own model"), std::string::npos);
   EXPECT_NE(parse_error(kHead + kRho + kRho).find("two groups"), std::string::npos);
-  EXPECT_NE(parse_error(kHead + "[[group]]\nrho = 1\n").find("without name"), std::string::npos);
+  EXPECT_NE(parse_error(kHead + "[[group]]\nrho = 1\n").find("group[0].name: missing"), std::string::npos);
   EXPECT_NE(parse_error("study = \"../x\"\nscale = \"a\"\nrecipe = \"r\"\n" + kRho).find("small letters"),
             std::string::npos);
   EXPECT_NE(error_of("[[group]]\nname = \"g\"\nrho = 1\nset = [\"optimizer.muonlr=1\"]\n").find("muon_lr"),

@@ -253,7 +253,7 @@ TEST_F(Damaged, ConfigKeys) {
   expect_refused({file("config.json"), "unknown key 'hiden_size'"});
   write("config.json", whole);
   edit_config([](auto& json) { json["engram"]["head_dims"] = 4; });
-  expect_refused({"unknown key 'head_dims'"});
+  expect_refused({"unknown key 'engram.head_dims'"});
   write("config.json", whole);
   edit_config([](auto& json) { json.erase("vocabulary_digest"); });
   expect_refused({file("config.json"), "vocabulary_digest"});

@@ -209,7 +209,7 @@ TEST_F(RowFileTest, HostileHeadersAreRefused) {
   has(with("bf16", "bf17"), "bf17");
   has(with("\"table_scale\":1.0", "\"table_scale\":1e300"), "table_scale");
   has(with("\"layer_id\":3", "\"layer_id\":-3"), "layer_id");
-  has(with("\"block\":0", "\"blocks\":0"), "unknown key 'blocks'");
+  has(with("\"block\":0", "\"blocks\":0"), "layers[0].block: missing");
   has(with("{\"layers\"", "{\"x\":1,\"layers\""), "unknown key 'x'");
   has(with("{\"layers\":", "{\"layers\":[],\"layers\":"), "bad header");
   has(with("}]}", "}],\"hash\":3}"), "hash");

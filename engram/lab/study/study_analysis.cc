@@ -6,6 +6,7 @@
 #include <set>
 #include <tuple>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/lab/pages/statistics.h"
 
@@ -54,30 +55,35 @@ nlohmann::json sweep_order(const nlohmann::json& run) {
 // Runs of one model and budget, in the order of the study's groups, then budget, then x, then the sweep's values as
 // numbers: [2] before [11].
 Result<std::vector<Point>> collect_points(const nlohmann::json& data) {
-  const auto* groups = json_find(data, "groups");
-  const auto* runs = json_find(data, "runs");
-  if (!groups || !groups->is_array() || !runs || !runs->is_array())
-    return data_loss("data.json: groups and runs: wanted two arrays");
   struct Group {
     size_t order = 0;
     std::string axis = "none", baseline;
   };
   std::map<std::string, Group> known;
-  for (size_t i = 0; i < groups->size(); ++i) {
-    Group group;
-    group.order = i;
-    ENGRAM_ASSIGN_OR_RETURN(const std::string name, json_string(groups->at(i), "name", "data.json: group"));
-    ENGRAM_ASSIGN_OR_RETURN(group.axis, json_string(groups->at(i), "axis", "data.json: group"));
-    ENGRAM_ASSIGN_OR_RETURN(group.baseline, json_string(groups->at(i), "baseline", "data.json: group"));
+  Fields fields(data, "data.json");
+  for (const char* key : {"groups", "runs"})
+    if (!fields.find(key)) fields.fail(key, "missing, wanted an array");
+  for (Fields& each : fields.sections("groups")) {
+    Group group{known.size()};
+    std::string name;
+    each.need("name", name);
+    each.need("axis", group.axis);
+    each.need("baseline", group.baseline);
+    ENGRAM_RETURN_IF_ERROR(each.status());
     known.emplace(name, std::move(group));
   }
   std::map<std::tuple<size_t, int64_t, double, nlohmann::json, std::string>, Point> points;
-  for (const auto& run : *runs) {
-    ENGRAM_ASSIGN_OR_RETURN(const std::string group, json_string(run, "group", "data.json: run"));
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t seed, json_integer(run, "seed", "data.json: run"));
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t budget, json_integer(run, "budget", "data.json: run"));
+  for (Fields& each : fields.sections("runs")) {
+    std::string group;
+    int64_t seed = 0, budget = 0;
+    double number = 0;
+    each.need("group", group);
+    each.need("seed", seed);
+    each.need("budget", budget);
     for (const char* key : {"val_loss", "bits_per_byte", "rho", "rows", "train_loss", "seconds_per_step"})
-      ENGRAM_RETURN_IF_ERROR(json_number(run, key, "data.json: run").status());
+      each.need(key, number);
+    ENGRAM_RETURN_IF_ERROR(each.status());
+    const nlohmann::json& run = each.object();
     const auto found = known.find(group);
     if (found == known.end()) return data_loss("data.json: run: group {} is not in groups", quote_text(group));
     const size_t order = found->second.order;
@@ -92,6 +98,7 @@ Result<std::vector<Point>> collect_points(const nlohmann::json& data) {
         std::make_tuple(order, budget, point.axis == "rho" ? -point.x : point.x, sweep_order(run), point.label);
     points.try_emplace(key, std::move(point)).first->second.runs[seed] = run;
   }
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   std::vector<Point> sorted;
   for (auto& [key, point] : points) sorted.push_back(std::move(point));
   return sorted;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
 #include "engram/lab/study/run_output.h"
@@ -47,17 +48,18 @@ Json validation_curve(const std::vector<Json>& metrics) {
 
 // The fields that data.json must have, with their types.
 Status check_record(const Json& all, const std::string& study, const std::string& path) {
-  if (!all.is_object()) return invalid_argument("{}: got {}, wanted an object", path, all.type_name());
   nlohmann::json record = nlohmann::json::object();  // all but the curves
   for (const auto& [key, value] : all.items())
     if (!value.is_array()) record[key] = value;
-  for (const char* key : {"val_loss", "bits_per_byte", "rho", "seconds_per_step"})
-    ENGRAM_RETURN_IF_ERROR(json_number(record, key, path).status());
-  for (const char* key : {"seed", "budget", "p_tot", "p_act", "tokens", "rows"})
-    ENGRAM_RETURN_IF_ERROR(json_integer(record, key, path, 0).status());
-  for (const char* key : {"run", "group", "commit", "machine", "recipe"})
-    ENGRAM_RETURN_IF_ERROR(json_string(record, key, path).status());
-  ENGRAM_ASSIGN_OR_RETURN(const std::string name, json_string(record, "study", path));
+  double number = 0;
+  int64_t count = 0;
+  std::string text, name;
+  Fields fields(record, path);
+  for (const char* key : {"val_loss", "bits_per_byte", "rho", "seconds_per_step"}) fields.need(key, number);
+  for (const char* key : {"seed", "budget", "p_tot", "p_act", "tokens", "rows"}) fields.need(key, count, 0);
+  for (const char* key : {"run", "group", "commit", "machine", "recipe"}) fields.need(key, text);
+  fields.need("study", name);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   if (name != study) return invalid_argument("{}: study: got {}, wanted \"{}\"", path, quote_text(name), study);
   return {};
 }
@@ -132,11 +134,15 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
                          const nlohmann::json& summary) {
   const std::string where = "result of " + run.name;
   ENGRAM_ASSIGN_OR_RETURN(const auto metrics, read_metrics(env, output));
-  ENGRAM_ASSIGN_OR_RETURN(const double validation_loss, json_number(summary, "validation_loss", where));
-  ENGRAM_ASSIGN_OR_RETURN(const double bits_per_byte, json_number(summary, "bits_per_byte", where));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t tokens, json_integer(summary, "tokens", where, 1));
-  ENGRAM_ASSIGN_OR_RETURN(const double seconds, json_number(summary, "seconds", where));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t peak, json_integer(summary, "peak_rss_bytes", where, 0));
+  double validation_loss = 0, bits_per_byte = 0, seconds = 0;
+  int64_t tokens = 0, peak = 0;
+  Fields fields(summary, where);
+  fields.need("validation_loss", validation_loss);
+  fields.need("bits_per_byte", bits_per_byte);
+  fields.need("tokens", tokens, 1);
+  fields.need("seconds", seconds);
+  fields.need("peak_rss_bytes", peak, 0);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   const int64_t steps = run.recipe.train.steps;
   if (static_cast<int64_t>(metrics.size()) != steps)
     return data_loss("{}: {} steps in metrics.jsonl, wanted {}", where, metrics.size(), steps);

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/core/lines.h"
 #include "engram/core/machine.h"
@@ -97,12 +98,15 @@ Result<std::map<Key, ItemResult>> read_answers(Env& env, const std::string& path
   if (whole != text.size()) ENGRAM_RETURN_IF_ERROR(env.truncate_file(path, static_cast<int64_t>(whole)));
   for (std::string_view rest = std::string_view(text).substr(0, whole); !rest.empty();) {
     ENGRAM_ASSIGN_OR_RETURN(const auto line, parse_json(take_line(rest), path));
-    ENGRAM_ASSIGN_OR_RETURN(std::string task, json_string(line, "task", path));
-    ENGRAM_ASSIGN_OR_RETURN(std::string id, json_string(line, "id", path));
+    Fields fields(line, path);
+    std::string task, id;
     ItemResult result;
-    ENGRAM_ASSIGN_OR_RETURN(result.right, json_bool(line, "right", path));
-    ENGRAM_ASSIGN_OR_RETURN(result.shortened, json_bool(line, "shortened", path));
-    ENGRAM_ASSIGN_OR_RETURN(result.contaminated, json_bool(line, "contaminated", path));
+    fields.need("task", task);
+    fields.need("id", id);
+    fields.need("right", result.right);
+    fields.need("shortened", result.shortened);
+    fields.need("contaminated", result.contaminated);
+    ENGRAM_RETURN_IF_ERROR(fields.status());
     out[{std::move(task), std::move(id)}] = result;
   }
   return out;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "engram/core/fields.h"
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/core/lines.h"
@@ -10,53 +11,29 @@
 namespace engram {
 namespace {
 
-constexpr const char* kKeys[] = {"task", "id", "split", "prompt", "choices", "answer", "targets"};
-
-Result<std::vector<std::string>> string_list(const nlohmann::json& object, const char* key, const std::string& where,
-                                             size_t least) {
-  const nlohmann::json* list = json_find(object, key);
-  if (list == nullptr || !list->is_array() || list->size() < least) {
-    return invalid_argument("{}: {}: got {}, wanted a list of at least {} texts", where, key,
-                            list == nullptr ? "nothing" : quote_text(list->dump()), least);
-  }
-  std::vector<std::string> out;
-  for (const auto& value : *list) {
-    if (!value.is_string() || value.get_ref<const std::string&>().empty()) {
-      return invalid_argument("{}: {}: got {}, wanted texts that are not empty", where, key, quote_text(value.dump()));
-    }
-    out.push_back(value.get<std::string>());
-  }
-  return out;
-}
+const EnumNames<std::string> kSplitNames = {{"train", "train"}, {"held-out", "held-out"}};
 
 Result<EvalItem> parse_item(const nlohmann::json& json, const std::string& where) {
-  if (!json.is_object()) return invalid_argument("{}: got {}, wanted an object", where, quote_text(json.dump()));
-  for (const auto& [key, value] : json.items()) {
-    if (std::find(std::begin(kKeys), std::end(kKeys), key) == std::end(kKeys)) {
-      return invalid_argument("{}: unknown key {}", where, quote_text(key));
-    }
-  }
   EvalItem item;
-  ENGRAM_ASSIGN_OR_RETURN(item.task, json_string(json, "task", where));
-  ENGRAM_ASSIGN_OR_RETURN(item.id, json_string(json, "id", where));
-  ENGRAM_ASSIGN_OR_RETURN(item.prompt, json_string(json, "prompt", where));
-  if (json_find(json, "split") != nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(item.split, json_string(json, "split", where));
-    if (item.split != "train" && item.split != "held-out") {
-      return invalid_argument("{}: split: got {}, wanted \"train\" or \"held-out\"", where, quote_text(item.split));
-    }
-  }
+  Fields fields(json, where);
+  fields.need("task", item.task);
+  fields.need("id", item.id);
+  fields.need("prompt", item.prompt);
+  fields("split", item.split, kSplitNames);
+  fields("choices", item.choices);
+  fields("targets", item.targets);
+  fields.skip({"answer"});
+  ENGRAM_RETURN_IF_ERROR(fields.finish());
   const bool choice = json_find(json, "choices") != nullptr;
   if (choice == (json_find(json, "targets") != nullptr)) {
     return invalid_argument("{}: got {} of \"choices\" and \"targets\", wanted one", where, choice ? "both" : "none");
   }
-  if (choice) {
-    ENGRAM_ASSIGN_OR_RETURN(item.choices, string_list(json, "choices", where, 2));
-    ENGRAM_ASSIGN_OR_RETURN(item.answer,
-                            json_integer(json, "answer", where, 0, static_cast<int64_t>(item.choices.size()) - 1));
-  } else {
-    ENGRAM_ASSIGN_OR_RETURN(item.targets, string_list(json, "targets", where, 1));
-  }
+  const std::vector<std::string>& texts = choice ? item.choices : item.targets;
+  const size_t least = choice ? 2 : 1;
+  if (texts.size() < least || std::find(texts.begin(), texts.end(), "") != texts.end())
+    fields.fail(choice ? "choices" : "targets", fmt::format("wanted at least {} texts, none of them empty", least));
+  if (choice) fields.need("answer", item.answer, 0, std::ssize(texts) - 1);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   return item;
 }
 

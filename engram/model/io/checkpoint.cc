@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
 #include "engram/model/io/checkpoint_names.h"
@@ -18,9 +19,6 @@ constexpr const char* kConfigFile = "config.json";
 constexpr const char* kTokenizerFile = "tokenizer.json";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kEngramFile = "engram.safetensors";
-// Keys of config.json that are not ModelConfig's.
-constexpr const char* kOwnKeys[] = {"model_type",   "architectures",     "torch_dtype",  "bos_token_id",
-                                    "eos_token_id", "vocabulary_digest", "chat_template"};
 
 struct ConfigFile {
   ModelConfig config;
@@ -28,28 +26,23 @@ struct ConfigFile {
   std::string vocabulary_digest, chat_template;
 };
 
-Result<int32_t> optional_token(const nlohmann::json& json, const char* key, const std::string& name, int vocab_size) {
-  if (json_find(json, key) == nullptr) return -1;
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t id, json_integer(json, key, name, 0, vocab_size - 1));
-  return static_cast<int32_t>(id);
-}
-
 Result<ConfigFile> read_config(Env& env, const std::string& directory) {
   const std::string path = join_path(directory, kConfigFile);
   ENGRAM_ASSIGN_OR_RETURN(nlohmann::json json, read_json_file(env, path));
   ConfigFile out;
-  ENGRAM_ASSIGN_OR_RETURN(const std::string type, json_string(json, "model_type", path));
+  std::string type;
+  Fields fields(json, path);
+  fields.need("model_type", type);
+  fields.need("vocabulary_digest", out.vocabulary_digest);
+  fields("chat_template", out.chat_template);
+  fields.skip({"architectures", "torch_dtype", "bos_token_id", "eos_token_id"});
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   if (type != "engram") return invalid_argument("{}: model_type: got {}, wanted \"engram\"", path, quote_text(type));
-  ENGRAM_ASSIGN_OR_RETURN(out.vocabulary_digest, json_string(json, "vocabulary_digest", path));
-  if (json_find(json, "chat_template") != nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(out.chat_template, json_string(json, "chat_template", path));
-  }
-  nlohmann::json model_keys = json;
-  for (const char* key : kOwnKeys) model_keys.erase(key);
-  ENGRAM_ASSIGN_OR_RETURN(out.config, ModelConfig::from_json(model_keys, path));
+  ENGRAM_RETURN_IF_ERROR(out.config.read(fields));
   ENGRAM_RETURN_IF_ERROR(out.config.validate().with_context(path));
-  ENGRAM_ASSIGN_OR_RETURN(out.special.bos, optional_token(json, "bos_token_id", path, out.config.vocab_size));
-  ENGRAM_ASSIGN_OR_RETURN(out.special.eos, optional_token(json, "eos_token_id", path, out.config.vocab_size));
+  fields("bos_token_id", out.special.bos, 0, out.config.vocab_size - 1);
+  fields("eos_token_id", out.special.eos, 0, out.config.vocab_size - 1);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   return out;
 }
 

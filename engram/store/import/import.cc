@@ -62,23 +62,6 @@ Status ShardSet::check_unchanged() const {
   return {};
 }
 
-Result<std::vector<int64_t>> json_integer_list(const nlohmann::json& object, const std::string& key,
-                                               const std::string& where, int64_t high) {
-  const nlohmann::json* value = json_find(object, key);
-  if (value == nullptr) return invalid_argument("{}: key '{}' is missing", where, key);
-  if (!value->is_array()) {
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t single, json_integer(object, key, where, 0, high));
-    return std::vector<int64_t>{single};
-  }
-  std::vector<int64_t> list;
-  for (const nlohmann::json& item : *value) {
-    const nlohmann::json one = {{key, item}};
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t integer, json_integer(one, key, where, 0, high));
-    list.push_back(integer);
-  }
-  return list;
-}
-
 Status check_num_rows(const EngramConfig& config, const std::vector<int64_t>& num_rows, const std::string& where) {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> wanted, count_rows(config));
   for (size_t i = 0; i < wanted.size(); ++i) {

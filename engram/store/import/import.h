@@ -30,10 +30,6 @@ class ShardSet {
   std::map<std::string, SafetensorsFile> files_;
 };
 
-// An array of integers in [0, high], or a single one. kInvalidArgument otherwise.
-Result<std::vector<int64_t>> json_integer_list(const nlohmann::json& object, const std::string& key,
-                                               const std::string& where, int64_t high);
-
 // The hash of a model whose token map is known: compressed size and pad against the map, rows against the primes.
 //   num_rows  [layers]  of config.layer_ids
 Result<RowFileHash> make_hash(const EngramConfig& config, const TokenMap& map, const std::vector<int64_t>& num_rows,

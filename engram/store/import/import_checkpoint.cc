@@ -1,6 +1,7 @@
 // Our own checkpoints: docs/formats/checkpoint.md.
 #include <cstring>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/store/import/import.h"
 #include "engram/text/tokenizer.h"
@@ -39,24 +40,6 @@ class CheckpointSource final : public TableSource {
   std::vector<TensorView> views_;
 };
 
-Result<EngramConfig> parse_config(const nlohmann::json& section, const std::string& where) {
-  EngramConfig result;
-  ENGRAM_ASSIGN_OR_RETURN(const auto layer_ids, json_integer_list(section, "layer_ids", where, INT32_MAX));
-  result.layer_ids.assign(layer_ids.begin(), layer_ids.end());
-  ENGRAM_ASSIGN_OR_RETURN(result.vocab_size, json_integer_list(section, "vocab_size", where, INT32_MAX));
-  ENGRAM_ASSIGN_OR_RETURN(result.seed, json_integer(section, "seed", where));
-  const std::pair<const char*, int*> fields[] = {{"max_ngram_size", &result.max_ngram_size},
-                                                 {"n_heads", &result.n_heads},
-                                                 {"head_dim", &result.head_dim},
-                                                 {"pad_token_id", &result.pad_token_id},
-                                                 {"compressed_vocab_size", &result.compressed_vocab_size}};
-  for (const auto& [key, field] : fields) {
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t value, json_integer(section, key, where, 0, INT32_MAX));
-    *field = static_cast<int>(value);
-  }
-  return result;
-}
-
 Result<TokenMap> token_map(Env& env, const std::string& directory, bool compression) {
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, join_path(directory, "tokenizer.json")));
   if (compression) return TokenMap::from_tokenizer(tokenizer);
@@ -67,15 +50,18 @@ Result<TokenMap> token_map(Env& env, const std::string& directory, bool compress
 
 Result<std::unique_ptr<TableSource>> open_checkpoint(Env& env, const std::string& directory,
                                                      const nlohmann::json& config, const std::string& config_path) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string memory, json_string(config, "memory", config_path));
+  Fields fields(config, config_path), section = fields.section("engram");
+  EngramConfig parsed;
+  std::string memory;
+  bool compression = true;
+  fields.need("memory", memory);
+  EngramConfig::visit_fields(parsed, [&](const char* key, auto& value) { section.need(key, value); });
+  section.need("compression", compression);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   if (memory != "engram")
     return invalid_argument("{}: memory is {}, wanted \"engram\": only that has tables of rows by n-gram", config_path,
                             quote_text(memory));
-  const std::string where = config_path + ": engram";
-  const nlohmann::json* section = json_find(config, "engram");
-  if (section == nullptr) return invalid_argument("{}: section 'engram' is missing", config_path);
-  ENGRAM_ASSIGN_OR_RETURN(const EngramConfig parsed, parse_config(*section, where));
-  ENGRAM_ASSIGN_OR_RETURN(const bool compression, json_bool(*section, "compression", where));
+  ENGRAM_RETURN_IF_ERROR(section.status());
   ENGRAM_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::open(env, join_path(directory, "engram.safetensors")));
   auto source = std::make_unique<CheckpointSource>(directory, std::move(file));
   std::vector<int64_t> num_rows;
@@ -84,7 +70,7 @@ Result<std::unique_ptr<TableSource>> open_checkpoint(Env& env, const std::string
     num_rows.push_back(source->tables().back().num_rows);
   }
   ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, token_map(env, directory, compression));
-  ENGRAM_ASSIGN_OR_RETURN(RowFileHash hash, make_hash(parsed, map, num_rows, where));
+  ENGRAM_ASSIGN_OR_RETURN(RowFileHash hash, make_hash(parsed, map, num_rows, config_path + ": engram"));
   source->set_hash(std::move(hash));
   return std::unique_ptr<TableSource>(std::move(source));
 }

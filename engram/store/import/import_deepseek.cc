@@ -2,7 +2,7 @@
 // every other fp8 tensor of the checkpoint has).
 #include <cstring>
 
-#include "engram/core/json.h"
+#include "engram/core/fields.h"
 #include "engram/store/import/import.h"
 #include "engram/text/tokenizer.h"
 
@@ -69,40 +69,36 @@ class DeepSeekSource final : public TableSource {
   std::vector<Layer> layers_;
 };
 
-// engram_pad_token_id (HF) or engram_pad_id (inference/config.json).
-Result<int64_t> pad_token_id(const nlohmann::json& config, const std::string& where) {
-  const bool nested = json_find(config, "engram_pad_token_id") != nullptr;
-  const bool flat = json_find(config, "engram_pad_id") != nullptr;
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t pad,
-                          json_integer(config, nested ? "engram_pad_token_id" : "engram_pad_id", where, 0, INT32_MAX));
-  if (!nested || !flat) return pad;
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t other, json_integer(config, "engram_pad_id", where, 0, INT32_MAX));
-  if (pad != other) return invalid_argument("{}: engram_pad_token_id is {} and engram_pad_id is {}", where, pad, other);
-  return pad;
-}
+struct DeepSeekConfig {
+  EngramConfig engram;
+  std::vector<int64_t> num_rows;
+};
 
-Result<EngramConfig> parse_config(const nlohmann::json& config, const std::string& where) {
-  EngramConfig result;
-  ENGRAM_ASSIGN_OR_RETURN(const auto layer_ids, json_integer_list(config, "engram_layer_ids", where, INT32_MAX));
-  result.layer_ids.assign(layer_ids.begin(), layer_ids.end());
-  const auto integer = [&](const char* key, int64_t low, int64_t high) {
-    return json_integer(config, key, where, low, high);
-  };
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t max_ngram_size, integer("engram_max_ngram_size", 2, 64));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t n_heads, integer("engram_n_heads", 1, 1024));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t head_dim, integer("engram_head_dim", 1, kMaxRowWidth));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t compressed, integer("engram_compressed_vocab_size", 1, INT32_MAX));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t pad, pad_token_id(config, where));
-  if (head_dim % kBlock != 0)
-    return invalid_argument("{}: engram_head_dim is {}, wanted a multiple of {}", where, head_dim, kBlock);
-  ENGRAM_ASSIGN_OR_RETURN(result.vocab_size, json_integer_list(config, "engram_vocab_size", where, INT32_MAX));
-  if (result.vocab_size.size() == 1)
-    result.vocab_size.assign(static_cast<size_t>(max_ngram_size - 1), result.vocab_size[0]);
-  result.max_ngram_size = static_cast<int>(max_ngram_size);
-  result.n_heads = static_cast<int>(n_heads);
-  result.head_dim = static_cast<int>(head_dim);
-  result.compressed_vocab_size = static_cast<int>(compressed);
-  result.pad_token_id = static_cast<int>(pad);
+Result<DeepSeekConfig> parse_config(const nlohmann::json& config, const std::string& where) {
+  DeepSeekConfig result;
+  EngramConfig& engram = result.engram;
+  Fields fields(config, where);
+  fields.need("engram_layer_ids", engram.layer_ids, 0);
+  fields.need("engram_max_ngram_size", engram.max_ngram_size, 2, 64);
+  fields.need("engram_n_heads", engram.n_heads, 1, 1024);
+  fields.need("engram_head_dim", engram.head_dim, 1, kMaxRowWidth);
+  fields.need("engram_compressed_vocab_size", engram.compressed_vocab_size, 1);
+  fields.need("engram_vocab_size", engram.vocab_size, 0, INT32_MAX);
+  fields.need("engram_num_embeddings", result.num_rows, 0, kMaxRowsPerTable);
+  // engram_pad_token_id (HF) or engram_pad_id (inference/config.json).
+  fields.need(fields.find("engram_pad_id") ? "engram_pad_id" : "engram_pad_token_id", engram.pad_token_id, 0);
+  int other = engram.pad_token_id;
+  fields("engram_pad_token_id", other, 0);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
+  if (other != engram.pad_token_id)
+    return invalid_argument("{}: engram_pad_token_id is {} and engram_pad_id is {}", where, other, engram.pad_token_id);
+  if (engram.head_dim % kBlock != 0)
+    return invalid_argument("{}: engram_head_dim is {}, wanted a multiple of {}", where, engram.head_dim, kBlock);
+  if (engram.vocab_size.size() == 1)
+    engram.vocab_size.assign(static_cast<size_t>(engram.max_ngram_size - 1), engram.vocab_size[0]);
+  if (result.num_rows.size() != engram.layer_ids.size())
+    return invalid_argument("{}: engram_num_embeddings has {} entries for {} layers", where, result.num_rows.size(),
+                            engram.layer_ids.size());
   return result;
 }
 
@@ -110,12 +106,8 @@ Result<EngramConfig> parse_config(const nlohmann::json& config, const std::strin
 
 Result<std::unique_ptr<TableSource>> open_deepseek(Env& env, const std::string& directory, const nlohmann::json& config,
                                                    const std::string& config_path, const std::string& tokenizer) {
-  ENGRAM_ASSIGN_OR_RETURN(const EngramConfig parsed, parse_config(config, config_path));
-  ENGRAM_ASSIGN_OR_RETURN(const auto num_rows,
-                          json_integer_list(config, "engram_num_embeddings", config_path, kMaxRowsPerTable));
-  if (num_rows.size() != parsed.layer_ids.size())
-    return invalid_argument("{}: engram_num_embeddings has {} entries for {} layers", config_path, num_rows.size(),
-                            parsed.layer_ids.size());
+  ENGRAM_ASSIGN_OR_RETURN(const DeepSeekConfig read, parse_config(config, config_path));
+  const auto& [parsed, num_rows] = read;
   ENGRAM_RETURN_IF_ERROR(check_num_rows(parsed, num_rows, config_path));
   ENGRAM_ASSIGN_OR_RETURN(ShardSet shards, ShardSet::open(env, directory));
   auto source = std::make_unique<DeepSeekSource>(directory, std::move(shards));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/core/mix.h"
 #include "engram/hash/layout.h"
@@ -24,22 +25,19 @@ struct PleConfig {
 
 Result<PleConfig> parse_config(const nlohmann::json& config, const std::string& where) {
   PleConfig ple;
-  ENGRAM_ASSIGN_OR_RETURN(ple.layer_ids, json_integer_list(config, "ple_layer_ids", where, INT32_MAX));
+  Fields fields(config, where);
+  fields.need("ple_layer_ids", ple.layer_ids, 0, INT32_MAX);
+  fields.need("ngram_size", ple.ngram_size, 2, 64);
+  fields.need("heads_per_ngram", ple.heads_per_ngram, 1, 1024);
+  fields.need("ple_embed_dim", ple.embed_dim, 1, INT32_MAX);
+  fields.need("ngram_vocab_size_base", ple.vocab_base, 1, INT32_MAX);
+  fields.need("make_ngram_vocab_size_divisible_by", ple.divisible_by, 1, INT32_MAX);
+  fields.need("split_ngram_parts", ple.parts, 1, INT32_MAX);
+  fields.need("vocab_size", ple.vocab_size, 1, INT32_MAX);
+  fields.need("seed", ple.seed, 0, INT32_MAX);
+  ENGRAM_RETURN_IF_ERROR(fields.status());
   if (ple.layer_ids.empty() || *std::min_element(ple.layer_ids.begin(), ple.layer_ids.end()) < 1)
     return invalid_argument("{}: ple_layer_ids is {}, wanted ids from 1", where, shape_text(ple.layer_ids));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t ngram_size, json_integer(config, "ngram_size", where, 2, 64));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t heads, json_integer(config, "heads_per_ngram", where, 1, 1024));
-  ple.ngram_size = static_cast<int>(ngram_size);
-  ple.heads_per_ngram = static_cast<int>(heads);
-  const std::pair<const char*, int64_t*> fields[] = {{"ple_embed_dim", &ple.embed_dim},
-                                                     {"ngram_vocab_size_base", &ple.vocab_base},
-                                                     {"make_ngram_vocab_size_divisible_by", &ple.divisible_by},
-                                                     {"split_ngram_parts", &ple.parts},
-                                                     {"vocab_size", &ple.vocab_size}};
-  for (const auto& [key, field] : fields) {
-    ENGRAM_ASSIGN_OR_RETURN(*field, json_integer(config, key, where, 1, INT32_MAX));
-  }
-  ENGRAM_ASSIGN_OR_RETURN(ple.seed, json_integer(config, "seed", where, 0, INT32_MAX));
   if (ple.embed_dim % ple.heads() != 0)
     return invalid_argument("{}: ple_embed_dim is {}, wanted a multiple of the {} heads", where, ple.embed_dim,
                             ple.heads());

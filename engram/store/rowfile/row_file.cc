@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <initializer_list>
 #include <set>
 #include <string_view>
 
 #include "engram/core/crc32c.h"
+#include "engram/core/fields.h"
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 
@@ -79,103 +79,55 @@ std::string header_json(const RowFileInfo& info) {
   return header.dump();
 }
 
-Status check_keys(const nlohmann::json& object, std::initializer_list<std::string_view> known,
-                  const std::string& where) {
-  if (!object.is_object()) return invalid_argument("{}: got {}, wanted an object", where, object.type_name());
-  for (const auto& [key, value] : object.items()) {
-    if (std::find(known.begin(), known.end(), key) == known.end())
-      return invalid_argument("{}: unknown key {}", where, quote_text(key));
-  }
-  return {};
-}
-
-template <typename Integer>
-Result<std::vector<Integer>> json_integers(const nlohmann::json& object, const std::string& key,
-                                           const std::string& where, size_t most) {
-  const nlohmann::json* list = json_find(object, key);
-  if (list == nullptr || !list->is_array() || list->size() > most)
-    return invalid_argument("{}: {} is not a list of at most {} integers", where, key, most);
-  std::vector<Integer> values;
-  for (const nlohmann::json& item : *list) {
-    if (!item.is_number_integer() || (item.is_number_unsigned() && item.get<uint64_t>() > INT64_MAX))
-      return invalid_argument("{}: {} holds {}, wanted an integer", where, key, quote_text(item.dump()));
-    const auto value = item.get<int64_t>();
-    if (value < 0 || value > std::numeric_limits<Integer>::max())
-      return invalid_argument("{}: {} holds {}, wanted 0 .. {}", where, key, value,
-                              std::numeric_limits<Integer>::max());
-    values.push_back(static_cast<Integer>(value));
-  }
-  return values;
-}
-
 // The table as create() would be given it; what create() derives is compared afterwards, as JSON.
-Result<RowTable> parse_table(const nlohmann::json& object, const std::string& where) {
-  ENGRAM_RETURN_IF_ERROR(check_keys(object,
-                                    {"layer_id", "rows", "type", "width", "block", "table_scale", "row_bytes",
-                                     "rows_per_page", "pages_per_row", "first_page"},
-                                    where));
+Result<RowTable> parse_table(Fields fields) {
   RowTable table;
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t layer_id, json_integer(object, "layer_id", where, 0, INT32_MAX));
-  table.layer_id = static_cast<int>(layer_id);
-  ENGRAM_ASSIGN_OR_RETURN(table.num_rows, json_integer(object, "rows", where, 1, kMaxRowsPerTable));
-  ENGRAM_ASSIGN_OR_RETURN(const std::string type, json_string(object, "type", where));
-  ENGRAM_ASSIGN_OR_RETURN(table.format.type, parse_row_type(type));
-  ENGRAM_ASSIGN_OR_RETURN(table.format.width, json_integer(object, "width", where, 1, kMaxRowWidth));
-  ENGRAM_ASSIGN_OR_RETURN(table.format.block, json_integer(object, "block", where, 0, kMaxRowWidth));
-  ENGRAM_ASSIGN_OR_RETURN(const double scale, json_number(object, "table_scale", where));
+  std::string type;
+  double scale = 1;
+  fields.need("layer_id", table.layer_id, 0);
+  fields.need("rows", table.num_rows, 1, kMaxRowsPerTable);
+  fields.need("type", type);
+  fields.need("width", table.format.width, 1, kMaxRowWidth);
+  fields.need("block", table.format.block, 0, kMaxRowWidth);
+  fields.need("table_scale", scale);
+  fields.skip({"row_bytes", "rows_per_page", "pages_per_row", "first_page"});
   table.format.table_scale = static_cast<float>(scale);
   if (static_cast<double>(table.format.table_scale) != scale)
-    return invalid_argument("{}: table_scale is {}, wanted a float", where, scale);
+    fields.fail("table_scale", fmt::format("got {}, wanted a float", scale));
+  ENGRAM_RETURN_IF_ERROR(fields.finish());
+  ENGRAM_ASSIGN_OR_RETURN(table.format.type, parse_row_type(type));
   return table;
 }
 
-Result<RowFileHash> parse_hash(const nlohmann::json& object, const std::string& where) {
-  ENGRAM_RETURN_IF_ERROR(check_keys(object,
-                                    {"layer_ids", "max_ngram_size", "n_heads", "head_dim", "vocab_size", "seed",
-                                     "pad_token_id", "compressed_vocab_size", "compressed_pad_id", "token_map_sha256"},
-                                    where));
+Result<RowFileHash> parse_hash(Fields fields) {
   RowFileHash hash;
-  EngramConfig& config = hash.config;
-  const auto integer = [&](const char* key, int64_t low) { return json_integer(object, key, where, low, INT32_MAX); };
-  ENGRAM_ASSIGN_OR_RETURN(config.layer_ids, json_integers<int>(object, "layer_ids", where, kMaxRowTables));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t max_ngram_size, integer("max_ngram_size", 2));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t n_heads, integer("n_heads", 1));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t head_dim, integer("head_dim", 1));
-  ENGRAM_ASSIGN_OR_RETURN(config.vocab_size, json_integers<int64_t>(object, "vocab_size", where, 64));
-  ENGRAM_ASSIGN_OR_RETURN(config.seed, json_integer(object, "seed", where, 0));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t pad_token_id, integer("pad_token_id", 0));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t compressed_vocab_size, integer("compressed_vocab_size", 1));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t compressed_pad_id, integer("compressed_pad_id", 0));
-  ENGRAM_ASSIGN_OR_RETURN(hash.token_map_sha256, json_string(object, "token_map_sha256", where));
-  config.max_ngram_size = static_cast<int>(max_ngram_size);
-  config.n_heads = static_cast<int>(n_heads);
-  config.head_dim = static_cast<int>(head_dim);
-  config.pad_token_id = static_cast<int>(pad_token_id);
-  config.compressed_vocab_size = static_cast<int>(compressed_vocab_size);
-  hash.compressed_pad_id = static_cast<int>(compressed_pad_id);
+  EngramConfig::visit_fields(hash.config, [&](const char* key, auto& value) { fields.need(key, value); });
+  fields.need("compressed_pad_id", hash.compressed_pad_id, 0);
+  fields.need("token_map_sha256", hash.token_map_sha256);
+  ENGRAM_RETURN_IF_ERROR(fields.finish());
   return hash;
 }
 
 Result<RowFileInfo> parse_header_json(std::string_view text, const std::string& name) {
   ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json header, parse_json(text, name, 4));
-  ENGRAM_RETURN_IF_ERROR(check_keys(header, {"layers", "hash"}, "header"));
-  const nlohmann::json* layers = json_find(header, "layers");
-  if (layers == nullptr || !layers->is_array()) return invalid_argument("header: layers is not a list");
+  Fields fields(header, "");
   std::vector<RowTable> tables;
-  for (size_t i = 0; i < layers->size(); ++i) {
-    ENGRAM_ASSIGN_OR_RETURN(RowTable table, parse_table((*layers)[i], fmt::format("layers[{}]", i)));
+  for (Fields& layer : fields.sections("layers")) {
+    ENGRAM_ASSIGN_OR_RETURN(RowTable table, parse_table(std::move(layer)));
     tables.push_back(table);
   }
   std::optional<RowFileHash> hash;
-  if (header.contains("hash")) {
-    ENGRAM_ASSIGN_OR_RETURN(hash, parse_hash(header["hash"], "hash"));
+  if (fields.find("hash")) {
+    ENGRAM_ASSIGN_OR_RETURN(hash, parse_hash(fields.section("hash")));
   }
+  ENGRAM_RETURN_IF_ERROR(fields.finish());
   ENGRAM_ASSIGN_OR_RETURN(RowFileInfo info, RowFileInfo::create(std::move(tables), std::move(hash)));
   for (size_t i = 0; i < info.tables.size(); ++i) {
     // Derived numbers stand in the file for other readers; they must be the ones that follow from the rest.
     const nlohmann::json wanted = table_json(info.tables[i]);
     for (const char* key : {"row_bytes", "rows_per_page", "pages_per_row", "first_page"}) {
-      const nlohmann::json& got = (*layers)[i].contains(key) ? (*layers)[i][key] : nlohmann::json();
+      const nlohmann::json& layer = header["layers"][i];
+      const nlohmann::json& got = layer.contains(key) ? layer[key] : nlohmann::json();
       if (got != wanted[key])
         return invalid_argument("layers[{}]: {} is {}, wanted {}", i, key, quote_text(got.dump()), wanted[key].dump());
     }
@@ -190,11 +142,9 @@ Status check_hash(const RowFileHash& hash, const std::vector<RowTable>& tables) 
   if (digest.size() != 64 || digest.find_first_not_of("0123456789abcdef") != std::string::npos)
     return invalid_argument("token_map_sha256 is {}, wanted 64 lower-case hex digits", quote_text(digest));
   const EngramConfig& config = hash.config;
+  ENGRAM_RETURN_IF_ERROR(config.validate());
   int64_t least_rows = 0;  // a cheap bound; layout() compares exactly
-  for (int64_t size : config.vocab_size) {
-    if (size > kMaxRowsPerTable / 64) return invalid_argument("vocab_size holds {}", size);
-    least_rows += size;
-  }
+  for (int64_t size : config.vocab_size) least_rows += size;
   for (const RowTable& table : tables) {
     if (std::find(config.layer_ids.begin(), config.layer_ids.end(), table.layer_id) == config.layer_ids.end())
       return invalid_argument("layer {}: not in the hash's layer_ids", table.layer_id);
@@ -241,16 +191,11 @@ int64_t pages_for_json(size_t json_bytes) {
 }  // namespace
 
 nlohmann::ordered_json RowFileHash::to_json() const {
-  return {{"layer_ids", config.layer_ids},
-          {"max_ngram_size", config.max_ngram_size},
-          {"n_heads", config.n_heads},
-          {"head_dim", config.head_dim},
-          {"vocab_size", config.vocab_size},
-          {"seed", config.seed},
-          {"pad_token_id", config.pad_token_id},
-          {"compressed_vocab_size", config.compressed_vocab_size},
-          {"compressed_pad_id", compressed_pad_id},
-          {"token_map_sha256", token_map_sha256}};
+  nlohmann::ordered_json json;
+  EngramConfig::visit_fields(config, FieldWriter(json));
+  json["compressed_pad_id"] = compressed_pad_id;
+  json["token_map_sha256"] = token_map_sha256;
+  return json;
 }
 
 Result<RowFileInfo> RowFileInfo::create(std::vector<RowTable> tables, std::optional<RowFileHash> hash) {
