@@ -172,6 +172,8 @@ Result<std::unique_ptr<Communicator>> Communicator::connect(const World& world, 
                                                             std::chrono::seconds timeout) {
   if (world.size == 1) return alone();
   if (setenv("TORCH_CPP_LOG_LEVEL", "FATAL", 0) == 0) c10::initLogging();  // c10d's errors are reported in one line
+  // c10d looks up the name of every address that it connects to. Where no name server answers that takes 10 s each.
+  setenv("RES_OPTIONS", "timeout:1 attempts:1", 0);
   struct Shared {
     std::mutex mutex;
     std::condition_variable changed;
@@ -195,7 +197,7 @@ Result<std::unique_ptr<Communicator>> Communicator::connect(const World& world, 
       const auto prefix = c10::make_intrusive<c10d::PrefixStore>(kChannelNames[i], impl->store);
       impl->groups[i] = make_gloo_group(prefix, world.rank, world.size, meeting.address, timeout);
     }
-    impl->watch = std::make_unique<Watch>(impl->store->clone(), world, timeout);
+    impl->watch = std::make_unique<Watch>(impl->store, world, timeout);
     return impl;
   };
   // c10d does not always end by itself, so another thread does this, and is left behind where it hangs.

@@ -1,12 +1,14 @@
 #include "engram/dist/meeting.h"
 
 #include <netdb.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -25,11 +27,36 @@ constexpr milliseconds kPause{20};
 // Seconds with one digit only where needed: "60 s", "2.5 s".
 std::string seconds_text(milliseconds time) { return fmt::format("{} s", static_cast<double>(time.count()) / 1000); }
 
-// The numeric address of this end of a connection to `target`; empty where there is none within a second.
-std::string connect_once(const addrinfo& target) {
+// The two ends of a connection, as numbers: a name would be looked up again and again.
+struct Way {
+  std::string here, there;
+};
+
+struct FreeAddresses {
+  void operator()(addrinfo* list) const { freeaddrinfo(list); }
+};
+using Addresses = std::unique_ptr<addrinfo, FreeAddresses>;
+
+// Empty where the name is not known; `error` is getaddrinfo's.
+Addresses look_up(const World& world, int family, int& error) {
+  addrinfo hints = {}, *found = nullptr;
+  hints.ai_family = family;
+  hints.ai_socktype = SOCK_STREAM;
+  error = getaddrinfo(world.host.c_str(), fmt::format("{}", world.port).c_str(), &hints, &found);
+  return Addresses(error == 0 ? found : nullptr);
+}
+
+std::string numeric(const sockaddr* address, socklen_t size) {
+  char text[NI_MAXHOST];
+  const int error = getnameinfo(address, size, text, sizeof text, nullptr, 0, NI_NUMERICHOST);
+  return error == 0 ? text : "";
+}
+
+// Nothing where there is no connection within a second.
+std::optional<Way> connect_once(const addrinfo& target) {
   const int fd = socket(target.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return "";
-  std::string address;
+  if (fd < 0) return std::nullopt;
+  std::optional<Way> way;
   pollfd waiting = {fd, POLLOUT, 0};
   int error = 0;
   socklen_t size = sizeof error;
@@ -38,35 +65,52 @@ std::string connect_once(const addrinfo& target) {
       error == 0) {
     sockaddr_storage here;
     size = sizeof here;
-    char text[NI_MAXHOST];
     auto* generic = reinterpret_cast<sockaddr*>(&here);
-    if (getsockname(fd, generic, &size) == 0 &&
-        getnameinfo(generic, size, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0)
-      address = text;
+    if (getsockname(fd, generic, &size) == 0)
+      way = Way{numeric(generic, size), numeric(target.ai_addr, target.ai_addrlen)};
   }
   close(fd);
-  return address;
+  return way;
 }
 
-// Waits until somebody listens at the meeting point; this machine's address on the way there. c10d would try once a
-// second and warn on stderr each time.
-Result<std::string> reach(const World& world, Clock::time_point deadline, milliseconds timeout) {
-  std::string why = "nobody listens there";
+// Waits until somebody listens at the meeting point. c10d would try once a second and warn on stderr each time.
+Result<Way> reach(const World& world, Clock::time_point deadline, milliseconds timeout) {
+  std::string why;
   do {
-    addrinfo hints = {};
-    hints.ai_socktype = SOCK_STREAM;
-    addrinfo* found = nullptr;
-    const int error = getaddrinfo(world.host.c_str(), fmt::format("{}", world.port).c_str(), &hints, &found);
+    int error = 0;
+    const Addresses found = look_up(world, AF_UNSPEC, error);
     why = error == 0 ? "nobody listens there" : gai_strerror(error);
-    std::string address;
-    for (const addrinfo* target = found; target != nullptr && address.empty(); target = target->ai_next)
-      address = connect_once(*target);
-    if (found != nullptr) freeaddrinfo(found);
-    if (!address.empty()) return address;
+    for (const addrinfo* target = found.get(); target != nullptr; target = target->ai_next)
+      if (const auto way = connect_once(*target)) return *way;
     std::this_thread::sleep_for(kPause);
   } while (Clock::now() < deadline);
   return make_status(StatusCode::kUnavailable, "rank 0 of {} has not come within {}: {}:{}: {}", world.size,
                      seconds_text(timeout), world.host, world.port, why);
+}
+
+// The socket at which rank 0 waits for the others. c10d would make one for IPv6 and look up the name of each address
+// that connects, on the thread that serves all; those of this machine's IPv4 addresses are in /etc/hosts.
+Result<int> listen_for_ranks(const World& world) {
+  int error = 0;
+  const bool four = look_up(world, AF_INET, error) != nullptr;
+  const int fd = socket(four ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in any4 = {};
+  any4.sin_family = AF_INET;
+  any4.sin_port = htons(static_cast<uint16_t>(world.port));
+  sockaddr_in6 any6 = {};
+  any6.sin6_family = AF_INET6;
+  any6.sin6_port = any4.sin_port;
+  const auto* address = four ? reinterpret_cast<const sockaddr*>(&any4) : reinterpret_cast<const sockaddr*>(&any6);
+  const int yes = 1;
+  if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
+      bind(fd, address, four ? sizeof any4 : sizeof any6) == 0 && listen(fd, SOMAXCONN) == 0)
+    return fd;
+  const int failure = errno;
+  if (fd >= 0) close(fd);
+  return make_status(
+      StatusCode::kAlreadyExists, "rank 0 of {} cannot listen at port {}: {}{}", world.size, world.port,
+      std::strerror(failure),
+      failure == EADDRINUSE ? ": another rank 0 or another program does; MASTER_PORT names the port" : "");
 }
 
 bool is_loopback(const std::string& address) { return address == "::1" || address.starts_with("127."); }
@@ -172,43 +216,26 @@ class Visit {
   milliseconds timeout_;
 };
 
-Result<c10::intrusive_ptr<c10d::Store>> open_store(const World& world, bool holds_it, milliseconds timeout) {
-  c10d::TCPStoreOptions options;
-  options.port = static_cast<uint16_t>(world.port);
-  options.isServer = holds_it;
-  options.waitWorkers = false;
-  options.timeout = timeout;
-  try {
-    return c10::intrusive_ptr<c10d::Store>(c10::make_intrusive<c10d::TCPStore>(world.host, options));
-  } catch (const std::exception& error) {
-    const std::string text = first_line(error);
-    if (holds_it && (text.find("EADDRINUSE") != std::string::npos || text.find("already in use") != std::string::npos))
-      return make_status(StatusCode::kAlreadyExists,
-                         "rank 0 of {} cannot listen at port {}: another rank 0 or another program does; MASTER_PORT "
-                         "names the port",
-                         world.size, world.port);
-    return make_status(StatusCode::kUnavailable, "rank {} of {} cannot meet the others at {}:{}: {}", world.rank,
-                       world.size, world.host, world.port, text);
-  }
-}
-
 }  // namespace
 
 Result<Meeting> meet(const World& world, const Hello& hello, milliseconds timeout,
                      const std::function<void(std::string)>& stage) {
   const Clock::time_point deadline = Clock::now() + timeout;
-  const bool holds_it = world.rank == 0 && !world.agent_store;
   stage(fmt::format("{}:{} answers, but not as the meeting point of {} ranks: another program has the port", world.host,
                     world.port, world.size));
+  c10d::TCPStoreOptions options;
+  options.port = static_cast<uint16_t>(world.port);
+  options.isServer = world.rank == 0 && !world.agent_store;
+  options.waitWorkers = false;
+  options.timeout = timeout;
+  if (options.isServer) {
+    ENGRAM_ASSIGN_OR_RETURN(options.masterListenFd, listen_for_ranks(world));
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const Way way, reach(world, deadline, timeout));
   Meeting meeting;
-  if (!holds_it) {
-    ENGRAM_ASSIGN_OR_RETURN(meeting.address, reach(world, deadline, timeout));
-  }
-  ENGRAM_ASSIGN_OR_RETURN(const c10::intrusive_ptr<c10d::Store> store, open_store(world, holds_it, timeout));
-  if (holds_it) {
-    ENGRAM_ASSIGN_OR_RETURN(meeting.address, reach(world, deadline, timeout));
-  }
-  meeting.store = c10::make_intrusive<c10d::PrefixStore>(fmt::format("engram/{}", world.attempt), store);
+  meeting.address = way.here;
+  meeting.store = c10::make_intrusive<c10d::PrefixStore>(fmt::format("engram/{}", world.attempt),
+                                                         c10::make_intrusive<c10d::TCPStore>(way.there, options));
   stage(fmt::format("rank 0's store at {}:{} does not answer", world.host, world.port));
   ENGRAM_RETURN_IF_ERROR(Visit(world, meeting.store, deadline, timeout).greet(hello, meeting.address));
   return meeting;

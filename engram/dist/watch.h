@@ -19,7 +19,7 @@ class Watch {
   // The first sign of life. Every rank gives it before the ranks' last common step of setting up.
   static void begin(c10d::Store& store, int rank);
 
-  // `store`: a connection for the watch alone. `timeout`: after which a store that does not answer is given up.
+  // `timeout`: after which a store that does not answer is given up.
   Watch(c10::intrusive_ptr<c10d::Store> store, const World& world, std::chrono::milliseconds timeout);
   ~Watch();  // a thread that hangs in a store without an answer is left behind
   Watch(const Watch&) = delete;
