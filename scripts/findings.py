@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FINDINGS, README = "docs/findings.md", "README.md"
+FINDINGS, README, ROWS_PAGE = "docs/findings.md", "README.md", "results/2026-11-30-rows/README.md"
 ALLOCATION = "results/allocation-cpu-small-2026-11-26"
 ABLATION = "results/ablation-cpu-small-2026-11-26"
 MEMORY = "results/memory-cpu-small-2026-11-26"
@@ -215,6 +215,28 @@ def ablation_table(study):
     return table(["", "shared width", "loss, seeds 0 and 1", "against the first of its kind"], rows)
 
 
+# Bits per row
+
+def rows_runs(root):
+    """{row format: {rho: run}} and the losses without rounding, {rho: {part: loss}}."""
+    found = {}
+    for run in json.loads((root / ROWS_PAGE).with_name("data.json").read_text())["runs"]:
+        found.setdefault(run["rows"], {})[run["rho"]] = run
+    exact = {rho: run["loss"] for rho, run in found["bf16"].items()}
+    return {name: runs for name, runs in found.items() if len(runs) == len(exact)}, exact
+
+
+def rows_table(root, parts):
+    """Change of the loss against bf16 rows: a column for each rho and part."""
+    found, exact = rows_runs(root)
+    columns = [(rho, part) for rho in sorted(exact, reverse=True) for part in parts]
+    rows = [[name, str(runs[columns[0][0]]["row_bytes"]), str(runs[columns[0][0]]["token_bytes"])]
+            + [number(exact[rho][part] if name == "bf16" else runs[rho]["loss"][part] - exact[rho][part], 4,
+                      name != "bf16") for rho, part in columns]
+            for name, runs in sorted(found.items(), key=lambda item: -item[1][columns[0][0]]["token_bytes"])]
+    return table(["rows", "bytes a row", "a token"] + [f"{share(rho)}, {part}" for rho, part in columns], rows)
+
+
 def load(engram, root):
     return {folder: Study(engram, root, folder)
             for folder in (ALLOCATION, ABLATION, MEMORY, PLACEMENT, TRAINING, TUNING, LONG)}
@@ -229,7 +251,9 @@ def tables(studies, root):
             "long": long_table(studies[LONG]),
             "ruler": ruler_table(root),
             "placement": placement_table(studies[PLACEMENT]),
-            "ablation": ablation_table(studies[ABLATION])}
+            "ablation": ablation_table(studies[ABLATION]),
+            "rows": rows_table(root, ["rest"]),
+            "rows-parts": rows_table(root, ["all", "repeats", "rest"])}
 
 
 def sentences(studies, root):
@@ -356,6 +380,16 @@ def sentences(studies, root):
     findings("without rows the answer's log-likelihood falls by " + " and by ".join(
         f"{number(-c['log_likelihood_change']['value'], 2)} "
         f"{interval(*(-v for v in reversed(c['log_likelihood_change']['interval'].values())), 2)}" for c in knock))
+    rounded, exact = rows_runs(root)
+    def lost(name, digits=3):
+        return " and ".join(number(rounded[name][rho]["loss"]["rest"] - exact[rho]["rest"], digits) for rho in (0.75, 0.5))
+    assert all(abs(run["loss"]["rest"] - exact[rho]["rest"]) < 1.5e-4 for name, runs in rounded.items()
+               if name.startswith(("fp8", "int8")) for rho, run in runs.items())
+    findings(f"int4 with one scale for a whole table loses {lost('int4, one scale')} of the "
+             f"{number(part_gain(0.75, 'rest'))} and {number(part_gain(0.5, 'rest'))} that the memory gains on the rest")
+    findings(f"2 bits with a scale in each row lose {lost('2 bits, a float a row')} when the largest value sets it, and "
+             f"{lost('2 bits, a float a row, fitted')} when it is fitted; with one fitted scale for a table "
+             f"{lost('2 bits, one scale, fitted')}")
     edit = json.loads((root / ALLOCATION / "edit" / "data.json").read_text())
     kl = [place["divergence"]["mean"] for place in edit["locality"]]
     findings(f"KL is {number(kl[0], 2)} behind the n-gram, {number(kl[1])} behind others that share a row, "
@@ -375,7 +409,7 @@ def complaints(engram, root, write=False):
     studies, found = load(engram, root), []
     made = tables(studies, root)
     used = set()
-    for name in (FINDINGS, README):
+    for name in (FINDINGS, README, ROWS_PAGE):
         path = root / name
         text = path.read_text()
 
