@@ -365,10 +365,18 @@ def sentences(studies, root):
     lens = json.loads((root / DEMO_PROBES / "logit-lens" / "data.json").read_text())["difference"]
     findings(f"In the demo block 1 is nearer by {number(-lens[0]['mean'])} and block 2 further by "
              f"{number(lens[1]['mean'])}.")
-    cka = {a["second"]: a["soft_index"] for a in
-           json.loads((root / PLACEMENT / "cka" / "data.json").read_text())["alignments"]}
+    alignments = json.loads((root / PLACEMENT / "cka" / "data.json").read_text())["alignments"]
+    cka = {a["second"]: a["soft_index"] for a in alignments}
     findings("; ".join(f"block {block} looks like {number(cka['Engram'][block - 1], 2)} "
                        f"({number(cka['no memory'][block - 1], 2)})" for block in (4, 6, 7, 8)))
+    columns = list(zip(*next(a["similarity"] for a in alignments if a["second"] == "Engram")))
+    best = [max(range(len(column)), key=column.__getitem__) for column in columns]
+    ahead = [b - block for block, b in enumerate(best)]
+    most = max(columns[block][b] - columns[block][block] for block, b in enumerate(best))
+    findings(f"the most alike block of the mixture is the same one for {ahead.count(0)} of {len(best)} blocks and the "
+             f"next for {ahead.count(1)} ("
+             + ", ".join(f"{i + 1} looks like {b + 1}" for i, b in enumerate(best) if b - i not in (0, 1))
+             + f"). It is more alike than the same one by at most {number(most)}.")
     areas = []
     for folder in (PLACEMENT, ALLOCATION, DEMO_PROBES):
         views = json.loads((root / folder / "gates" / "data.json").read_text())["views"]
