@@ -401,6 +401,8 @@ nlohmann::ordered_json Run::exchange_costs(const StepResult& result) {
     const ChannelStats& stats = ranks_->stats(channel);
     ChannelStats& before = exchanged_[static_cast<size_t>(channel)];
     costs[fmt::format("{}_seconds", name)] = stats.seconds_waited - before.seconds_waited;
+    costs[fmt::format("{}_exchanges", name)] = stats.calls - before.calls;
+    costs[fmt::format("{}_bytes", name)] = stats.bytes_sent - before.bytes_sent;
     sent += stats.bytes_sent - before.bytes_sent;
     before = stats;
   }
