@@ -72,6 +72,7 @@ void add_bench_hash(CLI::App& bench, Invocation& invocation) {
 
 void add_bench(CLI::App& app, Invocation& invocation) {
   CLI::App* command = add_bench_group(app);
+  add_bench_distributed(*command, invocation);
   add_bench_hash(*command, invocation);
   add_bench_store(*command, invocation);
 }

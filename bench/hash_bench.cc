@@ -1,18 +1,15 @@
 #include "bench/hash_bench.h"
 
 #include <hwy/highway.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "bench/process.h"
@@ -27,24 +24,6 @@ namespace {
 
 constexpr int kVocabSize = 129280, kCompressedVocabSize = 99092, kPadId = 2;
 constexpr size_t kTokens = size_t{1} << 20;
-
-// A folder for the run's files, removed at the end.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = std::filesystem::temp_directory_path() / "engram_hash_bench_XXXXXX";
-    if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string file(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 struct Workload {
   std::vector<int32_t> map, ids;

@@ -1,5 +1,6 @@
 // What the benchmarks share: other programs' output, and medians.
 #pragma once
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,22 @@ struct Spread {
   double median, low, high;
 };
 Spread spread_of(const std::vector<double>& values);
+
+// The path of this program, for commands: a shell would resolve /proc/self/exe to itself.
+std::string this_program();
+
+// A folder for a run's files, removed at the end. The constructor throws std::system_error.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  std::string file(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
 
 // One word of a shell command.
 std::string shell_quoted(const std::string& word);

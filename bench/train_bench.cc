@@ -2,7 +2,6 @@
 
 #include <ATen/record_function.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <functional>
@@ -188,10 +187,7 @@ Json describe(const Cell& cell) {
 
 TrainBenchOptions default_train_bench_options() {
   TrainBenchOptions options;
-  // popen's shell would resolve /proc/self/exe to itself.
-  char path[4096];
-  const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path);
-  options.executable = length > 0 ? std::string(path, static_cast<size_t>(length)) : "engram";
+  options.executable = this_program();
   options.python = ENGRAM_SOURCE_DIR "/.venv-oracles/bin/python";
   options.script = ENGRAM_SOURCE_DIR "/bench/pytorch_baseline.py";
   return options;

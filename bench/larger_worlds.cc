@@ -1,0 +1,66 @@
+#include "bench/larger_worlds.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "engram/dist/partition.h"
+
+namespace engram::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Floats of the rank that owns most.
+double largest_share(const std::vector<int64_t>& weights, int ranks) {
+  const std::vector<int> owners = balance(weights, ranks);
+  std::vector<int64_t> shares(static_cast<size_t>(ranks));
+  for (size_t i = 0; i < weights.size(); ++i) shares[static_cast<size_t>(owners[i])] += weights[i];
+  return static_cast<double>(*std::ranges::max_element(shares));
+}
+
+}  // namespace
+
+Json larger_world(const StepCosts& costs, int ranks, const Link& link) {
+  const double n = ranks, others = n - 1, counted = costs.ranks;
+  const double levels = std::bit_width(static_cast<unsigned>(ranks - 1));
+  const double share = largest_share(costs.weights, ranks);
+  const double row_growth = (others / n) / ((counted - 1) / counted);
+  const double dense_growth = others * share / ((counted - 1) * largest_share(costs.weights, costs.ranks));
+  const std::vector<std::pair<const char*, double>> messages = {
+      {"messages of rows", costs.table.calls * others},
+      {"messages of gradients", (costs.dense.calls - counted) * others},
+      {"messages of weights", n * levels},
+      {"messages of totals", costs.control.calls * 2 * others}};
+  const std::vector<std::pair<const char*, double>> bytes = {
+      {"bytes of rows", costs.table.bytes_sent * row_growth},
+      {"bytes of dense weights", costs.dense.bytes_sent * dense_growth},
+      {"bytes of totals", costs.control.bytes_sent * row_growth}};
+  Json parts;
+  double message_count = 0, byte_count = 0, seconds = costs.compute_seconds;
+  const auto add = [&](const char* name, double part_seconds) {
+    parts[name] = part_seconds;
+    seconds += part_seconds;
+  };
+  for (const auto& [name, count] : messages) {
+    message_count += count;
+    add(name, count * link.latency_seconds);
+  }
+  for (const auto& [name, count] : bytes) {
+    byte_count += count;
+    add(name, count / link.bytes_per_second);
+  }
+  std::string largest;
+  for (const auto& [name, part] : parts.items())
+    if (largest.empty() || part > parts[largest]) largest = name;
+  return {{"ranks", ranks},
+          {"link", link.name},
+          {"seconds", seconds},
+          {"efficiency", costs.compute_seconds / seconds},
+          {"messages", message_count},
+          {"bytes", byte_count},
+          {"parts", parts},
+          {"largest_part", largest},
+          {"sum_buffer_bytes", n * share * double{sizeof(float)}}};
+}
+
+}  // namespace engram::bench
