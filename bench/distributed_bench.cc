@@ -254,7 +254,7 @@ Json Bench::describe(const Cell& cell, const Measured& measured) const {
     for (const Link& link : {link_, linked("25 Gb/s", 25e9), linked("400 Gb/s", 400e9)})
       worlds.push_back(larger_world(costs, ranks, link));
   if (measured.values.contains("peer")) {
-    result["peer"] = {{"name", "PyTorch DistributedDataParallel, Gloo"},
+    result["peer"] = {{"name", "PyTorch DDP with Gloo"},
                       {"tokens_per_second", to_json(measured.values.at("peer"))},
                       {"ratio", to_json(measured.values.at("peer_ratio"))}};
   }
