@@ -1,6 +1,7 @@
 #include "engram/train/gradient_exchange.h"
 
 #include <numeric>
+#include <utility>
 
 #include "engram/dist/pairwise_sum.h"
 #include "engram/dist/partition.h"
@@ -39,38 +40,54 @@ GradientExchange::GradientExchange(Communicator& ranks, std::vector<torch::Tenso
   received_ = torch::empty({ranks_.size() * sizes_[static_cast<size_t>(ranks_.rank())]});
 }
 
-std::vector<torch::Tensor> GradientExchange::sum(std::vector<torch::Tensor> gradients) {
-  if (ranks_.size() == 1) return gradients;
+void GradientExchange::start_sum(std::vector<torch::Tensor> gradients) {
+  gradients_ = std::move(gradients);
+  if (ranks_.size() == 1) return;
   const torch::NoGradGuard no_grad;
-  std::vector<torch::Tensor> sending = sent_.split_with_sizes(sizes_);
-  for (size_t i = 0; i < gradients.size(); ++i) {
+  const std::vector<torch::Tensor> sending = sent_.split_with_sizes(sizes_);
+  for (size_t i = 0; i < gradients_.size(); ++i) {
     torch::Tensor place = places_[i].of(sending[static_cast<size_t>(owners_[i])], parameters_[i]);
-    if (gradients[i].defined())
-      place.copy_(gradients[i]);
-    else
+    if (gradients_[i].defined()) {
+      place.copy_(gradients_[i]);
+    } else {
       place.zero_();
+    }
   }
-  const int64_t mine = sizes_[static_cast<size_t>(ranks_.rank())];
-  ranks_.all_to_all(Channel::kDense, received_, std::vector<int64_t>(sizes_.size(), mine), sent_, sizes_).wait();
-  const torch::Tensor total = pairwise_sum(received_.split(std::max<int64_t>(mine, 1)));
+  const std::vector<int64_t> mine(sizes_.size(), sizes_[static_cast<size_t>(ranks_.rank())]);
+  exchanges_.push_back(ranks_.all_to_all(Channel::kDense, received_, mine, sent_, sizes_));
+}
+
+std::vector<torch::Tensor> GradientExchange::finish_sum() {
+  std::vector<torch::Tensor> gradients = std::exchange(gradients_, {});
+  if (ranks_.size() == 1) return gradients;
+  wait();
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor total =
+      pairwise_sum(received_.split(std::max<int64_t>(sizes_[static_cast<size_t>(ranks_.rank())], 1)));
   for (size_t i = 0; i < gradients.size(); ++i)
     gradients[i] = owns(i) && gradients[i].defined() ? places_[i].of(total, parameters_[i]) : torch::Tensor();
   return gradients;
 }
 
-void GradientExchange::return_parameters() {
+void GradientExchange::start_return() {
   std::vector<int> owners(sizes_.size());
   std::iota(owners.begin(), owners.end(), 0);
-  broadcast(owners);
+  start_broadcast(owners);
 }
 
-void GradientExchange::send_parameters() { broadcast(std::vector<int>(sizes_.size(), 0)); }
+void GradientExchange::wait() {
+  for (Exchange& exchange : exchanges_) exchange.wait();
+  exchanges_.clear();
+}
 
-void GradientExchange::broadcast(std::span<const int> roots) {
-  std::vector<Exchange> exchanges;
+void GradientExchange::send_parameters() {
+  start_broadcast(std::vector<int>(sizes_.size(), 0));
+  wait();
+}
+
+void GradientExchange::start_broadcast(std::span<const int> roots) {
   for (size_t part = 0; part < roots.size(); ++part)
-    if (sizes_[part] > 0) exchanges.push_back(ranks_.broadcast(Channel::kDense, values_[part], roots[part]));
-  for (Exchange& exchange : exchanges) exchange.wait();
+    if (sizes_[part] > 0) exchanges_.push_back(ranks_.broadcast(Channel::kDense, values_[part], roots[part]));
 }
 
 }  // namespace engram

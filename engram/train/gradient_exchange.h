@@ -22,11 +22,14 @@ class GradientExchange {
 
   int owner(size_t parameter) const { return owners_[parameter]; }
   bool owns(size_t parameter) const { return owners_[parameter] == ranks_.rank(); }
-  // `gradients` of all parameters, in their order. Returns the sums over the ranks of those owned here, undefined for
-  // others and where this rank has none. Views of a buffer that the next call overwrites.
-  std::vector<torch::Tensor> sum(std::vector<torch::Tensor> gradients);
+  // Sends `gradients` of all parameters, in their order, to the owners.
+  void start_sum(std::vector<torch::Tensor> gradients);
+  // The sums over the ranks of those owned here, undefined for others and where this rank had none. Views of a buffer
+  // that the next start_sum() overwrites.
+  std::vector<torch::Tensor> finish_sum();
   // Every parameter gets its owner's value.
-  void return_parameters();
+  void start_return();
+  void finish_return() { wait(); }
   // Every parameter gets rank 0's value.
   void send_parameters();
 
@@ -38,15 +41,18 @@ class GradientExchange {
       return buffer.narrow(0, begin, like.numel()).view(like.sizes());
     }
   };
-  void broadcast(std::span<const int> roots);
+  void wait();
+  void start_broadcast(std::span<const int> roots);
 
   Communicator& ranks_;
   std::vector<torch::Tensor> parameters_;
   std::vector<int> owners_;
   std::vector<Place> places_;
-  std::vector<int64_t> sizes_;         // of each owner's buffer, in floats
-  std::vector<torch::Tensor> values_;  // of each owner: its parameters
-  torch::Tensor sent_, received_;      // gradients: by owner; of each rank, the part owned here
+  std::vector<int64_t> sizes_;            // of each owner's buffer, in floats
+  std::vector<torch::Tensor> values_;     // of each owner: its parameters
+  torch::Tensor sent_, received_;         // gradients: by owner; of each rank, the part owned here
+  std::vector<torch::Tensor> gradients_;  // on their way
+  std::vector<Exchange> exchanges_;       // likewise: of gradients, or of parameters
 };
 
 }  // namespace engram

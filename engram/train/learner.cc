@@ -179,13 +179,16 @@ void Learner::add_expert_loads(StepTotals& totals, bool back) const {
 
 // `gradients`: of the parameters, then of the rows of each memory layer.
 void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, StepTotals& totals, StepResult& result) {
+  const std::vector<torch::Tensor> rows(gradients.end() - std::ssize(tables_), gradients.end());
+  gradients.resize(gradients.size() - tables_.size());
+  optimizer_->exchange().start_sum(std::move(gradients));
   totals.touched_rows.resize(static_cast<size_t>(ranks_.size()));
-  for (size_t layer = tables_.size(); layer-- > 0; gradients.pop_back()) {
-    totals.row_squares.add(tables_[layer]->collect_gradient(std::move(gradients.back())));
+  for (size_t layer = 0; layer < tables_.size(); ++layer) {
+    totals.row_squares.add(tables_[layer]->collect_gradient(rows[layer]));
     totals.asked_rows += tables_[layer]->asked_rows();
     totals.touched_rows[static_cast<size_t>(ranks_.rank())] += tables_[layer]->touched_rows();
   }
-  gradients = optimizer_->sum_over_ranks(std::move(gradients));
+  gradients = optimizer_->exchange().finish_sum();
   totals.gradient_squares = gradient_squares(gradients);
   if (ranks_.size() > 1) {
     add_expert_loads(totals, /*back=*/false);
@@ -194,7 +197,7 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, St
   }
   result.loss = totals.loss();
   result.grad_norm = totals.gradient_norm();
-  for (const int64_t rows : totals.touched_rows) result.touched_rows += rows;
+  for (const int64_t count : totals.touched_rows) result.touched_rows += count;
   result.asked_rows = totals.asked_rows;
   if (result.touched_rows > 0)
     result.busiest_owner = static_cast<double>(*std::ranges::max_element(totals.touched_rows) * ranks_.size()) /
@@ -209,6 +212,7 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, St
   for (LearningTable* table : tables_)
     table->apply_gradient(recipe_.optimizer.adamw_lr * recipe_.optimizer.table_lr_multiplier * multiplier, scale);
   model_.model->update_expert_bias(recipe_.train.expert_bias_rate);
+  optimizer_->exchange().finish_return();
 }
 
 Result<EvaluateResult> Learner::validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,

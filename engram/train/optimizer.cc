@@ -74,7 +74,7 @@ void Optimizer::step(const std::vector<torch::Tensor>& gradients, double multipl
   muon_.step(recipe_.muon_lr * multiplier);
   adamw_.step(recipe_.adamw_lr * multiplier);
   take_gradients();
-  exchange_.return_parameters();
+  exchange_.start_return();
 }
 
 // One rank holds it; rank 0 has the file.

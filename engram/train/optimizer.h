@@ -27,15 +27,11 @@ class Optimizer {
   // The gradient of every parameter, in the model's order, undefined where there is none; afterwards none has one, so
   // that the next backward writes instead of adding.
   std::vector<torch::Tensor> take_gradients();
-  // Of take_gradients() of all ranks the sum, for the parameters that are owned here; undefined for the others.
-  std::vector<torch::Tensor> sum_over_ranks(std::vector<torch::Tensor> gradients) {
-    return exchange_.sum(std::move(gradients));
-  }
-  // One update at both learning rates times `multiplier` (schedule_multiplier()), with sum_over_ranks()' gradients;
-  // afterwards all ranks have the new weights.
+  // The way of gradients to their owners and of weights back, which goes on beside other work.
+  GradientExchange& exchange() { return exchange_; }
+  // One update at both learning rates times `multiplier` (schedule_multiplier()), with the gradients of
+  // exchange().finish_sum(). Other ranks' weights are here after exchange().finish_return().
   void step(const std::vector<torch::Tensor>& gradients, double multiplier);
-  // All ranks get rank 0's weights.
-  void send_weights() { exchange_.send_parameters(); }
   // Everything a checkpoint needs.
   std::vector<StreamedTensor> stored_state();
 

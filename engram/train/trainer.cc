@@ -275,7 +275,7 @@ Status Run::load_model_state(const std::string& checkpoint) {
   } else {
     follow_writes(table_rows());
   }
-  learner_->optimizer().send_weights();
+  learner_->optimizer().exchange().send_parameters();
   for (const torch::Tensor& buffer : learner_->model().buffers())
     if (ranks_->size() > 1) ranks_->broadcast(Channel::kDense, buffer, 0).wait();
   return Status();
