@@ -9,12 +9,12 @@
 #include <thread>
 
 #include "apps/commands.h"
+#include "apps/ranks.h"
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
 #include "apps/torch_process.h"
 #include "engram/core/machine.h"
 #include "engram/core/progress.h"
-#include "engram/dist/local_ranks.h"
 #include "engram/dist/world.h"
 #include "engram/train/recipe.h"
 #include "engram/train/trainer.h"
@@ -143,23 +143,12 @@ bool rank_zero_prints(const std::string& message) {
   return message.starts_with("rank ") && !message.starts_with("rank 0 ");
 }
 
-// This command again, --ranks N times. The ranks print what there is to say.
-Status start_ranks(const TrainFlags& flags) {
-  std::vector<std::string> arguments = {"/proc/self/exe", "train", flags.recipe};
-  for (const std::string& setting : flags.overrides) arguments.insert(arguments.end(), {"--set", setting});
-  if (flags.resume) arguments.push_back("--resume");
-  if (flags.profile) arguments.push_back("--profile");
-  if (flags.json) arguments.push_back("--json");
-  ENGRAM_ASSIGN_OR_RETURN(const int code, run_local_ranks(flags.ranks, arguments, stop_on_signals(2)));
-  return code == 0 ? Status() : Status(StatusCode::kCancelled, "");
-}
-
 Status run_train(const TrainFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const World world, world_from_environment(launcher_environment()));
-  if (flags.ranks > 0 && world.size > 1)
-    return invalid_argument("--ranks {}: a launcher has already started {} ranks; leave the flag out", flags.ranks,
+  if (flags.ranks > 1 && world.size == 1) return run_in_ranks(flags.ranks);
+  if (flags.ranks > 0 && flags.ranks != world.size)
+    return invalid_argument("--ranks {}: a launcher has already started {}; leave the flag out", flags.ranks,
                             world.size);
-  if (flags.ranks > 1) return start_ranks(flags);
   const Status status = run_rank(flags, world);
   return world.rank > 0 && rank_zero_prints(status.message()) ? Status(status.code(), "") : status;
 }
