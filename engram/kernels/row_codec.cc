@@ -4,7 +4,7 @@
 #define HWY_TARGET_INCLUDE "engram/kernels/row_codec.cc"
 #include <hwy/foreach_target.h>
 
-#include "engram/kernels/simd-inl.h"
+#include "engram/kernels/bf16-inl.h"
 
 #include <algorithm>
 #include <bit>
@@ -22,14 +22,6 @@ HWY_INLINE Words load_bytes(const uint8_t* from, int64_t n) {
   uint8_t padded[HWY_MAX_BYTES / 4] = {};
   std::memcpy(padded, from, static_cast<size_t>(n));
   return hn::PromoteTo(d, hn::LoadU(bytes, padded));
-}
-
-HWY_INLINE Words load_halves(const uint8_t* from, int64_t n) {
-  const WordTag d;
-  const hn::Rebind<uint16_t, WordTag> halves;
-  uint16_t padded[HWY_MAX_BYTES / 4] = {};
-  std::memcpy(padded, from, static_cast<size_t>(n) * 2);  // a plain load when n is a constant
-  return hn::PromoteTo(d, hn::LoadU(halves, padded));
 }
 
 HWY_INLINE Floats not_a_number() { return hn::BitCast(FloatTag(), hn::Set(WordTag(), 0x7FC00000u)); }
@@ -77,18 +69,7 @@ struct ToFP32 {
 
 struct ToBF16 {
   using Out = uint16_t;
-  static HWY_INLINE void put(Floats v, uint16_t* to, int64_t n) {
-    const hn::RebindToSigned<FloatTag> di;
-    const hn::Rebind<uint16_t, FloatTag> dh;
-    const auto halves = hn::DemoteTo(dh, hn::BitCast(di, bf16_words(v)));
-    if (HWY_LIKELY(n == lanes())) {
-      hn::StoreU(halves, dh, to);
-    } else {
-      uint16_t padded[HWY_MAX_BYTES / 4];
-      hn::StoreU(halves, dh, padded);
-      std::memcpy(to, padded, static_cast<size_t>(n) * 2);
-    }
-  }
+  static HWY_INLINE void put(Floats v, uint16_t* to, int64_t n) { store_halves(bf16_words(v), to, n); }
 };
 
 // Columns [0, count) that share one scale.

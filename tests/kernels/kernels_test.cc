@@ -5,7 +5,6 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <random>
 
 #include "engram/kernels/cross_entropy.h"
 #include "engram/kernels/engram_fuse.h"
@@ -15,41 +14,12 @@
 #include "engram/kernels/moe.h"
 #include "engram/kernels/norm.h"
 #include "engram/kernels/rope.h"
-#include "engram/kernels/row_adam.h"
 #include "engram/kernels/rows.h"
 #include "engram/kernels/swiglu.h"
+#include "tests/kernels/draw.h"
 
 namespace engram {
 namespace {
-
-using Values = std::vector<float>;
-
-class Draw {
- public:
-  explicit Draw(uint32_t seed) : generator_(seed) {}
-  Values values(int64_t size, float scale = 1) {
-    std::normal_distribution<float> normal(0, scale);
-    Values out(static_cast<size_t>(size));
-    for (float& v : out) v = normal(generator_);
-    return out;
-  }
-  int64_t below(int64_t bound) { return std::uniform_int_distribution<int64_t>(0, bound - 1)(generator_); }
-
- private:
-  std::mt19937 generator_;
-};
-
-void expect_near(const Values& got, const Values& wanted, double tolerance, const std::string& what) {
-  ASSERT_EQ(got.size(), wanted.size()) << what;
-  double scale = 1e-3, worst = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    scale = std::max(scale, std::fabs(double{wanted[i]}));
-    worst = std::max(worst, std::fabs(double{got[i]} - wanted[i]));
-  }
-  EXPECT_LE(worst, tolerance * scale) << what;
-}
-
-Values filled(int64_t size, float value) { return Values(static_cast<size_t>(size), value); }
 
 TEST(Gemm, EqualsPlain) {
   Draw draw(1);
@@ -202,58 +172,6 @@ TEST(Rows, EqualsPlainForAnySplit) {
     scatter_add_rows(gradient.data(), width, index.data(), low.data(), std::ssize(low), sums.data());
     scatter_add_rows_plain(gradient.data(), width, index.data(), nullptr, 70, sums2.data());
     EXPECT_EQ(sums, sums2);
-  }
-}
-
-TEST(RowAdam, EqualsPlainOverSteps) {
-  Draw draw(7);
-  for (int64_t dim : {1, 8, 16, 20}) {
-    for (bool row_wise : {false, true}) {
-      const int64_t rows = 12;
-      Values table = draw.values(rows * dim), m = filled(rows * dim, 0), v = filled(row_wise ? rows : rows * dim, 0);
-      Values table2 = table, m2 = m, v2 = v;
-      std::vector<uint32_t> steps(12), steps2;
-      steps[3] = 5000;  // beyond the remembered corrections
-      steps[4] = std::numeric_limits<uint32_t>::max();
-      steps2 = steps;
-      const RowAdamState state{table.data(), m.data(), v.data(), steps.data(), dim};
-      const RowAdamState state2{table2.data(), m2.data(), v2.data(), steps2.data(), dim};
-      RowAdamOptions options;
-      options.lr = 0.01f;
-      options.gradient_scale = 0.5f;
-      options.row_wise = row_wise;
-      for (int step = 0; step < 20; ++step) {
-        std::vector<int64_t> ids;
-        for (int64_t row = 0; row < rows; ++row) {
-          if (row == 3 || row == 4 || draw.below(2) == 0) ids.push_back(row);
-        }
-        const auto count = static_cast<int64_t>(ids.size());
-        const Values gradient = draw.values(count * dim);
-        row_adam(state, ids.data(), gradient.data(), count, options);
-        row_adam_plain(state2, ids.data(), gradient.data(), count, options);
-      }
-      expect_near(table, table2, 1e-6, "table");
-      expect_near(m, m2, 1e-6, "m");
-      expect_near(v, v2, 1e-6, "v");
-      EXPECT_EQ(steps, steps2);
-    }
-  }
-}
-
-TEST(RowAdam, FirstStepMovesByTheRateWhateverTheGradient) {
-  // m_hat / sqrt(v_hat) = sign(g) at the first step of a row, however many steps the others have seen.
-  for (float g : {1e-3f, 1.0f, -50.0f}) {
-    float table[4] = {1, 1, 1, 1}, m[4] = {}, v[4] = {};
-    uint32_t steps[2] = {0, 700};
-    const int64_t id = 0;
-    const float gradient[2] = {g, g};
-    RowAdamOptions options;
-    options.lr = 0.1f;
-    row_adam({table, m, v, steps, 2}, &id, gradient, 1, options);
-    EXPECT_NEAR(table[0], g > 0 ? 0.9f : 1.1f, 1e-5f);
-    EXPECT_EQ(table[2], 1);  // the other row stays
-    EXPECT_EQ(steps[0], 1u);
-    EXPECT_EQ(steps[1], 700u);
   }
 }
 
