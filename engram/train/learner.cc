@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engram/core/mix.h"
 #include "engram/dist/pairwise_sum.h"
 #include "engram/dist/partition.h"
 #include "engram/train/one_row_table.h"
@@ -60,13 +61,21 @@ std::unique_ptr<LearningTable> Learner::make_table(int layer, int64_t num_rows) 
   options.beta2 = recipe_.optimizer.adamw_beta2;
   options.eps = recipe_.optimizer.adamw_eps;
   options.row_wise = recipe_.optimizer.table_state == TableStateKind::kRow;
+  options.momentum = recipe_.optimizer.table_momentum;
+  const auto seed = static_cast<uint64_t>(recipe_.train.seed);
+  options.noise_key = splitmix64(splitmix64(~seed) + static_cast<uint64_t>(layer));
   const RowPartition partition(num_rows, ranks_.size());
   const int64_t row_dim = recipe_.model.engram.head_dim;
-  torch::Tensor rows = torch::empty({partition.count(ranks_.rank()), row_dim});
+  const auto dtype = recipe_.train.table_dtype == TrainDtype::kBf16 ? torch::kBFloat16 : torch::kFloat32;
+  torch::Tensor rows = torch::empty({partition.count(ranks_.rank()), row_dim}, dtype);
   partition.ranges(0, num_rows, [&](int owner, int64_t row, int64_t local, int64_t count) {
-    if (owner == ranks_.rank())
-      draw_table_rows(static_cast<uint64_t>(recipe_.train.seed), layer, row, recipe_.model.initializer_range,
-                      rows.mutable_data_ptr<float>() + local * row_dim, count, row_dim);
+    constexpr int64_t kPiece = 1 << 16;  // rows drawn in fp32 at a time
+    for (int64_t done = 0; owner == ranks_.rank() && done < count; done += kPiece) {
+      const torch::Tensor piece = torch::empty({std::min(kPiece, count - done), row_dim});
+      draw_table_rows(seed, layer, row + done, recipe_.model.initializer_range, piece.mutable_data_ptr<float>(),
+                      piece.size(0), row_dim);
+      rows.narrow(0, local + done, piece.size(0)).copy_(piece);
+    }
   });
   if (ranks_.size() > 1) return std::make_unique<ShardedTable>(ranks_, partition, std::move(rows), options);
   const torch::Device home = recipe_.train.table_placement == TablePlacement::kDevice ? device_ : torch::kCPU;

@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "engram/dist/exact_sum.h"
@@ -26,9 +27,19 @@ class LearningTable : public MemorySource {
   // One step of row-sparse Adam with the collected gradient times `scale`, which is dropped afterwards.
   virtual void apply_gradient(double lr, double scale) = 0;
 
-  // What a checkpoint holds: the rows, and Adam's state by name. The table outlives them.
+  // What a checkpoint holds: the rows in fp32, and Adam's state by name. The table outlives them.
   virtual StreamedTensor stored_rows() = 0;
   virtual std::vector<StreamedTensor> stored_state() = 0;
 };
+
+// The rows of a bf16 table as fp32: exact, and back it is exact for values that came from there.
+inline StreamedTensor as_fp32(StreamedTensor rows) {
+  rows.dtype = torch::kFloat32;
+  rows.read = [read = std::move(rows.read)](int64_t begin, int64_t end) {
+    const torch::Tensor piece = read(begin, end);
+    return piece.defined() ? piece.to(torch::kFloat32) : piece;
+  };
+  return rows;  // write() copies into the table, which converts
+}
 
 }  // namespace engram

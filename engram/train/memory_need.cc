@@ -15,11 +15,17 @@ int64_t bytes_of_batch(const RunInputs& inputs) {
 
 int64_t bytes_of_tables(const RunInputs& inputs) {
   const int64_t row_dim = inputs.recipe.model.engram.head_dim;
-  const bool row_wise = inputs.recipe.optimizer.table_state == TableStateKind::kRow;
-  const int64_t row_floats = row_wise ? 2 * row_dim + 1 : 3 * row_dim;  // the row and its two moments
+  const OptimizerRecipe& optimizer = inputs.recipe.optimizer;
+  int64_t element = inputs.recipe.train.table_dtype == TrainDtype::kBf16 ? kFloat / 2 : kFloat;  // the row's numbers
+  if (optimizer.table_momentum == TableMomentum::kFp32) element += kFloat;
+  if (optimizer.table_momentum == TableMomentum::kBf16) element += kFloat / 2;
+  const int64_t moment = optimizer.table_state == TableStateKind::kRow ? 1 : row_dim;
+  const int64_t row_bytes =
+      saturating_sum({saturating_product({row_dim, element}), saturating_product({moment, kFloat}),
+                      static_cast<int64_t>(sizeof(uint32_t))});  // the last: the step counter
   int64_t rows = 0;
   for (const NgramHasher& layer : inputs.hasher.layers()) rows = saturating_sum({rows, layer.num_rows()});
-  return saturating_product({rows, row_floats, kFloat});
+  return saturating_product({rows, row_bytes});
 }
 
 std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }

@@ -22,6 +22,8 @@ const EnumNames<DecayKind> kDecayNames = {{DecayKind::kStep, "step"},
                                           {DecayKind::kWsd, "wsd"}};
 const EnumNames<TableStateKind> kTableStateNames = {{TableStateKind::kElement, "element"},
                                                     {TableStateKind::kRow, "row"}};
+const EnumNames<TableMomentum> kTableMomentumNames = {
+    {TableMomentum::kFp32, "fp32"}, {TableMomentum::kBf16, "bf16"}, {TableMomentum::kNone, "none"}};
 const EnumNames<TablePlacement> kPlacementNames = {{TablePlacement::kHost, "host"},
                                                    {TablePlacement::kDevice, "device"}};
 const EnumNames<TrainDtype> kDtypeNames = {{TrainDtype::kFp32, "fp32"}, {TrainDtype::kBf16, "bf16"}};
@@ -62,6 +64,7 @@ void visit_optimizer(Optimizer& optimizer, Visitor&& visit) {
   visit("decay", optimizer.decay, kDecayNames);
   visit("decay_fraction", optimizer.decay_fraction, 0, 1);
   visit("table_state", optimizer.table_state, kTableStateNames);
+  visit("table_momentum", optimizer.table_momentum, kTableMomentumNames);
 }
 template <typename Train, typename Visitor>
 void visit_train(Train& train, Visitor&& visit) {
@@ -71,6 +74,7 @@ void visit_train(Train& train, Visitor&& visit) {
   visit("start_from", train.start_from);
   visit("seed", train.seed, 0, std::numeric_limits<int64_t>::max());
   visit("dtype", train.dtype, kDtypeNames);
+  visit("table_dtype", train.table_dtype, kDtypeNames);
   visit("device", train.device, kDeviceNames);
   visit("table_placement", train.table_placement, kPlacementNames);
   visit("threads", train.threads, 0, 1024);

@@ -17,9 +17,10 @@
 namespace engram {
 
 enum class DecayKind { kStep, kConstant, kLinear, kWsd };
-enum class TableStateKind { kElement, kRow };  // second moment of a table: per element, or one per row
-enum class TablePlacement { kHost, kDevice };  // where table rows and their optimizer state live
-enum class TrainDtype { kFp32, kBf16 };        // of the matrix products; weights are fp32 always
+enum class TableStateKind { kElement, kRow };      // second moment of a table: per element, or one per row
+enum class TablePlacement { kHost, kDevice };      // where table rows and their optimizer state live
+enum class TableMomentum { kFp32, kBf16, kNone };  // first moment of a table; none: the gradient stands for it
+enum class TrainDtype { kFp32, kBf16 };
 enum class ControlKind { kNone, kShuffledHash, kCapacityOne };
 
 // Files are relative to the working directory. Either `tokenizer`, `train` and `validation`, or [data.synthetic].
@@ -51,16 +52,18 @@ struct OptimizerRecipe {
   DecayKind decay = DecayKind::kStep;
   double decay_fraction = 0.4;  // of the steps, with DecayKind::kWsd: how many the decay to zero takes
   TableStateKind table_state = TableStateKind::kElement;
+  TableMomentum table_momentum = TableMomentum::kFp32;
 };
 
 struct TrainRecipe {
-  int64_t steps = 0;       // length of the schedule; required
-  int64_t stop_at = 0;     // stop early here, with a checkpoint; 0: at `steps`
-  std::string output;      // directory; empty: runs/RECIPE
-  std::string start_from;  // checkpoint whose weights and rows step 0 starts with; empty: random ones
-  int64_t seed = 0;        // initial weights, controls
-  TrainDtype dtype = TrainDtype::kFp32;
-  std::string device = "cpu";  // cpu or cuda
+  int64_t steps = 0;                     // length of the schedule; required
+  int64_t stop_at = 0;                   // stop early here, with a checkpoint; 0: at `steps`
+  std::string output;                    // directory; empty: runs/RECIPE
+  std::string start_from;                // checkpoint whose weights and rows step 0 starts with; empty: random ones
+  int64_t seed = 0;                      // initial weights, controls
+  TrainDtype dtype = TrainDtype::kFp32;  // of the matrix products; dense weights are fp32 always
+  TrainDtype table_dtype = TrainDtype::kFp32;  // of table rows in memory; bf16: rounded at random
+  std::string device = "cpu";                  // cpu or cuda
   TablePlacement table_placement = TablePlacement::kHost;
   int64_t threads = 0;             // of the arithmetic; 0: one per processor
   int64_t log_every = 100;         // steps between printed lines

@@ -15,7 +15,13 @@ int64_t sum_of(const std::vector<int64_t>& numbers) {
 
 torch::Tensor numbers(const std::vector<int64_t>& values) { return torch::tensor(values, torch::kLong); }
 
-// Rows on their way; what they need lives here until they have come.
+RowSparseAdamOptions of_rank(RowSparseAdamOptions options, const Communicator& ranks) {
+  options.rank = ranks.rank();
+  options.ranks = ranks.size();
+  return options;
+}
+
+// Rows on their way, in the dtype of the table; what they need lives here until they have come.
 class ArrivingRows final : public MemoryRead {
  public:
   ArrivingRows(Exchange exchange, MemoryRows rows, bool train)
@@ -26,6 +32,7 @@ class ArrivingRows final : public MemoryRead {
     return {};
   }
   MemoryRows rows() override {
+    rows_.unique_rows = rows_.unique_rows.to(torch::kFloat32);
     rows_.unique_rows.requires_grad_(train_);
     return std::move(rows_);
   }
@@ -39,17 +46,16 @@ class ArrivingRows final : public MemoryRead {
 }  // namespace
 
 ShardedTable::ShardedTable(Communicator& ranks, const RowPartition& partition, torch::Tensor rows,
-                           const RowSparseAdamOptions& options)
+                           RowSparseAdamOptions options)
     : ranks_(ranks),
       partition_(partition),
       rows_(std::move(rows)),
-      adam_(rows_, options),
+      adam_(rows_, of_rank(options, ranks)),
       deduplicator_(partition.rows()),
       merger_(partition.count(ranks.rank())) {
-  TORCH_CHECK(rows_.dim() == 2 && rows_.scalar_type() == torch::kFloat32 && rows_.is_contiguous() && rows_.is_cpu() &&
-                  rows_.size(0) == partition_.count(ranks_.rank()),
-              "sharded table: got ", rows_.scalar_type(), " ", rows_.sizes(), " on ", rows_.device(), ", wanted the ",
-              partition_.count(ranks_.rank()), " fp32 rows of rank ", ranks_.rank(), ", contiguous on the CPU");
+  TORCH_CHECK(rows_.is_cpu() && rows_.size(0) == partition_.count(ranks_.rank()), "sharded table: got ", rows_.sizes(),
+              " on ", rows_.device(), ", wanted the ", partition_.count(ranks_.rank()), " rows of rank ", ranks_.rank(),
+              " on the CPU");
 }
 
 std::vector<int64_t> ShardedTable::exchange_counts(const std::vector<int64_t>& counts) {
@@ -98,7 +104,7 @@ std::unique_ptr<MemoryRead> ShardedTable::submit(std::span<const int64_t> row_id
   const bool train = torch::GradMode::is_enabled();
   const torch::NoGradGuard no_grad;
   const torch::Tensor answer = rows_.index_select(0, numbers(asked_rows_));
-  MemoryRows rows{torch::empty({ids.numel(), row_dim()}), std::move(index)};
+  MemoryRows rows{torch::empty({ids.numel(), row_dim()}, rows_.options()), std::move(index)};
   Exchange exchange = ranks_.all_to_all(Channel::kTable, rows.unique_rows, asked_of_, answer, asked_by_);
   return std::make_unique<ArrivingRows>(std::move(exchange), std::move(rows), train);
 }

@@ -24,9 +24,8 @@ namespace engram {
 // may be empty). They throw ExchangeFailed.
 class ShardedTable : public LearningTable {
  public:
-  // rows [count(rank), d_row] fp32 on the CPU: those of this rank, in the order of RowPartition::local().
-  ShardedTable(Communicator& ranks, const RowPartition& partition, torch::Tensor rows,
-               const RowSparseAdamOptions& options);
+  // rows [count(rank), d_row] fp32 or bf16 on the CPU: those of this rank, in the order of RowPartition::local().
+  ShardedTable(Communicator& ranks, const RowPartition& partition, torch::Tensor rows, RowSparseAdamOptions options);
 
   std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
   ExactSum collect_gradient(torch::Tensor gradient) override;
@@ -36,7 +35,7 @@ class ShardedTable : public LearningTable {
 
   int64_t num_rows() const override { return partition_.rows(); }
   int64_t row_dim() const override { return rows_.size(1); }
-  StreamedTensor stored_rows() override { return streamed("rows", rows_); }
+  StreamedTensor stored_rows() override { return as_fp32(streamed("rows", rows_)); }
   std::vector<StreamedTensor> stored_state() override;
 
  private:

@@ -33,6 +33,7 @@ void set_random_state(const torch::Tensor& state) {
 DType stored_dtype(torch::Dtype dtype) {
   switch (dtype) {
     case torch::kFloat32: return DType::kF32;
+    case torch::kBFloat16: return DType::kBF16;
     case torch::kInt32: return DType::kI32;
     case torch::kUInt8: return DType::kU8;
     default: TORCH_CHECK(false, "train state: no stored form for ", dtype);

@@ -10,8 +10,6 @@ namespace engram {
 
 TrainableTable::TrainableTable(torch::Tensor rows, torch::Device model_device, const RowSparseAdamOptions& options)
     : rows_(std::move(rows)), model_device_(model_device), adam_(rows_, options), deduplicator_(rows_.size(0)) {
-  TORCH_CHECK(rows_.dim() == 2 && rows_.scalar_type() == torch::kFloat32 && rows_.is_contiguous(),
-              "trainable table: got ", rows_.scalar_type(), " ", rows_.sizes(), ", wanted contiguous fp32 rows");
   rows_.requires_grad_(false);
 }
 
@@ -27,7 +25,7 @@ std::unique_ptr<MemoryRead> TrainableTable::submit(std::span<const int64_t> row_
   torch::Tensor unique_rows;
   {
     const torch::NoGradGuard no_grad;
-    unique_rows = rows_.index_select(0, unique_ids_).to(model_device_);
+    unique_rows = rows_.index_select(0, unique_ids_).to(model_device_, torch::kFloat32);
   }
   unique_rows.requires_grad_(torch::GradMode::is_enabled());
   return ready({std::move(unique_rows), std::move(index)});

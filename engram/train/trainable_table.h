@@ -22,7 +22,7 @@ namespace engram {
 
 class TrainableTable : public LearningTable {
  public:
-  // rows [num_rows, d_row] fp32, contiguous, where they shall live; taken over, not copied.
+  // rows [num_rows, d_row] fp32 or bf16, contiguous, where they shall live; taken over, not copied.
   TrainableTable(torch::Tensor rows, torch::Device model_device, const RowSparseAdamOptions& options);
 
   std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
@@ -34,7 +34,7 @@ class TrainableTable : public LearningTable {
   int64_t num_rows() const override { return rows_.size(0); }
   int64_t row_dim() const override { return rows_.size(1); }
   const torch::Tensor& rows() const { return rows_; }
-  StreamedTensor stored_rows() override { return whole_tensor("rows", rows_); }
+  StreamedTensor stored_rows() override { return as_fp32(whole_tensor("rows", rows_)); }
   std::vector<StreamedTensor> stored_state() override;
 
  private:

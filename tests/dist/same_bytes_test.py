@@ -3,8 +3,8 @@
 
     same_bytes_test.py ENGRAM SOURCE_DIR
 
-A model with latent attention, experts and a memory trains in 1, 2 and 4 processes, in fp32 and bf16, and without a
-memory: every recorded number and every byte of the checkpoint must be equal. Then a run of two ranks is stopped and
+A model with latent attention, experts and a memory trains in 1, 2 and 4 processes, in fp32 and bf16, with rows and
+moments of bf16, and without a memory: every recorded number and every byte of the checkpoint must be equal. Then a run of two ranks is stopped and
 continued by one, by four and by two.
 """
 
@@ -43,7 +43,10 @@ class SameBytes(unittest.TestCase):
             self.assertTrue(mine[name] == theirs[name], f"{name} differs")
 
     def test_equal_for_1_2_and_4_ranks(self):
+        rounded = "train.table_dtype=bf16"
         for name, settings in {"fp32": (), "bf16": ("train.dtype=bf16", "optimizer.table_state=row"),
+                               "bf16-rows": (rounded, "optimizer.table_momentum=bf16"),
+                               "small-rows": (rounded, "optimizer.table_momentum=none", "optimizer.table_state=row"),
                                "no-memory": ("model.memory=none",)}.items():
             with self.subTest(name):
                 one = self.train(f"{name}-1", 1, settings)

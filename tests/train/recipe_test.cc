@@ -48,7 +48,8 @@ TEST(Recipe, ReadsKeysAndKeepsDefaults) {
 TEST(Recipe, OverridesAreTomlValuesOrBareStrings) {
   const Recipe recipe = parsed({"train.steps=40", "train.output=/tmp/a b/c", "train.dtype=bf16", "optimizer.muon_lr=1",
                                 "model.engram.vocab_size=[7, 8]", "allocation.rho=0.5", "train.steps = 41",
-                                "optimizer.table_state=\"row\"", "train.threads=2"});
+                                "optimizer.table_state=\"row\"", "train.threads=2", "train.table_dtype=bf16",
+                                "optimizer.table_momentum=none"});
   EXPECT_EQ(recipe.train.steps, 41);
   EXPECT_EQ(recipe.train.output, "/tmp/a b/c");
   EXPECT_EQ(recipe.train.dtype, TrainDtype::kBf16);
@@ -56,6 +57,8 @@ TEST(Recipe, OverridesAreTomlValuesOrBareStrings) {
   EXPECT_EQ(recipe.model.engram.vocab_size, (std::vector<int64_t>{7, 8}));
   EXPECT_DOUBLE_EQ(recipe.allocation_rho.value(), 0.5);
   EXPECT_EQ(recipe.optimizer.table_state, TableStateKind::kRow);
+  EXPECT_EQ(recipe.optimizer.table_momentum, TableMomentum::kNone);
+  EXPECT_EQ(recipe.train.table_dtype, TrainDtype::kBf16);
 }
 
 TEST(Recipe, UnknownKeysNameTheNearestKnownOne) {

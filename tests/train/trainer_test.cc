@@ -131,6 +131,8 @@ TEST_F(Training, EveryConfigurationResumesExactly) {
       {"train.control=shuffled-hash"},
       {"train.control=capacity-1"},
       {"optimizer.table_state=row", "train.accumulation=2"},
+      {"train.table_dtype=bf16", "optimizer.table_momentum=bf16"},
+      {"train.table_dtype=bf16", "optimizer.table_momentum=none", "optimizer.table_state=row"},
       {"model.memory=over_encoding", "model.engram.layer_ids=[0]"},
       {"model.residual=hyper", "model.hc_mult=2", "train.dtype=bf16"},
       {"data.loader_threads=0", "model.attention=gqa", "model.num_key_value_heads=1", "model.ffn=dense"}};
@@ -141,7 +143,7 @@ TEST_F(Training, EveryConfigurationResumesExactly) {
     value_or_throw(run(recipe(whole, variants[i])));
     value_or_throw(run(recipe(halves, stopped)));
     value_or_throw(run(recipe(halves, variants[i]), /*resume=*/true));
-    for (const char* name : {"model.safetensors", "optimizer.safetensors", "state.json"})
+    for (const char* name : {"model.safetensors", "engram.safetensors", "optimizer.safetensors", "state.json"})
       EXPECT_TRUE(bytes_of(latest(whole) / name) == bytes_of(latest(halves) / name)) << name << ", variant " << i;
   }
 }
@@ -180,6 +182,9 @@ TEST_F(Training, RefusesToResumeAnotherRecipe) {
   EXPECT_NE(other.status().message().find("optimizer.muon_lr: 0.5, was 0.008; train.steps: 7, was 6"),
             std::string::npos)
       << other.status().message();
+  const Status rounded = run(recipe("a", {"train.table_dtype=bf16"}), /*resume=*/true).status();
+  EXPECT_NE(rounded.message().find("train.table_dtype: \"bf16\", was \"fp32\""), std::string::npos)
+      << rounded.message();
   value_or_throw(run(recipe("a", {"train.checkpoint_every=1", "train.keep_checkpoints=2"}), /*resume=*/true));
   EXPECT_TRUE(fs::exists(folder_ / "a/step-00000005"));
   EXPECT_FALSE(fs::exists(folder_ / "a/step-00000004"));

@@ -30,14 +30,21 @@ TEST_F(RecipeBeyondMemory, EachPartCounts) {
   const MemoryNeed need = memory_need(inputs, 4);
   const ParameterCount& count = inputs.parameters;
   EXPECT_EQ(need.weights, (count.p_tot - count.table + count.vocabulary) * 12);
-  EXPECT_EQ(need.tables, count.table * 12);
+  const int64_t rows = count.table / inputs.recipe.model.engram.head_dim;
+  EXPECT_EQ(need.tables, count.table * 12 + rows * 4);  // and a counter for each row
   EXPECT_EQ(need.batches, 5 * 2 * 16 * (8 + 8 * inputs.hasher.rows_per_token()));
   EXPECT_EQ(need.activations, 2 * 16 * 16 * 2 * 4);
   EXPECT_TRUE(check_memory(need, need.total()).ok());
   EXPECT_EQ(check_memory(need, need.total() - 1).code(), StatusCode::kResourceExhausted);
+  inputs.recipe.train.table_dtype = TrainDtype::kBf16;
+  inputs.recipe.optimizer.table_momentum = TableMomentum::kBf16;
+  EXPECT_EQ(memory_need(inputs, 4).tables, count.table * 8 + rows * 4);
+  inputs.recipe.optimizer.table_momentum = TableMomentum::kNone;
+  inputs.recipe.optimizer.table_state = TableStateKind::kRow;
+  EXPECT_EQ(memory_need(inputs, 4).tables, count.table * 2 + rows * 8);
   inputs.recipe.train.device = "cuda";
   EXPECT_EQ(memory_need(inputs, 4).weights, 0);
-  EXPECT_EQ(memory_need(inputs, 4).tables, need.tables);
+  EXPECT_EQ(memory_need(inputs, 4).tables, count.table * 2 + rows * 8);
 }
 
 TEST_F(RecipeBeyondMemory, AnyNumberOfValidationBatches) {
