@@ -393,8 +393,9 @@ def sentences(studies, root):
         return " and ".join(number(rounded[name][rho]["loss"]["rest"] - exact[rho]["rest"], digits) for rho in (0.75, 0.5))
     assert all(abs(run["loss"]["rest"] - exact[rho]["rest"]) < 1.5e-4 for name, runs in rounded.items()
                if name.startswith(("fp8", "int8")) for rho, run in runs.items())
-    findings(f"int4 with one scale for a whole table loses {lost('int4, one scale')} of the "
-             f"{number(part_gain(0.75, 'rest'))} and {number(part_gain(0.5, 'rest'))} that the memory gains on the rest")
+    findings(f"int4 with one scale for a whole table loses {lost('int4, one scale')} when the largest value sets it, and "
+             f"{lost('int4, one scale, fitted')} when it is fitted, of the {number(part_gain(0.75, 'rest'))} and "
+             f"{number(part_gain(0.5, 'rest'))} that the memory gains on the rest")
     findings(f"2 bits with a scale in each row lose {lost('2 bits, a float a row')} when the largest value sets it, and "
              f"{lost('2 bits, a float a row, fitted')} when it is fitted; with one fitted scale for a table "
              f"{lost('2 bits, one scale, fitted')}")
