@@ -20,9 +20,7 @@ namespace engram {
 
 struct RowAdamOptions {
   float lr = 0;
-  float beta1 = 0.9f;
-  float beta2 = 0.95f;
-  float eps = 1e-8f;
+  float beta1 = 0, beta2 = 0, eps = 0;
   float gradient_scale = 1;  // multiplies every gradient first (clipping)
   bool row_wise = false;     // v holds one float per row
   uint64_t noise_key = 0;    // of this table: what row_noise() starts from

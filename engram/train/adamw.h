@@ -8,12 +8,15 @@
 #include <utility>
 #include <vector>
 
+#include "engram/train/recipe.h"
+
 namespace engram {
 
+// Defaults are the recipe's.
 struct AdamWOptions {
-  double beta1 = 0.9, beta2 = 0.95;
-  double eps = 1e-8;
-  double weight_decay = 0.1;
+  double beta1 = OptimizerRecipe().adamw_beta1, beta2 = OptimizerRecipe().adamw_beta2;
+  double eps = OptimizerRecipe().adamw_eps;
+  double weight_decay = OptimizerRecipe().weight_decay;
 };
 
 struct AdamWParameter {

@@ -15,12 +15,15 @@
 #include <utility>
 #include <vector>
 
+#include "engram/train/recipe.h"
+
 namespace engram {
 
+// Defaults are the recipe's.
 struct MuonOptions {
-  double weight_decay = 0.1;
-  double momentum = 0.95;
-  int64_t ns_steps = 5;
+  double weight_decay = OptimizerRecipe().weight_decay;
+  double momentum = OptimizerRecipe().muon_momentum;
+  int64_t ns_steps = OptimizerRecipe().muon_ns_steps;
   // Of the iteration: fp32 on CPU, where small matrices gain nothing from bf16; bf16 suffices on a GPU.
   torch::Dtype ns_dtype = torch::kFloat32;
 };

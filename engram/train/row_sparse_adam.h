@@ -19,9 +19,10 @@
 
 namespace engram {
 
+// Defaults are the recipe's.
 struct RowSparseAdamOptions {
-  double beta1 = 0.9, beta2 = 0.95;
-  double eps = 1e-8;
+  double beta1 = OptimizerRecipe().adamw_beta1, beta2 = OptimizerRecipe().adamw_beta2;
+  double eps = OptimizerRecipe().adamw_eps;
   bool row_wise = false;  // second moment: one float per row instead of one per element
   TableMomentum momentum = TableMomentum::kFp32;
   uint64_t noise_key = 0;  // what the random bits of this table start from

@@ -12,6 +12,14 @@
 namespace engram {
 namespace {
 
+RowAdamOptions usual_options() {
+  RowAdamOptions options;
+  options.beta1 = 0.9f;
+  options.beta2 = 0.95f;
+  options.eps = 1e-8f;
+  return options;
+}
+
 // A table or its first moments, in one of the forms that row_adam() takes.
 struct Stored {
   Stored(const Values& values, bool half) {
@@ -47,7 +55,7 @@ void expect_equals_plain_over_steps(int64_t dim, bool row_wise, bool half_rows, 
                         rows_of.bf16_data(), m_of.bf16_data()};
   };
   const RowAdamState state = state_of(table, m, v, steps), state2 = state_of(table2, m2, v2, steps2);
-  RowAdamOptions options;
+  RowAdamOptions options = usual_options();
   options.lr = 0.01f;
   options.gradient_scale = 0.5f;
   options.row_wise = row_wise;
@@ -122,7 +130,7 @@ struct HalfRows {
   Values v;
   std::vector<uint32_t> steps;
   std::vector<int64_t> ids;
-  RowAdamOptions options;
+  RowAdamOptions options = usual_options();
 };
 
 TEST(RowAdam, RoundingIsUnbiasedOverRowsAndColumns) {
@@ -174,7 +182,7 @@ TEST(RowAdam, FirstStepMovesByTheRateWhateverTheGradient) {
     uint32_t steps[2] = {0, 700};
     const int64_t id = 0;
     const float gradient[2] = {g, g};
-    RowAdamOptions options;
+    RowAdamOptions options = usual_options();
     options.lr = 0.1f;
     row_adam({table, m, v, steps, 2}, &id, gradient, 1, options);
     EXPECT_NEAR(table[0], g > 0 ? 0.9f : 1.1f, 1e-5f);
