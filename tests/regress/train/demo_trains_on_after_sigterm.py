@@ -57,6 +57,12 @@ class DemoStops(unittest.TestCase):
             return all((self.output / name / "latest").exists() for name in ("moe", "engram"))
         self.wait_until(both)
 
+    def lock(self):
+        try:
+            return (self.output / ".lock").read_text()
+        except FileNotFoundError:
+            return ""
+
     def check_stop(self, process, sent):
         process.send_signal(sent)
         error = process.communicate(timeout=60)[1]
@@ -81,7 +87,8 @@ class DemoStops(unittest.TestCase):
         demo.kill()
         demo.communicate()
         again = self.start()  # waits for the children that still write
-        self.wait_until(lambda: again.poll() is not None or len(self.children()) == 2)
+        # Until it has the folder: the children of the killed demo are there at first, and so are its checkpoints.
+        self.wait_until(lambda: again.poll() is not None or f'"pid":{again.pid},' in self.lock())
         self.wait_for_checkpoints(again)
         second = self.start()
         self.assertIn(f"error: {self.output}: in use by process {again.pid} on", second.communicate(timeout=60)[1])
