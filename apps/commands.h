@@ -16,7 +16,7 @@ struct Invocation {
 CLI::App* add_bench_group(CLI::App& app);  // `bench`, without its subcommands
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_bench_distributed(CLI::App& bench, Invocation& invocation);  // below `bench`
-void add_bench_store(CLI::App& bench, Invocation& invocation);  // below `bench`
+void add_bench_store(CLI::App& bench, Invocation& invocation);        // below `bench`
 void add_data(CLI::App& app, Invocation& invocation);
 void add_data_ruler(CLI::App& data, Invocation& invocation);  // below `data`
 void add_hash(CLI::App& app, Invocation& invocation);
