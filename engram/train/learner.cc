@@ -193,12 +193,13 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, St
   optimizer_->exchange().start_sum(std::move(gradients));
   totals.touched_rows.resize(static_cast<size_t>(ranks_.size()));
   for (size_t layer = 0; layer < tables_.size(); ++layer) {
-    totals.row_squares.add(tables_[layer]->collect_gradient(rows[layer]));
+    totals.exact_squares.add(tables_[layer]->collect_gradient(rows[layer]));
     totals.asked_rows += tables_[layer]->asked_rows();
     totals.touched_rows[static_cast<size_t>(ranks_.rank())] += tables_[layer]->touched_rows();
   }
   gradients = optimizer_->exchange().finish_sum();
   totals.gradient_squares = gradient_squares(gradients);
+  totals.exact_squares.add(expert_squares(gradients));
   if (ranks_.size() > 1) {
     add_expert_loads(totals, /*back=*/false);
     add_over_ranks(ranks_, totals);

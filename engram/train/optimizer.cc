@@ -1,6 +1,7 @@
 #include "engram/train/optimizer.h"
 
 #include "engram/model/io/parameter_groups.h"
+#include "engram/model/ops/parallel.h"
 
 namespace engram {
 namespace {
@@ -142,20 +143,45 @@ std::vector<torch::Tensor> defined_ones(const std::vector<torch::Tensor>& tensor
   return defined;
 }
 
+bool has_exact_squares(const torch::Tensor& gradient) {
+  return gradient.defined() && gradient.is_cpu() && gradient.scalar_type() == torch::kFloat && gradient.dim() == 3;
+}
+
 }  // namespace
 
 std::vector<double> gradient_squares(const std::vector<torch::Tensor>& gradients) {
   std::vector<double> squares(gradients.size());
-  const std::vector<torch::Tensor> defined = defined_ones(gradients);
-  if (defined.empty()) return squares;
+  std::vector<torch::Tensor> summed;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    if (!gradients[i].defined() || has_exact_squares(gradients[i])) continue;
+    summed.push_back(gradients[i]);
+    places.push_back(i);
+  }
+  if (summed.empty()) return squares;
   const torch::NoGradGuard no_grad;
-  const torch::Tensor norms = at::stack(at::_foreach_norm(defined, 2)).to(torch::kCPU, torch::kFloat64);
-  for (size_t i = 0, norm = 0; i < gradients.size(); ++i) {
-    if (!gradients[i].defined()) continue;
-    const double value = norms.const_data_ptr<double>()[norm++];
-    squares[i] = value * value;
+  const torch::Tensor norms = at::stack(at::_foreach_norm(summed, 2)).to(torch::kCPU, torch::kFloat64);
+  for (size_t i = 0; i < places.size(); ++i) {
+    const double norm = norms.const_data_ptr<double>()[i];
+    squares[places[i]] = norm * norm;
   }
   return squares;
+}
+
+ExactSum expert_squares(const std::vector<torch::Tensor>& gradients) {
+  ExactSum total;
+  for (const torch::Tensor& gradient : gradients) {
+    if (!has_exact_squares(gradient)) continue;
+    const torch::Tensor values = gradient.contiguous();
+    constexpr int64_t kPiece = 1 << 16;
+    std::vector<ExactSum> pieces(static_cast<size_t>((values.numel() + kPiece - 1) / kPiece));
+    parallel_tasks(std::ssize(pieces), [&](int64_t i) {
+      pieces[static_cast<size_t>(i)].add_squares(values.const_data_ptr<float>() + i * kPiece,
+                                                 std::min(kPiece, values.numel() - i * kPiece));
+    });
+    for (const ExactSum& piece : pieces) total.add(piece);
+  }
+  return total;
 }
 
 double clip_scale(double norm, double max_norm) {

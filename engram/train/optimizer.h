@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engram/dist/communicator.h"
+#include "engram/dist/exact_sum.h"
 #include "engram/model/io/streamed_tensor.h"
 #include "engram/model/transformer.h"
 #include "engram/train/adamw.h"
@@ -47,8 +48,11 @@ class Optimizer {
   std::vector<int> matrix_owners_, vector_owners_;  // of Muon's and AdamW's parameters, in their order
 };
 
-// Of each gradient the sum of its squares (0 for an undefined one): the norm in fp32, squared in double.
+// Of each gradient the sum of its squares (0 for an undefined one): the norm in fp32, squared in double. Also 0 for
+// those of experts on the CPU [E, .., ..], which may lie with several ranks: expert_squares() has the sum of them all,
+// which is the same however they are divided.
 std::vector<double> gradient_squares(const std::vector<torch::Tensor>& gradients);
+ExactSum expert_squares(const std::vector<torch::Tensor>& gradients);
 // The factor that brings a 2-norm to max_norm at most (0: no bound), as torch.nn.utils.clip_grad_norm_ has it.
 double clip_scale(double norm, double max_norm);
 // Multiplies all that are defined.

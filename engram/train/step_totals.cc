@@ -28,14 +28,14 @@ void divide(const torch::Tensor& sums, std::initializer_list<std::vector<Number>
 }  // namespace
 
 double StepTotals::gradient_norm() const {
-  return std::sqrt(std::accumulate(gradient_squares.begin(), gradient_squares.end(), row_squares.value()));
+  return std::sqrt(std::accumulate(gradient_squares.begin(), gradient_squares.end(), exact_squares.value()));
 }
 
 double StepTotals::loss() const { return std::accumulate(losses.begin(), losses.end(), 0.0); }
 
 void add_over_ranks(Communicator& ranks, StepTotals& totals) {
   if (ranks.size() == 1) return;
-  const ExactSum::Words words = totals.row_squares.words();
+  const ExactSum::Words words = totals.exact_squares.words();
   std::vector<int64_t> counts(words.begin(), words.end());
   counts.push_back(totals.asked_rows);
   counts.push_back(totals.stop ? 1 : 0);
@@ -48,7 +48,7 @@ void add_over_ranks(Communicator& ranks, StepTotals& totals) {
   divide<int64_t>(integers, {&counts, &totals.touched_rows, &totals.expert_loads});
   ExactSum::Words sums;
   std::copy_n(counts.begin(), sums.size(), sums.begin());
-  totals.row_squares = ExactSum::from_words(sums);
+  totals.exact_squares = ExactSum::from_words(sums);
   totals.asked_rows = counts[sums.size()];
   totals.stop = counts[sums.size() + 1] > 0;
 }

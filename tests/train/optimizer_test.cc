@@ -130,7 +130,7 @@ TEST(ClipGradients, EqualsPyTorchAndLeavesSmallOnesAlone) {
   for (const std::string& name : kMatrices) gradients.push_back(gradient_of(name, 0));
   gradients.emplace_back();  // a parameter without a gradient
   const auto norm = [&] {
-    double sum = 0;
+    double sum = expert_squares(gradients).value();
     for (const double square : gradient_squares(gradients)) sum += square;
     return std::sqrt(sum);
   };
@@ -141,6 +141,17 @@ TEST(ClipGradients, EqualsPyTorchAndLeavesSmallOnesAlone) {
   EXPECT_NEAR(norm(), 0.05, 1e-6);
   EXPECT_EQ(1, clip_scale(0.05, 1.0));
   EXPECT_EQ(1, clip_scale(5, 0));  // 0: no clipping
+}
+
+TEST(ExpertSquares, AreTheSameHoweverTheExpertsAreDivided) {
+  torch::manual_seed(7);
+  const torch::Tensor gradient = torch::randn({5, 70, 300});
+  const ExactSum whole = expert_squares({gradient, torch::Tensor()});
+  ExactSum divided = expert_squares({gradient.narrow(0, 0, 1), gradient.narrow(0, 3, 2)});
+  divided.add(expert_squares({gradient.narrow(0, 1, 2)}));
+  EXPECT_EQ(whole.words(), divided.words());
+  EXPECT_NEAR(1, whole.value() / gradient.to(torch::kDouble).square().sum().item<double>(), 1e-14);
+  EXPECT_EQ((std::vector<double>{0, 4}), gradient_squares({gradient, torch::ones({2, 2})}));
 }
 
 RowSparseAdamOptions row_options(bool row_wise = false) {
