@@ -1,6 +1,7 @@
 #include "engram/train/optimizer.h"
 
 #include "engram/model/io/parameter_groups.h"
+#include "engram/model/io/spread_tensor.h"
 #include "engram/model/ops/parallel.h"
 
 namespace engram {
@@ -78,47 +79,13 @@ void Optimizer::step(const std::vector<torch::Tensor>& gradients, double multipl
   exchange_.start_return();
 }
 
-// One rank holds it; rank 0 has the file.
-StreamedTensor Optimizer::owned_tensor(const std::string& name, const torch::Tensor& tensor, int owner) {
-  StreamedTensor stream = whole_tensor(name, tensor);
-  if (owner == 0 && ranks_.rank() == 0) return stream;
-  const bool mine = owner == ranks_.rank();
-  // Rows [begin, end) travel from rank `from`, which has them in `out`, to rank `to`, which gets them in `in`.
-  const auto move = [this](torch::Tensor out, int from, torch::Tensor in, int to) {
-    std::vector<int64_t> sent(static_cast<size_t>(ranks_.size())), received(sent.size());
-    if (ranks_.rank() == from) sent[static_cast<size_t>(to)] = out.size(0);
-    if (ranks_.rank() == to) received[static_cast<size_t>(from)] = in.size(0);
-    ranks_.all_to_all(Channel::kDense, in, received, out, sent).wait();
-  };
-  const auto room = [shape = stream.shape, dtype = stream.dtype](int64_t rows) {
-    std::vector<int64_t> sizes = shape;
-    sizes[0] = rows;
-    return torch::empty(sizes, dtype);
-  };
-  if (owner == 0) {
-    stream.read = [](int64_t, int64_t) { return torch::Tensor(); };
-    stream.write = [](int64_t, int64_t, const torch::Tensor&) {};
-    return stream;
-  }
-  const auto local_read = stream.read;
-  const auto local_write = stream.write;
-  stream.read = [=, this](int64_t begin, int64_t end) {
-    torch::Tensor in = room(ranks_.rank() == 0 ? end - begin : 0);
-    move(mine ? local_read(begin, end) : room(0), owner, in, 0);
-    return ranks_.rank() == 0 ? in : torch::Tensor();
-  };
-  stream.write = [=, this](int64_t begin, int64_t end, const torch::Tensor& rows) {
-    torch::Tensor in = room(mine ? end - begin : 0);
-    move(ranks_.rank() == 0 ? rows.contiguous() : room(0), 0, in, owner);
-    if (mine) local_write(begin, end, in);
-  };
-  return stream;
-}
-
 std::vector<StreamedTensor> Optimizer::stored_state() {
   std::vector<StreamedTensor> state;
   size_t next = 0;
-  for (const auto& [name, tensor] : muon_.state()) state.push_back(owned_tensor(name, tensor, matrix_owners_[next++]));
+  const auto owned = [this](const std::string& name, const torch::Tensor& tensor, int owner) {
+    return spread_tensor(ranks_, Channel::kDense, name, tensor, owned_rows(ranks_.size(), owner, tensor.size(0)));
+  };
+  for (const auto& [name, tensor] : muon_.state()) state.push_back(owned(name, tensor, matrix_owners_[next++]));
   next = 0;
   for (const auto& [name, tensor] : adamw_.state()) {
     if (tensor.dim() == 0) {  // the counter of steps, which every rank has
@@ -128,7 +95,7 @@ std::vector<StreamedTensor> Optimizer::stored_state() {
         ranks_.broadcast(Channel::kDense, tensor, 0).wait();
       };
     } else {
-      state.push_back(owned_tensor(name, tensor, vector_owners_[next++ / 2]));  // two moments each
+      state.push_back(owned(name, tensor, vector_owners_[next++ / 2]));  // two moments each
     }
   }
   return state;

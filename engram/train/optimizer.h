@@ -37,8 +37,6 @@ class Optimizer {
   std::vector<StreamedTensor> stored_state();
 
  private:
-  StreamedTensor owned_tensor(const std::string& name, const torch::Tensor& tensor, int owner);
-
   Communicator& ranks_;
   OptimizerRecipe recipe_;
   std::vector<torch::Tensor> parameters_;
