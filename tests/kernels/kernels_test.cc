@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "engram/kernels/bf16.h"
 #include "engram/kernels/cross_entropy.h"
 #include "engram/kernels/engram_fuse.h"
 #include "engram/kernels/gemm.h"
@@ -59,6 +60,13 @@ TEST(Gemv, EqualsPlainGemm) {
         gemv(m, n, k, x.data(), w.data(), 0, n / 2, parts.data());
         gemv(m, n, k, x.data(), w.data(), n / 2, n, parts.data());
         EXPECT_EQ(got, parts) << "a sum depends on how outputs are split";
+        // bf16 weights give what the same weights give in fp32.
+        std::vector<uint16_t> halves(w.size());
+        Values rounded = w;
+        for (size_t i = 0; i < w.size(); ++i) rounded[i] = widen_bf16(halves[i] = round_to_bf16(w[i]));
+        gemv(m, n, k, x.data(), rounded.data(), 0, n, got.data());
+        gemv(m, n, k, x.data(), halves.data(), 0, n, parts.data());
+        EXPECT_EQ(got, parts) << "bf16";
       }
     }
   }

@@ -76,12 +76,12 @@ void few_rows_by_expert(const MoeGroups& groups, const float* x, const float* ma
     most = std::max(most, groups.offsets[e + 1] - groups.offsets[e]);
   }
   const int64_t grain = internal::output_grain(most, k);
-  std::vector<float> columns(most > kGemvRows ? groups.assignments.size() * static_cast<size_t>(k) : 0);
+  std::vector<float> columns(takes_columns(most, k) ? groups.assignments.size() * static_cast<size_t>(k) : 0);
   for (size_t e = 0; e + 1 < groups.offsets.size(); ++e) {
     const int64_t end = groups.offsets[e + 1];
     for (int64_t first = groups.offsets[e]; first < end; first += kFewRows) {
       const int64_t rows = std::min(kFewRows, end - first);
-      if (rows > kGemvRows) transpose(x + first * k, rows, k, columns.data() + first * k, rows);
+      if (takes_columns(rows, k)) transpose(x + first * k, rows, k, columns.data() + first * k, rows);
       for (int64_t at = 0; at < n; at += grain) {
         pieces.push_back({static_cast<int64_t>(e), first, rows, at, std::min(n, at + grain)});
       }

@@ -189,7 +189,7 @@ torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight) {
   torch::Tensor y = torch::empty(shape, x.options());
   const int64_t rows = x.numel() / k;
   torch::Tensor columns;  // x stays in the cache, whichever way it lies
-  if (rows > kGemvRows) {
+  if (takes_columns(rows, k)) {
     columns = torch::empty({k, rows}, x.options());
     transpose(floats(x), rows, k, mutable_floats(columns), rows);
   }

@@ -1,7 +1,7 @@
 // What the fused operators share: when a kernel applies, contiguous fp32 views, and sums over parts of the rows.
 // Internal to engram/model/ops_*.cc.
 #pragma once
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 
@@ -26,7 +26,7 @@ inline float* mutable_floats(const torch::Tensor& x) { return x.defined() ? x.mu
 inline int64_t row_grain(int64_t floats_per_row) { return std::max<int64_t>(1, 16384 / (floats_per_row + 1)); }
 
 // Outputs per parallel piece of a product of few rows with weights [.., k] (few_rows_product).
-inline int64_t output_grain(int64_t rows, int64_t k) { return rows > kGemvRows ? 96 : row_grain(k); }
+inline int64_t output_grain(int64_t rows, int64_t k) { return takes_columns(rows, k) ? 96 : row_grain(k); }
 
 // A function's forward pass alone where no backward pass can follow: apply() takes microseconds. forward() then gets no
 // context.
