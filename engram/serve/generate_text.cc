@@ -13,11 +13,7 @@ GenerationRequest make_request(const std::vector<int32_t>& context, int64_t max_
   request.prompt = context;
   request.memory_off = options.memory_off;
   request.sampling.max_tokens = static_cast<int>(max_tokens);
-  request.sampling.temperature = options.sampler.temperature;
-  request.sampling.top_k = options.sampler.top_k;
-  request.sampling.top_p = options.sampler.top_p;
-  request.sampling.min_p = options.sampler.min_p;
-  request.sampling.seed = options.sampler.seed;
+  static_cast<SamplerOptions&>(request.sampling) = options.sampler;
   return request;
 }
 

@@ -34,16 +34,6 @@ constexpr double kRateWindowSeconds = 5;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-SamplerOptions sampler_options(const SamplingParams& p) {
-  SamplerOptions out;
-  out.temperature = p.temperature;
-  out.top_k = p.top_k;
-  out.top_p = p.top_p;
-  out.min_p = p.min_p;
-  out.seed = p.seed;
-  return out;
-}
-
 int64_t max_context(const LoadedModel& model, const EngineOptions& options) {
   const int64_t longest = model.config.max_position_embeddings;
   return options.max_context == 0 ? longest : std::min(options.max_context, longest);
@@ -106,14 +96,11 @@ struct LLMEngine::Running {
       : sequence(s),
         on_event(std::move(callback)),
         text(std::move(tokenizer), s.request.sampling.stop),
-        sampler(sampler_options(s.request.sampling)),
-        penalties{s.request.sampling.repetition_penalty, s.request.sampling.presence_penalty,
-                  s.request.sampling.frequency_penalty} {}
+        sampler(s.request.sampling) {}
   Sequence& sequence;
   Engine::OnEvent on_event;
   OutputText text;
   Sampler sampler;
-  Penalties penalties;
   SeenTokens seen;                // read where there are penalties
   std::vector<TokenTrace> trace;  // not told yet
   Clock::time_point submitted = Clock::now(), last_token;
@@ -316,9 +303,9 @@ int32_t LLMEngine::sample(Running& running, std::span<float> logits, GenerationE
   const int count = sequence.request.sampling.logprobs;
   std::vector<float> own;
   if (count >= 0) own.assign(logits.begin(), logits.end());
-  if (running.penalties.any()) {
+  if (running.sequence.request.sampling.penalties.any()) {
     running.seen.read(sequence.tokens, static_cast<size_t>(sequence.num_prompt()));
-    apply_penalties(running.penalties, running.seen, logits);
+    apply_penalties(running.sequence.request.sampling.penalties, running.seen, logits);
   }
   const int32_t token = next_token(sequence, running.sampler.sample(logits));
   if (count < 0) return token;

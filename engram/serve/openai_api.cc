@@ -59,20 +59,18 @@ int64_t random_seed() {
   return static_cast<int64_t>((uint64_t{device()} << 31) ^ device());
 }
 
-// What every endpoint with sampling shares. max_tokens comes later: its default depends on the prompt.
+// What every endpoint with sampling shares, within the API's bounds. max_tokens comes later: its default depends on the
+// prompt.
 void read_sampling(ApiFields& fields, SamplingParams& sampling) {
-  const auto number = [&fields](const char* key, double& value, const SamplingRange& range) {
-    fields(key, value, range.low, range.high);
-  };
-  number("temperature", sampling.temperature, kTemperatureRange);
-  number("top_p", sampling.top_p, {0, kTopPRange.high});
-  sampling.top_p = std::max(sampling.top_p, kTopPRange.low);  // OpenAI takes 0: the likeliest token alone
+  fields("temperature", sampling.temperature = 1.0, 0.0, 2.0);
+  fields("top_p", sampling.top_p, 0.0, 1.0);
+  sampling.top_p = std::max(sampling.top_p, 1e-9);  // OpenAI takes 0: the likeliest token alone
   fields("top_k", sampling.top_k, -1, INT32_MAX);
   sampling.top_k = std::max(sampling.top_k, 0);  // vLLM writes "off" as -1
-  number("min_p", sampling.min_p, kMinPRange);
-  number("repetition_penalty", sampling.repetition_penalty, kRepetitionPenaltyRange);
-  number("presence_penalty", sampling.presence_penalty, kPenaltyRange);
-  number("frequency_penalty", sampling.frequency_penalty, kPenaltyRange);
+  fields("min_p", sampling.min_p, 0.0, 1.0);
+  fields("repetition_penalty", sampling.penalties.repetition, 0.01, 10.0);
+  fields("presence_penalty", sampling.penalties.presence, -2.0, 2.0);
+  fields("frequency_penalty", sampling.penalties.frequency, -2.0, 2.0);
   fields("ignore_eos", sampling.ignore_eos);
   fields("stop", sampling.stop);
   if (sampling.stop.size() > kMaxStops)

@@ -6,29 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "engram/core/status.h"
+#include "engram/model/decode/sampler.h"
 
 namespace engram {
 
 inline constexpr int kMaxLogprobs = 20;
 
-// What sampling takes, for every reader of it.
-struct SamplingRange {
-  double low, high;
-};
-inline constexpr SamplingRange kTemperatureRange{0, 2}, kTopPRange{1e-9, 1}, kMinPRange{0, 1};
-inline constexpr SamplingRange kRepetitionPenaltyRange{0.01, 10}, kPenaltyRange{-2, 2};
-
-struct SamplingParams {
-  int max_tokens = 128;             // generated at most, >= 1
-  double temperature = 1.0;         // 0: greedy
-  int top_k = 0;                    // 0: off
-  double top_p = 1.0;               // 1: off
-  double min_p = 0.0;               // tokens below min_p * (the likeliest one's probability) are left out; 0: off
-  double repetition_penalty = 1.0;  // divides positive and multiplies negative logits of tokens seen; 1: off
-  double presence_penalty = 0.0;    // taken off the logits of tokens generated before
-  double frequency_penalty = 0.0;   // the same, times how often
-  int64_t seed = 0;
+struct SamplingParams : SamplerOptions {
+  int max_tokens = 128;  // generated at most, >= 1
+  Penalties penalties;
   std::vector<std::string> stop;  // the text ends before the first of them, UTF-8
   int logprobs = -1;              // the chosen token's and those of the n likeliest; -1: none
   bool ignore_eos = false;

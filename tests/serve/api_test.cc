@@ -96,7 +96,7 @@ TEST_F(ServeApi, CompletionFields) {
   EXPECT_EQ(one.sampling.top_k, 0);
   EXPECT_EQ(one.sampling.logprobs, 0);
   EXPECT_EQ(one.sampling.stop, (std::vector<std::string>{"x", "yy"}));
-  EXPECT_EQ(one.sampling.frequency_penalty, 2.0);
+  EXPECT_EQ(one.sampling.penalties.frequency, 2.0);
 }
 
 TEST_F(ServeApi, PromptForms) {

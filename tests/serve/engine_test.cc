@@ -1,4 +1,6 @@
 // The engine against generate()'s full recomputation: the same tokens for any batch, chunking, preemption and tier.
+#include <torch/cuda.h>
+
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -428,9 +430,9 @@ TEST_F(ServeEngine, LogProbabilitiesAreTheModels) {
 TEST_F(ServeEngine, PenaltiesKeepTokensFromComingBack) {
   auto e = engine();
   GenerationRequest r = request("again and again", 30);
-  r.sampling.frequency_penalty = 2;
-  r.sampling.presence_penalty = 2;
-  r.sampling.repetition_penalty = 5;
+  r.sampling.penalties.frequency = 2;
+  r.sampling.penalties.presence = 2;
+  r.sampling.penalties.repetition = 5;
   add(*e, 1, r);
   add(*e, 2, request("again and again", 30));
   run(*e);

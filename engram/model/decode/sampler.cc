@@ -94,6 +94,16 @@ Status SamplerOptions::validate() const {
   return Status();
 }
 
+Status Penalties::validate() const {
+  if (!(repetition > 0.0) || !std::isfinite(repetition)) {
+    return invalid_argument("repetition_penalty: got {}, wanted a finite number > 0", repetition);
+  }
+  if (!std::isfinite(presence)) return invalid_argument("presence_penalty: got {}, wanted a finite number", presence);
+  if (!std::isfinite(frequency))
+    return invalid_argument("frequency_penalty: got {}, wanted a finite number", frequency);
+  return Status();
+}
+
 Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(static_cast<uint64_t>(options.seed)) {
   ENGRAM_CHECK(options.validate().ok(), "{}", options.validate().message());
 }

@@ -43,6 +43,7 @@ struct Penalties {
   double repetition = 1.0;  // divides the positive and multiplies the negative logits of all tokens seen; 1: off
   double presence = 0.0;    // taken off the logits of tokens generated
   double frequency = 0.0;   // the same, times how often
+  Status validate() const;  // names the field, got, wanted
   bool any() const { return repetition != 1.0 || presence != 0.0 || frequency != 0.0; }
 };
 // What penalties ask of a sequence, kept while it grows.
