@@ -1,4 +1,6 @@
 // engram serve: a checkpoint behind OpenAI's HTTP API, and a page that shows what its memory does.
+#include <torch/cuda.h>
+
 #include <atomic>
 #include <csignal>
 #include <cstdio>

@@ -1,6 +1,7 @@
 #include "apps/torch_process.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 namespace engram::apps {
 

@@ -1,6 +1,6 @@
 #include "bench/exchange_bench.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <numeric>

@@ -1,5 +1,7 @@
 #include "bench/ops_bench.h"
 
+#include <torch/utils.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -5,7 +5,7 @@
 // that does other work is a failure, not a number. A rival's name says what it calls; "composed" means that no single
 // call of libtorch does the work.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <functional>
 #include <string>

@@ -1,5 +1,7 @@
 #include "bench/serve_bench.h"
 
+#include <torch/utils.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <mutex>

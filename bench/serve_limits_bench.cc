@@ -1,5 +1,7 @@
 // The parts of serve_bench that measure the engine itself: against one client, the memory's speed, greedy sampling,
 // and llama.cpp.
+#include <torch/utils.h>
+
 #include <algorithm>
 #include <map>
 #include <span>

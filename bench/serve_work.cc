@@ -1,5 +1,7 @@
 #include "bench/serve_work.h"
 
+#include <torch/cuda.h>
+
 #include <algorithm>
 #include <numeric>
 #include <random>

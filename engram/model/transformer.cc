@@ -1,6 +1,7 @@
 #include "engram/model/transformer.h"
 
 #include <ATen/record_function.h>
+#include <torch/nn/modules/container/modulelist.h>
 
 #include <algorithm>
 

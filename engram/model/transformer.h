@@ -8,7 +8,7 @@
 // In evaluation mode all const functions may be called from several threads at once. In training mode forward() counts
 // what its experts and gates did, one forward at a time. Bad shapes throw c10::Error.
 #pragma once
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <functional>
 #include <vector>

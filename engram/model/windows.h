@@ -3,7 +3,7 @@
 // The sequence is cut into windows of `length` tokens that overlap by one, as in training, so that every token after
 // the first is predicted exactly once; the last window may be shorter. Windows of one length travel together.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <functional>

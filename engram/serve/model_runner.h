@@ -1,6 +1,6 @@
 // ModelRunner: runs the scheduled tokens of a step through the model, over its pages and its tables.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <memory>
 #include <optional>

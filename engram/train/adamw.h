@@ -2,7 +2,7 @@
 //
 // One step counter serves all parameters: they get a gradient in every step. State: exp_avg and exp_avg_sq each.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <string>
 #include <utility>

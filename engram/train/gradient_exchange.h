@@ -4,7 +4,7 @@
 // The owner adds the ranks' parts pairwise in the order of ranks (dist/pairwise_sum.h). The parameters of one owner are
 // views of one buffer on every rank, so that what it updates is sent as it lies.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <span>

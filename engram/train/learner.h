@@ -4,7 +4,7 @@
 // recipe and seed and given the same batches hold the same bits on CPU. Several ranks share a step: each is given its
 // part of the micro-batches, and all hold the bits of one that was given all of them, where a part is a power of two.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <atomic>
 #include <cstdint>

@@ -3,7 +3,7 @@
 // A step: submit() of all row ids that the step uses; backward, which leaves a gradient at the read's unique_rows;
 // collect_gradient(); apply_gradient(). submit() alone evaluates.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <utility>

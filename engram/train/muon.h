@@ -8,7 +8,7 @@
 // a fused weight and each expert is a separate matrix. Matrices of one shape, or of its transpose, go through the
 // iteration as one batch, whatever layer they come from. The state is one momentum buffer per parameter.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <string>

@@ -4,7 +4,7 @@
 // Among several ranks each parameter has one owner (gradient_exchange.h), which adds its gradients, keeps its state and
 // updates it. Table rows are not included: a LearningTable applies its own gradient.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <string>
 #include <utility>

@@ -8,7 +8,7 @@
 // the row's step counter, column) alone. Only the mean of many steps then counts: to nearest, a row would stand still
 // as soon as its updates are below 1/512 of it, and so would a moment that decays by less than that.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <string>

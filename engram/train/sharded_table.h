@@ -5,7 +5,7 @@
 // same way back. The owner adds the ranks' gradients of a row pairwise in the order of ranks and updates it there, so
 // the bits are those of one process whose micro-batches these were.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <memory>

@@ -1,6 +1,6 @@
 #include "engram/train/step_totals.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <cmath>

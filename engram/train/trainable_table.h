@@ -7,7 +7,7 @@
 // Rows live on the host or on the model's device; ids always come from the host. With rows on the host and the model
 // on a device, only the distinct rows travel down and their gradients up.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <memory>

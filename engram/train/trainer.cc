@@ -1,5 +1,7 @@
 #include "engram/train/trainer.h"
 
+#include <torch/cuda.h>
+
 #include <unistd.h>
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 #include "engram/dist/pairwise_sum.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 namespace engram {
 namespace {

@@ -1,7 +1,8 @@
 // One rank of a world, for communicator_test.py: `dist_ranks SCENARIO TIME-OUT`, with RANK, WORLD_SIZE and so on in the
 // environment. It says "loaded" and waits for a line on stdin, so that all start at once however busy the machine is.
 // Exit code 0 and "ok" on stdout, or 1 and one line on stderr.
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 #include <unistd.h>
 
 #include <cstdio>

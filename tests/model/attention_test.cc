@@ -1,6 +1,8 @@
 // MLA against transformers' deepseek_v3, GQA against llama: forward and every gradient.
 #include "engram/model/layers/attention.h"
 
+#include <torch/utils.h>
+
 #include "tests/model/parity.h"
 
 namespace engram {

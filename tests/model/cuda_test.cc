@@ -1,6 +1,7 @@
 // A GPU against the CPU: operators, a training step, decoding over pages. Skipped without a device.
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
+#include <torch/cuda.h>
 
 #include <numeric>
 #include <random>

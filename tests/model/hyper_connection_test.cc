@@ -1,6 +1,8 @@
 // Hyper-connections against transformers' deepseek_v4, the doubly stochastic mix, and the start as a plain residual.
 #include "engram/model/layers/hyper_connection.h"
 
+#include <torch/optim/sgd.h>
+
 #include "tests/model/parity.h"
 
 namespace engram {

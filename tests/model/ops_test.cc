@@ -4,6 +4,7 @@
 
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
+#include <torch/utils.h>
 
 #include <functional>
 

@@ -2,7 +2,7 @@
 // and the comparison every parity test uses.
 #pragma once
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <cstring>
 #include <map>

@@ -1,6 +1,8 @@
 // decode_rows_plain() against the kernel, bit for bit, on the CPU and, where there is one, on a GPU.
 #include "engram/model/memory/row_decoding.h"
 
+#include <torch/cuda.h>
+
 #include <gtest/gtest.h>
 
 #include <random>

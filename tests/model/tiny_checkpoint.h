@@ -1,7 +1,8 @@
 // A checkpoint small enough to make in every test: byte tokenizer, random weights, random tables.
 #pragma once
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <filesystem>
 #include <string>

@@ -2,6 +2,7 @@
 #include "engram/model/transformer.h"
 
 #include <ATen/autocast_mode.h>
+#include <torch/nn/functional/loss.h>
 
 #include "engram/model/io/parameter_groups.h"
 #include "engram/model/parameters.h"

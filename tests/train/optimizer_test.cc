@@ -1,4 +1,6 @@
 // Muon, AdamW, clipping and row-sparse Adam against PyTorch's own (tests/golden/make/optimizers.py).
+#include <torch/utils.h>
+
 #include <gtest/gtest.h>
 
 #include <cmath>

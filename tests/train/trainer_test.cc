@@ -1,6 +1,8 @@
 // Whole runs on a tiny model: learning, resuming, refusing, and every fault of the disk.
 #include "engram/train/trainer.h"
 
+#include <torch/utils.h>
+
 #include <gtest/gtest.h>
 
 #include <cmath>

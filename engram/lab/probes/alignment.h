@@ -8,7 +8,7 @@
 // Soft alignment index: a_j = sum S_ij i / sum S_ij over the 5 largest S_ij of column j, layers counted from 0
 // (the paper counts from 1).
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <vector>
 

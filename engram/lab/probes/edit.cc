@@ -1,5 +1,8 @@
 #include "engram/lab/probes/edit.h"
 
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/optim/adam.h>
+
 #include <algorithm>
 #include <array>
 #include <unordered_set>

@@ -3,7 +3,7 @@
 // In memory, projections of the same input are one tensor, and so are the experts of a block; on disk each has
 // DeepSeek's name. A stored tensor is a view into the parameter it belongs to: saving reads it, loading fills it.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <string>
 #include <vector>

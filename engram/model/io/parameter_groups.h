@@ -5,7 +5,7 @@
 // embedding, the head, norms, biases, routers, hyper-connections and the convolution (paper, appendix A). Tables are
 // not parameters of the module: train/ keeps them.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <string>
 #include <vector>

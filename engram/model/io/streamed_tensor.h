@@ -3,7 +3,7 @@
 // It passes in pieces of consecutive rows (places along the first dimension). Where several ranks hold parts of it, all
 // of them walk the same tensors in the same order with the same pieces, and rank 0 has the file.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <cstdint>

@@ -13,7 +13,7 @@
 //                  not 0, then also q_a_layernorm and q_b_proj; kv_a_layernorm; kv_b_proj; o_proj
 //             gqa  qkv_proj [(heads + 2 * kv_heads) * head_dim, d]; o_proj
 #pragma once
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <memory>
 #include <mutex>

@@ -14,7 +14,7 @@
 // engram_gate = false keeps every shape (equal parameters); the keys are not used: alpha = 1.
 // In evaluation mode several threads may call forward() and step(); bad shapes throw c10::Error.
 #pragma once
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <mutex>
 

@@ -13,7 +13,7 @@
 // read one stream per layer).
 // Parameters: fn [(2+n)*n, n*d], base [(2+n)*n], scale [3];  head: hc_fn [n, n*d], hc_base [n], hc_scale [1].
 #pragma once
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include "engram/model/model_config.h"
 

@@ -11,7 +11,7 @@
 //             moe    gate.weight [E, d], gate.e_score_correction_bias [E] (a buffer), experts.gate_up [E, 2f, d],
 //                    experts.down [E, d, f], shared_experts.* as dense; absent when its width is 0
 #pragma once
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <memory>
 

@@ -4,7 +4,7 @@
 // trainer runs the rest in bf16 (routers, hyper-connections).
 #pragma once
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 namespace engram {
 

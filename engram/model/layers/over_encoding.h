@@ -7,7 +7,7 @@
 // at equal tables and equal collisions. All W_ij are one matrix [d, R*r] over the concatenated rows, R = (N-1)*K.
 // Parameter: proj.weight [d, R*r]. Not thread-safe; bad shapes throw c10::Error.
 #pragma once
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include "engram/model/layers/engram.h"
 #include "engram/model/memory/memory_source.h"

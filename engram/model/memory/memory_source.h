@@ -7,7 +7,7 @@
 //   StoredTable (stored_table.h)         a tier of engram/store: DRAM, page cache, drive, caches
 //   TrainableTable (train/)              rows that learn, and the controls of studies in front of them
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <memory>

@@ -2,7 +2,7 @@
 //
 // Rows reach a device as they are stored and are widened there, so that a row of fp8 costs its own bytes on the way.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "engram/kernels/row_format.h"
 

@@ -7,7 +7,7 @@
 //   constant       nowhere: every token gets the same row. Shows what the arithmetic costs without the reads
 //   TIER:FILE?...  a RowStore (engram/store/open.h) over a row file of `engram table convert`
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <memory>
 #include <optional>

@@ -3,7 +3,7 @@
 // A model on a GPU gets its rows without waiting for the GPU. Another thread reads them into pinned memory; a second
 // CUDA stream copies and decodes; the model's stream waits on an event before it uses the rows.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <memory>
 #include <optional>

@@ -6,7 +6,7 @@
 // Shapes: N = B*T tokens, d hidden width, M residual streams, f expert width, E experts, k chosen, V vocabulary.
 // All functions throw c10::Error on bad shapes.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <utility>
 

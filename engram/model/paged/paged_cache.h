@@ -7,7 +7,7 @@
 // decided elsewhere (serve/block_manager.h).
 // Shapes: N new tokens of all sequences of a step, back to back; S slots = num_blocks * block_size.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <vector>

@@ -4,7 +4,7 @@
 // attention is libtorch's FlashAttention over the gathered rows; elsewhere they are composed of libtorch operators,
 // sequence by sequence, which is also their oracle. Bad shapes throw c10::Error.
 #pragma once
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <utility>
 

@@ -1,5 +1,7 @@
 // A `const LoadedModel&` was changed while it was read: resident tables de-duplicated through scratch of their own, the
 // rotary tables grew under the reader, a probe called eval(). Two threads that read one model got each other's rows.
+#include <torch/utils.h>
+
 #include <gtest/gtest.h>
 
 #include <atomic>

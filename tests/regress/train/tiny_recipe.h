@@ -1,7 +1,8 @@
 // A model of a few thousand parameters on synthetic text, and a folder for its outputs.
 #pragma once
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 #include <unistd.h>
 
 #include <filesystem>

@@ -4,7 +4,8 @@
 // Right: the library leaves the process as it is, says what it has to say to an observer, and can be called again.
 #include <gtest/gtest.h>
 #include <malloc.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <limits>
 #include <thread>
