@@ -53,13 +53,15 @@ HWY_INLINE Words e4m3_codes(Floats value) {
   return hn::Or(hn::IfThenElse(is_small, small, normal), sign);
 }
 
-// For a power of two the quotient is exact; for a table scale it is rounded once.
-HWY_INLINE void encode_block_e4m3(const float* values, int64_t count, float scale, std::byte* codes) {
-  const Floats s = splat(scale), most = splat(0x1.Ep127f);  // times a power of two, an e4m3 code stays within fp32
+// Of values * lift / (scale * lift). For a power of two the quotient is exact; for a table scale it is rounded once.
+HWY_INLINE void encode_block_e4m3(const float* values, int64_t count, float lifted_scale, float lift,
+                                  std::byte* codes) {
+  const Floats s = splat(lifted_scale), l = splat(lift);
+  const Floats most = splat(0x1.Ep127f);  // times a power of two, an e4m3 code stays within fp32
   for (int64_t c = 0; c < count; c += lanes()) {
     const int64_t n = valid_lanes(c, count);
     const Floats value = hn::Max(hn::Neg(most), hn::Min(most, load(values + c, n)));
-    store_bytes(e4m3_codes(hn::Div(value, s)), codes + c, n);
+    store_bytes(e4m3_codes(hn::Div(hn::Mul(value, l), s)), codes + c, n);
   }
 }
 
@@ -94,12 +96,13 @@ HWY_INLINE uint8_t smallest_e8m0(float largest) {
 }
 
 HWY_INLINE void encode_fp8(const RowFormat& format, const float* values, std::byte* row) {
-  if (format.block == 0) return encode_block_e4m3(values, format.width, format.table_scale, row);
+  if (format.block == 0) return encode_block_e4m3(values, format.width, format.table_scale, 1, row);
   for (int64_t c = 0, b = 0; c < format.width; c += format.block, ++b) {
     const int64_t count = std::min(format.block, format.width - c);
     const uint8_t scale = smallest_e8m0(largest_magnitude(values + c, count));
     row[format.width + b] = std::byte{scale};
-    encode_block_e4m3(values + c, count, std::ldexp(1.0f, scale - 127), row + c);
+    const int lift = scale < 64 ? 64 : 0;  // 2^-127 is subnormal: zero where a program flushes such numbers
+    encode_block_e4m3(values + c, count, std::ldexp(1.0f, scale - 127 + lift), std::ldexp(1.0f, lift), row + c);
   }
 }
 
@@ -149,7 +152,7 @@ int64_t EncodeRows(const RowFormat& format, const float* values, int64_t count, 
 
 uint8_t EncodeE4M3(float value) {
   std::byte code;
-  encode_block_e4m3(&value, 1, 1.0f, &code);
+  encode_block_e4m3(&value, 1, 1, 1, &code);
   return static_cast<uint8_t>(code);
 }
 
