@@ -14,7 +14,7 @@ namespace engram::apps {
 namespace {
 
 struct GenerateFlags {
-  std::string checkpoint, prompt, memory = "on";
+  std::string checkpoint, prompt, memory = "on", dtype = "auto";
   GenerateOptions options;
   bool json = false;
 };
@@ -23,7 +23,8 @@ struct GenerateFlags {
 Status run_generate(const GenerateFlags& flags) {
   ENGRAM_RETURN_IF_ERROR(flags.options.validate());
   set_up_torch();
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint));
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
+                          load_model(Env::posix(), flags.checkpoint, {.dtype = parse_weights(flags.dtype)}));
   GenerateOptions options = flags.options;
   options.memory_off = flags.memory == "off";
   std::string text;
@@ -73,6 +74,7 @@ void add_generate(CLI::App& app, Invocation& invocation) {
       ->capture_default_str();
   command->add_option("--seed", flags->options.sampler.seed, "the same seed gives the same text")
       ->capture_default_str();
+  add_dtype_option(*command, flags->dtype);
   command->add_option("--memory", flags->memory, "off: knock the rows out, Engram blocks add nothing")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();

@@ -35,7 +35,7 @@ struct ServeFlags {
   std::string log_level = "info", log_format = "text";
   EngineOptions engine;
   HttpServerOptions http;
-  std::string device = "cpu";
+  std::string device = "cpu", dtype = "auto";
   bool prefix_cache = true;
   int threads = 0;
 };
@@ -90,8 +90,10 @@ Status run_serve(const ServeFlags& flags) {
     return Status(StatusCode::kFailedPrecondition,
                   "--device: got cuda, but no NVIDIA device is usable by this program; wanted cpu");
   }
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model,
-                          load_model(Env::posix(), flags.checkpoint, flags.device, may_be_resident(options.tables)));
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(Env::posix(), flags.checkpoint,
+                                                              {.device = flags.device,
+                                                               .dtype = parse_weights(flags.dtype),
+                                                               .with_tables = may_be_resident(options.tables)}));
   http.chat_template = model.chat_template;
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LLMEngine> engine, LLMEngine::create(Env::posix(), model, options));
   http.log = std::make_shared<ServerLog>(level_of(flags.log_level),
@@ -175,7 +177,8 @@ void add_serve(CLI::App& app, Invocation& invocation) {
       ->check(CLI::IsMember({"ahead", "wait"}))
       ->capture_default_str();
   command->add_flag("!--no-prefix-cache", flags->prefix_cache, "compute every prompt from its first token");
-  command->add_option("--device", flags->device, "cpu in fp32, or cuda in bf16")
+  add_dtype_option(*command, flags->dtype);
+  command->add_option("--device", flags->device, "cpu, or cuda, whose weights are always bf16")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   command->add_option("--threads", flags->threads, "of the model; 0: all cores")

@@ -194,6 +194,11 @@ struct TransformerImpl::Parts {
     if (!c.tie_word_embeddings) lm_head = Linear(c.hidden_size, c.vocab_size, c.initializer_range);
   }
   const torch::Tensor& head_weight() const { return lm_head ? lm_head->weight : decoder->embed_tokens->weight; }
+  // [N] to [N, d]. On the CPU bf16 is for the weights alone.
+  torch::Tensor embed(const torch::Tensor& ids) const {
+    const torch::Tensor x = at::embedding(decoder->embed_tokens->weight, ids);
+    return x.is_cpu() ? at_least_float(x) : x;
+  }
   Pass make_pass(const ModelConfig& config, const ForwardInput& input);
 
   Decoder decoder;
@@ -226,6 +231,12 @@ Pass TransformerImpl::Parts::make_pass(const ModelConfig& config, const ForwardI
   return pass;
 }
 
+// Weights that only linear_rows() reads, and the embedding: most bytes of a decode step.
+static bool is_read_by_rows(const std::string& name) {
+  const auto has = [&name](const char* part) { return name.find(part) != std::string::npos; };
+  return has("embed_tokens.") || has("lm_head.") || (has("_proj.weight") && !has("kv_b_proj."));
+}
+
 TransformerImpl::TransformerImpl(const ModelConfig& config) : config_(config) {
   const Status status = config.validate();
   TORCH_CHECK(status.ok(), status.message());
@@ -249,7 +260,7 @@ torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* 
 
   torch::Tensor ids = input.tokens.reshape({-1});
   if (input.masked.defined()) ids = ids.clamp_min(0);  // a masked position may carry -1
-  torch::Tensor x = at::embedding(decoder.embed_tokens->weight, ids);
+  torch::Tensor x = parts_->embed(ids);
   if (decoder.over_encoding) {
     const MemoryRows rows = input.memory_off ? MemoryRows() : input.memory[0];
     x = decoder.over_encoding->forward(x.view({batch, length, d}), rows).view({-1, d});
@@ -285,7 +296,7 @@ torch::Tensor TransformerImpl::step(const StepInput& input) const {
   const StepContext context =
       parts_->rotary.at(*input.step, config_.max_position_embeddings, weight.device(),
                         weight.scalar_type() == torch::kDouble ? torch::kDouble : torch::kFloat);
-  torch::Tensor x = at::embedding(weight, input.tokens);
+  torch::Tensor x = parts_->embed(input.tokens);
   if (decoder.over_encoding) {
     x = decoder.over_encoding->step(x, has_memory ? input.memory(0) : torch::Tensor(), *input.step);
   }
@@ -302,7 +313,10 @@ torch::Tensor TransformerImpl::step(const StepInput& input) const {
 
 void TransformerImpl::place(torch::Device device, torch::Dtype dtype) {
   const torch::NoGradGuard no_grad;
-  for (torch::Tensor& parameter : parameters()) parameter.set_data(parameter.to(device, dtype));
+  for (auto& item : named_parameters()) {
+    const bool keeps_fp32 = device.is_cpu() && !is_read_by_rows(item.key());
+    item.value().set_data(item.value().to(device, keeps_fp32 ? torch::kFloat : dtype));
+  }
   for (torch::Tensor& buffer : buffers()) buffer.set_data(buffer.to(device));
 }
 

@@ -126,6 +126,12 @@ struct WeightFiles {
   std::optional<SafetensorsFile> memory;  // of a model that has one
 };
 
+torch::Dtype stored_dtype(const WeightFiles& files) {
+  const auto found = files.model.tensors().find("model.embed_tokens.weight");
+  const bool half = found != files.model.tensors().end() && found->second.dtype == DType::kBF16;
+  return half ? torch::kBFloat16 : torch::kFloat;
+}
+
 Result<WeightFiles> open_weights(Env& env, const std::string& directory, const ModelConfig& config) {
   WeightFiles files;
   ENGRAM_ASSIGN_OR_RETURN(files.model, SafetensorsFile::open(env, join_path(directory, kModelFile)));
@@ -280,7 +286,7 @@ Result<std::string> resolve_checkpoint(Env& env, const std::string& path) {
                    kConfigFile, kConfigFile);
 }
 
-Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device, bool with_tables) {
+Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOptions& options) {
   LoadedModel out;
   ENGRAM_ASSIGN_OR_RETURN(out.directory, resolve_checkpoint(env, path));
   ENGRAM_ASSIGN_OR_RETURN(ConfigFile file, read_config(env, out.directory));
@@ -303,12 +309,14 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device 
   ENGRAM_RETURN_IF_ERROR(check_model_size(out.config, files));
   out.model = Transformer(out.config);
   ENGRAM_RETURN_IF_ERROR(fill_weights(files, *out.model));
-  for (int layer = 0; with_tables && layer < out.config.num_memory_layers(); ++layer) {  // fill_weights checked them
+  for (int layer = 0; options.with_tables && layer < out.config.num_memory_layers();
+       ++layer) {  // fill_weights checked them
     out.tables.push_back(
         std::make_unique<ResidentTable>(read_tensor(files.memory->tensors().at(table_name(out.config, layer)))));
   }
   if (files.memory) ENGRAM_RETURN_IF_ERROR(files.memory->check_unchanged());
-  out.model->place(device, device.is_cpu() ? torch::kFloat : torch::kBFloat16);
+  const bool half = options.device.is_cuda() || options.dtype.value_or(stored_dtype(files)) == torch::kBFloat16;
+  out.model->place(options.device, half ? torch::kBFloat16 : torch::kFloat);
   out.model->eval();
   return out;
 }

@@ -48,10 +48,13 @@ struct LoadedModel {
 
 // path: a checkpoint directory, or a training OUTPUT (its `latest`). kNotFound, kDataLoss, kInvalidArgument.
 Result<std::string> resolve_checkpoint(Env& env, const std::string& path);
-// Weights are fp32 on the CPU and bf16 on a GPU.
-// with_tables false: `tables` stays empty, for tables that are read from elsewhere (served_tables.h).
-Result<LoadedModel> load_model(Env& env, const std::string& path, torch::Device device = torch::kCPU,
-                               bool with_tables = true);
+struct LoadOptions {
+  torch::Device device = torch::kCPU;
+  // Of the weights in memory: fp32, or bf16 (see place()); none: as the file has them. A GPU has bf16 always.
+  std::optional<torch::Dtype> dtype = torch::kFloat;
+  bool with_tables = true;  // false: `tables` stays empty, for tables that are read from elsewhere (served_tables.h)
+};
+Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOptions& options = {});
 
 // dtype of the stored weights: fp32 for training checkpoints, bf16 for compact copies (routing biases stay fp32).
 // table_rows: one of [num_rows, d_row] per memory layer; its name does not matter. Creates the directory.

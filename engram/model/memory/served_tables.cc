@@ -8,6 +8,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include "engram/model/memory/stored_table.h"
+#include "engram/model/paged/paged_cache.h"
 #include "engram/store/open.h"
 
 namespace engram {
@@ -71,7 +72,7 @@ bool may_be_resident(std::span<const std::string> placements) {
 ServedTables::ServedTables(const LoadedModel& model)
     : model_(&model),
       device_(model.model->parameters().front().device()),
-      dtype_(model.model->parameters().front().scalar_type()) {
+      dtype_(page_dtype(model.model->parameters().front())) {
   if (device_.is_cpu()) return;
   const c10::impl::VirtualGuardImpl guard(device_.type());
   staging_ = guard.getStreamFromGlobalPool(device_, /*isHighPriority=*/true);

@@ -178,8 +178,32 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 
 }  // namespace
 
+namespace {
+
+// fp32 x and bf16 weights, which are kept for their size: few rows take the weights as they lie, more the library's
+// product of bf16 with bf16.
+torch::Tensor linear_half(const torch::Tensor& x, const torch::Tensor& weight) {
+  const int64_t k = weight.size(1), n = weight.size(0), rows = x.numel() / k;
+  if (rows > kGemvRows) return at::linear(x.to(torch::kBFloat16), weight).to(torch::kFloat);
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = n;
+  torch::Tensor y = torch::empty(shape, x.options());
+  const int64_t grain = internal::output_grain(1, k);
+  const float* from = floats(x);
+  const auto* matrix = reinterpret_cast<const uint16_t*>(weight.const_data_ptr<at::BFloat16>());
+  float* to = mutable_floats(y);
+  parallel_tasks((n + grain - 1) / grain,
+                 [=](int64_t i) { gemv(rows, n, k, from, matrix, i * grain, std::min(n, (i + 1) * grain), to); });
+  return y;
+}
+
+}  // namespace
+
 torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight) {
   const int64_t k = weight.size(1), n = weight.size(0);
+  if (weight.is_cpu() && weight.scalar_type() == torch::kBFloat16 && x.scalar_type() == torch::kFloat) {
+    return linear_half(x.contiguous(), weight);
+  }
   const bool plain = x.is_cpu() && internal::is_plain(x) && internal::is_plain(weight) && x.size(-1) == k;
   if (!c10::InferenceMode::is_enabled() || !plain || x.numel() == 0 || x.numel() > kFewRows * k) {
     return at::linear(x, weight);
