@@ -1,6 +1,9 @@
 // Row codecs: vector code against the plain oracle bit for bit, both against PyTorch's float8 types, and encoding.
 #include "engram/kernels/row_codec.h"
 
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -221,6 +224,22 @@ TEST(RowCodec, EncodingRefusesWhatCannotBeHeld) {
   }
   EXPECT_TRUE(encode_rows({RowType::kBF16, 4}, values.data(), 2, rows.data()).ok());
 }
+
+#ifdef __SSE__
+// Commands that compute with torch flush denormals, and the scale of such a block is one.
+TEST(RowCodec, TinyBlocksWhereDenormalsAreFlushed) {
+  const std::vector<float> values = {2e-37f, -1e-37f, 3e-38f, 0};
+  std::vector<std::byte> wanted(5), got(5);
+  ASSERT_TRUE(encode_rows({RowType::kFP8, 4, 4}, values.data(), 1, wanted.data()).ok());
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);
+  const bool ok = encode_rows({RowType::kFP8, 4, 4}, values.data(), 1, got.data()).ok();
+  _mm_setcsr(before);
+  ASSERT_TRUE(ok);
+  EXPECT_EQ(wanted, got);
+  EXPECT_EQ(std::byte{0}, wanted[4]);
+}
+#endif
 
 TEST(RowCodec, TinyAndHugeBlocks) {
   for (const float value : {1e-45f, 3e-38f, 3.4e38f, -3.4e38f, 0.0f, -0.0f}) {
