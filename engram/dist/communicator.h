@@ -87,7 +87,7 @@ class Communicator {
   Exchange broadcast(Channel channel, at::Tensor tensor, int root);
   // Rank r's `in` is part r of `out` along the first dimension. One shape and type everywhere.
   Exchange all_gather(Channel channel, at::Tensor out, at::Tensor in);
-  // Sums of which the order cannot matter: int64, or doubles of which at most one rank's is not zero.
+  // Few numbers, whose sums do not depend on an order: int64, or doubles of which at most one rank's is not zero.
   Exchange sum(Channel channel, at::Tensor tensor);
 
   // Ok where every rank's `mine` is; else on all ranks the failure of the lowest rank that has one, "rank R: message"

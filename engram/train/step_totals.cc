@@ -2,27 +2,24 @@
 
 #include <torch/types.h>
 
-#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
+#include <type_traits>
 
 namespace engram {
 namespace {
 
-template <typename Number>
-torch::Tensor joined(std::initializer_list<const std::vector<Number>*> parts) {
-  std::vector<Number> all;
-  for (const std::vector<Number>* part : parts) all.insert(all.end(), part->begin(), part->end());
-  return torch::tensor(all, c10::CppTypeToScalarType<Number>::value);
-}
-
-template <typename Number>
-void divide(const torch::Tensor& sums, std::initializer_list<std::vector<Number>*> parts) {
-  const Number* next = sums.const_data_ptr<Number>();
-  for (std::vector<Number>* part : parts) {
-    std::copy_n(next, part->size(), part->begin());
-    next += part->size();
-  }
+// Calls each(number) for all, in one order.
+template <typename Each>
+void for_each_number(StepTotals& totals, ExactSum::Words& words, int64_t& stop, const Each& each) {
+  for (std::vector<double>* numbers : {&totals.gradient_squares, &totals.losses, &totals.gate_means})
+    for (double& number : *numbers) each(number);
+  for (std::vector<int64_t>* numbers : {&totals.touched_rows, &totals.expert_loads})
+    for (int64_t& number : *numbers) each(number);
+  for (int64_t& word : words) each(word);
+  each(totals.asked_rows);
+  each(stop);
 }
 
 }  // namespace
@@ -35,22 +32,17 @@ double StepTotals::loss() const { return std::accumulate(losses.begin(), losses.
 
 void add_over_ranks(Communicator& ranks, StepTotals& totals) {
   if (ranks.size() == 1) return;
-  const ExactSum::Words words = totals.exact_squares.words();
-  std::vector<int64_t> counts(words.begin(), words.end());
-  counts.push_back(totals.asked_rows);
-  counts.push_back(totals.stop ? 1 : 0);
-  torch::Tensor numbers = joined<double>({&totals.gradient_squares, &totals.losses, &totals.gate_means});
-  torch::Tensor integers = joined<int64_t>({&counts, &totals.touched_rows, &totals.expert_loads});
-  Exchange first = ranks.sum(Channel::kControl, numbers), second = ranks.sum(Channel::kControl, integers);
-  first.wait();
-  second.wait();
-  divide<double>(numbers, {&totals.gradient_squares, &totals.losses, &totals.gate_means});
-  divide<int64_t>(integers, {&counts, &totals.touched_rows, &totals.expert_loads});
-  ExactSum::Words sums;
-  std::copy_n(counts.begin(), sums.size(), sums.begin());
-  totals.exact_squares = ExactSum::from_words(sums);
-  totals.asked_rows = counts[sums.size()];
-  totals.stop = counts[sums.size() + 1] > 0;
+  ExactSum::Words words = totals.exact_squares.words();
+  int64_t stop = totals.stop ? 1 : 0;
+  // A double that one rank has comes through as its bits: those of the others are 0.
+  std::vector<int64_t> numbers;
+  for_each_number(totals, words, stop, [&](auto& number) { numbers.push_back(std::bit_cast<int64_t>(number)); });
+  ranks.sum(Channel::kControl, torch::from_blob(numbers.data(), {std::ssize(numbers)}, torch::kLong)).wait();
+  const int64_t* next = numbers.data();
+  for_each_number(totals, words, stop,
+                  [&](auto& number) { number = std::bit_cast<std::decay_t<decltype(number)>>(*next++); });
+  totals.exact_squares = ExactSum::from_words(words);
+  totals.stop = stop > 0;
 }
 
 }  // namespace engram
