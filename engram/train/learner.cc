@@ -38,6 +38,30 @@ class Autocast {
   torch::DeviceType device_;
 };
 
+RowIds joined_ids(std::span<const Batch> batches) {
+  RowIds joined(batches[0].row_ids.num_layers(), batches[0].row_ids.rows_per_token());
+  for (const Batch& batch : batches) joined.append(batch.row_ids);
+  return joined;
+}
+
+// Tokens of each expert, of all blocks.
+std::vector<int64_t> expert_loads(const TransformerImpl& model) {
+  std::vector<int64_t> all;
+  for (const torch::Tensor& load : model.expert_loads()) {
+    const torch::Tensor here = load.to(torch::kCPU);
+    all.insert(all.end(), here.const_data_ptr<int64_t>(), here.const_data_ptr<int64_t>() + here.numel());
+  }
+  return all;
+}
+
+void set_expert_loads(TransformerImpl& model, std::vector<int64_t> all) {
+  int64_t* next = all.data();
+  for (torch::Tensor load : model.expert_loads()) {
+    load.copy_(torch::from_blob(next, load.sizes(), torch::kLong));
+    next += load.numel();
+  }
+}
+
 }  // namespace
 
 Learner::Learner(const RunInputs& inputs, Communicator& ranks)
@@ -52,10 +76,10 @@ Learner::Learner(const RunInputs& inputs, Communicator& ranks)
   model_.model->to(device_);
   model_.model->train();
   make_tables(inputs);
-  optimizer_.emplace(ranks_, *model_.model, recipe_.optimizer);
+  optimizer_.emplace(ranks_, parameter_groups(*model_.model), recipe_.optimizer);
 }
 
-std::unique_ptr<LearningTable> Learner::make_table(int layer, int64_t num_rows) const {
+std::unique_ptr<LearningTable> Learner::make_table(int layer, int64_t num_rows) {
   RowSparseAdamOptions options;
   options.beta1 = recipe_.optimizer.adamw_beta1;
   options.beta2 = recipe_.optimizer.adamw_beta2;
@@ -77,9 +101,15 @@ std::unique_ptr<LearningTable> Learner::make_table(int layer, int64_t num_rows) 
       rows.narrow(0, local + done, piece.size(0)).copy_(piece);
     }
   });
-  if (ranks_.size() > 1) return std::make_unique<ShardedTable>(ranks_, partition, std::move(rows), options);
+  if (ranks_.size() > 1) {
+    auto table = std::make_unique<ShardedTable>(ranks_, partition, std::move(rows), options);
+    sharded_.push_back(&table->shard());
+    return table;
+  }
   const torch::Device home = recipe_.train.table_placement == TablePlacement::kDevice ? device_ : torch::kCPU;
-  return std::make_unique<TrainableTable>(rows.to(home), device_, options);
+  auto table = std::make_unique<TrainableTable>(rows.to(home), device_, options);
+  local_.push_back(table.get());
+  return table;
 }
 
 void Learner::make_tables(const RunInputs& inputs) {
@@ -104,25 +134,38 @@ torch::Tensor Learner::to_device(const std::vector<int32_t>& ids, const Batch& b
       .to(device_, torch::kInt64);
 }
 
+std::unique_ptr<RowRequest> Learner::request(std::span<const Batch> batches) {
+  const RowIds ids = joined_ids(batches);
+  std::vector<std::span<const int64_t>> layers;
+  for (int layer = 0; layer < ids.num_layers(); ++layer) layers.push_back(ids.layer(layer));
+  return std::make_unique<RowRequest>(ranks_, sharded_, layers);
+}
+
 // One gather per layer for the whole step: a row that several micro-batches use is one leaf, with one gradient.
 std::vector<MemoryRows> Learner::gather(std::span<const Batch> batches, int64_t step) {
   RECORD_USER_SCOPE("phase:table");
-  for (ShuffledTable* table : shuffled_) table->begin(step);
-  RowIds joined;
-  if (batches.size() > 1) {
-    joined = RowIds(batches[0].row_ids.num_layers(), batches[0].row_ids.rows_per_token());
-    for (const Batch& batch : batches) joined.append(batch.row_ids);
-  }
-  const RowIds& ids = batches.size() > 1 ? joined : batches[0].row_ids;
-  std::vector<std::unique_ptr<MemoryRead>> reads;
-  for (size_t layer = 0; layer < model_.tables.size(); ++layer)
-    reads.push_back(model_.tables[layer]->submit(ids.layer(static_cast<int>(layer))));
   std::vector<MemoryRows> memory;
-  for (const auto& read : reads) {
-    throw_if_error(read->wait());
-    const int64_t sequences = batches[0].batch_size * static_cast<int64_t>(batches.size());
-    memory.push_back(shaped(read->rows(), sequences, batches[0].sequence_length));
+  if (!sharded_.empty()) {
+    rows_ = std::move(next_rows_);
+    if (!rows_) {  // nobody has asked during the step before
+      rows_ = request(batches);
+      rows_->send_ids();
+      rows_->send_rows();
+    }
+    memory = rows_->rows();
+  } else if (!model_.tables.empty()) {
+    for (ShuffledTable* table : shuffled_) table->begin(step);
+    const RowIds ids = joined_ids(batches);
+    std::vector<std::unique_ptr<MemoryRead>> reads;
+    for (size_t layer = 0; layer < model_.tables.size(); ++layer)
+      reads.push_back(model_.tables[layer]->submit(ids.layer(static_cast<int>(layer))));
+    for (const auto& read : reads) {
+      throw_if_error(read->wait());
+      memory.push_back(read->rows());
+    }
   }
+  const int64_t sequences = batches[0].batch_size * std::ssize(batches);
+  for (MemoryRows& rows : memory) rows = shaped(std::move(rows), sequences, batches[0].sequence_length);
   return memory;
 }
 
@@ -137,8 +180,8 @@ torch::Tensor Learner::micro_batch_loss(const Batch& batch, std::vector<MemoryRo
   return model_.model->loss(hidden, to_device(batch.targets, batch));
 }
 
-StepResult Learner::step(std::span<const Batch> batches, int64_t step, double multiplier,
-                         const std::atomic<bool>* stop) {
+StepResult Learner::step(std::span<const Batch> batches, int64_t step, double multiplier, const std::atomic<bool>* stop,
+                         std::span<const Batch> next) {
   TORCH_CHECK(!batches.empty(), "step: got no batch");
   StepResult result;
   const int64_t own = std::ssize(batches), all = own * ranks_.size();
@@ -167,44 +210,44 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   std::copy_n(nats.const_data_ptr<double>(), own, totals.losses.begin() + ranks_.rank() * own);
   totals.gate_means = model_.model->gate_means();
   if (ranks_.rank() != ranks_.size() - 1) std::ranges::fill(totals.gate_means, 0.0);  // the last micro-batch is there
-  update(gradients.finish(), multiplier, totals, result);
+  update(collect(gradients.finish(), next, totals), multiplier, totals, result);
   return result;
 }
 
-// The experts' loads into `totals`, or back.
-void Learner::add_expert_loads(StepTotals& totals, bool back) const {
-  size_t next = 0;
-  for (torch::Tensor load : model_.model->expert_loads()) {
-    if (back) {
-      load.copy_(torch::from_blob(totals.expert_loads.data() + next, load.sizes(), torch::kLong));
-    } else {
-      const torch::Tensor here = load.to(torch::kCPU);
-      totals.expert_loads.insert(totals.expert_loads.end(), here.const_data_ptr<int64_t>(),
-                                 here.const_data_ptr<int64_t>() + here.numel());
-    }
-    next += static_cast<size_t>(load.numel());
-  }
-}
-
-// `gradients`: of the parameters, then of the rows of each memory layer.
-void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, StepTotals& totals, StepResult& result) {
+// `gradients`: of the parameters, then of the rows of each memory layer. They go to their owners and `totals` becomes
+// that of all ranks; returns the sums of the parameters owned here. What needs no answer is sent first.
+std::vector<torch::Tensor> Learner::collect(std::vector<torch::Tensor> gradients, std::span<const Batch> next,
+                                            StepTotals& totals) {
   const std::vector<torch::Tensor> rows(gradients.end() - std::ssize(tables_), gradients.end());
   gradients.resize(gradients.size() - tables_.size());
   optimizer_->exchange().start_sum(std::move(gradients));
-  totals.touched_rows.resize(static_cast<size_t>(ranks_.size()));
-  for (size_t layer = 0; layer < tables_.size(); ++layer) {
-    totals.exact_squares.add(tables_[layer]->collect_gradient(rows[layer]));
-    totals.asked_rows += tables_[layer]->asked_rows();
-    totals.touched_rows[static_cast<size_t>(ranks_.rank())] += tables_[layer]->touched_rows();
+  if (rows_) rows_->send_gradients(rows);
+  if (!sharded_.empty() && !next.empty()) next_rows_ = request(next);
+  for (size_t layer = 0; layer < local_.size(); ++layer) {
+    totals.exact_squares.add(local_[layer]->collect_gradient(rows[layer]));
+    totals.asked_rows += local_[layer]->touched_rows();
   }
+  if (rows_) {
+    totals.exact_squares.add(rows_->collect_gradients());
+    totals.asked_rows = rows_->asked_rows();
+  }
+  totals.touched_rows.resize(static_cast<size_t>(ranks_.size()));
+  for (const LearningTable* table : tables_)
+    totals.touched_rows[static_cast<size_t>(ranks_.rank())] += table->touched_rows();
   gradients = optimizer_->exchange().finish_sum();
   totals.gradient_squares = gradient_squares(gradients);
   totals.exact_squares.add(expert_squares(gradients));
+  if (next_rows_) next_rows_->send_ids();
   if (ranks_.size() > 1) {
-    add_expert_loads(totals, /*back=*/false);
+    totals.expert_loads = expert_loads(*model_.model);
     add_over_ranks(ranks_, totals);
-    add_expert_loads(totals, /*back=*/true);
+    set_expert_loads(*model_.model, totals.expert_loads);
   }
+  return gradients;
+}
+
+void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, const StepTotals& totals,
+                     StepResult& result) {
   result.loss = totals.loss();
   result.grad_norm = totals.gradient_norm();
   for (const int64_t count : totals.touched_rows) result.touched_rows += count;
@@ -221,6 +264,7 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, St
   optimizer_->step(gradients, multiplier);
   for (LearningTable* table : tables_)
     table->apply_gradient(recipe_.optimizer.adamw_lr * recipe_.optimizer.table_lr_multiplier * multiplier, scale);
+  if (next_rows_) next_rows_->send_rows();
   model_.model->update_expert_bias(recipe_.train.expert_bias_rate);
   optimizer_->exchange().finish_return();
 }

@@ -19,18 +19,21 @@
 #include "engram/model/decode/evaluate.h"
 #include "engram/train/learning_table.h"
 #include "engram/train/optimizer.h"
+#include "engram/train/row_request.h"
 #include "engram/train/run_inputs.h"
 #include "engram/train/shuffled_table.h"
 #include "engram/train/step_totals.h"
 
 namespace engram {
 
+class TrainableTable;
+
 struct StepResult {
   double loss = 0;                  // nats per token, mean over the step's tokens
   double grad_norm = 0;             // before clipping; row gradients included
   int64_t tokens = 0;               // targets
   int64_t touched_rows = 0;         // distinct table rows, all layers
-  int64_t asked_rows = 0;           // the same, a row that several ranks ask for counted for each
+  int64_t asked_rows = 0;           // touched ones, a row that several ranks ask for counted for each
   double busiest_owner = 1;         // touched rows of the rank that keeps the most of them over the mean of ranks
   std::vector<double> expert_load;  // per MoE block: max / mean of the step's tokens per expert
   std::vector<double> gate_mean;    // per Engram layer, of the last micro-batch
@@ -48,9 +51,11 @@ class Learner {
 
   // `batches`: this rank's part of the recipe.train.accumulation micro-batches; `step` counts from 1; rates are scaled
   // by `multiplier`. The result is that of the whole step, on every rank; `stop` (may be null): this rank was asked to.
-  // A loss or gradient norm that is not finite is returned without touching any weight.
+  // A loss or gradient norm that is not finite is returned without touching any weight. `next`: those of the next step,
+  // where it is certain to come and several ranks train: their rows are asked for during this step. Or empty; alike on
+  // all ranks.
   StepResult step(std::span<const Batch> batches, int64_t step, double multiplier,
-                  const std::atomic<bool>* stop = nullptr);
+                  const std::atomic<bool>* stop = nullptr, std::span<const Batch> next = {});
 
   // Loss of a token sequence in evaluation mode and fp32, under the recipe's control (model/decode/evaluate.h).
   Result<EvaluateResult> validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
@@ -65,9 +70,11 @@ class Learner {
   void make_tables(const RunInputs& inputs);
   std::vector<MemoryRows> gather(std::span<const Batch> batches, int64_t step);
   torch::Tensor micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory);
-  std::unique_ptr<LearningTable> make_table(int layer, int64_t num_rows) const;
-  void add_expert_loads(StepTotals& totals, bool back) const;
-  void update(std::vector<torch::Tensor> gradients, double multiplier, StepTotals& totals, StepResult& result);
+  std::unique_ptr<LearningTable> make_table(int layer, int64_t num_rows);
+  std::unique_ptr<RowRequest> request(std::span<const Batch> batches);
+  std::vector<torch::Tensor> collect(std::vector<torch::Tensor> gradients, std::span<const Batch> next,
+                                     StepTotals& totals);
+  void update(std::vector<torch::Tensor> gradients, double multiplier, const StepTotals& totals, StepResult& result);
   torch::Tensor to_device(const std::vector<int32_t>& ids, const Batch& batch) const;
 
   Communicator& ranks_;
@@ -75,7 +82,11 @@ class Learner {
   torch::Device device_;
   LoadedModel model_;                     // owns the tables
   std::vector<LearningTable*> tables_;    // inside model_.tables, maybe behind a control's table
+  std::vector<TrainableTable*> local_;    // the same in one process
+  std::vector<RowShard*> sharded_;        // or with several ranks
   std::vector<ShuffledTable*> shuffled_;  // only with the shuffled-hash control
+  // Of several ranks: the rows of this step and of the next.
+  std::unique_ptr<RowRequest> rows_, next_rows_;
   std::optional<Optimizer> optimizer_;
 };
 

@@ -1,7 +1,8 @@
 // LearningTable: a MemorySource whose rows learn.
 //
-// A step: submit() of all row ids that the step uses; backward, which leaves a gradient at the read's unique_rows;
-// collect_gradient(); apply_gradient(). submit() alone evaluates.
+// A step: the rows of all ids that it uses are read; backward leaves a gradient at them; the table collects it, and
+// apply_gradient() updates. Where the rows are all here that is submit() and collect_gradient() of TrainableTable;
+// where they lie with several ranks it is a RowRequest. submit() alone evaluates.
 #pragma once
 #include <torch/types.h>
 
@@ -9,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "engram/dist/exact_sum.h"
 #include "engram/model/io/streamed_tensor.h"
 #include "engram/model/memory/memory_source.h"
 
@@ -18,11 +18,7 @@ namespace engram {
 // Not thread-safe.
 class LearningTable : public MemorySource {
  public:
-  // `gradient` [U, d_row], fp32, of the unique_rows of the last submit(); undefined: none reached them. Returns the sum
-  // of its squares over the rows that are kept here.
-  virtual ExactSum collect_gradient(torch::Tensor gradient) = 0;
-  // Distinct rows of the last submit(): those that this process asked for, and those asked of it by all.
-  virtual int64_t asked_rows() const = 0;
+  // Distinct rows kept here that the last step used.
   virtual int64_t touched_rows() const = 0;
   // One step of row-sparse Adam with the collected gradient times `scale`, which is dropped afterwards.
   virtual void apply_gradient(double lr, double scale) = 0;

@@ -1,6 +1,5 @@
 #include "engram/train/optimizer.h"
 
-#include "engram/model/io/parameter_groups.h"
 #include "engram/model/io/spread_tensor.h"
 #include "engram/model/ops/parallel.h"
 
@@ -8,19 +7,25 @@ namespace engram {
 namespace {
 
 // What an update costs, about: bytes that move, and for a matrix the products of the Newton-Schulz iteration.
-std::vector<int64_t> update_costs(const TransformerImpl& model) {
+std::vector<int64_t> update_costs(const std::vector<ParameterInfo>& infos) {
   std::vector<int64_t> costs;
-  for (const ParameterInfo& info : parameter_groups(model)) {
+  for (const ParameterInfo& info : infos) {
     const bool matrix = info.kind == ParameterKind::kMatrix;
     costs.push_back(info.tensor.numel() * (4 + (matrix ? std::min(info.tensor.size(-1), info.tensor.size(-2)) : 0)));
   }
   return costs;
 }
 
-Muon make_muon(const TransformerImpl& model, const OptimizerRecipe& recipe, const GradientExchange& exchange) {
+std::vector<torch::Tensor> tensors(const std::vector<ParameterInfo>& infos) {
+  std::vector<torch::Tensor> tensors;
+  for (const ParameterInfo& info : infos) tensors.push_back(info.tensor);
+  return tensors;
+}
+
+Muon make_muon(const std::vector<ParameterInfo>& infos, const OptimizerRecipe& recipe,
+               const GradientExchange& exchange) {
   std::vector<MuonParameter> matrices;
   MuonOptions options;
-  const std::vector<ParameterInfo> infos = parameter_groups(model);
   for (size_t i = 0; i < infos.size(); ++i) {
     if (infos[i].kind != ParameterKind::kMatrix) continue;
     matrices.push_back({infos[i].name, infos[i].tensor, infos[i].row_splits, exchange.owns(i)});
@@ -32,9 +37,9 @@ Muon make_muon(const TransformerImpl& model, const OptimizerRecipe& recipe, cons
   return Muon(std::move(matrices), options);
 }
 
-AdamW make_adamw(const TransformerImpl& model, const OptimizerRecipe& recipe, const GradientExchange& exchange) {
+AdamW make_adamw(const std::vector<ParameterInfo>& infos, const OptimizerRecipe& recipe,
+                 const GradientExchange& exchange) {
   std::vector<AdamWParameter> others;
-  const std::vector<ParameterInfo> infos = parameter_groups(model);
   for (size_t i = 0; i < infos.size(); ++i)
     if (infos[i].kind == ParameterKind::kVector)
       others.push_back({infos[i].name, infos[i].tensor, infos[i].decay, exchange.owns(i)});
@@ -48,14 +53,13 @@ AdamW make_adamw(const TransformerImpl& model, const OptimizerRecipe& recipe, co
 
 }  // namespace
 
-Optimizer::Optimizer(Communicator& ranks, const TransformerImpl& model, const OptimizerRecipe& recipe)
+Optimizer::Optimizer(Communicator& ranks, const std::vector<ParameterInfo>& infos, const OptimizerRecipe& recipe)
     : ranks_(ranks),
       recipe_(recipe),
-      parameters_(model.parameters()),
-      exchange_(ranks, parameters_, update_costs(model)),
-      muon_(make_muon(model, recipe, exchange_)),
-      adamw_(make_adamw(model, recipe, exchange_)) {
-  const std::vector<ParameterInfo> infos = parameter_groups(model);
+      parameters_(tensors(infos)),
+      exchange_(ranks, parameters_, update_costs(infos)),
+      muon_(make_muon(infos, recipe, exchange_)),
+      adamw_(make_adamw(infos, recipe, exchange_)) {
   for (size_t i = 0; i < infos.size(); ++i)
     (infos[i].kind == ParameterKind::kMatrix ? matrix_owners_ : vector_owners_).push_back(exchange_.owner(i));
 }

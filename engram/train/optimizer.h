@@ -12,8 +12,8 @@
 
 #include "engram/dist/communicator.h"
 #include "engram/dist/exact_sum.h"
+#include "engram/model/io/parameter_groups.h"
 #include "engram/model/io/streamed_tensor.h"
-#include "engram/model/transformer.h"
 #include "engram/train/adamw.h"
 #include "engram/train/gradient_exchange.h"
 #include "engram/train/muon.h"
@@ -24,7 +24,7 @@ namespace engram {
 // Not thread-safe. Keeps references to the model's parameters.
 class Optimizer {
  public:
-  Optimizer(Communicator& ranks, const TransformerImpl& model, const OptimizerRecipe& recipe);
+  Optimizer(Communicator& ranks, const std::vector<ParameterInfo>& parameters, const OptimizerRecipe& recipe);
   // The gradient of every parameter, in the model's order, undefined where there is none; afterwards none has one, so
   // that the next backward writes instead of adding.
   std::vector<torch::Tensor> take_gradients();

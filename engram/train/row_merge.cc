@@ -13,7 +13,7 @@ struct Part {
 
 }  // namespace
 
-void merge_rows(const RowMergeShape& shape, float* gradients, float* sums) {
+void merge_rows(const RowMergeShape& shape, float* sums) {
   const int64_t rows = shape.index.empty() ? 0 : *std::ranges::max_element(shape.index) + 1;
   // The parts of each row one after another, in the order of ranks.
   std::vector<int64_t> ends(static_cast<size_t>(rows) + 1);
@@ -22,10 +22,10 @@ void merge_rows(const RowMergeShape& shape, float* gradients, float* sums) {
   std::vector<Part> parts(shape.index.size());
   std::vector<int64_t> next(ends.begin(), ends.end() - (ends.empty() ? 0 : 1));
   size_t i = 0;
-  for (size_t rank = 0; rank < shape.counts.size(); ++rank)
-    for (int64_t k = 0; k < shape.counts[rank]; ++k, ++i)
-      parts[static_cast<size_t>(next[static_cast<size_t>(shape.index[i])]++)] = {
-          static_cast<int64_t>(rank), gradients + static_cast<int64_t>(i) * shape.dim};
+  for (size_t rank = 0; rank < shape.parts.size(); ++rank)
+    for (size_t at = 0; at < shape.parts[rank].size(); at += static_cast<size_t>(shape.dim), ++i)
+      parts[static_cast<size_t>(next[static_cast<size_t>(shape.index[i])]++)] = {static_cast<int64_t>(rank),
+                                                                                 shape.parts[rank].data() + at};
 
   for (int64_t row = 0; row < rows; ++row) {
     const std::span<Part> own(parts.data() + ends[static_cast<size_t>(row)],

@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "engram/dist/exact_sum.h"
 #include "engram/model/memory/row_deduplicator.h"
 #include "engram/train/learning_table.h"
 #include "engram/train/row_sparse_adam.h"
@@ -26,8 +27,9 @@ class TrainableTable : public LearningTable {
   TrainableTable(torch::Tensor rows, torch::Device model_device, const RowSparseAdamOptions& options);
 
   std::unique_ptr<MemoryRead> submit(std::span<const int64_t> row_ids, bool overlap = true) override;
-  ExactSum collect_gradient(torch::Tensor gradient) override;
-  int64_t asked_rows() const override { return touched_rows(); }
+  // `gradient` [U, d_row], fp32, of the unique_rows of the last submit(); undefined: none reached them. Returns the sum
+  // of its squares.
+  ExactSum collect_gradient(torch::Tensor gradient);
   int64_t touched_rows() const override { return unique_ids_.defined() ? unique_ids_.numel() : 0; }
   void apply_gradient(double lr, double scale) override;
 

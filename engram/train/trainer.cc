@@ -122,6 +122,7 @@ class Run {
   Status restore(const std::string& checkpoint);
   std::vector<StreamedTensor> table_rows();
   void read_last_metrics();
+  Result<std::vector<Batch>> step_batches();
   Status step();
   nlohmann::ordered_json exchange_costs(const StepResult& result);
   Status validate(nlohmann::ordered_json& line);
@@ -139,6 +140,7 @@ class Run {
   std::optional<RunDirectory> directory_;  // at rank 0
   std::unique_ptr<Communicator> ranks_;
   std::unique_ptr<DataLoader> loader_;
+  std::vector<Batch> next_batches_;  // of several ranks: those of the next step
   std::unique_ptr<Learner> learner_;
   std::unique_ptr<MetricsLog> metrics_;  // at rank 0
   TokenText validation_;
@@ -341,19 +343,29 @@ Status Run::loop() {
   return step_ > saved_step_ ? save() : Status();
 }
 
+// This rank's part of a step.
+Result<std::vector<Batch>> Run::step_batches() {
+  RECORD_USER_SCOPE("phase:data");
+  std::vector<Batch> batches;
+  for (int64_t i = 0; i < inputs_.recipe.train.accumulation / ranks_->size(); ++i) {
+    ENGRAM_ASSIGN_OR_RETURN(Batch batch, loader_->next());
+    batches.push_back(std::move(batch));
+  }
+  return batches;
+}
+
 Status Run::step() {
   const Recipe& recipe = inputs_.recipe;
   const double start = now();
-  std::vector<Batch> batches;
-  {
-    RECORD_USER_SCOPE("phase:data");
-    for (int64_t i = 0; i < recipe.train.accumulation / ranks_->size(); ++i) {
-      ENGRAM_ASSIGN_OR_RETURN(Batch batch, loader_->next());
-      batches.push_back(std::move(batch));
-    }
+  std::vector<Batch> batches = std::exchange(next_batches_, {});
+  if (batches.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(batches, step_batches());
+  }
+  if (ranks_->size() > 1 && step_ + 1 < last_step_) {
+    ENGRAM_ASSIGN_OR_RETURN(next_batches_, step_batches());
   }
   const double multiplier = schedule_multiplier(recipe.optimizer, step_, recipe.train.steps);
-  const StepResult result = learner_->step(batches, step_ + 1, multiplier, options_.stop);
+  const StepResult result = learner_->step(batches, step_ + 1, multiplier, options_.stop, next_batches_);
   stopped_ = result.stop;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
     return make_status(
