@@ -47,6 +47,7 @@ nlohmann::ordered_json to_json(const TrainSummary& summary) {
   json["rho"] = summary.parameters.rho;
   json["checkpoint"] = summary.checkpoint;
   json["peak_rss_bytes"] = summary.peak_rss_bytes;
+  if (!summary.exchange.empty()) json["exchange"] = summary.exchange;
   if (!summary.phase_seconds.empty()) json["phase_seconds"] = summary.phase_seconds;
   return json;
 }

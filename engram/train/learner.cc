@@ -200,7 +200,9 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
     std::vector<torch::Tensor> term = optimizer_->take_gradients();
     for (const MemoryRows& rows : mine) term.push_back(rows.unique_rows.grad());
     gradients.push(std::move(term));
-    result.tokens += batch.batch_size * batch.sequence_length * ranks_.size();
+    const int64_t tokens = batch.batch_size * batch.sequence_length * ranks_.size();
+    result.tokens += tokens;
+    result.looked_up_rows += tokens * batch.row_ids.rows_per_token() * std::ssize(tables_);
   }
   RECORD_USER_SCOPE("phase:optimizers");
   StepTotals totals;

@@ -33,6 +33,7 @@ struct StepResult {
   double grad_norm = 0;             // before clipping; row gradients included
   int64_t tokens = 0;               // targets
   int64_t touched_rows = 0;         // distinct table rows, all layers
+  int64_t looked_up_rows = 0;       // row ids of the step, all layers
   int64_t asked_rows = 0;           // touched ones, a row that several ranks ask for counted for each
   double busiest_owner = 1;         // touched rows of the rank that keeps the most of them over the mean of ranks
   std::vector<double> expert_load;  // per MoE block: max / mean of the step's tokens per expert

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -16,6 +15,7 @@
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/core/sha256.h"
+#include "engram/train/exchange_costs.h"
 #include "engram/train/learner.h"
 #include "engram/train/memory_need.h"
 #include "engram/train/metrics_log.h"
@@ -124,7 +124,6 @@ class Run {
   void read_last_metrics();
   Result<std::vector<Batch>> step_batches();
   Status step();
-  nlohmann::ordered_json exchange_costs(const StepResult& result);
   Status validate(nlohmann::ordered_json& line);
   Status save();
   bool due(int64_t every) const { return step_ == last_step_ || (every > 0 && step_ % every == 0); }
@@ -150,7 +149,7 @@ class Run {
   int64_t step_ = 0, saved_step_ = 0, last_step_ = 0;
   double seconds_ = 0;
   bool stopped_ = false;
-  std::array<ChannelStats, kChannels> exchanged_;  // up to the last step
+  ExchangeCosts exchanged_;
   TrainSummary summary_;
 };
 
@@ -339,6 +338,7 @@ Status Run::loop() {
   while (step_ < last_step_ && !stopped_ && !(ranks_->size() == 1 && stop_requested())) ENGRAM_RETURN_IF_ERROR(step());
   profiler_.stop();
   observer_.on_end();
+  for (const std::string& line : exchanged_.lines()) observer_.on_message(line);
   summary_.interrupted = step_ < last_step_;
   return step_ > saved_step_ ? save() : Status();
 }
@@ -395,7 +395,7 @@ Status Run::step() {
   if (!result.expert_load.empty()) line["expert_load_max_over_mean"] = result.expert_load;
   if (!result.gate_mean.empty()) line["gate_mean"] = result.gate_mean;
   if (!learner_->tables().empty()) line["touched_rows"] = result.touched_rows;
-  if (ranks_->size() > 1) line["exchange"] = exchange_costs(result);
+  if (ranks_->size() > 1) line["exchange"] = exchanged_.add(*ranks_, result, elapsed);
   if (due(recipe.train.validate_every)) ENGRAM_RETURN_IF_ERROR(validate(line));
   if (root()) ENGRAM_RETURN_IF_ERROR(metrics_->append(line));
 
@@ -404,28 +404,6 @@ Status Run::step() {
     observer_.on_message(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {} tokens/s", step_, result.loss,
                                      result.grad_norm, format_count(tokens_per_second)));
   return due(recipe.train.checkpoint_every) ? save() : Status();
-}
-
-// What the other ranks have cost this one since the last step.
-nlohmann::ordered_json Run::exchange_costs(const StepResult& result) {
-  nlohmann::ordered_json costs;
-  int64_t sent = 0;
-  for (const auto& [name, channel] :
-       {std::pair{"control", Channel::kControl}, {"dense", Channel::kDense}, {"table", Channel::kTable}}) {
-    const ChannelStats& stats = ranks_->stats(channel);
-    ChannelStats& before = exchanged_[static_cast<size_t>(channel)];
-    costs[fmt::format("{}_seconds", name)] = stats.seconds_waited - before.seconds_waited;
-    costs[fmt::format("{}_exchanges", name)] = stats.calls - before.calls;
-    costs[fmt::format("{}_bytes", name)] = stats.bytes_sent - before.bytes_sent;
-    sent += stats.bytes_sent - before.bytes_sent;
-    before = stats;
-  }
-  costs["bytes_sent"] = sent;
-  if (!learner_->tables().empty()) {
-    costs["asked_rows"] = result.asked_rows;
-    costs["busiest_owner"] = result.busiest_owner;
-  }
-  return costs;
 }
 
 Status Run::validate(nlohmann::ordered_json& line) {
@@ -476,6 +454,7 @@ TrainSummary Run::summary() {
   summary_.seconds = seconds_;
   summary_.parameters = inputs_.parameters;
   summary_.peak_rss_bytes = peak_rss_bytes();
+  summary_.exchange = exchanged_.means();
   if (options_.profile) summary_.phase_seconds = profiler_.seconds();
   return summary_;
 }

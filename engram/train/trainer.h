@@ -58,6 +58,7 @@ struct TrainSummary {
   int64_t peak_rss_bytes = 0;
   bool interrupted = false;
   std::map<std::string, double> phase_seconds;
+  std::map<std::string, double> exchange;  // of several ranks: means over this session's steps (docs/training.md)
 };
 
 // Runs to train.steps, to train.stop_at, or until options.stop. Errors leave the last complete checkpoint as it is:

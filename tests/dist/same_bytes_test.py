@@ -8,6 +8,7 @@ moments of bf16, and without a memory: every recorded number and every byte of t
 continued by one, by four and by two.
 """
 
+import json
 import sys
 import tempfile
 import unittest
@@ -72,6 +73,28 @@ class SameBytes(unittest.TestCase):
                 self.train(name, 2, ("train.stop_at=6",))
                 self.assertEqual(6, len(metrics(self.folder / name)))
                 self.assert_equal_runs(whole, self.train(name, size, (), "--resume"))
+
+    def test_the_end_says_what_the_ranks_cost(self):
+        command = [ENGRAM, "train", str(SOURCE / "recipes/smoke.toml"), "--json", "--set",
+                   f"train.output={self.folder / 'told'}"]
+        for setting in [*SETTINGS, "train.steps=4", "train.validate_every=0"]:
+            command += ["--set", setting]
+        ranks = Ranks(command, 2)
+        codes, errors = ranks.finish()
+        self.assertEqual([0, 0], codes, errors)
+        number = r"[\d.]+[kM]?"
+        self.assertRegex(errors[0], rf"exchange: {number} % of the time waited \(control {number} %, dense {number} %, "
+                                    rf"table {number} %\), {number} bytes sent a step\n")
+        self.assertRegex(errors[0], rf"rows of a step: {number} looked up, {number} asked for, {number} distinct; "
+                                    rf"busiest owner {number} of the mean\n")
+        self.assertNotIn("exchange:", errors[1])
+        means = json.loads(ranks.outputs[0])["exchange"]
+        self.assertGreaterEqual(means["looked_up_rows"], means["asked_rows"])
+        self.assertGreaterEqual(means["asked_rows"], means["touched_rows"])
+        steps = [json.loads(line)["exchange"] for line in
+                 (self.folder / "told/metrics.jsonl").read_text().splitlines()]
+        for name, value in steps[0].items():
+            self.assertAlmostEqual(means[name], sum(step[name] for step in steps) / 4, msg=name)
 
     def test_start_from_another_run(self):
         self.train("first", 2, ("train.steps=3",))
