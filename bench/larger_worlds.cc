@@ -1,7 +1,6 @@
 #include "bench/larger_worlds.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "engram/dist/partition.h"
 
@@ -22,19 +21,17 @@ double largest_share(const std::vector<int64_t>& weights, int ranks) {
 
 Json larger_world(const StepCosts& costs, int ranks, const Link& link) {
   const double n = ranks, others = n - 1, counted = costs.ranks;
-  const double levels = std::bit_width(static_cast<unsigned>(ranks - 1));
   const double share = largest_share(costs.weights, ranks);
   const double row_growth = (others / n) / ((counted - 1) / counted);
   const double dense_growth = others * share / ((counted - 1) * largest_share(costs.weights, costs.ranks));
   const std::vector<std::pair<const char*, double>> messages = {
       {"messages of rows", costs.table.calls * others},
-      {"messages of gradients", (costs.dense.calls - counted) * others},
-      {"messages of weights", n * levels},
-      {"messages of totals", costs.control.calls * 2 * others}};
+      {"messages of dense weights", costs.dense.calls * others},
+      {"messages of totals", costs.control.calls * others}};
   const std::vector<std::pair<const char*, double>> bytes = {
       {"bytes of rows", costs.table.bytes_sent * row_growth},
       {"bytes of dense weights", costs.dense.bytes_sent * dense_growth},
-      {"bytes of totals", costs.control.bytes_sent * row_growth}};
+      {"bytes of totals", costs.control.bytes_sent * others / (counted - 1)}};
   Json parts;
   double message_count = 0, byte_count = 0, seconds = costs.compute_seconds;
   const auto add = [&](const char* name, double part_seconds) {
@@ -60,7 +57,7 @@ Json larger_world(const StepCosts& costs, int ranks, const Link& link) {
           {"bytes", byte_count},
           {"parts", parts},
           {"largest_part", largest},
-          {"sum_buffer_bytes", n * share * double{sizeof(float)}}};
+          {"sum_buffer_bytes", others * share * double{sizeof(float)}}};
 }
 
 }  // namespace engram::bench

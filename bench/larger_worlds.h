@@ -4,7 +4,7 @@
 //
 // Each rank keeps its micro-batches, so a step of N ranks has N times one rank's tokens. Nothing overlaps and every
 // message waits for the one before: an upper bound. What a step exchanges is counted in a real run:
-//   - an all-to-all is N - 1 messages; a broadcast log2 N, and there are N of them; a sum goes round a ring, 2 (N - 1)
+//   - every exchange is an all-to-all of N - 1 messages; totals go to everybody
 //   - rows: of the rows that a rank asks for, (N - 1) / N lie elsewhere
 //   - dense weights have whole owners: the busiest gets N - 1 gradients of its share and sends it N - 1 times, and a
 //     share is never smaller than the largest weight
@@ -34,7 +34,7 @@ struct Link {
 };
 
 // {"ranks", "link", "seconds", "efficiency" (compute's share), "messages", "bytes", "parts": {name: seconds},
-// "largest_part", "sum_buffer_bytes" (gradients of all ranks at the busiest owner)}. REQUIRES: ranks >= 2.
+// "largest_part", "sum_buffer_bytes" (gradients of the other ranks at the busiest owner)}. REQUIRES: ranks >= 2.
 nlohmann::ordered_json larger_world(const StepCosts& costs, int ranks, const Link& link);
 
 }  // namespace engram::bench
