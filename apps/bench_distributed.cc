@@ -1,6 +1,7 @@
 // engram bench distributed: several processes that train one model, beside as many that do not talk to each other.
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
 #include "bench/distributed_bench.h"

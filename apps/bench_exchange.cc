@@ -1,6 +1,7 @@
 // engram bench exchange: what the ranks of a world pay for their exchanges.
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
 #include "apps/ranks.h"

@@ -1,6 +1,7 @@
 // engram bench train: the training step of a recipe beside the same step in plain PyTorch.
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "apps/commands.h"
 #include "apps/torch_commands.h"

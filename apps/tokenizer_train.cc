@@ -1,6 +1,7 @@
 // engram tokenizer train: a byte-level BPE tokenizer.json from text.
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 

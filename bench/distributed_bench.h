@@ -5,7 +5,7 @@
 // the numbers are those of metrics.jsonl: medians over the steps after the first few.
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

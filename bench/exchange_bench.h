@@ -1,7 +1,7 @@
 // exchange_bench: what the ranks of a world pay for their exchanges. Every rank runs it; the numbers are rank 0's.
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
 #include "engram/dist/communicator.h"
 

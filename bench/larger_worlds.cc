@@ -1,6 +1,7 @@
 #include "bench/larger_worlds.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "engram/dist/partition.h"
 

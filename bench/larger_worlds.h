@@ -10,7 +10,7 @@
 //     share is never smaller than the largest weight
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -16,7 +16,7 @@
 // turns step by step; a ratio is taken within a round.
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

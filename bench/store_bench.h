@@ -11,7 +11,7 @@
 //   peer    DramStore beside Mooncake's EngramStore (bench/mooncake_lookup.py): 24 heads of float32 rows, in memory
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -47,3 +47,13 @@ function(engram_add_room name)
   target_include_directories(engram_${name} PUBLIC ${CMAKE_SOURCE_DIR})
   target_link_libraries(engram_${name} PUBLIC engram::options ${ROOM_LINKS} PRIVATE ${ROOM_PRIVATE_LINKS})
 endfunction()
+
+# Takes the precompiled header of another target.
+function(engram_reuse_pch target owner)
+  target_precompile_headers(${target} REUSE_FROM ${owner})
+  get_target_property(_type ${target} TYPE)
+  if(_type STREQUAL EXECUTABLE)  # the header was compiled as -fPIC; CMake's -fPIE would make it unusable
+    set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${target} PRIVATE -fPIC)
+  endif()
+endfunction()

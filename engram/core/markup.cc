@@ -1,6 +1,7 @@
 #include "engram/core/markup.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "engram/core/status.h"

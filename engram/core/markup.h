@@ -4,7 +4,7 @@
 // reaches it in one of three ways, each with one function here.
 #pragma once
 #include <initializer_list>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <utility>

@@ -1,6 +1,7 @@
 #include "engram/data/synthetic_text.h"
 
 #include <array>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "engram/data/token_shard.h"

@@ -8,7 +8,7 @@
 // own files unknown keys fail. Torch-free, a plain value.
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

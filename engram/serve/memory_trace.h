@@ -8,7 +8,7 @@
 #pragma once
 #include <cstdint>
 #include <deque>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "engram/serve/request.h"

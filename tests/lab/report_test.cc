@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "engram/lab/pages/assets.h"
 #include "engram/lab/pages/page.h"

@@ -1,6 +1,8 @@
 // ModelConfig: JSON there and back, strictness, and what validate() refuses.
 #include "engram/model/model_config.h"
 
+#include <nlohmann/json.hpp>
+
 #include <gtest/gtest.h>
 
 namespace engram {

@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "engram/model/transformer.h"

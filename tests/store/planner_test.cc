@@ -7,6 +7,7 @@
 #include <cmath>
 #include <list>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 #include <unordered_map>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "engram/core/crc32c.h"
 #include "tests/fault_env.h"

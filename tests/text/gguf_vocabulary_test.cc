@@ -1,5 +1,7 @@
 #include "engram/text/gguf_vocabulary.h"
 
+#include <nlohmann/json.hpp>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "engram/core/markup.h"
 #include "engram/lab/pages/assets.h"

@@ -1,5 +1,7 @@
 #include "engram/lab/pages/report.h"
 
+#include <nlohmann/json.hpp>
+
 #include "engram/core/markup.h"
 #include "engram/lab/pages/assets.h"
 

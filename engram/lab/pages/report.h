@@ -1,6 +1,6 @@
 // Reports: a page is a template with a chart library and one JSON object inlined, so that it opens offline.
 #pragma once
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 

@@ -1,6 +1,7 @@
 #include "engram/lab/probes/gate_probe.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "engram/hash/draw.h"
 #include "engram/lab/text/entities.h"

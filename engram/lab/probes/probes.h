@@ -1,6 +1,6 @@
 // The probes by name, and the one way to run one: load, measure, write data.json, report.html and summary.md.
 #pragma once
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 

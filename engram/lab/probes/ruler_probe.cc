@@ -1,6 +1,7 @@
 #include "engram/lab/probes/ruler_probe.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "engram/core/progress.h"
 #include "engram/lab/pages/statistics.h"

@@ -1,6 +1,6 @@
 // What became of a study's promise of equal parameters (kTotalTolerance and kActiveTolerance of model/parameters.h).
 #pragma once
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 namespace engram {

@@ -1,7 +1,7 @@
 // What a training run left in its OUTPUT and its log, read by those who started it as a child process.
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

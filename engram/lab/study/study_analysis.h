@@ -8,7 +8,7 @@
 // Where runs recorded the parts of their validation text (data/text_parts.h), points have "repeats" and "rest", and
 // every fit is made twice: on all targets and on the rest, whose loss does not hang on copying. Torch-free.
 #pragma once
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
 #include "engram/core/status.h"
 #include "engram/lab/study/study_fits.h"

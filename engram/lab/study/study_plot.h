@@ -3,7 +3,7 @@
 // Means with one sample deviation over seeds, every seed as a pale dot, the fitted curve, controls as diamonds at their
 // own share. Groups without an axis (dense, ablations) are in the table only.
 #pragma once
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 namespace engram {

@@ -4,7 +4,7 @@
 // another recipe, and another machine can continue the folder. docs/lab.md lists the fields.
 #pragma once
 #include <map>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -1,7 +1,7 @@
 // The pages of a study: FOLDER/summary.md, FOLDER/report.html and, where there is an axis, FOLDER/plot.svg, from its
 // data.json alone, in well under a second.
 #pragma once
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "engram/core/env.h"

@@ -7,7 +7,7 @@
 // apart): a plan errs on the side of more reads.
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
 #include <string>

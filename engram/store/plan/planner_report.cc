@@ -1,6 +1,7 @@
 // How a plan is shown: JSON, a table for people, a plot.
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "engram/store/plan/planner.h"
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "engram/lab/study/equal_parameters.h"
 #include "engram/lab/study/study.h"

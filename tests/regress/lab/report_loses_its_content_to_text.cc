@@ -3,6 +3,7 @@
 // user writes is shown as text, and a page's data parses back equal.
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "engram/core/markup.h"

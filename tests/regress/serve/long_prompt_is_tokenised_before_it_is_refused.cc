@@ -1,6 +1,7 @@
 // Eight posts with 1 MB of text were tokenised whole on the threads of the sockets, and /health waited 2.5 s. Right:
 // more bytes than the context's tokens can hold are refused before they are tokenised; what is tokenised is so
 // elsewhere.
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "engram/serve/prompt_limit.h"
