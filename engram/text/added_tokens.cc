@@ -1,11 +1,10 @@
 #include "engram/text/added_tokens.h"
 
 #include <algorithm>
-#include <unordered_set>
+#include <unordered_map>
 
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
-#include "engram/text/code_point_set.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
@@ -28,17 +27,15 @@ Result<AddedToken> parse_token(const nlohmann::json& value, const Normalizer& no
     if (!normal.ok()) return normal.status().with_context(where);
     token.pattern = std::move(*normal);
   }
-  if (token.pattern.empty()) return invalid_argument("{}: the token with id {} is empty", where, token.id);
+  if (token.pattern.empty() && !token.content.empty())
+    return invalid_argument("{}: the normal form of {} is empty", where, quote_text(token.content));
   return token;
 }
 
-// \w of Rust's regex crate, which single_word is judged by: Oniguruma's inside a class, and the joiners.
-bool is_word(char32_t c) { return c == 0x200C || c == 0x200D || contains(word_set(true), c); }
-
 bool is_single_word(std::string_view text, size_t begin, size_t end) {
   size_t before = begin, after = end;
-  if (begin > 0 && is_word(previous_code_point(text, before))) return false;
-  return end == text.size() || !is_word(next_code_point(text, after));
+  if (begin > 0 && is_word_character(previous_code_point(text, before))) return false;
+  return end == text.size() || !is_word_character(next_code_point(text, after));
 }
 
 }  // namespace
@@ -49,11 +46,16 @@ Result<AddedTokens> AddedTokens::parse(const nlohmann::json& value, const Normal
   AddedTokens added;
   if (value.is_null()) return added;
   if (!value.is_array()) return invalid_argument("{}: got {}, wanted an array", where, value.type_name());
-  std::unordered_set<std::string> contents;
+  std::unordered_map<std::string, size_t> places;
   for (size_t i = 0; i < value.size(); ++i) {
     ENGRAM_ASSIGN_OR_RETURN(AddedToken token, parse_token(value[i], normalizer, fmt::format("{}[{}]", where, i)));
-    if (!contents.insert(token.content).second) {
-      return invalid_argument("{}: the token {} appears twice", where, quote_text(token.content));
+    if (token.content.empty()) continue;
+    const auto [place, fresh] = places.emplace(token.content, added.tokens_.size());
+    if (!fresh) {
+      AddedToken& known = added.tokens_[place->second];
+      token.id = known.id;
+      if (token == known) continue;
+      return invalid_argument("{}: the token {} appears twice, in different ways", where, quote_text(token.content));
     }
     added.tokens_.push_back(std::move(token));
   }

@@ -19,6 +19,7 @@ struct AddedToken {
   std::string content;
   std::string pattern;  // what is looked for: content, or its normal form
   bool single_word = false, lstrip = false, rstrip = false, normalized = false, special = false;
+  bool operator==(const AddedToken&) const = default;
 };
 
 // A slice of text that is one added token (id >= 0) or text between (id = -1).
@@ -29,12 +30,14 @@ struct TokenSlice {
 
 class AddedTokens {
  public:
-  // `value` is the array, or null. kInvalidArgument: a field of the wrong type, an empty or repeated token.
+  // `value` is the array, or null. kInvalidArgument: a field of the wrong type, a token given twice in different
+  // ways, two with one normal form. A token without text is left out, as in `tokenizers`.
   static Result<AddedTokens> parse(const nlohmann::json& value, const Normalizer& normalizer, const std::string& name);
   AddedTokens(AddedTokens&&) = default;
   AddedTokens& operator=(AddedTokens&&) = default;
 
-  const std::vector<AddedToken>& tokens() const { return tokens_; }  // in the file's order
+  // In the file's order, without what appears again. Ids are the caller's to set.
+  std::vector<AddedToken>& tokens() { return tokens_; }
   // Slices of `text` that cover it, except for overlaps at lstrip and rstrip. Leftmost, longest matches.
   std::vector<TokenSlice> slice(std::string_view text, bool normalized) const;
   // True when no token can hold or take a line feed that stands before another token or text.

@@ -8,6 +8,7 @@
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/core/mix.h"
+#include "engram/text/byte_alphabet.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
@@ -33,55 +34,12 @@ class WordCache {
 
  private:
   static constexpr size_t kShards = 64, kWordsPerShard = 4096;
-  struct Hash {
-    using is_transparent = void;
-    size_t operator()(std::string_view word) const { return std::hash<std::string_view>{}(word); }
-  };
   struct Shard {
     std::mutex mutex;
-    std::unordered_map<std::string, std::vector<int32_t>, Hash, std::equal_to<>> words;
+    std::unordered_map<std::string, std::vector<int32_t>, TextHash, std::equal_to<>> words;
   };
   std::array<Shard, kShards> shards_;
 };
-
-namespace {
-
-struct ByteAlphabet {
-  std::array<char32_t, 256> code_points;
-  std::array<int, 512> bytes;  // by code point; -1
-  ByteAlphabet() {
-    bytes.fill(-1);
-    char32_t next = 256;
-    for (int b = 0; b < 256; ++b) {
-      bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
-      code_points[static_cast<size_t>(b)] = printable ? static_cast<char32_t>(b) : next++;
-      bytes[code_points[static_cast<size_t>(b)]] = b;
-    }
-  }
-};
-const ByteAlphabet& alphabet() {
-  static const ByteAlphabet instance;
-  return instance;
-}
-
-}  // namespace
-
-std::string byte_level_encode(std::string_view bytes) {
-  std::string out;
-  for (char byte : bytes) append_utf8(out, alphabet().code_points[static_cast<unsigned char>(byte)]);
-  return out;
-}
-
-std::optional<std::string> byte_level_decode(std::string_view token) {
-  std::string out;
-  for (size_t at = 0; at < token.size();) {
-    char32_t code_point = next_code_point(token, at);
-    int byte = code_point < 512 ? alphabet().bytes[code_point] : -1;
-    if (byte < 0) return std::nullopt;
-    out.push_back(static_cast<char>(byte));
-  }
-  return out;
-}
 
 Bpe::Bpe() : cache_(std::make_unique<WordCache>()) {}
 Bpe::~Bpe() = default;
@@ -90,21 +48,19 @@ Bpe& Bpe::operator=(Bpe&&) noexcept = default;
 
 Status Bpe::read_options(const nlohmann::json& model, const std::string& where) {
   std::string type = "BPE", prefix, suffix;
-  bool byte_fallback = false;
   double dropout = 0;
   Fields fields(model, where);
   fields("type", type);
   fields("unk_token", unk_token_);
   fields("fuse_unk", fuse_unk_);
   fields("ignore_merges", ignore_merges_);
-  fields("byte_fallback", byte_fallback);
+  fields("byte_fallback", byte_fallback_);
   fields("dropout", dropout);
   fields("continuing_subword_prefix", prefix);
   fields("end_of_word_suffix", suffix);
   fields.skip({"vocab", "merges"});
   ENGRAM_RETURN_IF_ERROR(fields.finish());
   if (type != "BPE") return invalid_argument("{}: type {} is not supported, wanted BPE", where, quote_text(type));
-  if (byte_fallback) return invalid_argument("{}: byte_fallback is not supported (not a byte-level BPE)", where);
   if (dropout != 0) return invalid_argument("{}: dropout {} is not supported, wanted null", where, dropout);
   for (const auto& [key, affix] : {std::pair("continuing_subword_prefix", prefix), {"end_of_word_suffix", suffix}})
     if (!affix.empty()) return invalid_argument("{}: {} {} is not supported", where, key, quote_text(affix));
@@ -145,26 +101,20 @@ Result<ModelLists> lists_of(const nlohmann::json& model, const std::string& wher
   return lists;
 }
 
+// As in `tokenizers`, ids may have holes and a token that appears twice keeps its last id.
 Status add_vocabulary(const ModelLists& lists, const std::string& where, TokenIndex& tokens) {
-  const size_t count = lists.vocabulary.size();
-  std::vector<const ModelLists::Token*> by_id(count);
+  const size_t most_ids = std::max<size_t>(4 * lists.vocabulary.size(), 1 << 20);
   for (const ModelLists::Token& token : lists.vocabulary) {
-    if (static_cast<size_t>(token.id) >= count) {
-      return invalid_argument(
-          "{}: vocab: token {} has the id {}, but there are only {} tokens (wanted ids without holes)", where,
-          quote_text(token.text), token.id, count);
+    if (static_cast<size_t>(token.id) >= most_ids) {
+      return invalid_argument("{}: vocab: token {} has the id {}, wanted less than {} in a vocabulary of {}", where,
+                              quote_text(token.text), token.id, most_ids, lists.vocabulary.size());
     }
-    const ModelLists::Token*& owner = by_id[static_cast<size_t>(token.id)];
-    if (owner != nullptr) {
-      return invalid_argument("{}: vocab: id {} stands for both {} and {}", where, token.id, quote_text(owner->text),
-                              quote_text(token.text));
-    }
-    owner = &token;
   }
-  tokens.reserve(count);
-  for (const ModelLists::Token* token : by_id) {
-    if (!tokens.add(token->text).second) {
-      return invalid_argument("{}: vocab: token {} appears twice", where, quote_text(token->text));
+  tokens.reserve(lists.vocabulary.size());
+  for (const ModelLists::Token& token : lists.vocabulary) {
+    if (!tokens.set(token.text, token.id)) {
+      return invalid_argument("{}: vocab: id {} stands for both {} and {}", where, token.id,
+                              quote_text(tokens[token.id]), quote_text(token.text));
     }
   }
   return Status();
@@ -172,11 +122,12 @@ Status add_vocabulary(const ModelLists& lists, const std::string& where, TokenIn
 
 }  // namespace
 
-Result<Bpe> Bpe::parse(const nlohmann::json& model, const ModelLists* lists, const std::string& name,
+Result<Bpe> Bpe::parse(const nlohmann::json& model, const ModelLists* lists, bool byte_level, const std::string& name,
                        TokenIndex& tokens) {
   const std::string where = name + ": model";
   if (!model.is_object()) return invalid_argument("{}: got {}, wanted an object", where, model.type_name());
   Bpe bpe;
+  bpe.byte_level_ = byte_level;
   ENGRAM_RETURN_IF_ERROR(bpe.read_options(model, where));
   ModelLists of_model;
   if (lists == nullptr) {
@@ -185,7 +136,7 @@ Result<Bpe> Bpe::parse(const nlohmann::json& model, const ModelLists* lists, con
   }
   ENGRAM_RETURN_IF_ERROR(add_vocabulary(*lists, where, tokens));
   ENGRAM_RETURN_IF_ERROR(bpe.read_merges(*lists, tokens, where));
-  ENGRAM_RETURN_IF_ERROR(bpe.set_bytes(tokens, where));
+  ENGRAM_RETURN_IF_ERROR(bpe.set_symbols(tokens, where));
   return bpe;
 }
 
@@ -208,12 +159,14 @@ Status Bpe::read_merges(const ModelLists& lists, const TokenIndex& tokens, const
   return Status();
 }
 
-Status Bpe::set_bytes(const TokenIndex& tokens, const std::string& where) {
-  bool complete = true;
+Status Bpe::set_symbols(const TokenIndex& tokens, const std::string& where) {
+  bool complete = byte_level_;
   for (int byte = 0; byte < 256; ++byte) {
-    char raw = static_cast<char>(byte);
-    const int32_t id = tokens.find(byte_level_encode(std::string_view(&raw, 1)));
-    byte_ids_[static_cast<size_t>(byte)] = id;
+    const char raw = static_cast<char>(byte);
+    const std::string_view text(&raw, 1);
+    int32_t& id = byte_ids_[static_cast<size_t>(byte)] = -1;
+    if (byte_level_ || byte < 0x80) id = tokens.find(byte_level_ ? byte_level_encode(text) : text);
+    fallback_[static_cast<size_t>(byte)] = byte_fallback_ ? tokens.find(fmt::format("<0x{:02X}>", byte)) : -1;
     complete &= id >= 0;
   }
   if (unk_token_) {
@@ -223,12 +176,15 @@ Status Bpe::set_bytes(const TokenIndex& tokens, const std::string& where) {
                               quote_text(*unk_token_));
     }
   }
-  if (ignore_merges_) {
-    whole_words_.reserve(tokens.size());
-    for (size_t id = 0; id < tokens.size(); ++id) {
-      if (auto bytes = byte_level_decode(tokens.strings()[id])) {
-        whole_words_.emplace(*std::move(bytes), static_cast<int32_t>(id));
-      }
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    const std::string& token = tokens[id];
+    if (token.empty()) continue;  // a hole
+    size_t end = 0;
+    if (!byte_level_ && (next_code_point(token, end), end == token.size())) characters_.emplace(token, id);
+    if (!ignore_merges_) continue;
+    if (std::optional<std::string> word = byte_level_ ? byte_level_decode(token) : token) {
+      whole_words_.emplace(*std::move(word), id);
     }
   }
   return Status();
@@ -259,7 +215,7 @@ const Bpe::Merge* Bpe::find_merge(int32_t left, int32_t right) const {
 
 void Bpe::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
   if (ignore_merges_) {
-    if (auto found = whole_words_.find(std::string(word)); found != whole_words_.end()) {
+    if (auto found = whole_words_.find(word); found != whole_words_.end()) {
       ids.push_back(found->second);
       return;
     }
@@ -272,20 +228,43 @@ void Bpe::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
   cache_->insert(word, hash, ids.data() + before, ids.size() - before);
 }
 
-std::vector<int32_t> Bpe::split_bytes(std::string_view word) const {
+std::vector<int32_t> Bpe::split_symbols(std::string_view word) const {
   std::vector<int32_t> symbols;
   symbols.reserve(word.size());
-  bool after_unknown = false;
-  for (char c : word) {
-    int32_t id = byte_ids_[static_cast<unsigned char>(c)];
+  bool unknown_open = false;  // one unk_token that is not written yet: bytes may come before it
+  const auto write_unknown = [&] {
+    if (unknown_open) symbols.push_back(unk_id_);
+    unknown_open = false;
+  };
+  for (size_t at = 0; at < word.size();) {
+    const size_t begin = at;
+    const auto lead = static_cast<unsigned char>(word[at]);
+    if (byte_level_) {
+      ++at;
+    } else {
+      next_code_point(word, at);
+    }
+    int32_t id = byte_ids_[lead];
+    if (at - begin > 1) {
+      const auto found = characters_.find(word.substr(begin, at - begin));
+      if (found != characters_.end()) id = found->second;
+    }
     if (id >= 0) {
+      write_unknown();
       symbols.push_back(id);
-      after_unknown = false;
+      continue;
+    }
+    const std::string spelled =
+        byte_level_ ? byte_level_encode(word.substr(begin, 1)) : std::string(word.substr(begin, at - begin));
+    const auto byte_id = [this](char c) { return fallback_[static_cast<unsigned char>(c)]; };
+    if (byte_fallback_ && std::all_of(spelled.begin(), spelled.end(), [&](char c) { return byte_id(c) >= 0; })) {
+      for (const char c : spelled) symbols.push_back(byte_id(c));
     } else if (unk_id_ >= 0) {
-      if (!after_unknown || !fuse_unk_) symbols.push_back(unk_id_);
-      after_unknown = true;
+      if (!fuse_unk_) write_unknown();
+      unknown_open = true;
     }
   }
+  write_unknown();
   return symbols;
 }
 
@@ -298,7 +277,7 @@ void Bpe::merge_word(std::string_view word, std::vector<int32_t>& ids) const {
     }
   };
   // Symbols form a list over the word; a merge writes into the left one and unlinks the right one.
-  std::vector<int32_t> symbols = split_bytes(word);
+  std::vector<int32_t> symbols = split_symbols(word);
   const auto count = static_cast<int32_t>(symbols.size());
   std::vector<int32_t> next(symbols.size()), previous(symbols.size());
   std::vector<Candidate> heap;

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engram/core/json.h"
-#include "engram/text/bpe.h"
+#include "engram/text/byte_alphabet.h"
 #include "engram/text/token_index.h"
 #include "engram/text/unicode.h"
 
@@ -210,7 +210,7 @@ Status BpeTrainer::add(std::string_view document) {
     return invalid_argument("text is not valid UTF-8 at byte {}", at);
   std::vector<std::string_view> words;
   std::deque<std::string> storage;
-  ENGRAM_RETURN_IF_ERROR(pre_tokenizer_.split(document, words, storage));
+  ENGRAM_RETURN_IF_ERROR(pre_tokenizer_.split(document, true, words, storage));
   for (const std::string_view word : words) ++counts_[std::string(word)];
   if (counts_.size() > max_words_) forget_rare_words();
   return Status();

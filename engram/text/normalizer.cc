@@ -2,23 +2,13 @@
 
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
+#include "engram/text/replacement.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
 namespace {
 
 constexpr size_t kMostSteps = 256;
-
-std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content, size_t limit) {
-  std::string out;
-  size_t at = 0;
-  for (size_t found; out.size() <= limit && (found = text.find(pattern, at)) != std::string_view::npos;
-       at = found + pattern.size()) {
-    out += text.substr(at, found - at);
-    out += content;
-  }
-  return out += text.substr(at);
-}
 
 std::string_view strip_sides(std::string_view text, bool left, bool right) {
   std::string_view inner = strip_white_space(text);
@@ -57,9 +47,11 @@ Status Normalizer::add(const nlohmann::json& value, const std::string& where) {
   if (type == "Lowercase") {
     steps_.push_back([](std::string_view text, size_t) { return lowercase(text); });
   } else if (type == "StripAccents") {
+    may_drop_first_ = true;
     steps_.push_back([](std::string_view text, size_t) { return strip_marks(text); });
   } else if (type == "Strip") {
     may_cut_ = false;  // it looks at the whole text
+    may_drop_first_ = true;
     ENGRAM_ASSIGN_OR_RETURN(bool left, read_field<bool>(value, "strip_left", where));
     ENGRAM_ASSIGN_OR_RETURN(bool right, read_field<bool>(value, "strip_right", where));
     steps_.push_back(
@@ -71,15 +63,9 @@ Status Normalizer::add(const nlohmann::json& value, const std::string& where) {
         [prefix](std::string_view in, size_t) { return in.empty() ? std::string() : prefix + std::string(in); });
   } else if (type == "Replace") {
     may_cut_ = false;  // of what may stand around a cut
-    const nlohmann::json* pattern = json_find(value, "pattern");
-    ENGRAM_ASSIGN_OR_RETURN(std::string content, read_field<std::string>(value, "content", where));
-    if (pattern == nullptr || json_find(*pattern, "String") == nullptr) {
-      return invalid_argument("{}: Replace is supported with a String pattern only", where);
-    }
-    ENGRAM_ASSIGN_OR_RETURN(std::string text, read_field<std::string>(*pattern, "String", where));
-    if (text.empty()) return invalid_argument("{}: Replace of an empty string is not supported", where);
-    steps_.push_back(
-        [text, content](std::string_view in, size_t limit) { return replace_all(in, text, content, limit); });
+    may_drop_first_ = true;
+    ENGRAM_ASSIGN_OR_RETURN(const Replacement replacement, Replacement::parse(value, where));
+    steps_.push_back([replacement](std::string_view in, size_t limit) { return replacement.apply(in, limit); });
   } else {
     return invalid_argument("{}: type {} is not supported", where, quote_text(type));
   }
@@ -90,7 +76,7 @@ Result<std::string> Normalizer::apply(std::string_view text) const {
   const size_t limit = most_bytes(text.size());
   std::string out(text);
   for (const auto& step : steps_) {
-    out = step(out, limit);
+    ENGRAM_ASSIGN_OR_RETURN(out, step(out, limit));
     if (out.size() > limit)
       return make_status(StatusCode::kResourceExhausted,
                          "the tokenizer's normalizer makes more than {} bytes of a text of {}", limit, text.size());

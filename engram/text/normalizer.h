@@ -1,6 +1,6 @@
 // Normalizer: the `normalizer` of a tokenizer.json, what happens to text before it is split.
 //
-// NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace (of a string) and Sequence; others are
+// NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace and Sequence; others are
 // refused by name. Immutable; threads may share one.
 #pragma once
 #include <functional>
@@ -19,20 +19,23 @@ class Normalizer {
   static Result<Normalizer> parse(const nlohmann::json& value, const std::string& where);
 
   bool empty() const { return steps_.empty(); }
-  // `text` is valid UTF-8, and so is the result. kResourceExhausted: it would be longer than most_bytes().
+  // `text` is valid UTF-8, and so is the result. kResourceExhausted: it would be longer than most_bytes(), or
+  // a pattern backtracks too much.
   Result<std::string> apply(std::string_view text) const;
   // Normal forms make at most 18 bytes of one; steps that each double a text would end all memory.
   static size_t most_bytes(size_t text_bytes) { return 64 * text_bytes + 1024; }
   // True when the normal form of a text is proven to be those of its two parts, cut behind a line feed between two
   // printable ASCII characters, which stay such characters.
   bool may_cut_behind_line_feeds() const { return may_cut_; }
+  // True where the first character of a text may have no part in its normal form.
+  bool may_drop_first() const { return may_drop_first_; }
 
  private:
   Status add(const nlohmann::json& value, const std::string& where);
 
   // A step may stop once what it makes is longer than the limit.
-  std::vector<std::function<std::string(std::string_view text, size_t limit)>> steps_;
-  bool may_cut_ = true;
+  std::vector<std::function<Result<std::string>(std::string_view text, size_t limit)>> steps_;
+  bool may_cut_ = true, may_drop_first_ = false;
 };
 
 }  // namespace engram

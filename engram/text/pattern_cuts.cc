@@ -12,6 +12,8 @@ namespace {
 constexpr std::string_view kTakesLineFeed[] = {R"(\s+)", R"(\s*[\r\n]+)", R"(\s*[\r\n])"};
 constexpr std::string_view kLooksAhead = R"(\s+(?!\S))";  // takes it at the end of the text only
 
+constexpr std::string_view kHan = R"(\p{Han}+)";  // to PCRE2 with the characters that Han shares
+
 // Alternatives that match no "\n", or match one only at their end with nothing but \r, \n and / behind it.
 constexpr std::string_view kOthers[] = {
     "'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'(?i:[sdmt]|ll|ve|re)",
@@ -27,7 +29,7 @@ constexpr std::string_view kOthers[] = {
     // DeepSeek V3
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+)",
     R"([^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+)", R"( ?[\p{P}\p{S}]+[\r\n]*)", R"(\d)", R"(\d+)", R"([0-9])", R"([0-9]+)",
-    R"(\p{Han}+)"};
+    kHan};
 
 // The parts between the bars that stand outside brackets and classes.
 std::vector<std::string_view> alternatives(std::string_view pattern) {
@@ -54,26 +56,44 @@ std::vector<std::string_view> alternatives(std::string_view pattern) {
   return parts;
 }
 
+enum class Known { kTaker, kLooker, kOther, kUnknown };
+
+Known known_alternative(std::string_view part) {
+  const auto is_one_of = [part](const auto& list) {
+    return std::find(std::begin(list), std::end(list), part) != std::end(list);
+  };
+  if (is_one_of(kTakesLineFeed)) return Known::kTaker;
+  if (part == kLooksAhead) return Known::kLooker;
+  return is_one_of(kOthers) ? Known::kOther : Known::kUnknown;
+}
+
+// DeepSeek's file holds the characters themselves where others write \r and \n.
+std::string with_escapes(std::string_view regular_expression) {
+  std::string pattern;
+  for (const char c : regular_expression) pattern += c == '\r' ? "\\r" : c == '\n' ? "\\n" : std::string(1, c);
+  return pattern;
+}
+
 }  // namespace
 
 LineFeedCut line_feed_cut(std::string_view regular_expression) {
-  std::string pattern;  // DeepSeek's file holds the characters themselves where others write \r and \n
-  for (const char c : regular_expression) pattern += c == '\r' ? "\\r" : c == '\n' ? "\\n" : std::string(1, c);
-  const auto is_one_of = [](const auto& list, std::string_view part) {
-    return std::find(std::begin(list), std::end(list), part) != std::end(list);
-  };
+  const std::string pattern = with_escapes(regular_expression);
   bool takes_line_feed = false, looks_ahead = false;
-  for (std::string_view part : alternatives(pattern)) {
-    if (is_one_of(kTakesLineFeed, part)) {
-      takes_line_feed = true;
-    } else if (part == kLooksAhead) {
-      looks_ahead = true;
-    } else if (!is_one_of(kOthers, part)) {
-      return LineFeedCut::kUnproven;
-    }
+  for (const std::string_view part : alternatives(pattern)) {
+    const Known known = known_alternative(part);
+    if (known == Known::kUnknown) return LineFeedCut::kUnproven;
+    takes_line_feed |= known == Known::kTaker;
+    looks_ahead |= known == Known::kLooker;
   }
   if (takes_line_feed) return LineFeedCut::kBoundary;
   return looks_ahead ? LineFeedCut::kUnproven : LineFeedCut::kHarmless;
+}
+
+bool is_published_pattern(std::string_view regular_expression) {
+  const std::string pattern = with_escapes(regular_expression);
+  const std::vector<std::string_view> parts = alternatives(pattern);
+  return std::none_of(parts.begin(), parts.end(),
+                      [](std::string_view part) { return known_alternative(part) == Known::kUnknown || part == kHan; });
 }
 
 LineFeedCut line_feed_cut_of_literal(std::string_view text) {

@@ -18,6 +18,8 @@ enum class LineFeedCut {
 
 // Of a regular expression as tokenizer.json files hold it.
 LineFeedCut line_feed_cut(std::string_view regular_expression);
+// Whether every alternative is one of the list, and PCRE2 and Oniguruma find the same in a text without stand-ins.
+bool is_published_pattern(std::string_view regular_expression);
 // Of a pattern that matches only itself.
 LineFeedCut line_feed_cut_of_literal(std::string_view text);
 

@@ -37,17 +37,32 @@ void TokenIndex::reserve(size_t tokens) {
 }
 
 std::pair<int32_t, bool> TokenIndex::add(std::string_view token) {
-  const uint32_t hash = hash_of(token);
-  size_t at = slot_of(token, hash);
-  if (slots_[at].id >= 0) return {slots_[at].id, false};
-  if (2 * (strings_.size() + 1) > slots_.size()) {
-    grow(2 * slots_.size());
-    at = slot_of(token, hash);
-  }
+  if (const int32_t id = find(token); id >= 0) return {id, false};
   const auto id = static_cast<int32_t>(strings_.size());
-  strings_.emplace_back(token);
-  slots_[at] = {hash, id};
+  set(token, id);
   return {id, true};
+}
+
+bool TokenIndex::set(std::string_view token, int32_t id) {
+  const auto at = static_cast<size_t>(id);
+  if (at < strings_.size() && taken_[at]) return strings_[at] == token;
+  if (2 * (count_ + 1) > slots_.size()) grow(2 * slots_.size());
+  if (at >= strings_.size()) {
+    strings_.resize(at + 1);
+    taken_.resize(at + 1);
+  }
+  const uint32_t hash = hash_of(token);
+  Slot& slot = slots_[slot_of(token, hash)];
+  if (slot.id >= 0) {
+    strings_[static_cast<size_t>(slot.id)].clear();
+    taken_[static_cast<size_t>(slot.id)] = false;
+  } else {
+    ++count_;
+  }
+  slot = {hash, id};
+  strings_[at] = token;
+  taken_[at] = true;
+  return true;
 }
 
 int32_t TokenIndex::find(std::string_view token) const { return slots_[slot_of(token, hash_of(token))].id; }

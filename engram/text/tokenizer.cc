@@ -1,7 +1,9 @@
 #include "engram/text/tokenizer.h"
 
+#include <algorithm>
 #include <deque>
 #include <optional>
+#include <unordered_map>
 
 #include "engram/core/fields.h"
 #include "engram/core/file_kind.h"
@@ -9,6 +11,8 @@
 #include "engram/core/sha256.h"
 #include "engram/text/added_tokens.h"
 #include "engram/text/bpe.h"
+#include "engram/text/byte_alphabet.h"
+#include "engram/text/decoder.h"
 #include "engram/text/model_lists.h"
 #include "engram/text/normalizer.h"
 #include "engram/text/post_processor.h"
@@ -21,20 +25,25 @@ namespace engram {
 struct Tokenizer::Impl {
   std::string json;
   Normalizer normalizer;
+  Decoder decoder;
   std::optional<AddedTokens> added;
   std::optional<PreTokenizer> pre_tokenizer;
   std::optional<Bpe> bpe;
   PostProcessor post_processor;
 
-  TokenIndex tokens;               // strings as they stand in the file
-  std::vector<std::string> bytes;  // by id
-  std::vector<bool> special;       // by id
+  TokenIndex tokens;                                     // strings as they stand in the file
+  std::unordered_map<int32_t, std::string> added_forms;  // what added tokens decode to, where it is another string
+  std::vector<bool> special;                             // by id
   std::string digest;
 
   Status read(const nlohmann::json& file, const ModelLists* lists, const std::string& name);
   Status number_tokens(const std::string& name);
-  void set_bytes();
-  Status encode_plain(std::string_view text, std::vector<int32_t>& out) const;
+  void set_digest();
+  const std::string& decoded_form(int32_t id) const {
+    const auto found = added_forms.find(id);
+    return found != added_forms.end() ? found->second : tokens[id];
+  }
+  Status encode_plain(std::string_view text, bool first, std::vector<int32_t>& out) const;
 };
 
 namespace {
@@ -50,22 +59,9 @@ Status check_envelope(const nlohmann::json& file, const std::string& name) {
   Fields fields(file, name);
   fields("version", version);
   fields.skip({"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"});
-  for (const char* key : {"truncation", "padding"})
-    if (fields.find(key)) fields.fail(key, "not supported, wanted null");
+  fields.skip({"truncation", "padding"});  // of batches, which are the caller's
   if (version != "1.0") fields.fail("version", fmt::format("got {}, wanted '1.0'", quote_text(version)));
   return fields.finish();
-}
-
-// ByteLevel, alone or in a Sequence of one.
-Status check_decoder(const nlohmann::json& value, const std::string& where) {
-  if (value.is_null()) return invalid_argument("{}: got null, wanted ByteLevel", where);
-  ENGRAM_ASSIGN_OR_RETURN(std::string type, read_field<std::string>(value, "type", where));
-  if (type == "ByteLevel") return Status();
-  const nlohmann::json* parts = json_find(value, "decoders");
-  if (type == "Sequence" && parts != nullptr && parts->is_array() && parts->size() == 1) {
-    return check_decoder((*parts)[0], where);
-  }
-  return invalid_argument("{}: type {} is not supported, wanted ByteLevel", where, quote_text(type));
 }
 
 }  // namespace
@@ -73,28 +69,34 @@ Status check_decoder(const nlohmann::json& value, const std::string& where) {
 // `lists`: as in Bpe::parse().
 Status Tokenizer::Impl::read(const nlohmann::json& file, const ModelLists* lists, const std::string& name) {
   ENGRAM_RETURN_IF_ERROR(check_envelope(file, name));
-  ENGRAM_RETURN_IF_ERROR(check_decoder(field(file, "decoder"), name + ": decoder"));
+  ENGRAM_ASSIGN_OR_RETURN(decoder, Decoder::parse(field(file, "decoder"), name + ": decoder"));
   ENGRAM_ASSIGN_OR_RETURN(normalizer, Normalizer::parse(field(file, "normalizer"), name + ": normalizer"));
   ENGRAM_ASSIGN_OR_RETURN(pre_tokenizer, PreTokenizer::parse(field(file, "pre_tokenizer"), name + ": pre_tokenizer"));
+  if (pre_tokenizer->looks_at_first() && normalizer.may_drop_first())
+    return invalid_argument("{}: Metaspace with the prepend_scheme 'first' behind this normalizer is not supported",
+                            name);
   ENGRAM_ASSIGN_OR_RETURN(added, AddedTokens::parse(field(file, "added_tokens"), normalizer, name));
-  ENGRAM_ASSIGN_OR_RETURN(bpe, Bpe::parse(field(file, "model"), lists, name, tokens));
+  ENGRAM_ASSIGN_OR_RETURN(bpe, Bpe::parse(field(file, "model"), lists, pre_tokenizer->byte_level(), name, tokens));
   ENGRAM_RETURN_IF_ERROR(number_tokens(name));
   const auto vocab_size = static_cast<int64_t>(tokens.size());
   ENGRAM_ASSIGN_OR_RETURN(post_processor,
                           PostProcessor::parse(field(file, "post_processor"), vocab_size, name + ": post_processor"));
-  set_bytes();
+  set_digest();
   return Status();
 }
 
-// The model's ids are 0 .. n-1; added tokens that are not of the model follow in the file's order. `tokenizers` numbers
-// them so whatever the file says, therefore a file that says otherwise is refused.
+// As `tokenizers` numbers them, whatever the file says: added tokens that are not of the model come behind the number
+// of its tokens and behind one another.
 Status Tokenizer::Impl::number_tokens(const std::string& name) {
-  for (const AddedToken& token : added->tokens()) {
-    const auto [id, fresh] = tokens.add(token.content);
-    if (id != token.id) {
-      return invalid_argument("{}: added_tokens: {} has the id {}, wanted {} ({})", name, quote_text(token.content),
-                              token.id, id, fresh ? "the next free one" : "as in the vocabulary");
+  auto next = static_cast<int32_t>(tokens.count());
+  for (AddedToken& token : added->tokens()) {
+    token.id = tokens.find(token.content);
+    if (token.id < 0) token.id = next;
+    if (!tokens.set(token.content, token.id)) {
+      return invalid_argument("{}: added_tokens: {} gets the id {}, which is that of {}", name,
+                              quote_text(token.content), token.id, quote_text(tokens[token.id]));
     }
+    next = std::max(next, token.id + 1);
   }
   if (tokens.size() == 0) return invalid_argument("{}: no tokens in it", name);
   special.resize(tokens.size());
@@ -102,20 +104,17 @@ Status Tokenizer::Impl::number_tokens(const std::string& name) {
   return Status();
 }
 
-void Tokenizer::Impl::set_bytes() {
-  bytes.reserve(tokens.size());
+void Tokenizer::Impl::set_digest() {
   Sha256 sha;
   for (const std::string& token : tokens.strings()) {
-    bytes.push_back(byte_level_decode(token).value_or(token));
     char length[4];
     for (int i = 0; i < 4; ++i) length[i] = static_cast<char>(token.size() >> 8 * i);
     sha.update(length, sizeof length);
     sha.update(token);
   }
-  for (const AddedToken& token : added->tokens()) {  // added tokens decode to their normal form
-    bytes[static_cast<size_t>(token.id)] = byte_level_decode(token.pattern).value_or(token.pattern);
-  }
   digest = sha.hex();
+  for (const AddedToken& token : added->tokens())
+    if (token.pattern != token.content) added_forms[token.id] = token.pattern;
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -188,10 +187,10 @@ std::string Tokenizer::byte_level_json(const std::vector<std::string>& special_t
   return file.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-Status Tokenizer::Impl::encode_plain(std::string_view text, std::vector<int32_t>& out) const {
+Status Tokenizer::Impl::encode_plain(std::string_view text, bool first, std::vector<int32_t>& out) const {
   std::vector<std::string_view> words;
   std::deque<std::string> storage;
-  ENGRAM_RETURN_IF_ERROR(pre_tokenizer->split(text, words, storage));
+  ENGRAM_RETURN_IF_ERROR(pre_tokenizer->split(text, first, words, storage));
   for (std::string_view word : words) bpe->encode_word(word, out);
   return Status();
 }
@@ -219,7 +218,8 @@ Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, bool add_s
       if (inner.id >= 0) {
         ids.push_back(inner.id);
       } else {
-        ENGRAM_RETURN_IF_ERROR(impl_->encode_plain(piece.substr(inner.begin, inner.end - inner.begin), ids));
+        ENGRAM_RETURN_IF_ERROR(impl_->encode_plain(piece.substr(inner.begin, inner.end - inner.begin),
+                                                   outer.begin == 0 && inner.begin == 0, ids));
       }
     }
   }
@@ -227,20 +227,22 @@ Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, bool add_s
 }
 
 Result<std::string> Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
-  std::string bytes;
+  std::vector<std::string> strings;
+  strings.reserve(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size()) {
       return Status(StatusCode::kOutOfRange,
                     fmt::format("id {} at position {}, wanted 0 .. {}", ids[i], i, vocab_size() - 1));
     }
-    if (!skip_special || !is_special(ids[i])) bytes += impl_->bytes[static_cast<size_t>(ids[i])];
+    if ((skip_special && is_special(ids[i])) || !impl_->tokens.has(ids[i])) continue;
+    strings.push_back(impl_->decoded_form(ids[i]));
   }
-  return utf8_lossy(bytes);
+  return impl_->decoder.decode(std::move(strings));
 }
 
 std::string Tokenizer::token_bytes(int32_t id) const {
   ENGRAM_CHECK(id >= 0 && id < vocab_size(), "id={} vocab_size={}", id, vocab_size());
-  return impl_->bytes[static_cast<size_t>(id)];
+  return impl_->decoder.token_bytes(impl_->decoded_form(id));
 }
 
 int Tokenizer::vocab_size() const { return static_cast<int>(impl_->tokens.size()); }

@@ -1,10 +1,9 @@
-// Tokenizer: a byte-level BPE read from a Hugging Face tokenizer.json.
+// Tokenizer: a BPE read from a Hugging Face tokenizer.json, byte-level (GPT-2, Llama 3, Qwen, DeepSeek) or of
+// SentencePiece's kind (Llama 2, Mistral, Gemma). docs/tokenizers.md lists models.
 //
-// Supports what DeepSeek's 128k file, GPT-2-style files and those the `tokenizers` package trains use: added tokens,
-// pre-tokenizer sequences of Split, Digits and ByteLevel, the common normalizers, BPE with ignore_merges, ByteLevel
-// decoding. The parts: normalizer.h, pre_tokenizer.h, bpe.h, added_tokens.h, post_processor.h.
-// Anything else in a file is refused by name, never ignored. Ids equal those of the Python package `tokenizers`.
-// Immutable after load(); threads may share one. Move-only.
+// The parts: normalizer.h, added_tokens.h, pre_tokenizer.h, bpe.h, post_processor.h, decoder.h. What is not supported
+// is refused by name. Ids and texts equal those of the Python package `tokenizers`; truncation and padding, which are
+// about batches, are not applied. Immutable after load(); threads may share one. Move-only.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -35,14 +34,15 @@ class Tokenizer {
   // kInvalidArgument: text is not valid UTF-8 (with the byte offset) or over 2 GiB. kResourceExhausted: a pattern of
   // the file backtracks too much.
   Result<std::vector<int32_t>> encode(std::string_view text, bool add_special = false) const;
-  // kOutOfRange: an id outside the vocabulary. Incomplete UTF-8 becomes U+FFFD, as in `tokenizers`.
+  // kOutOfRange: an id outside the vocabulary; one that no token has gives nothing. Incomplete UTF-8 becomes U+FFFD, as
+  // in `tokenizers`.
   // skip_special leaves out every special token, also one that the normalizer changes (which `tokenizers` keeps).
   Result<std::string> decode(std::span<const int32_t> ids, bool skip_special = false) const;
   // The raw bytes of one token (for streaming decode). REQUIRES: 0 <= id < vocab_size().
   std::string token_bytes(int32_t id) const;
 
-  int vocab_size() const;                             // with added tokens; ids are 0 .. vocab_size()-1
-  const std::string& token_string(int32_t id) const;  // as in the vocabulary
+  int vocab_size() const;                             // with added tokens: one more than the largest id
+  const std::string& token_string(int32_t id) const;  // as in the vocabulary; "" for an id that no token has
   int32_t token_id(std::string_view token) const;     // -1 when there is none
   bool is_special(int32_t id) const;
   // SHA-256 of the vocabulary (token strings in id order, each after its length in bytes as little-endian uint32):

@@ -178,4 +178,58 @@ bool is_white_space(char32_t c) {
          c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
+namespace {
+
+utf8proc_category_t category_of(char32_t c) {
+  const MappedRange* row = find_row(kStandIns, c);
+  return utf8proc_category(row != nullptr ? row->value : static_cast<utf8proc_int32_t>(c));
+}
+
+}  // namespace
+
+bool is_numeric(char32_t c) {
+  if (c < 0x80) return c >= '0' && c <= '9';
+  const utf8proc_category_t category = category_of(c);
+  return (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) ||
+         find_row(kExtraNumeric, c) != nullptr;
+}
+
+bool is_word_character(char32_t c) {
+  const utf8proc_category_t category = category_of(c);  // the letters, marks and numbers come first
+  return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) || category == UTF8PROC_CATEGORY_PC ||
+         find_row(kExtraWord, c) != nullptr;
+}
+
+bool is_punctuation(char32_t c) {
+  if (c < 0x80) return c > ' ' && c < 0x7F && (c == '_' || !is_word_character(c));
+  const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
+  const bool mark = category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+  return mark ? find_row(kNoPunctuation, c) == nullptr : find_row(kExtraPunctuation, c) != nullptr;
+}
+
+bool needs_stand_ins(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[at]);
+    if (lead < 0xCD) {  // below the first, U+0363
+      ++at;
+      continue;
+    }
+    const char32_t c = next_code_point(text, at);
+    const bool common = c >= 0x3400 && c < 0xA000;  // most of Chinese
+    if (!common && find_row(kStandIns, c) != nullptr) return true;
+  }
+  return false;
+}
+
+std::string with_stand_ins(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    const char32_t c = next_code_point(text, at);
+    const MappedRange* row = find_row(kStandIns, c);
+    append_utf8(out, row != nullptr ? static_cast<char32_t>(row->value) : c);
+  }
+  return out;
+}
+
 }  // namespace engram

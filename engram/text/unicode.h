@@ -32,5 +32,15 @@ std::string lowercase(std::string_view text);
 // Without White_Space at both ends; a view into `text`.
 std::string_view strip_white_space(std::string_view text);
 
-bool is_white_space(char32_t code_point);  // the property White_Space
+bool is_white_space(char32_t code_point);     // the property White_Space
+bool is_numeric(char32_t code_point);         // Rust's, for the Digits pre-tokenizer
+bool is_word_character(char32_t code_point);  // \w of Rust's regular expressions
+bool is_punctuation(char32_t code_point);     // the Punctuation pre-tokenizer's
+
+// Whether the text holds a character that the installed Oniguruma or PCRE2 sees in another way than `tokenizers` does.
+bool needs_stand_ins(std::string_view text);
+// The text with others in their places that are seen in the wanted way; every character keeps its length. Of 190
+// characters of Unicode 15 and 16 the script (Cyrillic, Latin, ...) is lost, because no older one of the kind has it.
+std::string with_stand_ins(std::string_view text);
+
 }  // namespace engram

@@ -1,7 +1,8 @@
-"""Writes tests/text/data/tokenizer_variants.json: small tokenizer files in every supported shape and what the package
-`tokenizers` makes of some hard texts.
+"""Writes small tokenizer files in every supported shape and what the package `tokenizers` makes of some hard texts:
+byte-level ones, or ones of SentencePiece's kind.
 
-usage: tokenizer_variants.py > tests/text/data/tokenizer_variants.json
+usage: tokenizer_variants.py bytes > tests/text/data/tokenizer_variants.json
+       tokenizer_variants.py pieces > tests/text/data/tokenizer_pieces.json
 
 {"base": tokenizer.json, "texts": [...], "variants": [{"name", "patch": {...}, "ids": [per text], "special_ids": [per
 text, with add_special_tokens, only when other], "decoded": [of each ids, skipping special tokens, only when it differs
@@ -9,8 +10,9 @@ from the text]}]}
 A patch replaces top-level keys of the base; its "model" is merged field by field, null vocabulary entries are removed.
 """
 import json
+import sys
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TRAINING = [
     "the quick brown fox jumps over the lazy dog, and the dog doesn't mind; it's 1234567 o'clock",
@@ -47,6 +49,15 @@ PATTERNS = {
     "empty matches": r"x*", "lookahead only": r"(?=a)", "end": r"$", "start": r"^", "negated property": r"\P{L}+|\p{^N}|[\P{L}\d]+",
     "complement in class": r"[^\P{L}a-m]+|[\P{M}]", "unassigned": r"\p{Cn}+|\p{C}", "marks": r"\p{Mn}+|\p{Mc}|\p{Me}", "digit": r"\d+|\D+",
     "comment": r"a(?#nothing)b|c", "atomic": r"(?>a+|ab)b|(?>\s+)x", "braces": r"a{|{b|{1,x}|}|]", "nested": r"((a|b)+(c|d)?)+|(e(f(g)?)?)",
+    "kimi": r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "bloom": r" ?[^(\s|[.,!?…。，、।۔،])]+", "cohere": r"\d{1,3}(?=(?:\d{3})*\b)", "thousands": r"(?<=\d)(?=(?:\d{3})+\b)",
+    "scripts": r"\p{Thai}+|\p{Cyrillic}+|\p{Devanagari}+|\p{Greek}+|\p{Latin}+|\p{^Han}", "posix": r"[[:punct:]]+|[[:alpha:]]+|[[:space:][:digit:]]",
+    "posix complement": r"[[:^punct:]]+", "posix words": r"[[:upper:]]?[[:lower:]]+|[^[:word:]]", "long names": r"\p{Letter}+|\p{Punctuation}|\p{Number}|\p{Space_Separator}",
+    "named group": r"(?<twice>\w)\k<twice>|(?<x>a)", "back reference": r"(.)\1", "caseless letters": r"(?i:привет|é+|straße|ss|fi)", "caseless property": r"(?i:\p{Lu}+)",
+    "intersection": r"[a-z&&[^aeiou]]+", "nested class": r"[a[bc]d[^e-z]]+", "extended": "(?x: a \\w  # a letter\n)", "condition": r"(a)?(?(1)b|c)", "absent": r"(?~ab)",
+    "keep": r"a\Kb|\Kx", "search start": r"\G.", "any": r"\O|\N", "binary property": r"\p{Alphabetic}+|\p{White_Space}", "repeat": r"a**|(?:b+)?", "lazy interval": r"\w{2,}?",
     "punctuation": r"[\p{P}\p{S}]+|\p{Pc}|\p{Sm}", "anchors": r"\A.|.\z|.\Z", "caseless class": r"(?i:[a-f]+|k)|(?i:\p{L})x",
 }
 
@@ -100,6 +111,13 @@ def variants(base):
         split(r"\p{N}{1,3}"), split("[一-龥\u3040-ゟ゠-ヿ]+"),
         split("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"),
         byte_level())
+    punctuation = {"type": "Punctuation", "behavior": "Contiguous"}
+    yield "falcon", sequence(punctuation, byte_level(False, True), {"type": "Digits", "individual_digits": False}, split("[0-9][0-9][0-9]"))
+    for i, part in enumerate([split("\u0120+|.\u00b2", "Contiguous"), split("\u0120", "MergedWithNext", False, "String"), {"type": "Punctuation", "behavior": "Isolated"},
+                              {"type": "WhitespaceSplit"}, {"type": "Whitespace"}, {"type": "Digits", "individual_digits": True}]):
+        yield f"behind byte level {i}", sequence(byte_level(False, True), part)
+        yield f"behind byte level with a prefix {i}", sequence(part, byte_level(True, False), part)
+    yield "metaspace and bytes", sequence({"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}, byte_level())
     for individual in (False, True):
         yield f"digits {individual}", sequence({"type": "Digits", "individual_digits": individual}, byte_level(False, True))
         yield f"digits prefix {individual}", sequence({"type": "Digits", "individual_digits": individual}, byte_level(True, True))
@@ -140,6 +158,92 @@ def variants(base):
             yield f"missing bytes {fuse} {unk}", {"model": {"vocab": holes, "merges": left, "unk_token": unk, "fuse_unk": fuse}}
 
 
+BLANK = "\u2581"
+PIECE_TEXTS = [
+    "", " ", "   ", "a", "Hello, world!", " hello  there ", "don't CAN'T", "1234567 3.14 ½ ²", "\n", "a\r\n\r\nb \n c\t\td", "trailing   ", "   leading",
+    "x\u00a0y\u3000z\u2028v", "四大发明：カタカナ 한국어", "café cafe\u0301 ﬁ", "İSTANBUL Straße", "👩\u200d👧 🇫🇷", "a\u0000b\u007f", "aaaaaaa ab abab",
+    "<s>hello</s> you", " <s>  </s> ", "<s>", "a<s> b", f"{BLANK}a {BLANK}{BLANK} b{BLANK}", "foo_bar-baz--qux", "if(x==1){y[i++]*=0xFF;} // c", "\U0001e030 \U00011f02 中",
+]
+
+
+def replace(pattern, content, kind="String"):
+    return {"type": "Replace", "pattern": {kind: pattern}, "content": content}
+
+
+def pieces_base():
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
+    specials = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(vocab_size=560, special_tokens=specials + [f"<0x{i:02X}>" for i in range(256)], show_progress=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(BLANK, "merged_with_next")
+    tokenizer.train_from_iterator(TRAINING, trainer)
+    file = json.loads(tokenizer.to_str())
+    file["added_tokens"] = file["added_tokens"][:3]
+    file["pre_tokenizer"] = None
+    file["decoder"] = decoder(replace(BLANK, " "), {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    file["post_processor"] = template(["<s>", "A"], **{"<s>": [1]})
+    return file
+
+
+def decoder(*parts):
+    return {"type": "Sequence", "decoders": list(parts)}
+
+
+def metaspace(scheme="always", do_split=True, **more):
+    return {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": scheme, "split": do_split, **more}
+
+
+def pieces_variants(base):
+    yield "llama 2", {}
+    for scheme in ("always", "first", "never"):
+        for do_split in (False, True):
+            yield f"metaspace {scheme} {do_split}", {"normalizer": None, "pre_tokenizer": metaspace(scheme, do_split), "decoder": metaspace(scheme, do_split)}
+    yield "metaspace legacy", {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": BLANK, "add_prefix_space": True},
+                               "decoder": {"type": "Metaspace", "replacement": BLANK, "add_prefix_space": True}}
+    yield "metaspace legacy never", {"normalizer": None, "pre_tokenizer": metaspace("never", add_prefix_space=False), "decoder": metaspace("never", add_prefix_space=False)}
+    yield "mistral v3", {"normalizer": None, "pre_tokenizer": metaspace("first", False)}
+    yield "first behind forms", {"normalizer": {"type": "NFKC"}, "pre_tokenizer": metaspace("first")}
+    yield "gemma", {"normalizer": replace(" ", BLANK), "pre_tokenizer": split(" ", "MergedWithPrevious", False, "String"),
+                    "decoder": decoder(replace(BLANK, " "), {"type": "ByteFallback"}, {"type": "Fuse"})}
+    yield "forms and marks", {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, replace(" ", BLANK)]}, "pre_tokenizer": metaspace("never")}
+    for pattern, content in ((r"\s+", BLANK), (r" {2,}", BLANK), (r"(?i)[aeiou]", "e"), (r"x*", "-"), (r"(?=b)", "|"), (r"[^\x20-\x7e]", ""), (r"^|$", "_")):
+        yield f"replace {pattern}", {"normalizer": replace(pattern, content, "Regex")}
+    yield "strip and metaspace", {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}, "pre_tokenizer": metaspace()}
+    cuts = {"WhitespaceSplit": {}, "Whitespace": {}, "CharDelimiterSplit": {"delimiter": "-"}}
+    for name, fields in cuts.items():
+        yield name, {"normalizer": None, "pre_tokenizer": {"type": name, **fields}}
+        yield f"{name} and metaspace", {"normalizer": None, **sequence({"type": name, **fields}, metaspace())}
+        yield f"{name} and metaspace first", {"normalizer": None, **sequence({"type": name, **fields}, metaspace("first"))}
+    for behavior in ("Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"):
+        yield f"punctuation {behavior}", {"pre_tokenizer": {"type": "Punctuation", "behavior": behavior}}
+    yield "punctuation and digits", sequence({"type": "Punctuation"}, {"type": "Digits", "individual_digits": True}, split(rf"{BLANK}?\w+|\S"))
+    yield "strip three", {"decoder": decoder(replace(BLANK, " "), {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 3, "stop": 0})}
+    yield "strip each", {"decoder": decoder({"type": "Strip", "content": BLANK, "start": 1, "stop": 0})}
+    yield "strip ends", {"decoder": decoder({"type": "Strip", "content": "o", "start": 0, "stop": 1})}
+    decoders_alone = [None, {"type": "ByteFallback"}, {"type": "Fuse"}, replace(BLANK, " "), replace(r"[a-e]+", "<>", "Regex"), {"type": "BPEDecoder", "suffix": BLANK},
+                      {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}, decoder(), decoder({"type": "ByteFallback"}, metaspace())]
+    for i, alone in enumerate(decoders_alone):
+        yield f"decoder {i}", {"decoder": alone}
+    for name, lost in (("some", ("<0xE5>", "<0xF0>")), ("all", tuple(f"<0x{i:02X}>" for i in range(256)))):
+        for fuse in (False, True):
+            for unk in (None, "<unk>"):
+                yield f"fallback without {name} bytes {fuse} {unk}", {"model": {"vocab": {byte: None for byte in lost}, "fuse_unk": fuse, "unk_token": unk}}
+    yield "no fallback", {"model": {"byte_fallback": False}}
+    yield "ignore merges", {"model": {"ignore_merges": True, "merges": base["model"]["merges"][:100]}, "pre_tokenizer": metaspace()}
+    n = len(base["model"]["vocab"])
+    yield "ids with holes", {"model": {"vocab": {base["model"]["merges"][-1][0] + base["model"]["merges"][-1][1]: n + 7}}}
+    yield "added with other ids", {"added_tokens": base["added_tokens"] + [added(n + 5, "hello"), added(n + 9, "you", special=True)]}
+    yield "added twice", {"added_tokens": base["added_tokens"] + [added(n, "hello"), added(n + 1, "hello"), added(n + 1, "you")]}
+    yield "added without text", {"added_tokens": base["added_tokens"] + [added(n, ""), added(n, "you", special=True)]}
+    flags = [dict(lstrip=True), dict(rstrip=True), dict(lstrip=True, rstrip=True), dict(single_word=True), dict(normalized=True)]
+    for flag in flags:
+        tokens = base["added_tokens"] + [added(n, "there", **flag), added(n + 1, "ab", **flag)]
+        yield f"added {flag}", {"added_tokens": tokens}
+        yield f"added before metaspace {flag}", {"added_tokens": tokens, "normalizer": None, "pre_tokenizer": metaspace("first")}
+    yield "truncation and padding", {"truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+                                     "padding": {"strategy": {"Fixed": 6}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"}}
+
+
 def patched(base, patch):
     out = json.loads(json.dumps({**base, **{k: v for k, v in patch.items() if k != "model"}}))
     for key, value in patch.get("model", {}).items():
@@ -156,21 +260,24 @@ def patched(base, patch):
 
 
 def main():
-    base = base_tokenizer()
+    pieces = sys.argv[1] == "pieces"
+    base, texts = (pieces_base(), PIECE_TEXTS) if pieces else (base_tokenizer(), TEXTS)
     rows = []
-    for name, patch in variants(base):
+    for name, patch in (pieces_variants if pieces else variants)(base):
         tokenizer = Tokenizer.from_str(json.dumps(patched(base, patch)))
-        ids = [tokenizer.encode(t, add_special_tokens=False).ids for t in TEXTS]
-        special = [tokenizer.encode(t, add_special_tokens=True).ids for t in TEXTS]
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        ids = [tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
+        special = [tokenizer.encode(t, add_special_tokens=True).ids for t in texts]
         row = {"name": name, "patch": patch, "ids": ids}
-        if special != ids:
+        if special != ids and not pieces:
             row["special_ids"] = special
-        row["decoded"] = [None if tokenizer.decode(i) == t else tokenizer.decode(i) for i, t in zip(ids, TEXTS)]
-        row["decoded_raw"] = [None if tokenizer.decode(i, skip_special_tokens=False) == t else tokenizer.decode(i, skip_special_tokens=False)
-                              for i, t in zip(ids, TEXTS)]
+        for key, skip in (("decoded", True), ("decoded_raw", False)):
+            decoded = [tokenizer.decode(i, skip_special_tokens=skip) for i in ids]
+            row[key] = [None if d == t else d for d, t in zip(decoded, texts)]
         rows.append(row)
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
-    print('{"base":' + json.dumps(base, ensure_ascii=False, separators=(",", ":")) + ',\n"texts":' + json.dumps(TEXTS) + ',\n"variants":[\n' + lines + "\n]}")
+    print('{"base":' + json.dumps(base, ensure_ascii=False, separators=(",", ":")) + ',\n"texts":' + json.dumps(texts) + ',\n"variants":[\n' + lines + "\n]}")
 
 
 main()

@@ -19,6 +19,9 @@ PATTERNS = [rf"\p{{{name}}}" for name in
             "L Lu Ll Lt Lm Lo M Mn Mc Me N Nd Nl No P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So Z Zs C Cc Cf Co Cn Han Hiragana Katakana Hangul".split()]
 PATTERNS += [r"\P{L}", r"\s", r"\S", r"\w", r"\W", r"[\w]", r"[\W]", r"\d", r"\D", r"\h", r".", r"[^\r\n\p{L}\p{P}\p{S}]", r"[\P{N}\p{Nd}]", r"[^\s\p{L}\p{N}]",
              r"(?i:s)", r"(?i:k)", r"(?i:[a-z])", r"\R"]
+PATTERNS += [f"[[:{name}:]]" for name in "alnum alpha blank cntrl digit graph lower print punct ^punct space upper word xdigit".split()]
+PATTERNS += [rf"\p{{{name}}}" for name in "Armenian Greek Hebrew Inherited Tamil Thai Letter Alphabetic White_Space Punct ^Thai".split()]
+PATTERNS += [r"[\p{L}&&[^\p{Han}]]", r"[^[:punct:]]", r"(?i:\p{Lu})", r"(?i:\p{Greek})"]
 
 
 def context(c):
