@@ -396,9 +396,11 @@ def sentences(studies, root):
     findings(f"int4 with one scale for a whole table loses {lost('int4, one scale')} when the largest value sets it, and "
              f"{lost('int4, one scale, fitted')} when it is fitted, of the {number(part_gain(0.75, 'rest'))} and "
              f"{number(part_gain(0.5, 'rest'))} that the memory gains on the rest")
-    findings(f"2 bits with a scale in each row lose {lost('2 bits, a float a row')} when the largest value sets it, and "
-             f"{lost('2 bits, a float a row, fitted')} when it is fitted; with one fitted scale for a table "
-             f"{lost('2 bits, one scale, fitted')}")
+    findings("One byte more, a power of two in each row, brings that to "
+             f"{lost('int4, a power of two a row, fitted')}")
+    findings(f"2 bits lose {lost('2 bits, a float a row, fitted')} with a fitted float in each row and "
+             f"{lost('2 bits, one scale, fitted')} with one fitted scale; the sign alone loses "
+             f"{lost('sign, a power of two a row, fitted')}, more than the gain")
     edit = json.loads((root / ALLOCATION / "edit" / "data.json").read_text())
     kl = [place["divergence"]["mean"] for place in edit["locality"]]
     findings(f"KL is {number(kl[0], 2)} behind the n-gram, {number(kl[1])} behind others that share a row, "
