@@ -25,7 +25,8 @@ struct Pass {
 
 class BlockImpl : public torch::nn::Module {
  public:
-  BlockImpl(const ModelConfig& c, int block) : index_(block), streams_(c.hc_mult), hidden_size_(c.hidden_size) {
+  BlockImpl(const ModelConfig& c, int block, const ExpertRanks* ranks)
+      : index_(block), streams_(c.hc_mult), hidden_size_(c.hidden_size) {
     const auto& ids = c.engram.layer_ids;
     const auto found = std::find(ids.begin(), ids.end(), block);
     if (c.memory == MemoryKind::kEngram && found != ids.end()) {
@@ -35,7 +36,7 @@ class BlockImpl : public torch::nn::Module {
     input_layernorm_ = register_module("input_layernorm", RmsNorm(c.hidden_size, c.rms_norm_eps));
     self_attn_ = register_module("self_attn", make_attention(c));
     post_attention_layernorm_ = register_module("post_attention_layernorm", RmsNorm(c.hidden_size, c.rms_norm_eps));
-    mlp_ = register_module("mlp", make_feed_forward(c, block));
+    mlp_ = register_module("mlp", make_feed_forward(c, block, ranks));
     if (c.has_hyper_connections()) {
       attn_hc_ = register_module("attn_hc", HyperConnection(c, 2 * block));
       ffn_hc_ = register_module("ffn_hc", HyperConnection(c, 2 * block + 1));
@@ -125,13 +126,13 @@ TORCH_MODULE(Block);
 
 // The module named `model` in DeepSeek's checkpoints: all but the LM head.
 struct DecoderImpl : torch::nn::Module {
-  explicit DecoderImpl(const ModelConfig& c) {
+  DecoderImpl(const ModelConfig& c, const ExpertRanks* ranks) {
     embed_tokens =
         register_module("embed_tokens", Weights(initial_weight({c.vocab_size, c.hidden_size}, c.initializer_range)));
     if (c.memory == MemoryKind::kOverEncoding) over_encoding = register_module("over_encoding", OverEncoding(c));
     torch::nn::ModuleList list;
     for (int i = 0; i < c.num_hidden_layers; ++i) {
-      blocks.push_back(Block(c, i));
+      blocks.push_back(Block(c, i, ranks));
       list->push_back(blocks.back());
     }
     register_module("layers", list);
@@ -189,8 +190,8 @@ torch::Tensor segment_reach(const ForwardInput& input, int64_t batch, int64_t le
 }  // namespace
 
 struct TransformerImpl::Parts {
-  explicit Parts(const ModelConfig& c)
-      : decoder(c), rotary(rotary_columns(c), c.rope_theta, c.rope_scaling, c.max_position_embeddings) {
+  Parts(const ModelConfig& c, const ExpertRanks* ranks)
+      : decoder(c, ranks), rotary(rotary_columns(c), c.rope_theta, c.rope_scaling, c.max_position_embeddings) {
     if (!c.tie_word_embeddings) lm_head = Linear(c.hidden_size, c.vocab_size, c.initializer_range);
   }
   const torch::Tensor& head_weight() const { return lm_head ? lm_head->weight : decoder->embed_tokens->weight; }
@@ -237,10 +238,11 @@ static bool is_read_by_rows(const std::string& name) {
   return has("embed_tokens.") || has("lm_head.") || (has("_proj.weight") && !has("kv_b_proj."));
 }
 
-TransformerImpl::TransformerImpl(const ModelConfig& config) : config_(config) {
+TransformerImpl::TransformerImpl(const ModelConfig& config, std::optional<ExpertRanks> expert_ranks)
+    : config_(config), expert_ranks_(expert_ranks) {
   const Status status = config.validate();
   TORCH_CHECK(status.ok(), status.message());
-  parts_ = std::make_unique<Parts>(config);
+  parts_ = std::make_unique<Parts>(config, expert_ranks ? &*expert_ranks : nullptr);
   register_module("model", parts_->decoder);
   if (parts_->lm_head) register_module("lm_head", parts_->lm_head);
 }
@@ -341,6 +343,11 @@ std::pair<double, int64_t> TransformerImpl::loss_sum(const torch::Tensor& hidden
   torch::Tensor sum = linear_cross_entropy(hidden_BTd.reshape({-1, config_.hidden_size}), parts_->head_weight(),
                                            targets, /*reduction_sum=*/true);
   return {sum.item<double>(), targets.ge(0).sum().item<int64_t>()};
+}
+
+void TransformerImpl::join_experts() const {
+  for (const Block& block : parts_->decoder->blocks)
+    if (MoeImpl* moe = expert_ranks_ ? block->moe() : nullptr) moe->forward(torch::empty({0, config_.hidden_size}));
 }
 
 void TransformerImpl::update_expert_bias(double u) {

@@ -11,8 +11,10 @@
 #include <torch/nn/module.h>
 
 #include <functional>
+#include <optional>
 #include <vector>
 
+#include "engram/model/layers/expert_exchange.h"
 #include "engram/model/memory/memory_source.h"
 #include "engram/model/model_config.h"
 #include "engram/model/paged/paged_cache.h"
@@ -51,7 +53,8 @@ struct StepInput {
 class TransformerImpl : public torch::nn::Module {
  public:
   // Registers parameters under DeepSeek's names (docs/formats/checkpoint.md); initialised from torch's global RNG.
-  explicit TransformerImpl(const ModelConfig& config);
+  // `expert_ranks`: routed experts lie with several ranks (layers/expert_exchange.h), which call forward() together.
+  explicit TransformerImpl(const ModelConfig& config, std::optional<ExpertRanks> expert_ranks = {});
   ~TransformerImpl() override;
 
   // Hidden states after the final norm: [B, T, d].
@@ -75,6 +78,8 @@ class TransformerImpl : public torch::nn::Module {
   std::vector<torch::Tensor> expert_loads() const;
   // Per MoE block: max load / mean load since the last update_expert_bias().
   std::vector<double> expert_load_ratio() const;
+  // One forward pass of the other ranks, for a rank that has no tokens in it: its experts are needed.
+  void join_experts() const;
   // Per Engram layer: mean gate of the last forward in training mode.
   std::vector<double> gate_means() const;
 
@@ -83,10 +88,12 @@ class TransformerImpl : public torch::nn::Module {
   void place(torch::Device device, torch::Dtype dtype);
 
   const ModelConfig& config() const { return config_; }
+  const std::optional<ExpertRanks>& expert_ranks() const { return expert_ranks_; }
 
  private:
   struct Parts;
   ModelConfig config_;
+  std::optional<ExpertRanks> expert_ranks_;
   std::unique_ptr<Parts> parts_;
 };
 TORCH_MODULE(Transformer);

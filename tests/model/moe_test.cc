@@ -107,6 +107,20 @@ TEST(Moe, BalancingRaisesTheBiasOfIdleExperts) {
   EXPECT_LT(moe.load_ratio(), 1.3);
 }
 
+TEST(Moe, AShareOfTheExpertsIsDrawnAsAllOfThemAre) {
+  // One piece, several, several and a rest that is not a multiple of 16, and a tensor of fewer numbers than that.
+  for (const std::vector<int64_t>& sizes : {std::vector<int64_t>{7, 24, 32}, {5, 160, 256}, {3, 101, 651}, {3, 1, 5}}) {
+    torch::manual_seed(3);
+    const torch::Tensor whole = initial_weight(sizes, 0.02), after = torch::randn({20});
+    for (const Range rows : {Range{0, 1}, Range{1, 3}, Range{2, 2}, Range{0, sizes[0]}}) {
+      torch::manual_seed(3);
+      const torch::Tensor share = initial_rows(sizes, 0.02, rows);
+      EXPECT_TRUE(torch::equal(share, whole.narrow(0, rows.begin, rows.size())));
+      EXPECT_TRUE(torch::equal(torch::randn({20}), after));
+    }
+  }
+}
+
 TEST(Moe, WithoutSharedExpertHasNoSharedParameters) {
   ModelConfig c = moe_config();
   c.shared_expert_intermediate_size = 0;

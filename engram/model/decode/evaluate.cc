@@ -90,10 +90,11 @@ Result<EvaluateResult> evaluate(const LoadedModel& model, std::span<const int32_
                         return !options.on_progress || options.on_progress(done, result.tokens);
                       });
   if (!finished) return Status(StatusCode::kCancelled, "evaluation interrupted");
-  // In the last round some ranks have no batch; an owner of rows waits for all.
+  // In the last round some ranks have no batch; but an owner of rows or experts answers the others.
   const bool idle = batches % options.parts != 0 && options.part >= batches % options.parts;
   for (const auto& table : model.tables)
     if (idle && !options.memory_off) ENGRAM_RETURN_IF_ERROR(table->submit({})->wait());
+  if (idle) transformer->join_experts();
   if (options.sum_over_parts) options.sum_over_parts(numbers);
   double nats = 0.0;
   for (size_t batch = 0; batch < numbers.size(); batch += width) {

@@ -68,7 +68,7 @@ Status check_stored(const SafetensorsFile& file, const std::string& name, const 
 Status check_file(const SafetensorsFile& file, const std::vector<StoredTensor>& wanted,
                   const std::set<std::string>& others) {
   std::set<std::string> known = others;
-  for (const StoredTensor& tensor : wanted) known.insert(tensor.name);
+  for (const StoredTensor& stored : wanted) known.insert(stored.tensor.name);
   for (const auto& [name, view] : file.tensors()) {
     if (known.contains(name)) continue;
     if (is_fused_name(name)) {
@@ -84,9 +84,8 @@ Status check_file(const SafetensorsFile& file, const std::vector<StoredTensor>& 
     return invalid_argument("{}: got the tensor {}, which {} has no place for", file.path(), quote_text(name),
                             kConfigFile);
   }
-  for (const StoredTensor& tensor : wanted) {
-    ENGRAM_RETURN_IF_ERROR(check_stored(file, tensor.name, tensor.view.sizes().vec(), tensor.keep_fp32));
-  }
+  for (const auto& [tensor, keep_fp32, spread] : wanted)
+    ENGRAM_RETURN_IF_ERROR(check_stored(file, tensor.name, tensor.shape, keep_fp32));
   return Status();
 }
 
@@ -98,11 +97,7 @@ torch::Tensor read_tensor(const TensorView& view) {
 }
 
 void copy_tensors(const SafetensorsFile& file, const std::vector<StoredTensor>& tensors) {
-  torch::NoGradGuard no_grad;
-  for (const StoredTensor& tensor : tensors) {
-    torch::Tensor target = tensor.view;
-    target.copy_(read_tensor(file.tensors().at(tensor.name)));
-  }
+  for (const StoredTensor& stored : tensors) fill_tensor(file.tensors().at(stored.tensor.name), stored.tensor);
 }
 
 std::set<std::string> table_names(const ModelConfig& config) {
@@ -179,8 +174,7 @@ struct OutgoingTensor {
 
 std::vector<OutgoingTensor> outgoing(const std::vector<StoredTensor>& tensors, torch::Dtype dtype) {
   std::vector<OutgoingTensor> out;
-  for (const StoredTensor& tensor : tensors)
-    out.push_back({whole_tensor(tensor.name, tensor.view), tensor.keep_fp32 ? torch::kFloat : dtype});
+  for (const StoredTensor& stored : tensors) out.push_back({stored.tensor, stored.keep_fp32 ? torch::kFloat : dtype});
   return out;
 }
 
@@ -352,6 +346,13 @@ Status save_model(Env& env, const std::string& directory, const ModelConfig& con
   return write_file_atomic(env, join_path(directory, kConfigFile), config_text(config, tokenizer, dtype));
 }
 
+std::vector<StreamedTensor> spread_weights(const TransformerImpl& model) {
+  std::vector<StreamedTensor> spread;
+  for (StoredTensor& stored : stored_tensors(model).model)
+    if (stored.spread) spread.push_back(std::move(stored.tensor));
+  return spread;
+}
+
 Status load_weights(Env& env, const std::string& directory, TransformerImpl& model) {
   ENGRAM_ASSIGN_OR_RETURN(const WeightFiles files, open_weights(env, directory, model.config()));
   return fill_weights(files, model);
@@ -393,7 +394,9 @@ Status append_tensor(const StreamedTensor& tensor, torch::Dtype dtype, Safetenso
 
 void fill_tensor(const TensorView& view, const StreamedTensor& tensor) {
   const torch::NoGradGuard no_grad;
-  const torch::Dtype type = view.dtype == DType::kBF16 ? torch::kBFloat16 : tensor.dtype;
+  const torch::Dtype type = view.dtype == DType::kBF16  ? torch::kBFloat16
+                            : view.dtype == DType::kF32 ? torch::kFloat
+                                                        : tensor.dtype;
   const size_t row_bytes = tensor.rows() == 0 ? 0 : view.bytes.size() / static_cast<size_t>(tensor.rows());
   tensor.pieces([&](int64_t begin, int64_t end) {
     std::vector<int64_t> shape = view.shape;

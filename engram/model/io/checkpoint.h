@@ -62,6 +62,9 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOpti
 Status save_model(Env& env, const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer,
                   const TransformerImpl& model, std::vector<StreamedTensor> table_rows,
                   torch::Dtype dtype = torch::kFloat);
+// Those of the model's weights that lie with several ranks, in the order in which rank 0's save_model() and
+// load_weights() go through them: the other ranks follow (streamed_tensor.h).
+std::vector<StreamedTensor> spread_weights(const TransformerImpl& model);
 // Weights only, into an existing model (resume). Exact for fp32. On an error no tensor has changed.
 Status load_weights(Env& env, const std::string& directory, TransformerImpl& model);
 // One [num_rows, d_row] fp32 tensor per memory layer, copied.

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "engram/core/status.h"
+#include "engram/model/io/spread_tensor.h"
 
 namespace engram {
 namespace {
@@ -18,25 +19,42 @@ bool cut_suffix(std::string& name, std::string_view suffix) {
   return true;
 }
 
-// The rows of a stacked matrix, top to bottom, as separate tensors.
-void add_rows(std::vector<StoredTensor>& out, const torch::Tensor& stacked,
-              const std::vector<std::pair<std::string, int64_t>>& parts) {
+// Calls add(name, view) for the rows of a stacked matrix, top to bottom.
+template <typename Add>
+void add_rows(const torch::Tensor& stacked, const std::vector<std::pair<std::string, int64_t>>& parts, const Add& add) {
   int64_t begin = 0;
   for (const auto& [name, rows] : parts) {
-    out.push_back({name, stacked.narrow(0, begin, rows)});
+    add(name, stacked.narrow(0, begin, rows));
     begin += rows;
   }
   ENGRAM_CHECK(begin == stacked.size(0), "{} rows named, {} there", begin, stacked.size(0));
 }
 
-void add_experts(std::vector<StoredTensor>& out, const std::string& prefix, const torch::Tensor& tensor, bool gate_up) {
-  for (int64_t e = 0; e < tensor.size(0); ++e) {
-    const std::string expert = fmt::format("{}.experts.{}", prefix, e);
+// tensor: [E, ..], or the experts of this rank.
+void add_experts(std::vector<StoredTensor>& out, const TransformerImpl& model, const std::string& prefix,
+                 const torch::Tensor& tensor, bool gate_up) {
+  const std::optional<ExpertRanks>& ranks = model.expert_ranks();
+  const int64_t experts = model.config().n_routed_experts, rows = tensor.size(1);
+  const std::vector<int64_t> first = ranks ? ranks->first_experts(experts) : std::vector<int64_t>{0, experts};
+  for (int64_t e = 0, owner = 0; e < experts; ++e) {
+    while (e >= first[static_cast<size_t>(owner) + 1]) ++owner;
+    const bool here = !ranks || owner == ranks->ranks->rank();
+    const torch::Tensor expert = here ? tensor[e - first[static_cast<size_t>(owner)]]
+                                      : torch::empty({rows, tensor.size(2)}, tensor.options().device(torch::kMeta));
+    const auto add = [&](const std::string& name, const torch::Tensor& view) {
+      if (ranks) {
+        Communicator& all = *ranks->ranks;
+        const std::vector<int64_t> begins = owned_rows(all.size(), static_cast<int>(owner), view.size(0));
+        out.push_back({spread_tensor(all, Channel::kExpert, name, view, begins), /*keep_fp32=*/false, /*spread=*/true});
+      } else {
+        out.push_back({whole_tensor(name, view)});
+      }
+    };
+    const std::string name = fmt::format("{}.experts.{}", prefix, e);
     if (gate_up) {
-      const int64_t width = tensor.size(1) / 2;
-      add_rows(out, tensor[e], {{expert + ".gate_proj.weight", width}, {expert + ".up_proj.weight", width}});
+      add_rows(expert, {{name + ".gate_proj.weight", rows / 2}, {name + ".up_proj.weight", rows / 2}}, add);
     } else {
-      out.push_back({expert + ".down_proj.weight", tensor[e]});
+      add(name + ".down_proj.weight", expert);
     }
   }
 }
@@ -48,29 +66,34 @@ std::string engram_name(std::string name) {
   return name;
 }
 
-void add_model_tensor(std::vector<StoredTensor>& out, const ModelConfig& c, std::string name,
+void add_model_tensor(std::vector<StoredTensor>& out, const TransformerImpl& model, std::string name,
                       const torch::Tensor& tensor) {
+  const ModelConfig& c = model.config();
   const std::string whole = name;
+  const auto add = [&out](const std::string& part, const torch::Tensor& view) {
+    out.push_back({whole_tensor(part, view)});
+  };
   if (cut_suffix(name, ".q_kv_a_proj.weight")) {
     const int64_t latent = int64_t{c.kv_lora_rank} + c.qk_rope_head_dim;
     const char* query = c.q_lora_rank > 0 ? ".q_a_proj.weight" : ".q_proj.weight";
-    return add_rows(out, tensor,
-                    {{name + query, tensor.size(0) - latent}, {name + ".kv_a_proj_with_mqa.weight", latent}});
+    return add_rows(tensor, {{name + query, tensor.size(0) - latent}, {name + ".kv_a_proj_with_mqa.weight", latent}},
+                    add);
   }
   if (cut_suffix(name, ".qkv_proj.weight")) {
     const int64_t kv = int64_t{c.num_key_value_heads} * c.head_dim;
-    return add_rows(out, tensor,
+    return add_rows(tensor,
                     {{name + ".q_proj.weight", tensor.size(0) - 2 * kv},
                      {name + ".k_proj.weight", kv},
-                     {name + ".v_proj.weight", kv}});
+                     {name + ".v_proj.weight", kv}},
+                    add);
   }
   if (cut_suffix(name, ".gate_up_proj.weight")) {
     const int64_t width = tensor.size(0) / 2;
-    return add_rows(out, tensor, {{name + ".gate_proj.weight", width}, {name + ".up_proj.weight", width}});
+    return add_rows(tensor, {{name + ".gate_proj.weight", width}, {name + ".up_proj.weight", width}}, add);
   }
-  if (cut_suffix(name, ".experts.gate_up")) return add_experts(out, name, tensor, /*gate_up=*/true);
-  if (cut_suffix(name, ".experts.down")) return add_experts(out, name, tensor, /*gate_up=*/false);
-  out.push_back({whole, tensor});
+  if (cut_suffix(name, ".experts.gate_up")) return add_experts(out, model, name, tensor, /*gate_up=*/true);
+  if (cut_suffix(name, ".experts.down")) return add_experts(out, model, name, tensor, /*gate_up=*/false);
+  add(whole, tensor);
 }
 
 }  // namespace
@@ -83,12 +106,13 @@ StoredTensors stored_tensors(const TransformerImpl& model) {
     const std::string& name = item.key();
     const bool memory = name.find(".engram.") != std::string::npos || name.find(".over_encoding.") != std::string::npos;
     if (memory) {
-      out.engram.push_back({engram_name(name.substr(kModule.size())), item.value().detach()});
+      out.engram.push_back({whole_tensor(engram_name(name.substr(kModule.size())), item.value())});
     } else {
-      add_model_tensor(out.model, model.config(), name, item.value().detach());
+      add_model_tensor(out.model, model, name, item.value().detach());
     }
   }
-  for (const auto& item : model.named_buffers()) out.model.push_back({item.key(), item.value(), /*keep_fp32=*/true});
+  for (const auto& item : model.named_buffers())
+    out.model.push_back({whole_tensor(item.key(), item.value()), /*keep_fp32=*/true});
   return out;
 }
 

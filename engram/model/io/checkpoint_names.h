@@ -1,21 +1,22 @@
 // How a Transformer's parameters are named on disk (docs/formats/checkpoint.md).
 //
 // In memory, projections of the same input are one tensor, and so are the experts of a block; on disk each has
-// DeepSeek's name. A stored tensor is a view into the parameter it belongs to: saving reads it, loading fills it.
+// DeepSeek's name. A stored tensor reads and writes the parameter it belongs to in place.
 #pragma once
 #include <torch/types.h>
 
 #include <string>
 #include <vector>
 
+#include "engram/model/io/streamed_tensor.h"
 #include "engram/model/transformer.h"
 
 namespace engram {
 
 struct StoredTensor {
-  std::string name;        // in the file
-  torch::Tensor view;      // shares storage with the module; maybe not contiguous
+  StreamedTensor tensor;   // its name is that in the file
   bool keep_fp32 = false;  // buffers that stay exact in reduced-precision copies
+  bool spread = false;     // an expert of a model whose experts lie with several ranks
 };
 
 struct StoredTensors {

@@ -45,6 +45,8 @@ std::vector<ParameterInfo> parameter_groups(const TransformerImpl& model) {
     info.tensor = item.value();
     info.row_splits = matrix_rows(model.config(), info.name, info.tensor);
     info.kind = info.row_splits.empty() ? ParameterKind::kVector : ParameterKind::kMatrix;
+    if (model.expert_ranks() && contains(info.name, ".mlp.experts."))
+      info.begins = model.expert_ranks()->first_experts(model.config().n_routed_experts);
     info.decay = decays(info.name, info.tensor);
     if (info.kind == ParameterKind::kMatrix) {
       const int64_t sum = std::accumulate(info.row_splits.begin(), info.row_splits.end(), int64_t{0});

@@ -23,6 +23,9 @@ struct ParameterInfo {
   // kMatrix: heights of the stacked matrices along dimension -2; they sum to it. A 3-D tensor [E, rows, columns] holds
   // E such stacks. Empty for kVector.
   std::vector<int64_t> row_splits;
+  // Of experts that lie with several ranks: rank r has the rows [begins[r], begins[r + 1]) of dimension 0, and `tensor`
+  // is the own ones. Empty: every rank has all.
+  std::vector<int64_t> begins;
   // Weight decay for weights that multiply activations (2-D and 3-D), none for norms, biases and other scales: the
   // convention of GPT-2-style trainers. The convolution starts at zero and stays undecayed, as its taps are scales.
   bool decay = false;

@@ -81,20 +81,22 @@ struct MoeImpl::GateImpl : torch::nn::Module {
 };
 
 struct MoeImpl::ExpertsImpl : torch::nn::Module {
-  ExpertsImpl(int64_t experts, int64_t hidden_size, int64_t width, double std) {
-    gate_up = register_parameter("gate_up", initial_weight({experts, 2 * width, hidden_size}, std));
-    down = register_parameter("down", initial_weight({experts, hidden_size, width}, std));
+  ExpertsImpl(int64_t experts, Range own, int64_t hidden_size, int64_t width, double std) {
+    gate_up = register_parameter("gate_up", initial_rows({experts, 2 * width, hidden_size}, std, own));
+    down = register_parameter("down", initial_rows({experts, hidden_size, width}, std, own));
   }
   torch::Tensor gate_up, down;
 };
 
-MoeImpl::MoeImpl(const ModelConfig& c)
+MoeImpl::MoeImpl(const ModelConfig& c, const ExpertRanks* ranks)
     : options_{c.num_experts_per_tok, c.norm_topk_prob, c.routed_scaling_factor},
       load_(torch::zeros({c.n_routed_experts}, torch::kLong)) {
   const double std = c.initializer_range;
   gate_ = register_module("gate", std::make_shared<GateImpl>(c.n_routed_experts, c.hidden_size, std));
+  const Range own = ranks != nullptr ? ranks->own_experts(c.n_routed_experts) : Range{0, c.n_routed_experts};
   experts_ = register_module(
-      "experts", std::make_shared<ExpertsImpl>(c.n_routed_experts, c.hidden_size, c.moe_intermediate_size, std));
+      "experts", std::make_shared<ExpertsImpl>(c.n_routed_experts, own, c.hidden_size, c.moe_intermediate_size, std));
+  if (ranks != nullptr) exchange_ = std::make_unique<ExpertExchange>(*ranks, c.n_routed_experts);
   if (c.shared_expert_intermediate_size > 0)
     shared_experts_ = register_module(
         "shared_experts", std::make_shared<DenseFfnImpl>(c.hidden_size, c.shared_expert_intermediate_size, std));
@@ -112,7 +114,8 @@ torch::Tensor MoeImpl::forward(const torch::Tensor& x_Nd) {
     if (load_.device() != x_Nd.device()) load_ = load_.to(x_Nd.device());
     load_ += count_choices(routing.index, load_.size(0));
   }
-  torch::Tensor y = moe_experts(x_Nd, experts_->gate_up, experts_->down, routing.index, routing.weight);
+  torch::Tensor y = exchange_ ? exchange_->run(x_Nd, experts_->gate_up, experts_->down, routing.index, routing.weight)
+                              : moe_experts(x_Nd, experts_->gate_up, experts_->down, routing.index, routing.weight);
   return shared_experts_ ? y + shared_experts_->forward(x_Nd) : y;
 }
 
@@ -128,8 +131,8 @@ double MoeImpl::load_ratio() const {
   return total == 0 ? 0.0 : load_.max().item<double>() * static_cast<double>(load_.size(0)) / total;
 }
 
-std::shared_ptr<FeedForwardImpl> make_feed_forward(const ModelConfig& config, int block) {
-  if (config.is_moe_block(block)) return std::make_shared<MoeImpl>(config);
+std::shared_ptr<FeedForwardImpl> make_feed_forward(const ModelConfig& config, int block, const ExpertRanks* ranks) {
+  if (config.is_moe_block(block)) return std::make_shared<MoeImpl>(config, ranks);
   return std::make_shared<DenseFfnImpl>(config.hidden_size, config.intermediate_size, config.initializer_range);
 }
 

@@ -15,6 +15,7 @@
 
 #include <memory>
 
+#include "engram/model/layers/expert_exchange.h"
 #include "engram/model/layers/norm.h"
 #include "engram/model/model_config.h"
 
@@ -48,7 +49,9 @@ Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const Rout
 
 class MoeImpl : public FeedForwardImpl {
  public:
-  explicit MoeImpl(const ModelConfig& config);
+  // `ranks`, where not null: the routed experts lie with several ranks, which call forward() together. Parameters
+  // experts.* are those of this rank.
+  explicit MoeImpl(const ModelConfig& config, const ExpertRanks* ranks = nullptr);
   // In training mode also counts how many tokens each expert gets.
   torch::Tensor forward(const torch::Tensor& x_Nd) override;
 
@@ -65,10 +68,11 @@ class MoeImpl : public FeedForwardImpl {
   RoutingOptions options_;
   std::shared_ptr<GateImpl> gate_;
   std::shared_ptr<ExpertsImpl> experts_;
+  std::unique_ptr<ExpertExchange> exchange_;  // null: all experts are here
   std::shared_ptr<DenseFfnImpl> shared_experts_;
   torch::Tensor load_;  // [E] int64
 };
 
-std::shared_ptr<FeedForwardImpl> make_feed_forward(const ModelConfig& config, int block);
+std::shared_ptr<FeedForwardImpl> make_feed_forward(const ModelConfig& config, int block, const ExpertRanks* ranks);
 
 }  // namespace engram

@@ -6,12 +6,17 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/nn/module.h>
 
+#include "engram/dist/partition.h"
+
 namespace engram {
 
 // A fresh weight ~ N(0, std). std 0: nothing is drawn, the caller writes all of it (a large model, on its device).
 inline torch::Tensor initial_weight(torch::IntArrayRef sizes, double std) {
   return std > 0 ? torch::randn(sizes) * std : torch::empty(sizes);
 }
+
+// Rows [rows.begin, rows.end) of initial_weight(sizes, std): all of it is drawn, and no more than they are kept.
+torch::Tensor initial_rows(torch::IntArrayRef sizes, double std, Range rows);
 
 class RmsNormImpl : public torch::nn::Module {
  public:

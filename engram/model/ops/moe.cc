@@ -5,6 +5,7 @@
 #include "engram/kernels/gemm.h"
 #include "engram/kernels/moe.h"
 #include "engram/kernels/swiglu.h"
+#include "engram/model/ops/moe_parts.h"
 #include "engram/model/ops/ops.h"
 #include "engram/model/ops/support.h"
 
@@ -38,12 +39,6 @@ MoeInput moe_input(const torch::Tensor& x, const torch::Tensor& gate_up, const t
   return input;
 }
 
-MoeGroups group(const torch::Tensor& topk_index, const MoeShape& shape) {
-  Result<MoeGroups> groups = group_by_expert(topk_index.const_data_ptr<int64_t>(), shape);
-  TORCH_CHECK(groups.ok(), "moe_experts: ", groups.status().message());
-  return std::move(groups).value();
-}
-
 // work(expert_begin, expert_end) for as many ranges as there are threads, about equally many rows in each.
 template <typename Work>
 void for_experts(const MoeGroups& groups, const Work& work) {
@@ -52,15 +47,6 @@ void for_experts(const MoeGroups& groups, const Work& work) {
     const auto [begin, end] = expert_range(groups, i, tasks);
     work(begin, end);
   });
-}
-
-// Sums each token's rows [N * k, d] to [N, d].
-torch::Tensor combine(const MoeShape& shape, const torch::Tensor& rows, const torch::Tensor& topk_weight) {
-  torch::Tensor out = torch::empty({shape.tokens, shape.dim}, rows.options());
-  parallel_ranges(shape.tokens, internal::row_grain(shape.choices * shape.dim), [&](int64_t begin, int64_t end) {
-    moe_combine(shape, floats(rows), floats(topk_weight), begin, end, mutable_floats(out));
-  });
-  return out;
 }
 
 // y [A, n] = x [A, k] times the matrices [experts, n, k]: of each group of rows its expert's, which is read once, in
@@ -94,27 +80,69 @@ void few_rows_by_expert(const MoeGroups& groups, const float* x, const float* ma
   });
 }
 
-// The forward pass of a decode step, whose time is that of reading the active experts' weights.
-torch::Tensor few_tokens(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
-                         const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
-  const MoeShape shape = moe_shape(x, down, topk_index);
-  const MoeGroups groups = group(topk_index, shape);
+}  // namespace
+
+namespace internal {
+
+MoeGroups group_choices(const torch::Tensor& topk_index, const MoeShape& shape) {
+  Result<MoeGroups> groups = group_by_expert(topk_index.const_data_ptr<int64_t>(), shape);
+  TORCH_CHECK(groups.ok(), "moe_experts: ", groups.status().message());
+  return std::move(groups).value();
+}
+
+void expert_rows(const MoeShape& shape, const MoeGroups& groups, const MoeInput& input, float* inner, float* rows) {
+  for_experts(groups, [&](int64_t begin, int64_t end) { moe_forward(shape, groups, input, begin, end, inner, rows); });
+}
+
+void expert_gradients(const MoeShape& shape, const MoeGroups& groups, const MoeInput& input, const float* inner,
+                      const float* dy, const MoeGradients& out) {
+  for_experts(groups,
+              [&](int64_t begin, int64_t end) { moe_backward(shape, groups, input, inner, dy, begin, end, out); });
+}
+
+bool are_few(int64_t tokens) { return c10::InferenceMode::is_enabled() && tokens > 0 && tokens <= kFewRows; }
+
+void few_expert_rows(const MoeShape& shape, const MoeGroups& groups, const MoeInput& input, float* rows) {
   const int64_t count = shape.assignments(), dim = shape.dim, width = shape.width;
-  const auto room = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(count * (2 * dim + 3 * width)));
-  float *by_expert = room.get(), *rows = by_expert + count * dim;  // [A, d]
-  float *inner = rows + count * dim, *active = inner + count * 2 * width;
+  const auto room = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(count * (dim + 3 * width)));
+  float *by_expert = room.get(), *inner = by_expert + count * dim, *active = inner + count * 2 * width;  // [A, d], ..
   for (int64_t i = 0; i < count; ++i) {
     const int64_t token = groups.assignments[static_cast<size_t>(i)] / shape.choices;
-    std::copy_n(floats(x) + token * dim, dim, by_expert + i * dim);
+    std::copy_n(input.x + token * dim, dim, by_expert + i * dim);
   }
-  few_rows_by_expert(groups, by_expert, floats(gate_up), 2 * width, dim, inner);
+  few_rows_by_expert(groups, by_expert, input.gate_up, 2 * width, dim, inner);
   swiglu_forward(inner, width, 0, count, active);
-  few_rows_by_expert(groups, active, floats(down), dim, width, by_expert);
+  few_rows_by_expert(groups, active, input.down, dim, width, by_expert);
   for (int64_t i = 0; i < count; ++i) {
     std::copy_n(by_expert + i * dim, dim, rows + groups.assignments[static_cast<size_t>(i)] * dim);
   }
+}
+
+torch::Tensor combine_rows(const MoeShape& shape, const torch::Tensor& rows, const torch::Tensor& topk_weight) {
+  torch::Tensor out = torch::empty({shape.tokens, shape.dim}, rows.options());
+  parallel_ranges(shape.tokens, row_grain(shape.choices * shape.dim), [&](int64_t begin, int64_t end) {
+    moe_combine(shape, floats(rows), floats(topk_weight), begin, end, mutable_floats(out));
+  });
+  return out;
+}
+
+}  // namespace internal
+
+namespace {
+
+using internal::combine_rows;
+using internal::expert_gradients;
+using internal::expert_rows;
+using internal::group_choices;
+
+torch::Tensor few_tokens(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
+                         const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
+  const MoeShape shape = moe_shape(x, down, topk_index);
+  const torch::Tensor rows = torch::empty({shape.assignments(), shape.dim}, x.options());
+  internal::few_expert_rows(shape, group_choices(topk_index, shape), moe_input(x, gate_up, down, topk_weight),
+                            mutable_floats(rows));
   torch::Tensor out = torch::empty_like(x);
-  moe_combine(shape, rows, floats(topk_weight), 0, shape.tokens, mutable_floats(out));
+  moe_combine(shape, floats(rows), floats(topk_weight), 0, shape.tokens, mutable_floats(out));
   return out;
 }
 
@@ -125,18 +153,15 @@ struct MoeFunction : torch::autograd::Function<MoeFunction> {
     torch::Tensor x = to_fp32(x_any), gate_up = to_fp32(gate_up_any), down = to_fp32(down_any);
     torch::Tensor topk_index = topk_index_any.contiguous(), topk_weight = to_fp32(topk_weight_any);
     const MoeShape shape = moe_shape(x, down, topk_index);
-    const MoeGroups groups = group(topk_index, shape);
+    const MoeGroups groups = group_choices(topk_index, shape);
     torch::Tensor inner = torch::empty({shape.assignments(), 2 * shape.width}, x.options());
     torch::Tensor rows = torch::empty({shape.assignments(), shape.dim}, x.options());
-    for_experts(groups, [&](int64_t begin, int64_t end) {
-      moe_forward(shape, groups, moe_input(x, gate_up, down, topk_weight), begin, end, mutable_floats(inner),
-                  mutable_floats(rows));
-    });
+    expert_rows(shape, groups, moe_input(x, gate_up, down, topk_weight), mutable_floats(inner), mutable_floats(rows));
     context->save_for_backward({x, gate_up, down, topk_index, topk_weight, inner});
     context->saved_data["types"] = std::vector<int64_t>{
         static_cast<int64_t>(x_any.scalar_type()), static_cast<int64_t>(gate_up_any.scalar_type()),
         static_cast<int64_t>(down_any.scalar_type()), static_cast<int64_t>(topk_weight_any.scalar_type())};
-    return combine(shape, rows, topk_weight).to(x_any.scalar_type());
+    return combine_rows(shape, rows, topk_weight).to(x_any.scalar_type());
   }
 
   static tensor_list backward(AutogradContext* context, tensor_list gradients) {
@@ -144,19 +169,17 @@ struct MoeFunction : torch::autograd::Function<MoeFunction> {
     const torch::Tensor &x = saved[0], &gate_up = saved[1], &down = saved[2], &topk_index = saved[3];
     const torch::Tensor &topk_weight = saved[4], &inner = saved[5];
     const MoeShape shape = moe_shape(x, down, topk_index);
-    const MoeGroups groups = group(topk_index, shape);
+    const MoeGroups groups = group_choices(topk_index, shape);
     torch::Tensor dy = to_fp32(gradients[0]);
     torch::Tensor dx_rows = torch::empty({shape.assignments(), shape.dim}, x.options());
     torch::Tensor dgate_up = torch::empty_like(gate_up), ddown = torch::empty_like(down);
     torch::Tensor dtopk_weight = torch::empty_like(topk_weight);
     const MoeGradients out{mutable_floats(dgate_up), mutable_floats(ddown), mutable_floats(dx_rows),
                            mutable_floats(dtopk_weight)};
-    for_experts(groups, [&](int64_t begin, int64_t end) {
-      moe_backward(shape, groups, moe_input(x, gate_up, down, topk_weight), floats(inner), floats(dy), begin, end, out);
-    });
+    expert_gradients(shape, groups, moe_input(x, gate_up, down, topk_weight), floats(inner), floats(dy), out);
     const auto types = context->saved_data["types"].toIntVector();
     auto cast = [&](const torch::Tensor& t, size_t i) { return t.to(static_cast<torch::ScalarType>(types[i])); };
-    return {cast(combine(shape, dx_rows, torch::Tensor()), 0), cast(dgate_up, 1), cast(ddown, 2), torch::Tensor(),
+    return {cast(combine_rows(shape, dx_rows, torch::Tensor()), 0), cast(dgate_up, 1), cast(ddown, 2), torch::Tensor(),
             cast(dtopk_weight, 3)};
   }
 };
@@ -174,8 +197,8 @@ torch::Tensor moe_experts(const torch::Tensor& x, const torch::Tensor& gate_up, 
               "moe_experts: got topk_index ", topk_index.sizes(), ' ', topk_index.scalar_type(), ", topk_weight ",
               topk_weight.sizes(), ", wanted [N, k] int64 and [N, k] for N ", x.size(0));
   if (!internal::has_kernel(x)) return moe_experts_plain(x, gate_up, down, topk_index, topk_weight);
-  if (c10::InferenceMode::is_enabled() && x.size(0) > 0 && x.size(0) <= kFewRows && is_plain(x) && is_plain(gate_up) &&
-      is_plain(down) && is_plain(topk_weight) && topk_index.is_contiguous()) {
+  if (internal::are_few(x.size(0)) && is_plain(x) && is_plain(gate_up) && is_plain(down) && is_plain(topk_weight) &&
+      topk_index.is_contiguous()) {
     return few_tokens(x, gate_up, down, topk_index, topk_weight);
   }
   return MoeFunction::apply(x, gate_up, down, topk_index, topk_weight);
