@@ -72,7 +72,11 @@ Learner::Learner(const RunInputs& inputs, Communicator& ranks)
   model_.special = find_special_tokens(*inputs.tokenizer);
   model_.hasher = inputs.hasher;
   // Weights are drawn on the CPU, so that every device starts from the same ones.
-  model_.model = Transformer(recipe_.model);
+  std::optional<ExpertRanks> experts;
+  if (recipe_.train.shard_experts && ranks_.size() > 1)
+    experts = ExpertRanks{&ranks_, recipe_.data.batch_size * recipe_.model.max_position_embeddings,
+                          recipe_.train.accumulation / ranks_.size()};
+  model_.model = Transformer(recipe_.model, experts);
   model_.model->to(device_);
   model_.model->train();
   make_tables(inputs);

@@ -41,9 +41,11 @@ MemoryNeed memory_need(const RunInputs& inputs, int64_t batches_ahead, int ranks
   if (recipe.train.table_placement == TablePlacement::kHost) need.tables = bytes_of_tables(inputs) / ranks;
   if (recipe.train.device != "cpu") return need;
   const ParameterCount& count = inputs.parameters;
-  const int64_t dense = saturating_sum({count.p_tot - count.table, count.vocabulary});
+  const int64_t sharded = recipe.train.shard_experts ? count.routed : 0;
+  const int64_t dense = saturating_sum({count.p_tot - count.table - sharded, count.vocabulary});
   need.weights = saturating_product({dense, 2, kFloat});  // weight and gradient, and one moment at least at its owner
-  need.weights = saturating_sum({need.weights, saturating_product({dense, kFloat}) / ranks});
+  need.weights = saturating_sum(
+      {need.weights, saturating_product({dense, kFloat}) / ranks, saturating_product({sharded, 3, kFloat}) / ranks});
   need.activations = saturating_product({recipe.data.batch_size, recipe.data.sequence_length, recipe.model.hidden_size,
                                          recipe.model.num_hidden_layers, kFloat});
   return need;

@@ -10,6 +10,10 @@ namespace {
 std::vector<int64_t> update_costs(const std::vector<ParameterInfo>& infos) {
   std::vector<int64_t> costs;
   for (const ParameterInfo& info : infos) {
+    if (!info.begins.empty()) {
+      costs.push_back(GradientExchange::kStays);
+      continue;
+    }
     const bool matrix = info.kind == ParameterKind::kMatrix;
     costs.push_back(info.tensor.numel() * (4 + (matrix ? std::min(info.tensor.size(-1), info.tensor.size(-2)) : 0)));
   }
@@ -60,8 +64,11 @@ Optimizer::Optimizer(Communicator& ranks, const std::vector<ParameterInfo>& info
       exchange_(ranks, parameters_, update_costs(infos)),
       muon_(make_muon(infos, recipe, exchange_)),
       adamw_(make_adamw(infos, recipe, exchange_)) {
-  for (size_t i = 0; i < infos.size(); ++i)
-    (infos[i].kind == ParameterKind::kMatrix ? matrix_owners_ : vector_owners_).push_back(exchange_.owner(i));
+  for (size_t i = 0; i < infos.size(); ++i) {
+    auto& rows = infos[i].kind == ParameterKind::kMatrix ? matrix_rows_ : vector_rows_;
+    rows.push_back(infos[i].begins.empty() ? owned_rows(ranks_.size(), exchange_.owner(i), infos[i].tensor.size(0))
+                                           : infos[i].begins);
+  }
 }
 
 std::vector<torch::Tensor> Optimizer::take_gradients() {
@@ -86,10 +93,8 @@ void Optimizer::step(const std::vector<torch::Tensor>& gradients, double multipl
 std::vector<StreamedTensor> Optimizer::stored_state() {
   std::vector<StreamedTensor> state;
   size_t next = 0;
-  const auto owned = [this](const std::string& name, const torch::Tensor& tensor, int owner) {
-    return spread_tensor(ranks_, Channel::kDense, name, tensor, owned_rows(ranks_.size(), owner, tensor.size(0)));
-  };
-  for (const auto& [name, tensor] : muon_.state()) state.push_back(owned(name, tensor, matrix_owners_[next++]));
+  for (const auto& [name, tensor] : muon_.state())
+    state.push_back(spread_tensor(ranks_, Channel::kDense, name, tensor, matrix_rows_[next++]));
   next = 0;
   for (const auto& [name, tensor] : adamw_.state()) {
     if (tensor.dim() == 0) {  // the counter of steps, which every rank has
@@ -99,7 +104,8 @@ std::vector<StreamedTensor> Optimizer::stored_state() {
         ranks_.broadcast(Channel::kDense, tensor, 0).wait();
       };
     } else {
-      state.push_back(owned(name, tensor, vector_owners_[next++ / 2]));  // two moments each
+      const std::vector<int64_t>& begins = vector_rows_[next++ / 2];  // two moments each
+      state.push_back(spread_tensor(ranks_, Channel::kDense, name, tensor, begins));
     }
   }
   return state;

@@ -43,7 +43,8 @@ class Optimizer {
   GradientExchange exchange_;
   Muon muon_;
   AdamW adamw_;
-  std::vector<int> matrix_owners_, vector_owners_;  // of Muon's and AdamW's parameters, in their order
+  // Of Muon's and AdamW's parameters, in their order: the first row of each rank (spread_tensor.h).
+  std::vector<std::vector<int64_t>> matrix_rows_, vector_rows_;
 };
 
 // Of each gradient the sum of its squares (0 for an undefined one): the norm in fp32, squared in double. Also 0 for

@@ -86,16 +86,17 @@ void visit_train(Train& train, Visitor&& visit) {
   visit("expert_bias_rate", train.expert_bias_rate, 0, 1);
   visit("accumulation", train.accumulation, 1, 1 << 16);
   visit("control", train.control, kControlNames);
+  visit("shard_experts", train.shard_experts);
   visit("exchange_timeout", train.exchange_timeout, 1, 86400);
 }
 
 // Where a key of this invocation, not of the numbers, may change between a run and its continuation.
 bool may_change_on_resume(const std::string& key) {
-  static const std::set<std::string> keys = {"train.output",           "train.stop_at",
-                                             "train.threads",          "train.log_every",
-                                             "train.validate_every",   "train.validation_batches",
-                                             "train.checkpoint_every", "train.keep_checkpoints",
-                                             "data.loader_threads",    "train.exchange_timeout"};
+  static const std::set<std::string> keys = {
+      "train.output",           "train.stop_at",          "train.threads",
+      "train.log_every",        "train.validate_every",   "train.validation_batches",
+      "train.checkpoint_every", "train.keep_checkpoints", "data.loader_threads",
+      "train.exchange_timeout", "train.shard_experts"};
   return keys.contains(key);
 }
 
@@ -139,6 +140,8 @@ Status check_together(const Recipe& recipe, const std::string& name) {
   if (recipe.train.table_placement == TablePlacement::kDevice && recipe.train.device == "cpu")
     return invalid_argument("{}: train.table_placement: got \"device\", wanted \"host\" when train.device is \"cpu\"",
                             name);
+  if (recipe.train.shard_experts && recipe.model.ffn != FfnKind::kMoe)
+    return invalid_argument("{}: train.shard_experts: got true, wanted false for a model without experts", name);
   if (recipe.train.control != ControlKind::kNone && recipe.model.memory == MemoryKind::kNone)
     return invalid_argument(
         "{}: train.control: got a control of the memory, wanted \"none\" for a model without memory", name);

@@ -74,6 +74,7 @@ struct TrainRecipe {
   double expert_bias_rate = 1e-3;  // loss-free balancing
   int64_t accumulation = 1;        // micro-batches of one step
   ControlKind control = ControlKind::kNone;
+  bool shard_experts = false;     // several ranks share out the routed experts; decides no number
   int64_t exchange_timeout = 60;  // seconds that a rank waits for another one
 };
 

@@ -278,6 +278,7 @@ Status Run::load_model_state(const std::string& checkpoint) {
     ENGRAM_RETURN_IF_ERROR(load_weights(env_, checkpoint, learner_->model()));
   } else {
     follow_writes(table_rows());
+    follow_writes(spread_weights(learner_->model()));
   }
   learner_->optimizer().exchange().send_parameters();
   for (const torch::Tensor& buffer : learner_->model().buffers())
@@ -440,6 +441,7 @@ Status Run::save() {
     ENGRAM_ASSIGN_OR_RETURN(summary_.checkpoint,
                             directory_->publish(step_, inputs_.recipe.train.keep_checkpoints, write));
   } else {
+    follow_reads(spread_weights(learner_->model()));
     follow_reads(table_rows());
     follow_reads(state);
   }

@@ -60,7 +60,8 @@ class Faults(unittest.TestCase):
         for number, (number_of_signal, victim) in enumerate(cases):
             with self.subTest(signal=number_of_signal.name, rank=victim):
                 output = f"run-{number}"
-                ranks = Ranks(self.command(output), 2)
+                settings = (f"train.shard_experts={'true' if number % 2 else 'false'}",)
+                ranks = Ranks(self.command(output, settings), 2)
                 self.wait_for_steps(output, generator.randrange(4, 20), ranks)
                 ranks.processes[victim].send_signal(number_of_signal)
                 survivor = ranks.processes[1 - victim]
@@ -72,10 +73,11 @@ class Faults(unittest.TestCase):
                 self.assertIn(f"rank {victim} ", self.errors([error])[0])
                 ranks.processes[victim].kill()
                 ranks.processes[victim].communicate()
-                codes, errors = Ranks(self.command(output, (), "--resume"), 2).finish()
+                codes, errors = Ranks(self.command(output, settings, "--resume"), 2).finish()
                 self.assertEqual([0, 0], codes, errors)
                 self.assertEqual(metrics(whole), metrics(self.folder / output))
-                self.assertEqual(checkpoint(whole), checkpoint(self.folder / output))
+                mine, theirs = checkpoint(whole), checkpoint(self.folder / output)
+                self.assertEqual({**mine, "recipe.toml": None}, {**theirs, "recipe.toml": None})
 
     def test_a_signal_to_every_rank_leaves_a_checkpoint(self):
         ranks = Ranks(self.command("stopped"), 2)
