@@ -85,12 +85,12 @@ class TextArrays {
 struct Choice {
   explicit Choice(MemoryTracer memory_tracer) : tracer(std::move(memory_tracer)) {}
   MemoryTracer tracer;
+  std::vector<int32_t> prompt;  // until it is echoed
   std::string text;
   Utf8Stream tokens;      // the bytes of its tokens
   size_t characters = 0;  // of these, also of those that a stop string may still take back
   FinishReason finish = FinishReason::kNone;
   TextArrays logprobs, memory;  // kept for one body
-  int64_t traced = 0;           // tokens
   ordered_json token_ids = ordered_json::array();
   int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
 };
@@ -107,24 +107,26 @@ struct Answer::Impl {
         include_usage(call.include_usage),
         logprobs(call.logprobs),
         memory_trace(call.memory_trace),
-        prompt_only(call.prompt_only),
         memory_off(call.requests.front().memory_off),
         open(call.requests.size()) {
-    for (size_t i = 0; i < call.requests.size(); ++i)
+    for (const GenerationRequest& request : call.requests) {
       choices.emplace_back(MemoryTracer(tokenizer, info.max_ngram_size));
+      if (call.echo) choices.back().prompt = request.prompt;
+    }
   }
 
   bool chat() const { return form == AnswerForm::kChat; }
   std::string token_text(int32_t token) const;
   ordered_json chat_logprob(const TokenLogprob& item) const;
-  ordered_json event_logprobs(const Choice& choice, const GenerationEvent& event) const;
+  void add_logprob(ordered_json& to, const Choice& choice, int32_t token, const TokenScore* score) const;
+  std::string echo(ordered_json& event_logprobs, Choice& choice, const GenerationEvent& event) const;
   void count_characters(Choice& choice, int32_t token) const;
   ordered_json envelope(const char* object) const;
   ordered_json usage() const;
-  std::string chunk(size_t index, const GenerationEvent& event, const ordered_json& event_logprobs,
-                    const ordered_json& memory) const;
+  std::string chunk(size_t index, const std::string& text, const GenerationEvent& event,
+                    const ordered_json& event_logprobs, const ordered_json& memory) const;
   std::string choice_text(size_t index) const;
-  // What the memory did at the event's tokens; of a trace of the prompt, at those of the prompt.
+  // What the memory did at the event's tokens.
   ordered_json event_memory(Choice& choice, const GenerationEvent& event) const;
   HttpReply trace_reply() const;
 
@@ -132,7 +134,7 @@ struct Answer::Impl {
   const Tokenizer& tokenizer;
   AnswerForm form;
   size_t n;
-  bool stream, include_usage, logprobs, memory_trace, prompt_only, memory_off;
+  bool stream, include_usage, logprobs, memory_trace, memory_off;
   size_t open;
   std::vector<Choice> choices;
   std::optional<ApiError> error;
@@ -158,20 +160,40 @@ ordered_json Answer::Impl::chat_logprob(const TokenLogprob& item) const {
   return {{"token", token_text(item.token)}, {"logprob", logprob_number(item.logprob)}, {"bytes", std::move(bytes)}};
 }
 
-ordered_json Answer::Impl::event_logprobs(const Choice& choice, const GenerationEvent& event) const {
-  if (!logprobs || !event.logprob) return nullptr;
+// Arrays grow by one token; a prompt's first has no score.
+void Answer::Impl::add_logprob(ordered_json& to, const Choice& choice, int32_t token, const TokenScore* score) const {
+  if (!logprobs) return;
   if (chat()) {
-    ordered_json item = chat_logprob(*event.logprob);
+    ordered_json item = chat_logprob(*score);
     item["top_logprobs"] = ordered_json::array();
-    for (const TokenLogprob& top : event.top_logprobs) item["top_logprobs"].push_back(chat_logprob(top));
-    return {{"content", ordered_json::array({std::move(item)})}};
+    for (const TokenLogprob& top : score->top) item["top_logprobs"].push_back(chat_logprob(top));
+    return to["content"].push_back(std::move(item));
   }
-  ordered_json top = ordered_json::object();
-  for (const TokenLogprob& item : event.top_logprobs) top[token_text(item.token)] = logprob_number(item.logprob);
-  return {{"text_offset", ordered_json::array({choice.characters})},
-          {"token_logprobs", ordered_json::array({logprob_number(event.logprob->logprob)})},
-          {"tokens", ordered_json::array({token_text(event.logprob->token)})},
-          {"top_logprobs", ordered_json::array({std::move(top)})}};
+  ordered_json top = score != nullptr ? ordered_json::object() : ordered_json();
+  if (score != nullptr)
+    for (const TokenLogprob& item : score->top) top[token_text(item.token)] = logprob_number(item.logprob);
+  to["text_offset"].push_back(choice.characters);
+  to["token_logprobs"].push_back(score != nullptr ? logprob_number(score->logprob) : ordered_json());
+  to["tokens"].push_back(token_text(token));
+  to["top_logprobs"].push_back(std::move(top));
+}
+
+// The text of the prompt's tokens, special ones too, which the first event of a choice that echoes begins with.
+std::string Answer::Impl::echo(ordered_json& event_logprobs, Choice& choice, const GenerationEvent& event) const {
+  std::string text;
+  Utf8Stream bytes;
+  const auto add = [&](const std::string& more) {
+    choice.characters += characters_of(more);
+    text += more;
+  };
+  const std::vector<int32_t> prompt = std::exchange(choice.prompt, {});
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    const bool scored = i > 0 && i <= event.prompt_logprobs.size();
+    add_logprob(event_logprobs, choice, prompt[i], scored ? &event.prompt_logprobs[i - 1] : nullptr);
+    add(bytes.push(tokenizer.token_bytes(prompt[i])));
+  }
+  add(bytes.finish());
+  return text;
 }
 
 // A token's place in the text does not wait for the text: what an event shows may be held back for a stop string.
@@ -182,11 +204,7 @@ void Answer::Impl::count_characters(Choice& choice, int32_t token) const {
 
 ordered_json Answer::Impl::event_memory(Choice& choice, const GenerationEvent& event) const {
   ordered_json memory = ordered_json::array();
-  for (const TokenTrace& trace : event.trace) {
-    if (prompt_only && choice.traced == event.prompt_tokens) break;
-    memory.push_back(choice.tracer.add(trace));
-    ++choice.traced;
-  }
+  for (const TokenTrace& trace : event.trace) memory.push_back(choice.tracer.add(trace));
   return memory;
 }
 
@@ -208,17 +226,17 @@ ordered_json Answer::Impl::usage() const {
           {"prompt_tokens_details", {{"cached_tokens", cached}}}};
 }
 
-std::string Answer::Impl::chunk(size_t index, const GenerationEvent& event, const ordered_json& event_logprobs,
-                                const ordered_json& memory) const {
+std::string Answer::Impl::chunk(size_t index, const std::string& text, const GenerationEvent& event,
+                                const ordered_json& event_logprobs, const ordered_json& memory) const {
   const bool ended = event.finish != FinishReason::kNone;
-  const bool carries = !event.text.empty() || !event_logprobs.is_null() || ended;
+  const bool carries = !text.empty() || !event_logprobs.is_null() || ended;
   if (!carries && !memory_trace) return "";
   ordered_json choice = {{"index", index}};
   if (chat()) {
     choice["delta"] = ordered_json::object();
-    if (!event.text.empty()) choice["delta"]["content"] = event.text;
+    if (!text.empty()) choice["delta"]["content"] = text;
   } else {
-    choice["text"] = event.text;
+    choice["text"] = text;
   }
   choice["logprobs"] = event_logprobs;
   choice["finish_reason"] = ended ? ordered_json(reason_name(event.finish)) : ordered_json();
@@ -258,8 +276,8 @@ HttpReply Answer::Impl::trace_reply() const {
   out["max_ngram_size"] = info.max_ngram_size;
   out["n_heads"] = info.n_heads;
   out["prompt_tokens"] = choice.prompt_tokens;
-  out["completion_tokens"] = prompt_only ? 0 : choice.completion_tokens;
-  out["text"] = prompt_only ? "" : choice.text;
+  out["completion_tokens"] = choice.completion_tokens;
+  out["text"] = choice.text;
   std::string text = json_line(out);
   add_member(text, "tokens", choice.memory.array("memory"));
   return {200, "application/json", std::move(text), {}};
@@ -306,11 +324,13 @@ std::string Answer::on_event(size_t index, const GenerationEvent& event) {
   choice.prompt_tokens = event.prompt_tokens;
   choice.cached_tokens = event.cached_tokens;
   choice.completion_tokens = event.completion_tokens;
-  const ordered_json logprobs = impl_->event_logprobs(choice, event);
+  ordered_json logprobs;
+  const std::string text = impl_->echo(logprobs, choice, event) + event.text;
+  if (event.logprob) impl_->add_logprob(logprobs, choice, event.logprob->token, &*event.logprob);
   impl_->count_characters(choice, event.token);
   const ordered_json memory = impl_->event_memory(choice, event);
-  if (impl_->stream) return impl_->chunk(index, event, logprobs, memory);
-  choice.text += event.text;
+  if (impl_->stream) return impl_->chunk(index, text, event, logprobs, memory);
+  choice.text += text;
   choice.logprobs.append(logprobs);
   choice.memory.append({{"memory", memory}});
   if (event.token >= 0) choice.token_ids.push_back(event.token);

@@ -46,8 +46,8 @@ void BlockManager::take_prefix(Sequence& sequence) {
   ENGRAM_CHECK(sequence.block_table.empty(), "sequence {} has blocks already", sequence.id);
   sequence.chain = root(sequence);
   sequence.num_chained = 0;
-  // What a trace shows is computed, not taken from a cache.
-  if (!prefix_cache_ || sequence.request.trace) return;
+  // What a trace shows is computed, not taken from a cache, whose pages hold no logits either.
+  if (!prefix_cache_ || sequence.request.trace || sequence.request.sampling.prompt_logprobs >= 0) return;
   while ((sequence.num_chained + 1) * block_size_ < sequence.num_tokens()) {
     const int32_t block = find(sequence.chain, sequence.tokens.data() + sequence.num_chained * block_size_);
     if (block < 0) break;

@@ -23,8 +23,8 @@ class BlockManager {
   int64_t num_blocks() const { return static_cast<int64_t>(blocks_.size()); }
   int64_t num_free() const { return static_cast<int64_t>(free_.size()); }  // cached content included
 
-  // For a sequence without blocks: takes over cached ones, at most all but the last token of it, which has to run.
-  // Sets block_table and num_computed.
+  // For a sequence without blocks: takes over cached ones, at most all but the last token of it, which has to run; none
+  // where more than the next token is asked of its prompt. Sets block_table and num_computed.
   void take_prefix(Sequence& sequence);
   // Appends blocks so that `tokens` of the sequence have a place. False: too few are free, nothing has changed.
   bool reserve(Sequence& sequence, int64_t tokens);

@@ -40,7 +40,7 @@ Result<std::vector<int32_t>> generate_text(Env& env, const LoadedModel& model, c
   const int64_t length = std::ssize(context), window = model.config.max_position_embeddings;
   const int64_t fits = std::min<int64_t>(options.max_tokens, window - length);
   GenerationRequest request = make_request(context, fits, options);
-  if (request.sampling.validate().ok()) {  // not of an odd temperature, which servers refuse; nor when nothing fits
+  if (fits > 0 && request.sampling.validate().ok()) {  // not of an odd temperature, which servers refuse
     ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<LLMEngine> engine, make_engine(env, model, length + fits));
     Status failure;
     engine->add(0, std::move(request), [&](const GenerationEvent& event) {

@@ -30,11 +30,14 @@ constexpr Route kRoutes[] = {
     {"/openapi.json", false, true},
     {"/health", false, true},
     {"/v1/models", false, false},
+    {"/tokenizer_info", false, false},
     {"/metrics", false, false},
     {"/metrics.json", false, false},
     {"/v1/completions", true, false},
     {"/v1/chat/completions", true, false},
     {"/v1/memory/trace", true, false},
+    {"/tokenize", true, false},
+    {"/detokenize", true, false},
 };
 constexpr std::string_view kModelPrefix = "/v1/models/";
 
@@ -184,7 +187,7 @@ HttpReply HttpApi::models(const std::string& path) const {
                               {"memory", info.layer_ids.empty() ? ordered_json() : memory}};
   if (!path.starts_with(kModelPrefix)) return json_reply({{"object", "list"}, {"data", ordered_json::array({model})}});
   const std::string name = percent_decoded(std::string_view(path).substr(kModelPrefix.size()));
-  return name == info.model ? json_reply(model) : unknown_model(name, info).reply();
+  return name == info.model ? json_reply(model) : unknown_model(name, info.model).reply();
 }
 
 HttpReply HttpApi::get(const std::string& route, const HttpRequest& request, bool draining) const {
@@ -199,6 +202,7 @@ HttpReply HttpApi::get(const std::string& route, const HttpRequest& request, boo
     return json_reply({{"status", status}, {"key_required", !keys_.empty()}}, draining ? 503 : 200);
   }
   if (route == "/v1/models") return models(request.path);
+  if (route == "/tokenizer_info") return tokenizer_info(model_);
   if (route == "/metrics") {
     return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_text(engine_.metrics(), counters_), {}};
   }
@@ -215,6 +219,8 @@ std::variant<HttpReply, GenerationCall> HttpApi::answer(const HttpRequest& reque
   if (!route->post) return get(route->path, request, draining);
   if (draining) return draining_error().reply();
   const std::string path = route->path;
+  if (path == "/tokenize") return tokenize(model_, request.body);
+  if (path == "/detokenize") return detokenize(model_, request.body);
   const auto parse = path == "/v1/completions"        ? parse_completion
                      : path == "/v1/chat/completions" ? parse_chat_completion
                                                       : parse_memory_trace;

@@ -3,8 +3,8 @@
 // Most requests are answered at once; a completion or a trace comes back as the GenerationCall that its answer needs.
 //
 //   GET  / (the page)  /openapi.json  /health     open to all
-//   GET  /v1/models  /v1/models/NAME  /metrics  /metrics.json
-//   POST /v1/completions  /v1/chat/completions  /v1/memory/trace
+//   GET  /v1/models  /v1/models/NAME  /tokenizer_info  /metrics  /metrics.json
+//   POST /v1/completions  /v1/chat/completions  /v1/memory/trace  /tokenize  /detokenize
 //
 // Immutable except for its counters; any thread.
 #pragma once

@@ -19,9 +19,9 @@ struct HttpServerOptions {
   int max_connections = 512;
   int max_connections_per_address = 0;        // 0: a quarter of all; of this machine's own addresses no limit
   std::chrono::milliseconds patience{1'000};  // where places are short, one that kept the server waiting longer goes
-  int max_choices = 16;                       // prompts * n of one call
+  int max_choices = 128;                      // prompts * n of one call
   size_t max_header_bytes = 16 << 10;
-  size_t max_body_bytes = 1 << 20;
+  size_t max_body_bytes = 4 << 20;                     // 128 prompts of 4,096 token ids
   size_t max_unsent_bytes = 32 << 20;                  // of a stream whose client does not read
   std::chrono::milliseconds idle_timeout{60'000};      // between two requests
   std::chrono::milliseconds read_timeout{30'000};      // from a request's first byte to its last

@@ -1,7 +1,6 @@
 #include "engram/serve/llm_engine.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 
 #include "engram/core/checked_math.h"
@@ -89,6 +88,8 @@ int32_t next_token(const Sequence& sequence, int32_t sampled) {
   return at < sequence.request.forced.size() ? sequence.request.forced[at] : sampled;
 }
 
+Status not_finite() { return Status(StatusCode::kInternal, "the model's logits are not finite"); }
+
 }  // namespace
 
 struct LLMEngine::Running {
@@ -101,8 +102,10 @@ struct LLMEngine::Running {
   Engine::OnEvent on_event;
   OutputText text;
   Sampler sampler;
-  SeenTokens seen;                // read where there are penalties
-  std::vector<TokenTrace> trace;  // not told yet
+  SeenTokens seen;                          // read where there are penalties
+  std::vector<TokenTrace> trace;            // not told yet
+  int64_t num_traced = 0;                   // tokens, told or not: a preempted sequence runs them again
+  std::vector<TokenScore> prompt_logprobs;  // not told yet
   Clock::time_point submitted = Clock::now(), last_token;
 };
 
@@ -165,6 +168,11 @@ Status LLMEngine::check(const GenerationRequest& request) const {
       }
     }
   }
+  for (const auto& [id, bias] : request.sampling.logit_bias) {
+    if (id < 0 || id >= info_.vocab_size) {
+      return invalid_argument("logit_bias: got token {}, wanted 0 .. {}", id, info_.vocab_size - 1);
+    }
+  }
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   if (prompt + request.sampling.max_tokens > info_.max_context) {
     return invalid_argument("prompt of {} tokens and max_tokens {}: together wanted at most the context of {}", prompt,
@@ -220,7 +228,19 @@ int64_t LLMEngine::take(const ScheduledChunk& chunk, StepOutput& output, size_t 
   Sequence& sequence = *chunk.sequence;
   if (output.failures[index].ok()) {
     Running& running = *requests_.at(sequence.id);
-    std::move(output.traces[index].begin(), output.traces[index].end(), std::back_inserter(running.trace));
+    for (int64_t at = sequence.num_computed; TokenTrace & trace : output.traces[index]) {
+      if (at++ < running.num_traced) continue;
+      running.trace.push_back(std::move(trace));
+      ++running.num_traced;
+    }
+    for (TokenScore& score : output.prompt_logprobs[index]) {
+      if (score.token < 0) {
+        end(sequence.id, FinishReason::kError, not_finite());
+        return 0;
+      }
+      running.prompt_logprobs.push_back(std::move(score));
+      ++sequence.num_scored;
+    }
     return finish(chunk, output.next[index]);
   }
   if (sequence.num_drafts > 0) {  // the row may be a draft's, which nobody has asked for
@@ -253,6 +273,10 @@ int64_t LLMEngine::finish(const ScheduledChunk& chunk, std::span<const NextToken
       static_cast<uint64_t>(std::clamp<int64_t>(sequence.num_prompt() - sequence.num_computed, 0, count));
   metrics_.draft_tokens += drafts.size();
   scheduler_.advance(sequence, count);
+  if (sequence.num_left() == 0 && sequence.request.sampling.max_tokens == 0) {
+    end(sequence.id, FinishReason::kLength, Status());
+    return 0;
+  }
   if (next.empty()) return 0;
   size_t right = 0;  // drafts that were
   while (accept(sequence, next[right])) {
@@ -271,10 +295,8 @@ int64_t LLMEngine::finish(const ScheduledChunk& chunk, std::span<const NextToken
 bool LLMEngine::accept(Sequence& sequence, const NextToken& next) {
   Running& running = *requests_.at(sequence.id);
   const SamplingParams& sampling = sequence.request.sampling;
-  const bool finite = next.likeliest ? *next.likeliest >= 0
-                                     : std::ranges::all_of(next.logits, [](float x) { return std::isfinite(x); });
-  if (!finite) {
-    end(sequence.id, FinishReason::kError, Status(StatusCode::kInternal, "the model's logits are not finite"));
+  if (next.likeliest ? *next.likeliest < 0 : !all_finite(next.logits)) {
+    end(sequence.id, FinishReason::kError, not_finite());
     return false;
   }
   GenerationEvent event;
@@ -292,25 +314,22 @@ bool LLMEngine::accept(Sequence& sequence, const NextToken& next) {
   DurationHistogram& waited = sequence.num_generated() == 1 ? metrics_.time_to_first_token : metrics_.inter_token;
   waited.record(seconds_since(sequence.num_generated() == 1 ? running.submitted : running.last_token));
   running.last_token = Clock::now();
-  event.trace = std::move(running.trace);
-  running.trace.clear();
   return emit(running, std::move(event));
 }
 
-// Log probabilities are the model's own, before penalties and temperature.
+// Log probabilities are the model's own, before bias, penalties and temperature.
 int32_t LLMEngine::sample(Running& running, std::span<float> logits, GenerationEvent& event) {
   const Sequence& sequence = running.sequence;
-  const int count = sequence.request.sampling.logprobs;
+  const SamplingParams& sampling = sequence.request.sampling;
   std::vector<float> own;
-  if (count >= 0) own.assign(logits.begin(), logits.end());
-  if (running.sequence.request.sampling.penalties.any()) {
+  if (sampling.logprobs >= 0) own.assign(logits.begin(), logits.end());
+  for (const auto& [token, bias] : sampling.logit_bias) logits[static_cast<size_t>(token)] += bias;
+  if (sampling.penalties.any()) {
     running.seen.read(sequence.tokens, static_cast<size_t>(sequence.num_prompt()));
-    apply_penalties(running.sequence.request.sampling.penalties, running.seen, logits);
+    apply_penalties(sampling.penalties, running.seen, logits);
   }
   const int32_t token = next_token(sequence, running.sampler.sample(logits));
-  if (count < 0) return token;
-  event.logprob = TokenLogprob{token, log_probability(own, token)};
-  for (const auto& [other, logprob] : top_log_probabilities(own, count)) event.top_logprobs.push_back({other, logprob});
+  if (!own.empty()) event.logprob = score_token(own, token, sampling.logprobs);
   return token;
 }
 
@@ -319,6 +338,8 @@ bool LLMEngine::emit(Running& running, GenerationEvent event) {
   event.prompt_tokens = sequence.num_prompt();
   event.cached_tokens = sequence.num_cached;
   event.completion_tokens = sequence.num_generated();
+  event.trace = std::exchange(running.trace, {});
+  event.prompt_logprobs = std::exchange(running.prompt_logprobs, {});
   FinishReason reason = event.finish;
   try {
     if (running.on_event) running.on_event(event);

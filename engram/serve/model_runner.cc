@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engram/model/ops/parallel.h"
+
 namespace engram {
 namespace {
 
@@ -22,6 +24,66 @@ torch::Tensor token_tensor(std::span<const ScheduledChunk> chunks, int64_t num_t
     to = std::copy(first, first + chunk.count, to);
   }
   return copy_ahead(tokens, device);
+}
+
+constexpr size_t kScoredRows = 128;
+
+// A prompt's token whose log probability is asked for, and the row of the token before it.
+struct ScoredRow {
+  int64_t row;
+  int32_t token;
+  int count;  // likeliest ones
+  size_t chunk;
+};
+
+std::vector<ScoredRow> scored_rows(std::span<const ScheduledChunk> chunks, const PagedStep& step) {
+  std::vector<ScoredRow> out;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const Sequence& s = *chunks[i].sequence;
+    const int count = s.request.sampling.prompt_logprobs;
+    const int64_t end = count < 0 ? 0 : std::min(s.num_computed + chunks[i].count, s.num_prompt() - 1);
+    for (int64_t at = std::max(s.num_computed, s.num_scored); at < end; ++at) {
+      out.push_back({step.first_token(i) + at - s.num_computed, s.tokens[static_cast<size_t>(at + 1)], count, i});
+    }
+  }
+  return out;
+}
+
+std::vector<TokenScore> scores_on_cpu(const torch::Tensor& logits, std::span<const ScoredRow> wanted) {
+  std::vector<TokenScore> out(wanted.size());
+  const auto width = static_cast<size_t>(logits.size(1));
+  const float* from = logits.const_data_ptr<float>();
+  parallel_tasks(std::ssize(wanted), [&](int64_t task) {
+    const auto i = static_cast<size_t>(task);
+    const std::span<const float> row(from + i * width, width);
+    if (all_finite(row)) out[i] = score_token(row, wanted[i].token, wanted[i].count);
+  });
+  return out;
+}
+
+// There, so that a few numbers of a row travel.
+std::vector<TokenScore> scores_on_device(const torch::Tensor& logits, std::span<const ScoredRow> wanted) {
+  std::vector<int64_t> tokens;
+  int count = 1;
+  for (const ScoredRow& one : wanted) tokens.push_back(one.token);
+  for (const ScoredRow& one : wanted) count = std::max(count, one.count);
+  const auto [top, top_ids] = logits.topk(std::min<int64_t>(count, logits.size(1)), -1);
+  const torch::Tensor own =
+      logits.gather(1, copy_ahead(torch::tensor(tokens, torch::kLong), logits.device()).view({-1, 1}));
+  const torch::Tensor values = (torch::cat({own, top}, 1) - logits.logsumexp(-1, true)).to(torch::kCPU).contiguous();
+  const torch::Tensor ids = top_ids.to(torch::kCPU).contiguous();
+  const torch::Tensor finite = logits.isfinite().all(-1).to(torch::kCPU);
+  std::vector<TokenScore> out(wanted.size());
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const float* value = values.const_data_ptr<float>() + static_cast<int64_t>(i) * values.size(1);
+    const int64_t* id = ids.const_data_ptr<int64_t>() + static_cast<int64_t>(i) * ids.size(1);
+    if (!finite.const_data_ptr<bool>()[i]) continue;
+    out[i] = {{wanted[i].token, value[0]}, {}};
+    for (int64_t k = 0; k < std::min<int64_t>(wanted[i].count, ids.size(1)); ++k) {
+      out[i].top.push_back({static_cast<int32_t>(id[k]), value[1 + k]});
+    }
+  }
+  return out;
 }
 
 }  // namespace
@@ -68,6 +130,8 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   out.row_bytes = memory.bytes();
   out.next.resize(chunks.size());
   out.traces.resize(chunks.size());
+  out.prompt_logprobs.resize(chunks.size());
+  score_prompts(chunks, step, hidden, out);
   if (!sampled.empty()) {
     const torch::Tensor last = hidden.index_select(0, copy_ahead(torch::tensor(sampled, torch::kLong), device_));
     read_logits(chunks, transformer->logits(last), out);
@@ -78,7 +142,23 @@ StepOutput ModelRunner::run(std::span<const ScheduledChunk> chunks, std::span<co
   return out;
 }
 
-// The step's one wait for a GPU: its tokens must be known before the next step's rows can be.
+void ModelRunner::score_prompts(std::span<const ScheduledChunk> chunks, const PagedStep& step,
+                                const torch::Tensor& hidden, StepOutput& out) const {
+  const Transformer& transformer = model_.model;
+  const std::vector<ScoredRow> wanted = scored_rows(chunks, step);
+  for (size_t begin = 0; begin < wanted.size(); begin += kScoredRows) {
+    const auto part = std::span(wanted).subspan(begin, std::min(kScoredRows, wanted.size() - begin));
+    std::vector<int64_t> rows;
+    for (const ScoredRow& one : part) rows.push_back(one.row);
+    const torch::Tensor index = copy_ahead(torch::tensor(rows, torch::kLong), device_);
+    const torch::Tensor logits = transformer->logits(hidden.index_select(0, index)).contiguous();
+    std::vector<TokenScore> scores = logits.is_cpu() ? scores_on_cpu(logits, part) : scores_on_device(logits, part);
+    for (size_t i = 0; i < part.size(); ++i) out.prompt_logprobs[part[i].chunk].push_back(std::move(scores[i]));
+  }
+}
+
+// The step's one wait for a GPU, where no prompt is scored: its tokens must be known before the next step's rows can
+// be.
 void ModelRunner::read_logits(std::span<const ScheduledChunk> chunks, const torch::Tensor& logits, StepOutput& out) {
   std::vector<NextToken*> whole, alone;  // those whose logits are read, and those whose likeliest token is
   std::vector<int64_t> whole_rows, alone_rows;

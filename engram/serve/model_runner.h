@@ -23,8 +23,11 @@ struct StepOutput {
   std::vector<std::vector<NextToken>> next;
   std::vector<Status> failures;                 // for each chunk: its rows could not be read
   std::vector<std::vector<TokenTrace>> traces;  // for each chunk whose request wants one: its tokens
-  double stall_seconds = 0;                     // waiting for rows
-  int64_t row_bytes = 0;                        // of rows read
+  // For each chunk whose request wants them: of the prompt's tokens behind the chunk's, those that are not known yet.
+  // Token -1: the logits are not finite.
+  std::vector<std::vector<TokenScore>> prompt_logprobs;
+  double stall_seconds = 0;  // waiting for rows
+  int64_t row_bytes = 0;     // of rows read
 };
 
 // One thread. `model` and `tables` outlive it.
@@ -38,6 +41,9 @@ class ModelRunner {
 
  private:
   void read_logits(std::span<const ScheduledChunk> chunks, const torch::Tensor& logits, StepOutput& out);
+  // The head over the rows asked for, a few at a time: no logits of a whole prompt are ever there.
+  void score_prompts(std::span<const ScheduledChunk> chunks, const PagedStep& step, const torch::Tensor& hidden,
+                     StepOutput& out) const;
   // The rows of a sequence's tokens [first, first + count), hashed unless they are already.
   StepRows hash(Sequence& sequence, int64_t first, int64_t count) const;
   std::vector<TokenTrace> trace(const ScheduledChunk& chunk, const StepRows& step_rows, int64_t first_token,

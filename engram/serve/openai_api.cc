@@ -1,6 +1,8 @@
 #include "engram/serve/openai_api.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -13,46 +15,14 @@ namespace {
 
 using nlohmann::json;
 using Parsed = std::variant<GenerationCall, ApiError>;
-using Prompt = std::vector<int32_t>;
 
-constexpr int kMaxDepth = 64;
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
-constexpr int kMaxTracedChoices = 4;          // a trace is some KB a token
-constexpr int kDefaultCompletionTokens = 16;  // OpenAI's
+constexpr size_t kMaxBiases = 1024;
+constexpr int kMaxTracedChoices = 4;              // a trace is some KB a token
+constexpr size_t kMaxPromptLogprobs = 2'000'000;  // numbers, of some 30 bytes each, in the answer to one call
+constexpr int kDefaultCompletionTokens = 16;      // OpenAI's
 const EnumNames<bool> kMemoryOff = {{false, "on"}, {true, "off"}};
-
-// Fields of a request: its first error is an ApiError, whose param is the field of the body.
-class ApiFields : public Fields {
- public:
-  explicit ApiFields(const json& body) : Fields(body, "") {}
-
-  std::optional<ApiError> error() const {
-    if (status().ok()) return std::nullopt;
-    return bad_request(status().message(), failed().substr(0, failed().find_first_of(".[")), code_);
-  }
-  void fail(const char* key, const std::string& problem, const char* code = "") {
-    if (status().ok()) code_ = code;
-    Fields::fail(key, problem);
-  }
-  // A field that is known and not served: anything but null, false or an empty value is an error.
-  void unserved(const char* key) {
-    const json* value = find(key);
-    if (value == nullptr || *value == false || *value == "") return;
-    if (value->is_structured() && value->empty()) return;
-    fail(key, fmt::format("got {}, and this server does not serve it: leave it out", shown(*value)));
-  }
-
- private:
-  std::string code_;
-};
-
-std::variant<json, ApiError> parse_body(std::string_view body) {
-  Result<json> value = parse_json(body, "request body", kMaxDepth);
-  if (!value.ok()) return bad_request(value.status().message());
-  if (!value->is_object()) return bad_request(fmt::format("request body: got {}, wanted an object", shown(*value)));
-  return std::move(value).value();
-}
 
 int64_t random_seed() {
   std::random_device device;
@@ -84,6 +54,28 @@ void read_sampling(ApiFields& fields, SamplingParams& sampling) {
   sampling.seed &= INT64_MAX;
 }
 
+// {"token id": what is added to its logit}
+void read_logit_bias(ApiFields& fields, const EngineInfo& info, SamplingParams& sampling) {
+  const json* biases = fields.find("logit_bias");
+  if (biases == nullptr) return;
+  if (!biases->is_object() || biases->size() > kMaxBiases) {
+    return fields.wrong("logit_bias", *biases,
+                        fmt::format("an object of up to {} token ids with their biases", kMaxBiases));
+  }
+  for (const auto& [name, bias] : biases->items()) {
+    int32_t id = -1;
+    const auto [end, code] = std::from_chars(name.data(), name.data() + name.size(), id);
+    if (code != std::errc() || end != name.data() + name.size() || id < 0 || id >= info.vocab_size) {
+      return fields.fail("logit_bias",
+                         fmt::format("got token {}, wanted token ids 0 .. {}", quote_text(name), info.vocab_size - 1));
+    }
+    if (!bias.is_number() || std::abs(bias.get<double>()) > 100) {
+      return fields.wrong("logit_bias", bias, "biases in [-100, 100]");
+    }
+    sampling.logit_bias.emplace_back(id, bias.get<float>());
+  }
+}
+
 void read_memory(ApiFields& fields, const EngineInfo& info, GenerationCall& call, GenerationRequest& request) {
   fields("memory", request.memory_off, kMemoryOff);
   fields("memory_trace", call.memory_trace);
@@ -100,89 +92,15 @@ void read_stream(ApiFields& fields, GenerationCall& call) {
   if (!inner.status().ok()) fields.fail("stream_options", inner.status().message());
 }
 
-std::optional<ApiError> check_model(ApiFields& fields, const EngineInfo& info) {
-  std::string name = info.model;
-  fields("model", name);
-  if (fields.error() || name == info.model) return fields.error();
-  return unknown_model(name, info);
-}
-
-// An empty prompt is the bos token alone, as in `engram generate`.
-std::optional<Prompt> encode(const ApiModel& model, const char* key, const std::string& text, ApiFields& fields) {
-  if (model.max_prompt_bytes && text.size() > *model.max_prompt_bytes) {
-    fields.fail(key,
-                fmt::format("got {} bytes of text, wanted at most {}: the model's context is {} tokens, and no token "
-                            "has more than {} bytes",
-                            text.size(), *model.max_prompt_bytes, model.info.max_context,
-                            *model.max_prompt_bytes / static_cast<size_t>(std::max(model.info.max_context, 1))),
-                "context_length_exceeded");
-    return std::nullopt;
-  }
-  Result<Prompt> ids = model.tokenizer.encode(text);
-  if (!ids.ok()) {
-    fields.fail(key, ids.status().message());
-    return std::nullopt;
-  }
-  if (ids->empty() && model.info.bos >= 0) return Prompt{model.info.bos};
-  if (ids->empty()) {
-    fields.fail(key, "got no text, wanted some (the vocabulary has no bos token)");
-    return std::nullopt;
-  }
-  return std::move(ids).value();
-}
-
-std::optional<Prompt> token_prompt(const ApiModel& model, const json& list, ApiFields& fields) {
-  Prompt ids;
-  for (const json& item : list) {
-    const std::optional<int64_t> id = as_integer(item);
-    if (!id || *id < 0 || *id >= model.info.vocab_size) {
-      fields.wrong("prompt", item, fmt::format("token ids 0 .. {}", model.info.vocab_size - 1));
-      return std::nullopt;
-    }
-    ids.push_back(static_cast<int32_t>(*id));
-  }
-  if (!ids.empty()) return ids;
-  fields.fail("prompt", "got no token, wanted one or more");
-  return std::nullopt;
-}
-
-// A string, an array of strings, an array of token ids, or an array of those.
-std::vector<Prompt> read_prompts(const ApiModel& model, ApiFields& fields) {
-  constexpr const char* kWanted = "a string, an array of strings, or an array of token ids";
-  const json* value = fields.find("prompt");
-  if (value == nullptr) fields.fail("prompt", fmt::format("missing, wanted {}", kWanted));
-  if (value == nullptr) return {};
-  const bool tokens = value->is_array() && !value->empty() && value->front().is_number();
-  const json list = value->is_array() && !tokens ? *value : json::array({*value});
-  if (list.empty() || list.size() > static_cast<size_t>(model.max_choices)) {
-    fields.fail("prompt", fmt::format("got {} prompts, wanted 1 .. {}", list.size(), model.max_choices));
-    return {};
-  }
-  std::vector<Prompt> prompts;
-  for (const json& item : list) {
-    std::optional<Prompt> prompt;
-    if (item.is_string()) {
-      prompt = encode(model, "prompt", item.get_ref<const std::string&>(), fields);
-    } else if (item.is_array()) {
-      prompt = token_prompt(model, item, fields);
-    } else {
-      fields.wrong("prompt", item, kWanted);
-    }
-    if (!prompt) return {};
-    prompts.push_back(std::move(*prompt));
-  }
-  return prompts;
-}
-
 // The error says which field to change: the prompt where it alone is too long, else max_tokens.
 std::optional<ApiError> check_context(const EngineInfo& info, size_t prompt, int64_t max_tokens, const char* prompt_key,
                                       const char* max_key) {
   const auto length = static_cast<int64_t>(prompt);
-  if (length + std::max<int64_t>(max_tokens, 1) <= info.max_context) return std::nullopt;
-  if (length >= info.max_context) {
+  if (length + max_tokens <= info.max_context) return std::nullopt;
+  if (const int64_t most = info.max_context - std::min<int64_t>(max_tokens, 1); length > most) {
     return bad_request(fmt::format("{}: got {} tokens, wanted at most {} (the model's context is {} tokens, prompt and "
                                    "generated ones together)",
-                                   prompt_key, length, info.max_context - 1, info.max_context),
+                                   prompt_key, length, most, info.max_context),
                        prompt_key, "context_length_exceeded");
   }
   return bad_request(fmt::format("{}: got {} with a prompt of {} tokens, wanted at most {} (the model's context is {} "
@@ -205,7 +123,7 @@ void add_requests(GenerationCall& call, const GenerationRequest& request, std::v
 
 Parsed finish(const ApiModel& model, ApiFields& fields, GenerationCall call, GenerationRequest request,
               std::vector<Prompt> prompts, const char* prompt_key, const char* max_key, int64_t max_tokens) {
-  fields(max_key, max_tokens, 1, INT32_MAX);
+  fields(max_key, max_tokens, call.echo ? 0 : 1, INT32_MAX);
   fields("n", call.n, 1, model.max_choices);
   if (fields.error()) return *fields.error();
   const int most = call.memory_trace ? std::min(kMaxTracedChoices, model.max_choices) : model.max_choices;
@@ -214,8 +132,16 @@ Parsed finish(const ApiModel& model, ApiFields& fields, GenerationCall call, Gen
                                  most, call.memory_trace ? " with memory_trace" : ""));
     return *fields.error();
   }
+  size_t length = 0;
   for (const Prompt& prompt : prompts) {
     if (auto error = check_context(model.info, prompt.size(), max_tokens, prompt_key, max_key)) return *error;
+    length += prompt.size() * static_cast<size_t>(call.n);
+  }
+  const auto numbers = static_cast<size_t>(request.sampling.prompt_logprobs + 1);
+  if (length * numbers > kMaxPromptLogprobs) {
+    fields.fail("logprobs", fmt::format("got {} for {} tokens of prompts, wanted at most {} numbers in all",
+                                        numbers - 1, length, kMaxPromptLogprobs));
+    return *fields.error();
   }
   request.sampling.max_tokens = static_cast<int>(max_tokens);
   add_requests(call, request, std::move(prompts));
@@ -224,12 +150,12 @@ Parsed finish(const ApiModel& model, ApiFields& fields, GenerationCall call, Gen
 
 Parsed completion_of(const ApiModel& model, const json& body) {
   ApiFields fields(body);
-  if (auto error = check_model(fields, model.info)) return *error;
+  if (auto error = check_model(fields, model.info.model)) return *error;
   GenerationCall call;
   GenerationRequest request;
-  fields.unserved("echo");
+  fields("echo", call.echo);
   fields.unserved("suffix");
-  fields.unserved("logit_bias");
+  read_logit_bias(fields, model.info, request.sampling);
   fields("n", call.n, 1, INT32_MAX);
   int best_of = call.n;
   fields("best_of", best_of, 1, INT32_MAX);
@@ -237,55 +163,13 @@ Parsed completion_of(const ApiModel& model, const json& body) {
   read_sampling(fields, request.sampling);
   fields("logprobs", request.sampling.logprobs, 0, kMaxLogprobs);
   call.logprobs = request.sampling.logprobs >= 0;
+  if (call.echo) request.sampling.prompt_logprobs = request.sampling.logprobs;
   read_memory(fields, model.info, call, request);
   read_stream(fields, call);
   if (fields.error()) return *fields.error();
   std::vector<Prompt> prompts = read_prompts(model, fields);
   return finish(model, fields, std::move(call), std::move(request), std::move(prompts), "prompt", "max_tokens",
                 kDefaultCompletionTokens);
-}
-
-// A string, or parts of which only text ones are served.
-std::optional<std::string> message_content(const json& message, const std::string& where, ApiFields& fields) {
-  const json* content = json_find(message, "content");
-  if (content != nullptr && content->is_string()) return content->get<std::string>();
-  std::string text;
-  const json parts = content != nullptr && content->is_array() ? *content : json::array({json()});
-  for (const json& part : parts) {
-    const json* kind = json_find(part, "type");
-    const json* words = json_find(part, "text");
-    if (kind == nullptr || *kind != "text" || words == nullptr || !words->is_string()) {
-      fields.fail("messages",
-                  fmt::format("{}.content: wanted a string or parts {{\"type\": \"text\", \"text\": ...}}", where));
-      return std::nullopt;
-    }
-    text += words->get_ref<const std::string&>();
-  }
-  return text;
-}
-
-std::vector<ChatMessage> read_messages(ApiFields& fields) {
-  const json* list = fields.find("messages");
-  if (list == nullptr || !list->is_array() || list->empty()) {
-    fields.wrong("messages", list == nullptr ? json() : *list, "an array of one message or more");
-    return {};
-  }
-  std::vector<ChatMessage> messages;
-  for (const json& message : *list) {
-    const std::string where = fmt::format("messages[{}]", messages.size());
-    const json* role = json_find(message, "role");
-    std::string name = role != nullptr && role->is_string() ? role->get<std::string>() : "";
-    if (name == "developer") name = "system";  // OpenAI's newer word
-    if (name != "system" && name != "user" && name != "assistant") {
-      fields.fail("messages", fmt::format("{}.role: got {}, wanted \"system\", \"user\" or \"assistant\"", where,
-                                          role == nullptr ? std::string("nothing") : shown(*role)));
-      return {};
-    }
-    std::optional<std::string> content = message_content(message, where, fields);
-    if (!content) return {};
-    messages.push_back({std::move(name), std::move(*content)});
-  }
-  return messages;
 }
 
 void read_chat_logprobs(ApiFields& fields, GenerationCall& call, SamplingParams& sampling) {
@@ -298,11 +182,12 @@ void read_chat_logprobs(ApiFields& fields, GenerationCall& call, SamplingParams&
 
 Parsed chat_of(const ApiModel& model, const json& body) {
   ApiFields fields(body);
-  if (auto error = check_model(fields, model.info)) return *error;
+  if (auto error = check_model(fields, model.info.model)) return *error;
   GenerationCall call;
   call.form = AnswerForm::kChat;
   GenerationRequest request;
-  for (const char* key : {"tools", "functions", "logit_bias", "audio"}) fields.unserved(key);
+  for (const char* key : {"tools", "functions", "audio"}) fields.unserved(key);
+  read_logit_bias(fields, model.info, request.sampling);
   if (const json* format = fields.find("response_format")) {
     const json* kind = json_find(*format, "type");
     if (kind == nullptr || *kind != "text") fields.wrong("response_format", *format, "{\"type\": \"text\"}");
@@ -311,12 +196,10 @@ Parsed chat_of(const ApiModel& model, const json& body) {
   read_chat_logprobs(fields, call, request.sampling);
   read_memory(fields, model.info, call, request);
   read_stream(fields, call);
-  const std::vector<ChatMessage> messages = read_messages(fields);
+  const std::string text = chat_text(model, fields);
   if (fields.error()) return *fields.error();
-  Result<std::string> text = render_chat(model.chat_template, messages);
-  if (!text.ok()) return bad_request(text.status().message(), "", "no_chat_template");
   for (const std::string& stop : chat_stops()) request.sampling.stop.push_back(stop);
-  std::optional<Prompt> prompt = encode(model, "messages", *text, fields);
+  std::optional<Prompt> prompt = encode_prompt(model, "messages", text, fields);
   if (!prompt) return *fields.error();
   const int64_t room = std::max<int64_t>(model.info.max_context - static_cast<int64_t>(prompt->size()), 1);
   int checked = 1;  // also where max_completion_tokens goes before it
@@ -327,7 +210,7 @@ Parsed chat_of(const ApiModel& model, const json& body) {
 
 Parsed trace_of(const ApiModel& model, const json& body) {
   ApiFields fields(body);
-  if (auto error = check_model(fields, model.info)) return *error;
+  if (auto error = check_model(fields, model.info.model)) return *error;
   GenerationCall call;
   call.form = AnswerForm::kTrace;
   call.memory_trace = true;
@@ -346,8 +229,7 @@ Parsed trace_of(const ApiModel& model, const json& body) {
     return *fields.error();
   }
   if (auto error = check_context(model.info, prompts[0].size(), max_tokens, "prompt", "max_tokens")) return *error;
-  call.prompt_only = max_tokens == 0;
-  request.sampling.max_tokens = static_cast<int>(std::max<int64_t>(max_tokens, 1));
+  request.sampling.max_tokens = static_cast<int>(max_tokens);
   add_requests(call, request, std::move(prompts));
   return call;
 }
@@ -363,10 +245,5 @@ Parsed parse(const ApiModel& model, std::string_view body, Parsed (*read)(const 
 Parsed parse_completion(const ApiModel& model, std::string_view body) { return parse(model, body, completion_of); }
 Parsed parse_chat_completion(const ApiModel& model, std::string_view body) { return parse(model, body, chat_of); }
 Parsed parse_memory_trace(const ApiModel& model, std::string_view body) { return parse(model, body, trace_of); }
-
-ApiError unknown_model(std::string_view name, const EngineInfo& info) {
-  return {404, fmt::format("model: got {}, and this server has {}", quote_text(name), quote_text(info.model)),
-          "invalid_request_error", "model", "model_not_found"};
-}
 
 }  // namespace engram

@@ -4,15 +4,12 @@
 // what, where, got and wanted. Unknown fields are ignored, as OpenAI's servers do. Extensions:
 // top_k, min_p, repetition_penalty, ignore_eos, "memory": "on"|"off", "memory_trace". The answers: answer.h.
 #pragma once
-#include <optional>
-#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
+#include "engram/serve/api_prompt.h"
 #include "engram/serve/engine.h"
-#include "engram/serve/http_types.h"
-#include "engram/text/tokenizer.h"
 
 namespace engram {
 
@@ -26,25 +23,13 @@ struct GenerationCall {
   bool stream = false;
   bool include_usage = false;  // a last chunk with the usage
   bool logprobs = false;
+  bool echo = false;  // the text begins with the prompt, and so do the log probabilities
   bool memory_trace = false;
-  bool prompt_only = false;  // a trace of the prompt: the one token that the engine has to generate is left out
-};
-
-// What parsing needs to know of the model. Views: info and tokenizer outlive it.
-struct ApiModel {
-  const EngineInfo& info;
-  const Tokenizer& tokenizer;
-  std::string chat_template;
-  int max_choices = 16;                         // prompts * n of one call
-  std::optional<size_t> max_prompt_bytes = {};  // text of more bytes is too long, whatever its tokens (prompt_limit.h)
 };
 
 std::variant<GenerationCall, ApiError> parse_completion(const ApiModel& model, std::string_view body);
 std::variant<GenerationCall, ApiError> parse_chat_completion(const ApiModel& model, std::string_view body);
 // {"prompt", "max_tokens": 0 by default, "memory"}: greedy, never streamed.
 std::variant<GenerationCall, ApiError> parse_memory_trace(const ApiModel& model, std::string_view body);
-
-// 404 in OpenAI's words.
-ApiError unknown_model(std::string_view name, const EngineInfo& info);
 
 }  // namespace engram

@@ -26,8 +26,10 @@ struct SchedulerOptions {
 struct ScheduledChunk {
   Sequence* sequence = nullptr;
   int64_t count = 0;
-  // The logits of its last known token, and of each draft after it, give a next one.
-  bool samples() const { return count == sequence->num_left() + sequence->num_drafts; }
+  // The logits of its last known token, and of each draft after it, give a next one, where one is asked for.
+  bool samples() const {
+    return count == sequence->num_left() + sequence->num_drafts && sequence->request.sampling.max_tokens > 0;
+  }
 };
 
 // The tokens [first, first + count) of one sequence.

@@ -47,6 +47,7 @@ struct Sequence {
   int64_t prompt_size;
   int64_t num_computed = 0;
   int64_t num_cached = 0;              // of the prompt, found in the prefix cache at the first admission
+  int64_t num_scored = 0;              // of the prompt, from its second token on: log probabilities that are known
   int64_t num_foretold = 0;            // Scheduler's: tokens that upcoming() has named
   int64_t num_drafts = 0;              // at the end of tokens
   std::optional<int64_t> draft_limit;  // Scheduler's: drafts of a step, by how the last ones did; 0: never any

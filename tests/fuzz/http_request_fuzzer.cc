@@ -4,7 +4,9 @@
 // Every reply has a known status and, where it is an error, OpenAI's body; every call that is to be generated is one
 // that an engine takes, and its answer is JSON whatever the texts.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -76,7 +78,13 @@ void check_call(const GenerationCall& call) {
       ENGRAM_CHECK(token >= 0 && token < info.vocab_size, "token {}", token);
       if (request.trace) event.trace.push_back({token, {LayerTrace{1, {0.5F}, {token}, {"drive"}}}});
     }
-    if (request.sampling.logprobs >= 0) event.logprob = TokenLogprob{event.token, -1.0F};
+    if (request.sampling.logprobs >= 0) event.logprob = TokenScore{{event.token, -1.0F}, {}};
+    if (request.sampling.prompt_logprobs >= 0) {
+      for (const int32_t token : request.prompt) event.prompt_logprobs.push_back({{token, -1.0F}, {{token, -1.0F}}});
+    }
+    for (const auto& [token, bias] : request.sampling.logit_bias) {
+      ENGRAM_CHECK(token >= 0 && token < info.vocab_size && std::abs(bias) <= 100, "bias of {}: {}", token, bias);
+    }
     event.finish = FinishReason::kStop;
     stream += answer.on_event(i, event);
   }
@@ -117,7 +125,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   HttpRequest request;
   request.method = "POST";
-  request.path = input[0] == 'C' ? "/v1/completions" : input[0] == 'H' ? "/v1/chat/completions" : "/v1/memory/trace";
+  const std::map<char, const char*> paths = {
+      {'C', "/v1/completions"}, {'H', "/v1/chat/completions"}, {'K', "/tokenize"}, {'D', "/detokenize"}};
+  const auto path = paths.find(input[0]);
+  request.path = path == paths.end() ? "/v1/memory/trace" : path->second;
   request.content_type = "application/json";
   request.body = input.substr(1);
   check_request(request);

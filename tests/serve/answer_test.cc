@@ -129,9 +129,8 @@ TEST_F(ServeAnswer, Logprobs) {
   Answer made = answer();
   GenerationEvent first = event("a"), second = event("c", FinishReason::kStop);
   const int32_t part = engine.tokenizer().encode("\u00e9")->front();  // the first of two bytes
-  first.logprob = TokenLogprob{first.token, -0.5F};
-  first.top_logprobs = {{first.token, -0.5F}, {part, -INFINITY}};
-  second.logprob = TokenLogprob{second.token, -1.5F};
+  first.logprob = TokenScore{{first.token, -0.5F}, {{first.token, -0.5F}, {part, -INFINITY}}};
+  second.logprob = TokenScore{{second.token, -1.5F}, {}};
   made.on_event(0, first);
   made.on_event(0, second);
   const json logprobs = json::parse(made.reply().body)["choices"][0]["logprobs"];
@@ -148,6 +147,60 @@ TEST_F(ServeAnswer, Logprobs) {
   ASSERT_EQ(content.size(), 2U);
   EXPECT_EQ(content[0]["top_logprobs"][1]["bytes"], json({0xC3}));
   EXPECT_EQ(content[1]["logprob"], -1.5);
+}
+
+// The prompt comes with the first event: its first token without a log probability, offsets in the whole text.
+TEST_F(ServeAnswer, EchoOfThePrompt) {
+  call.echo = call.logprobs = true;
+  call.requests[0].prompt = *engine.tokenizer().encode("a\u00e9<|endoftext|>");
+  const std::vector<int32_t> prompt = call.requests[0].prompt;
+  ASSERT_EQ(prompt.size(), 4U);
+  GenerationEvent first = event("b"), last = event("c", FinishReason::kLength);
+  for (size_t i = 1; i < prompt.size(); ++i) {
+    first.prompt_logprobs.push_back({{prompt[i], -0.5F}, {{prompt[i], -0.5F}, {prompt[0], -2.0F}}});
+  }
+  first.logprob = TokenScore{{first.token, -1.0F}, {}};
+  last.logprob = TokenScore{{last.token, -3.0F}, {}};
+  for (const bool stream : {false, true}) {
+    call.stream = stream;
+    Answer made = answer();
+    std::string events = made.on_event(0, first);
+    events += made.on_event(0, last);
+    std::string text;
+    json logprobs = json::object();
+    const auto add = [&](const json& choice) {
+      text += choice["text"];
+      for (const auto& [name, list] : choice["logprobs"].items()) {
+        for (const json& one : list) logprobs[name].push_back(one);
+      }
+    };
+    if (stream) {
+      for (const json& one : events_of(events)) add(one["choices"][0]);
+    } else {
+      add(json::parse(made.reply().body)["choices"][0]);
+    }
+    EXPECT_EQ(text, "a\u00e9<|endoftext|>bc");
+    EXPECT_EQ(logprobs["tokens"], json({"a", "bytes:\\xc3", "bytes:\\xa9", "<|endoftext|>", "b", "c"}));
+    EXPECT_EQ(logprobs["token_logprobs"], json({nullptr, -0.5, -0.5, -0.5, -1.0, -3.0}));
+    EXPECT_EQ(logprobs["text_offset"], json({0, 1, 1, 2, 15, 16}));
+    EXPECT_EQ(logprobs["top_logprobs"][0], nullptr);
+    EXPECT_EQ(logprobs["top_logprobs"][3], json({{"<|endoftext|>", -0.5}, {"a", -2.0}}));
+    EXPECT_EQ(logprobs["top_logprobs"][4], json::object());
+  }
+}
+
+// Nothing is generated: one event without a token.
+TEST_F(ServeAnswer, EchoAlone) {
+  call.echo = true;
+  call.requests[0].prompt = *engine.tokenizer().encode("ab");
+  Answer made = answer();
+  GenerationEvent only;
+  only.finish = FinishReason::kLength;
+  made.on_event(0, only);
+  const json choice = json::parse(made.reply().body)["choices"][0];
+  EXPECT_EQ(choice["text"], "ab");
+  EXPECT_EQ(choice["finish_reason"], "length");
+  EXPECT_EQ(choice["logprobs"], nullptr);
 }
 
 TEST_F(ServeAnswer, MemoryOfEveryToken) {
@@ -170,10 +223,11 @@ TEST_F(ServeAnswer, MemoryOfEveryToken) {
 
 TEST_F(ServeAnswer, TraceOfThePromptAlone) {
   call.form = AnswerForm::kTrace;
-  call.memory_trace = call.prompt_only = true;
+  call.memory_trace = true;
   Answer made = answer();
-  GenerationEvent last = event("x", FinishReason::kLength);
-  for (const int32_t token : {5, 6, 7}) last.trace.push_back({token, {}});
+  GenerationEvent last;
+  last.finish = FinishReason::kLength;
+  for (const int32_t token : {5, 6}) last.trace.push_back({token, {}});
   made.on_event(0, last);
   const json body = json::parse(made.reply().body);
   EXPECT_EQ(body["tokens"].size(), 2U);

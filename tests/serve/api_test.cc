@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "engram/core/json.h"
@@ -86,7 +87,7 @@ TEST_F(ServeApi, CompletionFields) {
       "temperature": 0.5, "top_p": 0.9, "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.2, "presence_penalty": -1,
       "frequency_penalty": 2, "seed": 42, "stop": ["x", "yy"], "n": 3, "logprobs": 0, "stream": true, "echo": false,
       "stream_options": {"include_usage": true}, "memory": "off", "memory_trace": true, "ignore_eos": true,
-      "best_of": 3, "suffix": null, "logit_bias": {}})");
+      "best_of": 3, "suffix": null, "logit_bias": {"5": -100, "256": 0.5}})");
   ASSERT_EQ(made.requests.size(), 3U);
   EXPECT_TRUE(made.stream && made.include_usage && made.logprobs && made.memory_trace);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(made.requests[static_cast<size_t>(i)].sampling.seed, 42 + i);
@@ -97,6 +98,21 @@ TEST_F(ServeApi, CompletionFields) {
   EXPECT_EQ(one.sampling.logprobs, 0);
   EXPECT_EQ(one.sampling.stop, (std::vector<std::string>{"x", "yy"}));
   EXPECT_EQ(one.sampling.penalties.frequency, 2.0);
+  EXPECT_EQ(std::map(one.sampling.logit_bias.begin(), one.sampling.logit_bias.end()),
+            (std::map<int32_t, float>{{5, -100.0F}, {256, 0.5F}}));
+  EXPECT_EQ(one.sampling.prompt_logprobs, -1);
+}
+
+TEST_F(ServeApi, EchoAsksForThePromptsLogprobs) {
+  const GenerationCall scored = call(kCompletions, R"({"prompt": [[5, 6], [7]], "echo": true, "logprobs": 3,
+      "max_tokens": 0})");
+  EXPECT_TRUE(scored.echo);
+  EXPECT_EQ(scored.requests[1].sampling.prompt_logprobs, 3);
+  EXPECT_EQ(scored.requests[1].sampling.max_tokens, 0);
+  EXPECT_EQ(call(kCompletions, R"({"prompt": "a", "echo": true})").requests[0].sampling.prompt_logprobs, -1);
+  EXPECT_FALSE(call(kCompletions, R"({"prompt": "a", "echo": null})").echo);
+  const std::string whole_context(100, 'a');
+  call(kCompletions, R"({"echo": true, "max_tokens": 0, "prompt": ")" + whole_context + "\"}");
 }
 
 TEST_F(ServeApi, PromptForms) {
@@ -175,9 +191,18 @@ TEST_F(ServeApi, CompletionsThatCannotBeServed) {
       {R"({"prompt": "a", "stream_options": {}})", 400, "stream_options", "only a call with"},
       {R"({"prompt": "a", "stream": true, "stream_options": 1})", 400, "stream_options", "got 1"},
       {R"({"prompt": "a", "stream": true, "stream_options": {"include_usage": 1}})", 400, "stream_options", "got 1"},
-      {R"({"prompt": "a", "echo": true})", 400, "echo", "does not serve"},
+      {R"({"prompt": "a", "echo": 1})", 400, "echo", "got 1"},
+      {R"({"prompt": "a", "echo": true, "max_tokens": -1})", 400, "max_tokens", "got -1"},
+      {R"({"prompt": ")" + long_prompt + R"(a", "echo": true, "max_tokens": 0})", 400, "prompt",
+       "got 101 tokens, wanted at most 100"},
       {R"({"prompt": "a", "suffix": "x"})", 400, "suffix", "does not serve"},
-      {R"({"prompt": "a", "logit_bias": {"5": 1}})", 400, "logit_bias", "does not serve"},
+      {R"({"prompt": "a", "logit_bias": [1]})", 400, "logit_bias", "got an array, wanted an object of up to 1024"},
+      {R"({"prompt": "a", "logit_bias": {"257": 1}})", 400, "logit_bias", "got token '257', wanted token ids 0 .. 256"},
+      {R"({"prompt": "a", "logit_bias": {"-1": 1}})", 400, "logit_bias", "got token '-1'"},
+      {R"({"prompt": "a", "logit_bias": {"5x": 1}})", 400, "logit_bias", "got token '5x'"},
+      {R"({"prompt": "a", "logit_bias": {"": 1}})", 400, "logit_bias", "got token ''"},
+      {R"({"prompt": "a", "logit_bias": {"5": 101}})", 400, "logit_bias", "got 101, wanted biases in [-100, 100]"},
+      {R"({"prompt": "a", "logit_bias": {"5": "x"}})", 400, "logit_bias", "got 'x'"},
       {R"({"prompt": "a", "best_of": 2})", 400, "best_of", "only the value of n"},
       {R"({"prompt": "a", "memory": "maybe"})", 400, "memory", "got 'maybe', wanted \"on\" or \"off\""},
       {R"({"prompt": "a", "memory_trace": 1})", 400, "memory_trace", "got 1"},
@@ -245,11 +270,10 @@ TEST_F(ServeApi, OnlyThePlainTemplateIsRendered) {
 
 TEST_F(ServeApi, Traces) {
   GenerationCall made = call(kTrace, R"({"prompt": "abc"})");
-  EXPECT_TRUE(made.prompt_only && made.requests[0].trace);
-  EXPECT_EQ(made.requests[0].sampling.max_tokens, 1);
+  EXPECT_TRUE(made.requests[0].trace);
+  EXPECT_EQ(made.requests[0].sampling.max_tokens, 0);
   EXPECT_EQ(made.requests[0].sampling.temperature, 0.0);
   made = call(kTrace, R"({"prompt": [1, 2], "max_tokens": 4, "memory": "off"})");
-  EXPECT_FALSE(made.prompt_only);
   EXPECT_TRUE(made.requests[0].memory_off);
   EXPECT_EQ(made.requests[0].sampling.max_tokens, 4);
   refused(kTrace, R"({"prompt": ["a", "b"]})", 400, "prompt", "wanted one");
@@ -260,11 +284,57 @@ TEST_F(ServeApi, Traces) {
   EXPECT_EQ(std::get<HttpReply>(ask(without, post(kTrace, R"({"prompt": "a"})"))).status, 400);
 }
 
+// As vLLM answers.
+TEST_F(ServeApi, Tokenizer) {
+  const auto reply = [&](const HttpRequest& request) {
+    const HttpReply made = std::get<HttpReply>(ask(api, request));
+    EXPECT_EQ(made.status, 200) << made.body;
+    return json::parse(made.body);
+  };
+  const std::vector<int32_t> ids = *engine.tokenizer().encode("a\u00e9");
+  EXPECT_EQ(reply(post("/tokenize", R"({"model": "fake-model", "prompt": "a\u00e9", "add_special_tokens": false})")),
+            json({{"tokens", ids}, {"count", 3}, {"max_model_len", 100}}));
+  EXPECT_EQ(reply(post("/tokenize", R"({"prompt": ""})"))["count"], 0);
+  EXPECT_EQ(reply(post("/tokenize", R"({"messages": [{"role": "user", "content": "a"}]})"))["count"],
+            std::string("user: a\nassistant:").size());
+  EXPECT_EQ(reply(post("/tokenize", R"({"prompt": ")" + std::string(5000, 'a') + "\"}"))["count"], 5000)
+      << "longer than the context, which a client may want to know";
+  EXPECT_EQ(reply(post("/detokenize", json({{"tokens", ids}}).dump())), json({{"prompt", "a\u00e9"}}));
+  EXPECT_EQ(reply(post("/detokenize", R"({"tokens": []})")), json({{"prompt", ""}}));
+  EXPECT_EQ(reply(get("/tokenizer_info")), json({{"bos_token", "<|endoftext|>"},
+                                                 {"eos_token", "<|endoftext|>"},
+                                                 {"chat_template", kPlainChatTemplate},
+                                                 {"model_max_length", 100}}));
+  refused("/tokenize", "{}", 400, "prompt", "missing");
+  refused("/tokenize", R"({"prompt": 5})", 400, "prompt", "got 5");
+  refused("/tokenize", R"({"prompt": "a", "add_special_tokens": 1})", 400, "add_special_tokens", "got 1");
+  refused("/tokenize", R"({"messages": []})", 400, "messages", "one message or more");
+  refused("/tokenize", R"({"messages": [{"role": "user", "content": "a"}], "prompt": 5})", 400, "prompt", "got 5");
+  refused("/tokenize", R"({"prompt": "a", "model": "x"})", 404, "model", "'x'");
+  refused("/detokenize", "{}", 400, "tokens", "got null, wanted an array of token ids");
+  refused("/detokenize", R"({"tokens": [257]})", 400, "tokens", "got 257, wanted token ids 0 .. 256");
+  refused("/detokenize", R"({"tokens": ["a"]})", 400, "tokens", "got 'a'");
+  refused("/detokenize", "[]", 400, "", "wanted an object");
+}
+
+// What an answer would hold is bounded, whatever the number of prompts.
+TEST_F(ServeApi, TooManyPromptLogprobs) {
+  FakeEngine large({.max_context = 40'000});
+  const HttpApi wide(large, large.tokenizer(), "", 128, {});
+  const std::string prompt = "\"" + std::string(30'000, 'a') + "\"";
+  const std::string body = R"({"echo": true, "max_tokens": 0, "logprobs": 20, "prompt": [)" + prompt;
+  EXPECT_TRUE(std::holds_alternative<GenerationCall>(ask(wide, post(kCompletions, body + "]}"))));
+  const auto answer = ask(wide, post(kCompletions, body + "," + prompt + "," + prompt + "," + prompt + "]}"));
+  ASSERT_TRUE(std::holds_alternative<HttpReply>(answer));
+  EXPECT_NE(std::get<HttpReply>(answer).body.find("got 20 for 120000 tokens of prompts"), std::string::npos);
+}
+
 TEST_F(ServeApi, Routes) {
   const auto status = [&](HttpRequest request, bool draining = false) {
     return std::get<HttpReply>(ask(api, request, draining)).status;
   };
-  for (const char* path : {"/", "/health", "/openapi.json", "/v1/models", "/metrics", "/metrics.json"}) {
+  for (const char* path :
+       {"/", "/health", "/openapi.json", "/v1/models", "/tokenizer_info", "/metrics", "/metrics.json"}) {
     EXPECT_EQ(status(get(path)), 200) << path;
     HttpRequest head = get(path);
     head.method = "HEAD";
@@ -301,6 +371,8 @@ TEST_F(ServeApi, KeysAndHosts) {
   };
   EXPECT_EQ(status(locked, get("/v1/models"), ""), 401);
   EXPECT_EQ(status(locked, get("/metrics"), "Bearer secret-key"), 401);
+  EXPECT_EQ(status(locked, get("/tokenizer_info"), ""), 401);
+  EXPECT_EQ(status(locked, post("/tokenize", "{}"), ""), 401);
   EXPECT_EQ(status(locked, get("/metrics.json"), "Bearer secret-key-11"), 401);
   EXPECT_EQ(status(locked, get("/v1/models"), "secret-key-1"), 401);
   EXPECT_EQ(status(locked, get("/v1/models"), "Basic secret-key-1"), 401);

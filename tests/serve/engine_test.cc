@@ -262,6 +262,7 @@ TEST_F(ServeEngine, ServesInBf16OnAGpu) {
   auto served = engine(options);
   GenerationRequest logprobs = request("the other way to sample", 5);
   logprobs.sampling.logprobs = 2;
+  logprobs.sampling.prompt_logprobs = 1;
   for (uint64_t id = 1; id <= 8; ++id) add(*served, id, request(std::string(id * 4, 'q'), 9));
   add(*served, 9, std::move(logprobs));
   run(*served);
@@ -269,8 +270,14 @@ TEST_F(ServeEngine, ServesInBf16OnAGpu) {
     EXPECT_EQ(outcomes_[id].tokens.size(), 9u) << outcomes_[id].error.message();
   }
   ASSERT_EQ(outcomes_[9].tokens.size(), 5u);
-  EXPECT_EQ(outcomes_[9].events[0].top_logprobs.size(), 2u);
-  EXPECT_EQ(outcomes_[9].events[0].top_logprobs[0].token, outcomes_[9].tokens[0]);
+  const GenerationEvent& first = outcomes_[9].events[0];
+  EXPECT_EQ(first.logprob->top.size(), 2u);
+  EXPECT_EQ(first.logprob->top[0].token, outcomes_[9].tokens[0]);
+  ASSERT_EQ(first.prompt_logprobs.size(), std::string("the other way to sample").size() - 1);
+  for (const TokenScore& score : first.prompt_logprobs) {
+    ASSERT_EQ(score.top.size(), 1u);
+    EXPECT_LE(score.logprob, score.top[0].logprob);
+  }
 }
 
 TEST_F(ServeEngine, EqualsGenerateWithTablesInAnyTier) {
@@ -412,10 +419,10 @@ TEST_F(ServeEngine, LogProbabilitiesAreTheModels) {
   run(*e);
   for (const GenerationEvent& event : outcomes_[1].events) {
     ASSERT_TRUE(event.logprob.has_value());
-    EXPECT_EQ(event.top_logprobs[0].token, event.token) << "greedy takes the likeliest";
-    EXPECT_FLOAT_EQ(event.top_logprobs[0].logprob, event.logprob->logprob);
+    EXPECT_EQ(event.logprob->top[0].token, event.token) << "greedy takes the likeliest";
+    EXPECT_EQ(event.logprob->top[0].logprob, event.logprob->logprob);
     double total = 0;
-    for (const TokenLogprob& top : event.top_logprobs) total += std::exp(top.logprob);
+    for (const TokenLogprob& top : event.logprob->top) total += std::exp(top.logprob);
     EXPECT_LE(total, 1.0001);
     EXPECT_GT(total, 0.05);
   }
@@ -425,6 +432,74 @@ TEST_F(ServeEngine, LogProbabilitiesAreTheModels) {
   const auto input = model_.prepare_input(r.prompt, 1, static_cast<int64_t>(r.prompt.size()));
   const torch::Tensor logits = model->logits(model->forward(input))[0][-1].log_softmax(-1);
   EXPECT_NEAR(outcomes_[1].events[0].logprob->logprob, logits[outcomes_[1].tokens[0]].item<float>(), 1e-4);
+}
+
+// Whatever the steps: whole, in chunks, preempted, behind a request that left the same prompt in the prefix cache.
+TEST_F(ServeEngine, LogProbabilitiesOfPromptsAreTheModels) {
+  const torch::InferenceMode inference;
+  Transformer model = model_.model;
+  const std::string begin = "The same beginning of them all, a page or two. ";
+  for (const int64_t budget : {3, 8, 512}) {
+    EngineOptions options;
+    options.block_size = 4;
+    options.scheduler = {.max_sequences = 3, .max_batched_tokens = budget, .max_draft_tokens = 2};
+    if (budget == 8) options.kv_cache_bytes = block_bytes(model_.config, 4) * (kContext / 4 + 3);
+    auto e = engine(options);
+    outcomes_.clear();
+    add(*e, 1, request(begin, 2));
+    run(*e);
+    std::map<uint64_t, GenerationRequest> asked;
+    for (uint64_t id = 2; id <= 7; ++id) {
+      GenerationRequest r = request(begin + std::string(id, 'x'), id % 3 == 0 ? 0 : 20);
+      r.sampling.prompt_logprobs = static_cast<int>(id % 3);
+      r.memory_off = id == 5;
+      asked[id] = r;
+      add(*e, id, std::move(r));
+    }
+    add(*e, 8, request(begin + "and of one without", 9));
+    run(*e);
+    EXPECT_EQ(e->metrics().preemptions > 0, budget == 8);
+    for (const auto& [id, r] : asked) {
+      const auto length = static_cast<int64_t>(r.prompt.size());
+      const auto input = model_.prepare_input(r.prompt, 1, length, {}, r.memory_off);
+      const torch::Tensor wanted = model->logits(model->forward(input))[0].log_softmax(-1);
+      const std::vector<TokenScore>& scores = outcomes_[id].events.at(0).prompt_logprobs;
+      ASSERT_EQ(std::ssize(scores), length - 1) << id;
+      for (int64_t t = 0; t + 1 < length; ++t) {
+        const TokenScore& score = scores[static_cast<size_t>(t)];
+        EXPECT_EQ(score.token, r.prompt[static_cast<size_t>(t + 1)]);
+        EXPECT_NEAR(score.logprob, wanted[t][score.token].item<float>(), 1e-4);
+        ASSERT_EQ(std::ssize(score.top), r.sampling.prompt_logprobs);
+        for (const TokenLogprob& top : score.top) EXPECT_NEAR(top.logprob, wanted[t][top.token].item<float>(), 1e-4);
+        for (size_t k = 0; k < score.top.size(); ++k) {
+          EXPECT_NEAR(score.top[k].logprob, std::get<0>(wanted[t].topk(2))[static_cast<int64_t>(k)].item<float>(),
+                      1e-4);
+        }
+      }
+      EXPECT_EQ(outcomes_[id].tokens.size(), static_cast<size_t>(r.sampling.max_tokens));
+      EXPECT_EQ(outcomes_[id].events.size(), std::max<size_t>(outcomes_[id].tokens.size(), 1));
+      EXPECT_EQ(outcomes_[id].finish, FinishReason::kLength);
+    }
+    EXPECT_EQ(e->metrics().kv_blocks_used, 0);
+  }
+}
+
+TEST_F(ServeEngine, BiasDecidesAndLogProbabilitiesStay) {
+  auto e = engine();
+  GenerationRequest r = request("bias", 6);
+  r.sampling.logprobs = 0;
+  add(*e, 1, r);
+  r.sampling.logit_bias = {{77, 100.0F}};
+  add(*e, 2, r);
+  run(*e);
+  for (const GenerationEvent& event : outcomes_[2].events) {
+    EXPECT_EQ(event.token, 77);
+    EXPECT_LT(event.logprob->logprob, outcomes_[1].events[0].logprob->logprob) << "the model's own";
+  }
+  r.sampling.logit_bias = {{model_.config.vocab_size, 1.0F}};
+  EXPECT_FALSE(e->check(r).ok());
+  r.sampling.logit_bias = {{1, INFINITY}};
+  EXPECT_FALSE(e->check(r).ok());
 }
 
 TEST_F(ServeEngine, PenaltiesKeepTokensFromComingBack) {
@@ -469,7 +544,7 @@ TEST_F(ServeEngine, RefusesWhatCannotBeServed) {
   r = request("x", 1);
   r.sampling.top_p = 0;
   EXPECT_TRUE(refused(r));
-  r = request("x", 0);
+  r = request("x", -1);
   EXPECT_TRUE(refused(r));
 }
 

@@ -22,6 +22,7 @@ struct FakeEngine::Sequence {
   std::string prompt;
   std::unique_ptr<OutputText> text;
   size_t traced = 0;
+  bool told = false;  // it had an event
   bool cancelled = false;
   std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
   int64_t generated() const { return static_cast<int64_t>(tokens.size() - request.prompt.size()); }
@@ -183,6 +184,9 @@ void FakeEngine::add_traces(Sequence& sequence, GenerationEvent& event) {
 // The next byte of the canned text; a seed begins elsewhere.
 int32_t FakeEngine::next_token(const Sequence& sequence) const {
   const SamplingParams& sampling = sequence.request.sampling;
+  for (const auto& [token, bias] : sampling.logit_bias) {
+    if (bias == 100) return token;
+  }
   const auto begin = static_cast<uint64_t>(sampling.temperature > 0 ? sampling.seed : 0);  // up to 2^63 - 1
   const uint64_t place = begin + static_cast<uint64_t>(sequence.generated());
   return byte_ids_[static_cast<unsigned char>(options_.text[place % options_.text.size()])];
@@ -195,6 +199,14 @@ bool FakeEngine::end(Sequence& sequence, FinishReason reason, uint64_t& counter,
   return true;
 }
 
+TokenScore FakeEngine::score(int32_t token, float logprob, int count) const {
+  TokenScore out{{token, logprob}, {}};
+  for (int i = 0; i < count; ++i) {
+    out.top.push_back({(token + i) % tokenizer_.vocab_size(), logprob * static_cast<float>(i + 1)});
+  }
+  return out;
+}
+
 bool FakeEngine::step(Sequence& sequence) {
   const auto says = [&sequence](const char* word) { return sequence.prompt.find(word) != std::string::npos; };
   if (sequence.cancelled) return end(sequence, FinishReason::kCancelled, metrics_.cancelled, Status());
@@ -205,18 +217,25 @@ bool FakeEngine::step(Sequence& sequence) {
   }
   GenerationEvent event = end_of(sequence, FinishReason::kNone, Status());
   if (sequence.request.trace) add_traces(sequence, event);
+  const SamplingParams& sampling = sequence.request.sampling;
+  for (size_t i = 1; i < sequence.request.prompt.size() && sampling.prompt_logprobs >= 0 && !sequence.told; ++i) {
+    event.prompt_logprobs.push_back(score(sequence.request.prompt[i], -0.5F, sampling.prompt_logprobs));
+  }
+  sequence.told = true;
+  if (sampling.max_tokens == 0) {
+    ++metrics_.finished;
+    event.finish = FinishReason::kLength;
+    sequence.on_event(event);
+    return true;
+  }
   event.token = next_token(sequence);
   sequence.tokens.push_back(event.token);
   event.text = sequence.text->push(event.token);
   if (++event.completion_tokens == 1) metrics_.time_to_first_token.record(0.002);
   metrics_.inter_token.record(0.001);
   ++metrics_.generated_tokens;
-  const int logprobs = sequence.request.sampling.logprobs;
-  if (logprobs >= 0) event.logprob = TokenLogprob{event.token, -0.25F};
-  for (int i = 0; i < logprobs; ++i) {
-    event.top_logprobs.push_back({(event.token + i) % tokenizer_.vocab_size(), -0.25F * static_cast<float>(i + 1)});
-  }
-  const bool last = event.completion_tokens >= sequence.request.sampling.max_tokens;
+  if (sampling.logprobs >= 0) event.logprob = score(event.token, -0.25F, sampling.logprobs);
+  const bool last = event.completion_tokens >= sampling.max_tokens;
   const bool stopped = sequence.text->stopped();
   if (last) event.text += sequence.text->finish();
   if (stopped || last) {

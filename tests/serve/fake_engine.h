@@ -1,5 +1,6 @@
 // FakeEngine: an engine for tests of the HTTP layer: one thread that "generates" a canned text byte by byte, with
-// traces, log-probabilities, stop strings, failures and delays where a test asks for them.
+// traces, log-probabilities, stop strings, failures and delays where a test asks for them. A prompt's tokens have log
+// probabilities of -0.5. A token with the bias 100 is all that it says.
 //
 // The vocabulary is the byte-level one: <|endoftext|> is 0, byte b is another token. A prompt that contains FAIL fails
 // after three tokens, FAIL0 before the first; HANG never gets a token; a prompt with THROW makes submit() throw.
@@ -53,6 +54,7 @@ class FakeEngine : public Engine {
   TokenTrace trace_of(const Sequence& sequence, size_t position) const;
   void add_traces(Sequence& sequence, GenerationEvent& event);
   int32_t next_token(const Sequence& sequence) const;
+  TokenScore score(int32_t token, float logprob, int count) const;
   bool end(Sequence& sequence, FinishReason reason, uint64_t& counter, Status error);
 
   FakeEngineOptions options_;

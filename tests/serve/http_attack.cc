@@ -125,7 +125,8 @@ class Maker {
   }
 
   std::string completion() {
-    static const char* const paths[] = {"/v1/completions", "/v1/chat/completions", "/v1/memory/trace"};
+    static const char* const paths[] = {"/v1/completions", "/v1/chat/completions", "/v1/memory/trace", "/tokenize",
+                                        "/detokenize"};
     std::string body = json_body();
     if (below(4) == 0) body = damaged(body, 3);
     const std::string head = fmt::format("POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{}",

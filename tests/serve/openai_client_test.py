@@ -67,6 +67,29 @@ class OpenAiClient(unittest.TestCase):
         self.assertEqual([0, 1, 2], logprobs.text_offset)
         self.assertEqual([2, 2, 2], [len(top) for top in logprobs.top_logprobs])
 
+    def test_prompts_are_scored(self):
+        ids = self.client.post(SERVER.url + "/tokenize", body={"prompt": "ab"}, cast_to=object)["tokens"]
+        answer = self.complete(prompt=[ids, ids[:1]], max_tokens=0, echo=True, logprobs=1)
+        self.assertEqual(["ab", "a"], [choice.text for choice in answer.choices])
+        self.assertEqual([None, -0.5], answer.choices[0].logprobs.token_logprobs)
+        self.assertEqual([None, {"b": -0.5}], answer.choices[0].logprobs.top_logprobs)
+        self.assertEqual(0, answer.usage.completion_tokens)
+        answer = self.complete(prompt="ab", max_tokens=2, echo=True, logprobs=0)
+        self.assertEqual("ab" + TEXT[:2], answer.choices[0].text)
+        self.assertEqual([0, 1, 2, 3], answer.choices[0].logprobs.text_offset)
+        chunks = list(self.complete(prompt="ab", max_tokens=2, echo=True, stream=True))
+        self.assertEqual("ab" + TEXT[:2], "".join(chunk.choices[0].text for chunk in chunks))
+
+    def test_many_prompts(self):
+        self.assertEqual(128, len(self.complete(prompt=["a"] * 128, max_tokens=1).choices))
+        with self.assertRaises(openai.BadRequestError):
+            self.complete(prompt=["a"] * 129, max_tokens=1)
+
+    def test_bias(self):
+        id_of_x = self.client.post(SERVER.url + "/tokenize", body={"prompt": "x"}, cast_to=object)["tokens"][0]
+        self.assertEqual("xxx", self.complete(max_tokens=3, logit_bias={str(id_of_x): 100}).choices[0].text)
+        self.assertEqual("xx", self.chat(max_tokens=2, logit_bias={str(id_of_x): 100}).choices[0].message.content)
+
     def test_chat(self):
         answer = self.chat(max_completion_tokens=10)
         self.assertEqual("assistant", answer.choices[0].message.role)

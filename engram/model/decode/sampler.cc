@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -15,23 +15,18 @@
 namespace engram {
 namespace {
 
-// The `count` likeliest tokens (or all there are), likeliest first, ties to the lower id. For a few of many.
-std::vector<int32_t> likeliest(std::span<const float> logits, size_t count) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const size_t kept = std::min(count, ids.size());
-  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(kept), ids.end(), [&](int32_t a, int32_t b) {
-    const float la = logits[static_cast<size_t>(a)], lb = logits[static_cast<size_t>(b)];
-    return la != lb ? la > lb : a < b;
-  });
-  ids.resize(kept);
-  return ids;
-}
-
-double log_sum(std::span<const float> logits) {
-  const auto size = static_cast<int64_t>(logits.size());
-  const float most = extremes(logits.data(), size).most;
-  return most + std::log(softmax_weights(logits.data(), size, most, 1, 0, nullptr, nullptr));
+// The `count` likeliest tokens (or all there are) with their logits, likeliest first, ties to the lower id. For a few
+// of many: most logits are compared once.
+std::vector<TokenLogprob> likeliest(std::span<const float> logits, size_t count) {
+  std::vector<TokenLogprob> out;
+  for (size_t i = 0; i < logits.size() && count > 0; ++i) {
+    const float logit = logits[i];
+    if (out.size() == count && logit <= out.back().logprob) continue;
+    if (out.size() == count) out.pop_back();
+    out.insert(std::ranges::find_if(out, [=](const TokenLogprob& one) { return one.logprob < logit; }),
+               {static_cast<int32_t>(i), logit});
+  }
+  return out;
 }
 
 // Of tokens in the order of their likelihood, equal ones by id, the last one that is kept.
@@ -164,17 +159,22 @@ void apply_penalties(const Penalties& penalties, const SeenTokens& seen, std::sp
   }
 }
 
-float log_probability(std::span<const float> logits, int32_t token) {
-  return static_cast<float>(logits[static_cast<size_t>(token)] - log_sum(logits));
+TokenScore score_token(std::span<const float> logits, int32_t token, int count) {
+  const auto size = static_cast<int64_t>(logits.size());
+  const float most = extremes(logits.data(), size).most;
+  const double log_sum = most + std::log(softmax_weights(logits.data(), size, most, 1, 0, nullptr, nullptr));
+  TokenScore out{{token, logits[static_cast<size_t>(token)]}, likeliest(logits, static_cast<size_t>(count))};
+  out.logprob = static_cast<float>(out.logprob - log_sum);
+  for (TokenLogprob& one : out.top) one.logprob = static_cast<float>(one.logprob - log_sum);
+  return out;
 }
 
-std::vector<std::pair<int32_t, float>> top_log_probabilities(std::span<const float> logits, int count) {
-  std::vector<std::pair<int32_t, float>> out;
-  const double sum = log_sum(logits);
-  for (int32_t id : likeliest(logits, static_cast<size_t>(std::max(0, count)))) {
-    out.emplace_back(id, static_cast<float>(logits[static_cast<size_t>(id)] - sum));
-  }
-  return out;
+// Without an early end, so that the loop runs in vectors.
+bool all_finite(std::span<const float> logits) {
+  constexpr uint32_t kExponent = 0x7F800000;
+  uint32_t odd = 0;
+  for (const float x : logits) odd |= static_cast<uint32_t>((std::bit_cast<uint32_t>(x) & kExponent) == kExponent);
+  return odd == 0;
 }
 
 }  // namespace engram

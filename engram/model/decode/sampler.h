@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <span>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "engram/core/status.h"
@@ -60,9 +59,16 @@ class SeenTokens {
 };
 void apply_penalties(const Penalties& penalties, const SeenTokens& seen, std::span<float> logits);
 
-// log softmax(logits)[token], in double inside.
-float log_probability(std::span<const float> logits, int32_t token);
-// The `count` likeliest tokens and their log probabilities, likeliest first, ties to the lower id.
-std::vector<std::pair<int32_t, float>> top_log_probabilities(std::span<const float> logits, int count);
+struct TokenLogprob {
+  int32_t token = -1;
+  float logprob = 0;
+};
+// A token's log probability, and the likeliest tokens in its place, likeliest first.
+struct TokenScore : TokenLogprob {
+  std::vector<TokenLogprob> top;
+};
+// log softmax(logits) of `token` and of the `count` likeliest tokens, of equal ones those of lower ids. Finite logits.
+TokenScore score_token(std::span<const float> logits, int32_t token, int count);
+bool all_finite(std::span<const float> logits);
 
 }  // namespace engram
