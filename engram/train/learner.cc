@@ -191,7 +191,7 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   const int64_t own = std::ssize(batches), all = own * ranks_.size();
   const std::vector<MemoryRows> memory = gather(batches, step);
   std::vector<torch::Tensor> losses;
-  PairwiseSum gradients;
+  PairwiseSum row_gradients;
   for (int64_t i = 0; i < own; ++i) {
     const Batch& batch = batches[static_cast<size_t>(i)];
     std::vector<MemoryRows> mine;
@@ -199,11 +199,13 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
       mine.push_back({own == 1 ? rows.unique_rows : rows.unique_rows.detach().requires_grad_(),
                       rows.index.narrow(0, i * batch.batch_size, batch.batch_size)});
     const torch::Tensor loss = micro_batch_loss(batch, mine) * (1.0 / static_cast<double>(all));
+    optimizer_->exchange().begin_backward(/*last=*/i == own - 1);
     loss.backward();
+    optimizer_->exchange().end_backward();
     losses.push_back(loss.detach());
-    std::vector<torch::Tensor> term = optimizer_->take_gradients();
+    std::vector<torch::Tensor> term;
     for (const MemoryRows& rows : mine) term.push_back(rows.unique_rows.grad());
-    gradients.push(std::move(term));
+    row_gradients.push(std::move(term));
     const int64_t tokens = batch.batch_size * batch.sequence_length * ranks_.size();
     result.tokens += tokens;
     result.looked_up_rows += tokens * batch.row_ids.rows_per_token() * std::ssize(tables_);
@@ -216,17 +218,14 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   std::copy_n(nats.const_data_ptr<double>(), own, totals.losses.begin() + ranks_.rank() * own);
   totals.gate_means = model_.model->gate_means();
   if (ranks_.rank() != ranks_.size() - 1) std::ranges::fill(totals.gate_means, 0.0);  // the last micro-batch is there
-  update(collect(gradients.finish(), next, totals), multiplier, totals, result);
+  update(collect(row_gradients.finish(), next, totals), multiplier, totals, result);
   return result;
 }
 
-// `gradients`: of the parameters, then of the rows of each memory layer. They go to their owners and `totals` becomes
-// that of all ranks; returns the sums of the parameters owned here. What needs no answer is sent first.
-std::vector<torch::Tensor> Learner::collect(std::vector<torch::Tensor> gradients, std::span<const Batch> next,
+// All gradients go to their owners (`rows`: those of each memory layer) and `totals` becomes that of all ranks; returns
+// the sums of the parameters owned here. What needs no answer is sent first.
+std::vector<torch::Tensor> Learner::collect(const std::vector<torch::Tensor>& rows, std::span<const Batch> next,
                                             StepTotals& totals) {
-  const std::vector<torch::Tensor> rows(gradients.end() - std::ssize(tables_), gradients.end());
-  gradients.resize(gradients.size() - tables_.size());
-  optimizer_->exchange().start_sum(std::move(gradients));
   if (rows_) rows_->send_gradients(rows);
   if (!sharded_.empty() && !next.empty()) next_rows_ = request(next);
   for (size_t layer = 0; layer < local_.size(); ++layer) {
@@ -240,7 +239,7 @@ std::vector<torch::Tensor> Learner::collect(std::vector<torch::Tensor> gradients
   totals.touched_rows.resize(static_cast<size_t>(ranks_.size()));
   for (const LearningTable* table : tables_)
     totals.touched_rows[static_cast<size_t>(ranks_.rank())] += table->touched_rows();
-  gradients = optimizer_->exchange().finish_sum();
+  std::vector<torch::Tensor> gradients = optimizer_->exchange().finish_sum();
   totals.gradient_squares = gradient_squares(gradients);
   totals.exact_squares.add(expert_squares(gradients));
   if (next_rows_) next_rows_->send_ids();

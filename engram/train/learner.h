@@ -73,7 +73,7 @@ class Learner {
   torch::Tensor micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory);
   std::unique_ptr<LearningTable> make_table(int layer, int64_t num_rows);
   std::unique_ptr<RowRequest> request(std::span<const Batch> batches);
-  std::vector<torch::Tensor> collect(std::vector<torch::Tensor> gradients, std::span<const Batch> next,
+  std::vector<torch::Tensor> collect(const std::vector<torch::Tensor>& rows, std::span<const Batch> next,
                                      StepTotals& totals);
   void update(std::vector<torch::Tensor> gradients, double multiplier, const StepTotals& totals, StepResult& result);
   torch::Tensor to_device(const std::vector<int32_t>& ids, const Batch& batch) const;

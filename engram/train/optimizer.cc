@@ -71,22 +71,13 @@ Optimizer::Optimizer(Communicator& ranks, const std::vector<ParameterInfo>& info
   }
 }
 
-std::vector<torch::Tensor> Optimizer::take_gradients() {
-  std::vector<torch::Tensor> gradients;
-  for (torch::Tensor& parameter : parameters_) {
-    gradients.push_back(std::move(parameter.mutable_grad()));
-    parameter.mutable_grad().reset();
-  }
-  return gradients;
-}
-
 void Optimizer::step(const std::vector<torch::Tensor>& gradients, double multiplier) {
   TORCH_CHECK(gradients.size() == parameters_.size(), "gradients: got ", gradients.size(), ", wanted ",
               parameters_.size());
   for (size_t i = 0; i < gradients.size(); ++i) parameters_[i].mutable_grad() = gradients[i];
   muon_.step(recipe_.muon_lr * multiplier);
   adamw_.step(recipe_.adamw_lr * multiplier);
-  take_gradients();
+  for (torch::Tensor& parameter : parameters_) parameter.mutable_grad().reset();
   exchange_.start_return();
 }
 

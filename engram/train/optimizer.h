@@ -25,9 +25,6 @@ namespace engram {
 class Optimizer {
  public:
   Optimizer(Communicator& ranks, const std::vector<ParameterInfo>& parameters, const OptimizerRecipe& recipe);
-  // The gradient of every parameter, in the model's order, undefined where there is none; afterwards none has one, so
-  // that the next backward writes instead of adding.
-  std::vector<torch::Tensor> take_gradients();
   // The way of gradients to their owners and of weights back, which goes on beside other work.
   GradientExchange& exchange() { return exchange_; }
   // One update at both learning rates times `multiplier` (schedule_multiplier()), with the gradients of
