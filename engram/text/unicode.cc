@@ -207,6 +207,11 @@ bool is_punctuation(char32_t c) {
   return mark ? find_row(kNoPunctuation, c) == nullptr : find_row(kExtraPunctuation, c) != nullptr;
 }
 
+bool is_unprintable(char32_t c) {
+  const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
+  return category == UTF8PROC_CATEGORY_CN || category >= UTF8PROC_CATEGORY_ZS;
+}
+
 bool needs_stand_ins(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const auto lead = static_cast<unsigned char>(text[at]);

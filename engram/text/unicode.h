@@ -37,6 +37,9 @@ bool is_numeric(char32_t code_point);         // Rust's, for the Digits pre-toke
 bool is_word_character(char32_t code_point);  // \w of Rust's regular expressions
 bool is_punctuation(char32_t code_point);     // the Punctuation pre-tokenizer's
 
+// What Python's repr() escapes: controls, formats, unassigned ones, white space.
+bool is_unprintable(char32_t code_point);
+
 // Whether the text holds a character that the installed Oniguruma or PCRE2 sees in another way than `tokenizers` does.
 bool needs_stand_ins(std::string_view text);
 // The text with others in their places that are seen in the wanted way; every character keeps its length. Of 190

@@ -33,6 +33,22 @@ TEST(GgufVocabulary, Gpt2WithAKnownPreTokenizer) {
   EXPECT_TRUE(Tokenizer::parse(tokenizer.json(), "written").ok());
 }
 
+// The merges come from the scores; ids of published vocabularies were compared with SentencePiece (docs/tokenizers.md).
+TEST(GgufVocabulary, LlamaWithScores) {
+  GgufVocabulary from{.model = "llama"};
+  from.tokens = {"<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "\u2581", "a", "b", "\u2581a", "ab", "\u2581ab"};
+  from.scores = {0, 0, 0, 0, 0, -9, -10, -11, -1, -2, -3};
+  from.token_type = {2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1};
+  from.bos_token_id = 1;
+  from.unknown_token_id = 0;
+  const Tokenizer tokenizer = value_or_throw(tokenizer_of(from, "m.gguf"));
+  EXPECT_THAT(value_or_throw(tokenizer.encode("ab", true)), ElementsAre(1, 10));
+  EXPECT_THAT(value_or_throw(tokenizer.encode("bab\u00e9x")), ElementsAre(5, 7, 9, 3, 4, 0));
+  EXPECT_EQ(value_or_throw(tokenizer.decode(std::vector<int32_t>{1, 10, 3, 4, 8}, true)), "ab\u00e9 a");
+  from.add_space_prefix = false;
+  EXPECT_THAT(value_or_throw(value_or_throw(tokenizer_of(from, "m.gguf")).encode("ab")), ElementsAre(9));
+}
+
 template <typename Edit>
 std::string error_of(GgufVocabulary from, Edit&& edit) {
   edit(from);
