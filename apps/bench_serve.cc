@@ -79,7 +79,7 @@ void print_sampling(const Json& part) {
 void print_peer(const Json& part) {
   fmt::print("\nbeside {}\n", part.at("peer").get<std::string>());
   for (const Json& row : part.at("rows")) {
-    fmt::print("  {:<10}{:>10.1f} tokens/s, llama.cpp {:>8.1f}, ratio {:.2f} ({:.2f}, {:.2f})\n",
+    fmt::print("  {:<32}{:>8.1f} tokens/s, llama.cpp {:>8.1f}, ratio {:.2f} ({:.2f}, {:.2f})\n",
                row.at("name").get<std::string>(), row.at("ours").get<double>(), row.at("llama_cpp").get<double>(),
                row.at("ratio").get<double>(), row.at("ratio_low").get<double>(), row.at("ratio_high").get<double>());
   }

@@ -1,9 +1,10 @@
 """llama.cpp on a dense model of the shape that `engram bench serve --part peer` names: prefill and decode, tokens/s.
 
-    llama_peer.py JOB        JOB is JSON: model (config.json's keys), gguf (file to make), prompt, decode, threads
+    llama_peer.py JOB        JOB is JSON: model (config.json's keys), weights (F32, BF16 or Q8_0), folder, prompt,
+                             decode, sequences, threads
 
-The GGUF file holds random F32 weights of the llama architecture and is made anew when the shape has changed.
-Prints {"prefill_tokens_per_second", "decode_tokens_per_second", "version"}.
+The GGUF file holds random weights of the llama architecture and is made anew when the shape has changed.
+Prints {"prefill", "decode", "decode_all" (of `sequences` at once), "version"}.
 """
 
 import json
@@ -16,7 +17,7 @@ import llama_cpp
 import numpy as np
 
 
-def write_gguf(path, model):
+def write_gguf(path, model, weights):
     d, heads, kv, width = model["hidden_size"], model["num_attention_heads"], model["num_key_value_heads"], model["head_dim"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_vocab_size(model["vocab_size"])
@@ -31,17 +32,21 @@ def write_gguf(path, model):
     writer.add_rope_dimension_count(width)
     writer.add_rope_freq_base(model["rope_theta"])
     writer.add_layer_norm_rms_eps(model["rms_norm_eps"])
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_tokenizer_model("no_vocab")
     random = np.random.default_rng(0)
+    kind = gguf.GGMLQuantizationType[weights]
 
     def add(name, *shape):
-        ones = len(shape) == 1
-        writer.add_tensor(name, np.ones(shape, np.float32) if ones else random.standard_normal(shape, np.float32) * 0.02)
+        if len(shape) == 1:
+            writer.add_tensor(name, np.ones(shape, np.float32))
+            return
+        values = random.standard_normal(shape, np.float32) * 0.02
+        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 
     add("token_embd.weight", model["vocab_size"], d)
     add("output_norm.weight", d)
-    add("output.weight", model["vocab_size"], d)
+    if not model["tie_word_embeddings"]:
+        add("output.weight", model["vocab_size"], d)
     for block in range(model["num_hidden_layers"]):
         name = f"blk.{block}."
         add(name + "attn_norm.weight", d)
@@ -59,6 +64,32 @@ def write_gguf(path, model):
     writer.close()
 
 
+class Context:
+    def __init__(self, path, job):
+        llama_cpp.llama_backend_init()
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = job["sequences"] * (job["prompt"] + job["decode"])
+        params.n_batch = params.n_ubatch = job["prompt"]
+        params.n_seq_max = job["sequences"]
+        params.n_threads = params.n_threads_batch = job["threads"]
+        self.context = llama_cpp.llama_init_from_model(model, params)
+        self.batch = llama_cpp.llama_batch_init(job["prompt"], 0, 1)
+
+    def clear(self):
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def step(self, tokens, positions, sequences, wanted):
+        """Computes the tokens; logits of those that `wanted` says."""
+        batch = self.batch
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, positions[i], 1
+            batch.seq_id[i][0], batch.logits[i] = sequences[i], wanted[i]
+        assert llama_cpp.llama_decode(self.context, batch) == 0
+        llama_cpp.llama_synchronize(self.context)
+
+
 def rate(count, work):
     start = time.monotonic()
     work()
@@ -67,25 +98,26 @@ def rate(count, work):
 
 def main():
     job = json.loads(sys.argv[1])
-    path, shape = Path(job["gguf"]), Path(job["gguf"] + ".json")
+    path = Path(job["folder"]) / f"peer_{job['weights']}.gguf"
+    shape = path.with_suffix(".json")
     if not path.exists() or not shape.exists() or json.loads(shape.read_text()) != job["model"]:
-        write_gguf(path, job["model"])
+        write_gguf(path, job["model"], job["weights"])
         shape.write_text(json.dumps(job["model"]))
-    llama = llama_cpp.Llama(str(path), n_ctx=job["model"]["max_position_embeddings"], n_batch=job["prompt"],
-                            n_ubatch=job["prompt"], n_threads=job["threads"], n_threads_batch=job["threads"],
-                            verbose=False)
-    tokens = np.random.default_rng(1).integers(0, job["model"]["vocab_size"], job["prompt"]).tolist()
+    llama, prompt, decode, sequences = Context(path, job), job["prompt"], job["decode"], job["sequences"]
+    tokens = np.random.default_rng(1).integers(0, job["model"]["vocab_size"], prompt).tolist()
 
-    def decode():
-        for token in tokens[:job["decode"]]:
-            llama.eval([token])
+    def prefill():
+        llama.clear()
+        llama.step(tokens, range(prompt), [0] * prompt, [False] * (prompt - 1) + [True])
 
-    llama.eval(tokens)  # warm
-    llama.reset()
-    prefill = rate(job["prompt"], lambda: llama.eval(tokens))
-    llama.reset()
-    llama.eval(tokens[:1])
-    print(json.dumps({"prefill_tokens_per_second": prefill, "decode_tokens_per_second": rate(job["decode"], decode),
+    def generate(count):
+        llama.clear()
+        for i in range(decode):
+            llama.step(tokens[i:i + 1] * count, [i] * count, range(count), [True] * count)
+
+    prefill()  # warm
+    print(json.dumps({"prefill": rate(prompt, prefill), "decode": rate(decode, lambda: generate(1)),
+                      "decode_all": rate(decode * sequences, lambda: generate(sequences)),
                       "version": llama_cpp.__version__}))
 
 

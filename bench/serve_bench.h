@@ -61,9 +61,10 @@ Result<nlohmann::ordered_json> run_serve_drafts_bench(Env& env, const ServeBench
 //  "rows": [{"name", "temperature", "top_p", "tokens_per_second", "time_over_greedy", "ratio_low", "ratio_high"}]}.
 Result<nlohmann::ordered_json> run_serve_sampling_bench(Env& env, const ServeBenchOptions& options);
 
-// One sequence on the first backbone beside llama.cpp on the same shape and precision: {"peer", "rows": [{"name":
-//  "prefill" or "decode", "ours", "llama_cpp" in tokens per second, "ratio", "ratio_low", "ratio_high"}]}.
-// kNotFound.
+// A model of SmolLM2-135M's shape beside llama.cpp, in F32 and in BF16, and ours in BF16 beside its Q8_0: {"peer",
+// "rows":
+//  [{"name": what is done and in which weights (prefill, decode, decode of 8 sequences), "ours", "llama_cpp" in tokens
+//  per second, "ratio", "ratio_low", "ratio_high"}]}. kNotFound.
 Result<nlohmann::ordered_json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options);
 
 }  // namespace engram::bench

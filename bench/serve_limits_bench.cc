@@ -251,53 +251,105 @@ Result<Json> run_serve_drafts_bench(Env& env, const ServeBenchOptions& options) 
   return Json{{"prompt", kPrompt}, {"output", kOutput}, {"rounds", options.rounds}, {"rows", rows}};
 }
 
+namespace {
+
+constexpr int kPeerPrompt = 512, kPeerDecode = 128, kPeerSequences = 8;
+
+// SmolLM2-135M's, a small model that people have.
+ModelConfig peer_config(const Workload& work) {
+  ModelConfig config = backbone_config(
+      work, {.hidden = 576, .intermediate = 1536, .heads = 9, .kv_heads = 3, .head_dim = 64, .blocks = 30}, nullptr);
+  config.vocab_size = 49152;
+  config.tie_word_embeddings = true;
+  config.max_position_embeddings = 1024;
+  return config;
+}
+
+struct PeerSpeeds {
+  std::vector<double> prefill, decode, decode_all;  // tokens/s, one a round
+};
+
+Status add_ours(LLMEngine& engine, const std::vector<int32_t>& text, PeerSpeeds& speeds) {
+  const auto from = text.begin();
+  const Job prefill{{from, from + kPeerPrompt}, {from + kPeerPrompt, from + kPeerPrompt + 1}};
+  const Job decode{{from, from + 1}, {from + 1, from + 1 + kPeerDecode}};
+  ENGRAM_RETURN_IF_ERROR(serve({{&engine}}, {prefill}).status());  // warm
+  ENGRAM_ASSIGN_OR_RETURN(const auto first, serve({{&engine}}, {prefill}));
+  ENGRAM_ASSIGN_OR_RETURN(const auto one, serve({{&engine}}, {decode}));
+  ENGRAM_ASSIGN_OR_RETURN(const auto all, serve({{&engine}}, std::vector<Job>(kPeerSequences, decode)));
+  speeds.prefill.push_back(kPeerPrompt / first[0].seconds);
+  speeds.decode.push_back(kPeerDecode / one[0].seconds);
+  speeds.decode_all.push_back(kPeerSequences * kPeerDecode / all[0].seconds);
+  return Status();
+}
+
+Status add_peers(const ServeBenchOptions& options, const ModelConfig& config, const char* weights, PeerSpeeds& speeds) {
+  const Json job = {{"model", config.to_json()},
+                    {"weights", weights},
+                    {"folder", options.folder},
+                    {"prompt", kPeerPrompt},
+                    {"decode", kPeerDecode},
+                    {"sequences", kPeerSequences},
+                    {"threads", torch::get_num_threads()}};
+  ENGRAM_ASSIGN_OR_RETURN(const auto outputs,
+                          run_commands({fmt::format("{} {} {}", shell_quoted(options.python),
+                                                    shell_quoted(options.llama_script), shell_quoted(job.dump()))}));
+  ENGRAM_RETURN_IF_ERROR(parse_json(outputs[0], "output of the llama.cpp process").status());
+  const Json peer = Json::parse(outputs[0]);
+  speeds.prefill.push_back(peer.at("prefill").get<double>());
+  speeds.decode.push_back(peer.at("decode").get<double>());
+  speeds.decode_all.push_back(peer.at("decode_all").get<double>());
+  return Status();
+}
+
+void add_rows(Json& rows, const char* ours_weights, const PeerSpeeds& ours, const char* weights,
+              const PeerSpeeds& peer) {
+  for (const auto& [work, speeds] :
+       {std::pair{"prefill", &PeerSpeeds::prefill}, std::pair{"decode", &PeerSpeeds::decode},
+        std::pair{"decode of 8", &PeerSpeeds::decode_all}}) {
+    std::vector<double> ratios;
+    for (size_t i = 0; i < (ours.*speeds).size(); ++i) ratios.push_back((ours.*speeds)[i] / (peer.*speeds)[i]);
+    const Spread ratio = spread_of(ratios);
+    rows.push_back({{"name", fmt::format("{}, {} beside {}", work, ours_weights, weights)},
+                    {"ours", median(ours.*speeds)},
+                    {"llama_cpp", median(peer.*speeds)},
+                    {"ratio", ratio.median},
+                    {"ratio_low", ratio.low},
+                    {"ratio_high", ratio.high}});
+  }
+}
+
+}  // namespace
+
 Result<Json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options) {
-  constexpr int kPrompt = 512, kDecode = 128;
   ENGRAM_ASSIGN_OR_RETURN(const Workload work, read_workload(env, options));
   for (const std::string& path : {options.python, options.llama_script}) {
     if (!env.file_exists(path)) return not_found("{}: not there; scripts/setup.sh --oracles makes it", path);
   }
   if (options.threads > 0) torch::set_num_threads(options.threads);
-  ModelConfig config = backbone_config(work, work.scale.backbones[0], nullptr);
-  config.max_position_embeddings = 1024;
-  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, make_model(env, work, config));
+  const ModelConfig config = peer_config(work);
   EngineOptions engine_options;
   engine_options.prefix_cache = false;
-  engine_options.scheduler = {.max_sequences = 1, .max_batched_tokens = kPrompt};
-  ENGRAM_ASSIGN_OR_RETURN(auto engine, LLMEngine::create(env, model, engine_options));
+  engine_options.scheduler = {.max_sequences = kPeerSequences, .max_batched_tokens = kPeerPrompt};
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel wide, make_model(env, work, config));
+  ENGRAM_ASSIGN_OR_RETURN(LoadedModel half, make_model(env, work, config));
+  half.model->place(torch::kCPU, torch::kBFloat16);
+  ENGRAM_ASSIGN_OR_RETURN(auto wide_engine, LLMEngine::create(env, wide, engine_options));
+  ENGRAM_ASSIGN_OR_RETURN(auto half_engine, LLMEngine::create(env, half, engine_options));
   ENGRAM_RETURN_IF_ERROR(env.create_directories(options.folder));
-  const Json job = {{"model", config.to_json()},
-                    {"gguf", join_path(options.folder, "bench_serve.gguf")},
-                    {"prompt", kPrompt},
-                    {"decode", kDecode},
-                    {"threads", torch::get_num_threads()}};
-  const std::string command = fmt::format("{} {} {}", shell_quoted(options.python), shell_quoted(options.llama_script),
-                                          shell_quoted(job.dump()));
-  const auto text = work.text.begin();
-  const std::vector<Job> prefill = {{{text, text + kPrompt}, {text + kPrompt, text + kPrompt + 1}}};
-  const std::vector<Job> decode = {{{text, text + 1}, {text + 1, text + 1 + kDecode}}};
-  std::vector<double> ours_prefill, ours_decode, peer_prefill, peer_decode;
+  PeerSpeeds ours_wide, ours_half, f32, bf16, q8;
   for (int round = 0; round < options.rounds; ++round) {
-    ENGRAM_RETURN_IF_ERROR(serve({{engine.get()}}, prefill).status());  // warm
-    ENGRAM_ASSIGN_OR_RETURN(const auto first, serve({{engine.get()}}, prefill));
-    ENGRAM_ASSIGN_OR_RETURN(const auto then, serve({{engine.get()}}, decode));
-    ours_prefill.push_back(kPrompt / first[0].seconds);
-    ours_decode.push_back(kDecode / then[0].seconds);
-    ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands({command}));
-    ENGRAM_RETURN_IF_ERROR(parse_json(outputs[0], "output of the llama.cpp process").status());
-    const Json peer = Json::parse(outputs[0]);
-    peer_prefill.push_back(peer.at("prefill_tokens_per_second").get<double>());
-    peer_decode.push_back(peer.at("decode_tokens_per_second").get<double>());
+    ENGRAM_RETURN_IF_ERROR(add_ours(*wide_engine, work.text, ours_wide));
+    ENGRAM_RETURN_IF_ERROR(add_peers(options, config, "F32", f32));
+    ENGRAM_RETURN_IF_ERROR(add_ours(*half_engine, work.text, ours_half));
+    ENGRAM_RETURN_IF_ERROR(add_peers(options, config, "BF16", bf16));
+    ENGRAM_RETURN_IF_ERROR(add_peers(options, config, "Q8_0", q8));
   }
-  const auto row = [](const char* name, std::vector<double> ours, std::vector<double> peer) {
-    std::vector<double> ratios;
-    for (size_t i = 0; i < ours.size(); ++i) ratios.push_back(ours[i] / peer[i]);
-    const Spread ratio = spread_of(ratios);
-    return Json{{"name", name},          {"ours", median(ours)},   {"llama_cpp", median(peer)},
-                {"ratio", ratio.median}, {"ratio_low", ratio.low}, {"ratio_high", ratio.high}};
-  };
-  return Json{{"peer", "llama-cpp-python, the same shape in F32"},
-              {"rows", {row("prefill", ours_prefill, peer_prefill), row("decode", ours_decode, peer_decode)}}};
+  Json rows = Json::array();
+  add_rows(rows, "F32", ours_wide, "F32", f32);
+  add_rows(rows, "BF16", ours_half, "BF16", bf16);
+  add_rows(rows, "BF16", ours_half, "Q8_0", q8);
+  return Json{{"peer", "llama-cpp-python, the shape of SmolLM2-135M, random weights"}, {"rows", rows}};
 }
 
 }  // namespace engram::bench

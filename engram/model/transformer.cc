@@ -232,10 +232,10 @@ Pass TransformerImpl::Parts::make_pass(const ModelConfig& config, const ForwardI
   return pass;
 }
 
-// Weights that only linear_rows() reads, and the embedding: most bytes of a decode step.
+// The embedding, and weights that only linear_rows() and moe_experts() read: most bytes of a decode step.
 static bool is_read_by_rows(const std::string& name) {
   const auto has = [&name](const char* part) { return name.find(part) != std::string::npos; };
-  return has("embed_tokens.") || has("lm_head.") || (has("_proj.weight") && !has("kv_b_proj."));
+  return has("embed_tokens.") || has("lm_head.") || has(".experts.") || (has("_proj.weight") && !has("kv_b_proj."));
 }
 
 TransformerImpl::TransformerImpl(const ModelConfig& config, std::optional<ExpertRanks> expert_ranks)

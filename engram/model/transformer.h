@@ -84,7 +84,7 @@ class TransformerImpl : public torch::nn::Module {
   std::vector<double> gate_means() const;
 
   // Moves the model for inference. Parameters get the dtype; routing biases, which are sums of small steps, stay fp32.
-  // On the CPU, bf16 is for the embedding, the head and the projections, and the arithmetic stays in fp32.
+  // On the CPU, bf16 is for the embedding, the head, experts and projections, and the arithmetic stays in fp32.
   void place(torch::Device device, torch::Dtype dtype);
 
   const ModelConfig& config() const { return config_; }

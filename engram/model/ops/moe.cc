@@ -1,6 +1,7 @@
 // moe_experts: the routed experts through engram/kernels/moe.h.
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 
 #include "engram/kernels/gemm.h"
 #include "engram/kernels/moe.h"
@@ -51,23 +52,27 @@ void for_experts(const MoeGroups& groups, const Work& work) {
 
 // y [A, n] = x [A, k] times the matrices [experts, n, k]: of each group of rows its expert's, which is read once, in
 // place. Threads share out the outputs of the experts that have rows.
-void few_rows_by_expert(const MoeGroups& groups, const float* x, const float* matrices, int64_t n, int64_t k,
+template <typename Weight>
+void few_rows_by_expert(const MoeGroups& groups, const float* x, const Weight* matrices, int64_t n, int64_t k,
                         float* y) {
   struct Piece {
     int64_t expert, first, rows, begin, end;  // rows of x, outputs
   };
+  constexpr bool kHalf = !std::is_same_v<Weight, float>;
+  constexpr int64_t kMostRows = kHalf ? kGemvRows : kFewRows;
   std::vector<Piece> pieces;
   int64_t most = 0;
   for (size_t e = 0; e + 1 < groups.offsets.size(); ++e) {
     most = std::max(most, groups.offsets[e + 1] - groups.offsets[e]);
   }
-  const int64_t grain = internal::output_grain(most, k);
-  std::vector<float> columns(takes_columns(most, k) ? groups.assignments.size() * static_cast<size_t>(k) : 0);
+  const int64_t grain = internal::output_grain(kHalf ? 1 : most, k);
+  const auto turned = [k](int64_t rows) { return !kHalf && takes_columns(rows, k); };
+  std::vector<float> columns(turned(most) ? groups.assignments.size() * static_cast<size_t>(k) : 0);
   for (size_t e = 0; e + 1 < groups.offsets.size(); ++e) {
     const int64_t end = groups.offsets[e + 1];
-    for (int64_t first = groups.offsets[e]; first < end; first += kFewRows) {
-      const int64_t rows = std::min(kFewRows, end - first);
-      if (takes_columns(rows, k)) transpose(x + first * k, rows, k, columns.data() + first * k, rows);
+    for (int64_t first = groups.offsets[e]; first < end; first += kMostRows) {
+      const int64_t rows = std::min(kMostRows, end - first);
+      if (turned(rows)) transpose(x + first * k, rows, k, columns.data() + first * k, rows);
       for (int64_t at = 0; at < n; at += grain) {
         pieces.push_back({static_cast<int64_t>(e), first, rows, at, std::min(n, at + grain)});
       }
@@ -75,9 +80,32 @@ void few_rows_by_expert(const MoeGroups& groups, const float* x, const float* ma
   }
   parallel_tasks(std::ssize(pieces), [&](int64_t i) {
     const Piece& p = pieces[static_cast<size_t>(i)];
-    few_rows_product(p.rows, n, k, x + p.first * k, columns.empty() ? nullptr : columns.data() + p.first * k,
-                     matrices + p.expert * n * k, p.begin, p.end, y + p.first * n);
+    const Weight* matrix = matrices + p.expert * n * k;
+    if constexpr (kHalf) {
+      gemv(p.rows, n, k, x + p.first * k, matrix, p.begin, p.end, y + p.first * n);
+    } else {
+      few_rows_product(p.rows, n, k, x + p.first * k, columns.empty() ? nullptr : columns.data() + p.first * k, matrix,
+                       p.begin, p.end, y + p.first * n);
+    }
   });
+}
+
+template <typename Weight>
+void rows_of_few(const MoeShape& shape, const MoeGroups& groups, const float* x, const Weight* gate_up,
+                 const Weight* down, float* rows) {
+  const int64_t count = shape.assignments(), dim = shape.dim, width = shape.width;
+  const auto room = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(count * (dim + 3 * width)));
+  float *by_expert = room.get(), *inner = by_expert + count * dim, *active = inner + count * 2 * width;  // [A, d], ..
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t token = groups.assignments[static_cast<size_t>(i)] / shape.choices;
+    std::copy_n(x + token * dim, dim, by_expert + i * dim);
+  }
+  few_rows_by_expert(groups, by_expert, gate_up, 2 * width, dim, inner);
+  swiglu_forward(inner, width, 0, count, active);
+  few_rows_by_expert(groups, active, down, dim, width, by_expert);
+  for (int64_t i = 0; i < count; ++i) {
+    std::copy_n(by_expert + i * dim, dim, rows + groups.assignments[static_cast<size_t>(i)] * dim);
+  }
 }
 
 }  // namespace
@@ -103,19 +131,7 @@ void expert_gradients(const MoeShape& shape, const MoeGroups& groups, const MoeI
 bool are_few(int64_t tokens) { return c10::InferenceMode::is_enabled() && tokens > 0 && tokens <= kFewRows; }
 
 void few_expert_rows(const MoeShape& shape, const MoeGroups& groups, const MoeInput& input, float* rows) {
-  const int64_t count = shape.assignments(), dim = shape.dim, width = shape.width;
-  const auto room = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(count * (dim + 3 * width)));
-  float *by_expert = room.get(), *inner = by_expert + count * dim, *active = inner + count * 2 * width;  // [A, d], ..
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t token = groups.assignments[static_cast<size_t>(i)] / shape.choices;
-    std::copy_n(input.x + token * dim, dim, by_expert + i * dim);
-  }
-  few_rows_by_expert(groups, by_expert, input.gate_up, 2 * width, dim, inner);
-  swiglu_forward(inner, width, 0, count, active);
-  few_rows_by_expert(groups, active, input.down, dim, width, by_expert);
-  for (int64_t i = 0; i < count; ++i) {
-    std::copy_n(by_expert + i * dim, dim, rows + groups.assignments[static_cast<size_t>(i)] * dim);
-  }
+  rows_of_few(shape, groups, input.x, input.gate_up, input.down, rows);
 }
 
 torch::Tensor combine_rows(const MoeShape& shape, const torch::Tensor& rows, const torch::Tensor& topk_weight) {
@@ -144,6 +160,31 @@ torch::Tensor few_tokens(const torch::Tensor& x, const torch::Tensor& gate_up, c
   torch::Tensor out = torch::empty_like(x);
   moe_combine(shape, floats(rows), floats(topk_weight), 0, shape.tokens, mutable_floats(out));
   return out;
+}
+
+// Experts kept in bf16, forward only; many tokens go expert by expert through linear_rows().
+torch::Tensor half_experts(const torch::Tensor& x, const torch::Tensor& gate_up, const torch::Tensor& down,
+                           const torch::Tensor& topk_index, const torch::Tensor& topk_weight) {
+  const MoeShape shape = moe_shape(x, down, topk_index);
+  const MoeGroups groups = group_choices(topk_index, shape);
+  torch::Tensor rows = torch::empty({shape.assignments(), shape.dim}, x.options());
+  if (x.size(0) <= kFewRows) {
+    const auto halves = [](const torch::Tensor& t) {
+      return reinterpret_cast<const uint16_t*>(t.const_data_ptr<at::BFloat16>());
+    };
+    rows_of_few(shape, groups, floats(x), halves(gate_up), halves(down), mutable_floats(rows));
+    return combine_rows(shape, rows, topk_weight);
+  }
+  const torch::Tensor order = torch::tensor(groups.assignments, torch::kLong);
+  const torch::Tensor by_expert = x.index_select(0, order.div(shape.choices, "floor"));
+  for (size_t e = 0; e + 1 < groups.offsets.size(); ++e) {
+    const int64_t first = groups.offsets[e], count = groups.offsets[e + 1] - first;
+    if (count == 0) continue;
+    const auto expert = static_cast<int64_t>(e);
+    const torch::Tensor inner = swiglu(linear_rows(by_expert.narrow(0, first, count), gate_up[expert]));
+    rows.index_copy_(0, order.narrow(0, first, count), linear_rows(inner, down[expert]));
+  }
+  return combine_rows(shape, rows, topk_weight);
 }
 
 struct MoeFunction : torch::autograd::Function<MoeFunction> {
@@ -200,6 +241,9 @@ torch::Tensor moe_experts(const torch::Tensor& x, const torch::Tensor& gate_up, 
   if (internal::are_few(x.size(0)) && is_plain(x) && is_plain(gate_up) && is_plain(down) && is_plain(topk_weight) &&
       topk_index.is_contiguous()) {
     return few_tokens(x, gate_up, down, topk_index, topk_weight);
+  }
+  if (c10::InferenceMode::is_enabled() && gate_up.scalar_type() == torch::kBFloat16 && is_plain(x)) {
+    return half_experts(x, gate_up, down, topk_index.contiguous(), to_fp32(topk_weight));
   }
   return MoeFunction::apply(x, gate_up, down, topk_index, topk_weight);
 }
