@@ -16,6 +16,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr int kWarmUp = 5;                    // steps that do not count
+constexpr int kAfter = 1;                     // nor does the last one, which asks for no rows of a next one
 constexpr int kSequences = 4, kLength = 256;  // of a micro-batch
 constexpr std::array kChannels = {"control", "dense", "table"};
 
@@ -61,7 +62,7 @@ std::vector<Cell> make_cells(const std::string& folder) {
            {"model.memory=engram", "model.engram.vocab_size=[250000, 250000]", "optimizer.table_state=row"}}};
 }
 
-Result<Run> read_run(Env& env, const std::string& output) {
+Result<Run> read_run(Env& env, const std::string& output, int steps) {
   const std::string path = output + "/metrics.jsonl";
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path));
   std::vector<double> rates, distinct;
@@ -71,7 +72,7 @@ Result<Run> read_run(Env& env, const std::string& output) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     ENGRAM_ASSIGN_OR_RETURN(const auto line, parse_json(std::string_view(text).substr(begin, end - begin), path));
     begin = end + 1;
-    if (step <= kWarmUp) continue;
+    if (step <= kWarmUp || step > kWarmUp + steps) continue;
     rates.push_back(line.at("tokens_per_second").get<double>());
     distinct.push_back(line.value("touched_rows", 0.0));
     if (!line.contains("exchange")) continue;
@@ -135,7 +136,7 @@ std::string Bench::train(const Cell& cell, int process, const std::string& befor
   settings.insert(settings.end(), text_settings_.begin(), text_settings_.end());
   for (const auto& [key, value] : {std::pair{"train.threads", 1},
                                    {"train.accumulation", options_.ranks},
-                                   {"train.steps", kWarmUp + options_.steps},
+                                   {"train.steps", kWarmUp + options_.steps + kAfter},
                                    {"train.validate_every", 0},
                                    {"train.validation_batches", 1},
                                    {"train.checkpoint_every", 0},
@@ -157,7 +158,7 @@ Result<double> Bench::finish(const std::vector<std::string>& commands, const std
   progress_->advance(1);
   double sum = 0;
   for (const int process : outputs) {
-    ENGRAM_ASSIGN_OR_RETURN(const Run run, read_run(env_, output(process)));
+    ENGRAM_ASSIGN_OR_RETURN(const Run run, read_run(env_, output(process), options_.steps));
     sum += run.tokens_per_second;
   }
   return sum;
@@ -167,7 +168,7 @@ Status Bench::measure_ranks(const Cell& cell, Measured& measured) {
   const std::string ranks = fmt::format("--ranks {}", options_.ranks);
   ENGRAM_ASSIGN_OR_RETURN(const double speed, finish({train(cell, 0, "", ranks)}, {0}));
   measured.values["ranks"].push_back(speed);
-  ENGRAM_ASSIGN_OR_RETURN(measured.run, read_run(env_, output(0)));
+  ENGRAM_ASSIGN_OR_RETURN(measured.run, read_run(env_, output(0), options_.steps));
   for (const char* channel : kChannels)
     measured.values[channel].push_back(measured.run.exchange[std::string(channel) + "_seconds"]);
   ENGRAM_ASSIGN_OR_RETURN(measured.config, read_json_file(env_, output(0) + "/latest/config.json"));

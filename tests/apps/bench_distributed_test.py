@@ -32,8 +32,8 @@ class BenchDistributed(unittest.TestCase):
             self.assertGreater(cell[name]["median"], 0)
         self.assertAlmostEqual(cell["efficiency"]["median"], cell["ranks"]["median"] / cell["side_by_side"]["median"])
         self.assertLess(sum(cell["waited_share"].values()), 1)
-        # Two layers, each: how many, which, the rows, their gradients. A sum and two parts that come back. Two totals.
-        self.assertEqual({"control": 2, "dense": 3, "table": 8}, cell["exchanges_per_step"])
+        # Of both layers: how many, which, the rows, their gradients. One bucket of gradients, weights that return. Totals.
+        self.assertEqual({"control": 1, "dense": 2, "table": 4}, cell["exchanges_per_step"])
         rows = cell["rows"]
         self.assertEqual(2 * 4 * 256 * 2 * 8, rows["looked_up"])
         self.assertLess(rows["distinct"], rows["asked"])
@@ -47,9 +47,9 @@ class BenchDistributed(unittest.TestCase):
         self.assertEqual({(2, "here"), *((ranks, link) for ranks in (8, 64) for link in ("here", "25 Gb/s", "400 Gb/s"))},
                          set(worlds))
         small, large = worlds[2, "here"], worlds[64, "25 Gb/s"]
-        self.assertEqual(8 + 1 + 2 + 2 * 2, small["messages"])
+        self.assertEqual(4 + 2 + 1, small["messages"])
         self.assertAlmostEqual(sum(self.cell["bytes_per_step"].values()), small["bytes"])
-        self.assertEqual(8 * 63 + 63 + 64 * 6 + 2 * 2 * 63, large["messages"])
+        self.assertEqual((4 + 2 + 1) * 63, large["messages"])
         compute = self.cell["tokens_per_step"] / self.cell["side_by_side"]["median"]
         for world in worlds.values():
             self.assertAlmostEqual(compute + sum(world["parts"].values()), world["seconds"])
