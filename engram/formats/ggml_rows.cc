@@ -36,6 +36,33 @@ void decode_q4_0(const std::byte* block, float* out) {
   }
 }
 
+// d, m f16, 16 bytes of codes as in Q4_0, each times d, plus m.
+void decode_q4_1(const std::byte* block, float* out) {
+  const float d = half(block), m = half(block + 2);
+  for (int i = 0; i < 16; ++i) {
+    out[i] = d * static_cast<float>(byte(block, 4 + i) & 15) + m;
+    out[i + 16] = d * static_cast<float>(byte(block, 4 + i) >> 4) + m;
+  }
+}
+
+// The codes of 5 bits in Q5_0 and Q5_1: 32 fifth bits in the order of the columns, 16 bytes as in Q4_0.
+int fifth(const std::byte* bits, int column) {
+  const int low = byte(bits, 4 + column % 16) >> (column / 16 * 4) & 15;
+  return low | (byte(bits, column / 8) >> column % 8 & 1) << 4;
+}
+
+// d f16, codes less 16.
+void decode_q5_0(const std::byte* block, float* out) {
+  const float d = half(block);
+  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(fifth(block + 2, i) - 16);
+}
+
+// d, m f16, codes.
+void decode_q5_1(const std::byte* block, float* out) {
+  const float d = half(block), m = half(block + 2);
+  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(fifth(block + 4, i)) + m;
+}
+
 // d f16, 32 int8.
 void decode_q8_0(const std::byte* block, float* out) {
   const float d = half(block);
@@ -110,11 +137,13 @@ void decode_q6_k(const std::byte* block, float* out) {
 }
 
 constexpr std::array kTypes = {
-    GgmlType{kGgmlF32, "F32", 1, 4, decode_f32},      GgmlType{1, "F16", 1, 2, decode_f16},
-    GgmlType{kGgmlBF16, "BF16", 1, 2, decode_bf16},   GgmlType{2, "Q4_0", 32, 18, decode_q4_0},
-    GgmlType{kGgmlQ8_0, "Q8_0", 32, 34, decode_q8_0}, GgmlType{10, "Q2_K", 256, 84, decode_q2_k},
-    GgmlType{11, "Q3_K", 256, 110, decode_q3_k},      GgmlType{kGgmlQ4_K, "Q4_K", 256, 144, decode_q4_k},
-    GgmlType{13, "Q5_K", 256, 176, decode_q5_k},      GgmlType{14, "Q6_K", 256, 210, decode_q6_k},
+    GgmlType{kGgmlF32, "F32", 1, 4, decode_f32},        GgmlType{kGgmlF16, "F16", 1, 2, decode_f16},
+    GgmlType{kGgmlBF16, "BF16", 1, 2, decode_bf16},     GgmlType{2, "Q4_0", 32, 18, decode_q4_0},
+    GgmlType{3, "Q4_1", 32, 20, decode_q4_1},           GgmlType{6, "Q5_0", 32, 22, decode_q5_0},
+    GgmlType{7, "Q5_1", 32, 24, decode_q5_1},           GgmlType{kGgmlQ8_0, "Q8_0", 32, 34, decode_q8_0},
+    GgmlType{10, "Q2_K", 256, 84, decode_q2_k},         GgmlType{11, "Q3_K", 256, 110, decode_q3_k},
+    GgmlType{kGgmlQ4_K, "Q4_K", 256, 144, decode_q4_k}, GgmlType{13, "Q5_K", 256, 176, decode_q5_k},
+    GgmlType{14, "Q6_K", 256, 210, decode_q6_k},
 };
 
 // Lloyd-Max levels of |value| / largest, as published with the encoding.
@@ -123,16 +152,10 @@ constexpr std::array<float, 8> kLloyd4 = {0.0f, 0.095f, 0.1901f, 0.2944f, 0.4126
 }  // namespace
 
 float widen_fp16(uint16_t value) {
-  const int exponent = value >> 10 & 31, mantissa = value & 1023;
-  float magnitude;
-  if (exponent == 31) {
-    magnitude = std::bit_cast<float>(0x7F800000u | static_cast<uint32_t>(mantissa) << 13);
-  } else if (exponent == 0) {
-    magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-  } else {
-    magnitude = std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
-  }
-  return value & 0x8000 ? -magnitude : magnitude;
+  const uint32_t sign = (value & 0x8000u) << 16, exponent = value >> 10 & 31, mantissa = value & 1023;
+  if (exponent == 0)
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(static_cast<float>(mantissa) * 0x1p-24f));
+  return std::bit_cast<float>(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | mantissa << 13);
 }
 
 const GgmlType* find_ggml_type(uint32_t id) {

@@ -20,9 +20,9 @@ struct GgmlType {
   int64_t row_bytes(int64_t width) const { return width / block_columns * block_bytes; }
 };
 
-inline constexpr uint32_t kGgmlI8 = 24, kGgmlF32 = 0, kGgmlBF16 = 30, kGgmlQ8_0 = 8, kGgmlQ4_K = 12;
+inline constexpr uint32_t kGgmlI8 = 24, kGgmlF32 = 0, kGgmlF16 = 1, kGgmlBF16 = 30, kGgmlQ8_0 = 8, kGgmlQ4_K = 12;
 
-// nullptr for a type without a decoder here: F32, F16, BF16, Q4_0, Q8_0, Q2_K .. Q6_K have one.
+// nullptr for a type without a decoder here: F32, F16, BF16, Q4_0 .. Q5_1, Q8_0, Q2_K .. Q6_K have one.
 const GgmlType* find_ggml_type(uint32_t id);
 
 // REQUIRES: width is a multiple of type.block_columns.

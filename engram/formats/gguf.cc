@@ -11,7 +11,7 @@ namespace {
 constexpr uint64_t kMaxCount = 1 << 20;   // keys, tensors
 constexpr uint64_t kMaxKeyBytes = 65535;  // the format's own limit
 constexpr uint32_t kMaxDimensions = 4;    // ggml's
-constexpr uint32_t kString = 8, kArray = 9;
+constexpr uint32_t kFloat32 = 6, kBool = 7, kString = 8, kArray = 9, kFloat64 = 12;
 
 // Bytes of one element; 0 for a string, an array or an unknown type.
 size_t scalar_size(uint32_t type) {
@@ -196,6 +196,39 @@ Result<int64_t> GgufFile::integer(std::string_view key) const {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> list, integers(key, 1));
   if (list.empty()) return invalid_argument("{}: key {} is an empty list, wanted an integer", path_, key);
   return list[0];
+}
+
+Result<std::vector<double>> GgufFile::numbers(std::string_view key, uint64_t most) const {
+  ENGRAM_ASSIGN_OR_RETURN(const GgufValue* value, find(key));
+  if (value->type != kFloat32 && value->type != kFloat64) {
+    ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> list, integers(key, most));
+    return std::vector<double>(list.begin(), list.end());
+  }
+  if (value->count > most)
+    return invalid_argument("{}: key {} has {} elements, wanted at most {}", path_, key, value->count, most);
+  std::vector<double> result;
+  for (uint64_t i = 0; i < value->count; ++i) {
+    const std::byte* at = value->bytes.data() + i * scalar_size(value->type);
+    float narrow;
+    double wide;
+    std::memcpy(&narrow, at, sizeof narrow);
+    if (value->type == kFloat64) std::memcpy(&wide, at, sizeof wide);
+    result.push_back(value->type == kFloat64 ? wide : narrow);
+  }
+  return result;
+}
+
+Result<double> GgufFile::number(std::string_view key) const {
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<double> list, numbers(key, 1));
+  if (list.empty()) return invalid_argument("{}: key {} is an empty list, wanted a number", path_, key);
+  return list[0];
+}
+
+Result<bool> GgufFile::boolean(std::string_view key) const {
+  ENGRAM_ASSIGN_OR_RETURN(const GgufValue* value, find(key));
+  if (value->type != kBool || value->is_array)
+    return invalid_argument("{}: key {} has type {}, wanted true or false", path_, key, value->type);
+  return value->bytes[0] != std::byte{0};
 }
 
 Result<std::vector<std::string>> GgufFile::strings(std::string_view key, uint64_t most) const {

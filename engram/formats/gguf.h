@@ -1,4 +1,4 @@
-// GGUF files, versions 2 and 3, little-endian: keys with typed values, then tensors. Only what table import needs.
+// GGUF files, versions 2 and 3, little-endian: keys with typed values, then tensors.
 //
 // Hostile input: counts, lengths, types, offsets and sizes are checked against the file before use; nothing is copied
 // while parsing, so a small file cannot ask for much memory. Format: ggml's docs/gguf.md.
@@ -52,6 +52,10 @@ class GgufFile {
   // `most` elements. integers() takes a single integer as a list of one.
   Result<std::vector<int64_t>> integers(std::string_view key, uint64_t most) const;
   Result<int64_t> integer(std::string_view key) const;
+  // integers() or floats of either size, as double.
+  Result<std::vector<double>> numbers(std::string_view key, uint64_t most) const;
+  Result<double> number(std::string_view key) const;
+  Result<bool> boolean(std::string_view key) const;
   Result<std::string> string(std::string_view key) const;
   Result<std::vector<std::string>> strings(std::string_view key, uint64_t most) const;
 

@@ -1,34 +1,15 @@
 // What the importers behind open_table_source() share. Nothing here is for other rooms.
 #pragma once
-#include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
-#include "engram/formats/safetensors.h"
+#include "engram/formats/shard_set.h"
 #include "engram/hash/token_map.h"
 #include "engram/store/import/table_source.h"
 
 namespace engram::import {
-
-// The safetensors files of a folder: those that model.safetensors.index.json names, else all of them. Move-only.
-class ShardSet {
- public:
-  // kDataLoss: a tensor in two files, an index that is not one or names a path outside the folder.
-  static Result<ShardSet> open(Env& env, const std::string& directory);
-  // Opens the file at first use. kNotFound names folder and tensor.
-  Result<TensorView> find(const std::string& name);
-  bool has(const std::string& name) const { return file_of_.contains(name); }
-  const std::map<std::string, std::string>& file_of() const { return file_of_; }  // tensor -> file name
-  Status check_unchanged() const;                                                 // of all files that were opened
-
- private:
-  Env* env_ = nullptr;
-  std::string directory_;
-  std::map<std::string, std::string> file_of_;
-  std::map<std::string, SafetensorsFile> files_;
-};
 
 // The hash of a model whose token map is known: compressed size and pad against the map, rows against the primes.
 //   num_rows  [layers]  of config.layer_ids
