@@ -15,6 +15,8 @@ constexpr int64_t kMaxSize = int64_t{1} << 24;
 const EnumNames<AttentionKind> kAttentionNames = {{AttentionKind::kMla, "mla"}, {AttentionKind::kGqa, "gqa"}};
 const EnumNames<FfnKind> kFfnNames = {{FfnKind::kDense, "dense"}, {FfnKind::kMoe, "moe"}};
 const EnumNames<ResidualKind> kResidualNames = {{ResidualKind::kPlain, "plain"}, {ResidualKind::kHyper, "hyper"}};
+const EnumNames<RopeType> kRopeTypeNames = {
+    {RopeType::kYarn, "yarn"}, {RopeType::kLlama3, "llama3"}, {RopeType::kLinear, "linear"}};
 const EnumNames<MemoryKind> kMemoryNames = {
     {MemoryKind::kNone, "none"}, {MemoryKind::kEngram, "engram"}, {MemoryKind::kOverEncoding, "over_encoding"}};
 
@@ -34,6 +36,8 @@ void visit_fields(Config& c, Visitor&& visit) {
   visit("num_attention_heads", c.num_attention_heads);
   visit("num_key_value_heads", c.num_key_value_heads);
   visit("head_dim", c.head_dim);
+  visit("qkv_bias", c.qkv_bias);
+  visit("qk_norm", c.qk_norm);
   visit("q_lora_rank", c.q_lora_rank);
   visit("kv_lora_rank", c.kv_lora_rank);
   visit("qk_nope_head_dim", c.qk_nope_head_dim);
@@ -45,6 +49,8 @@ void visit_fields(Config& c, Visitor&& visit) {
   visit("moe_intermediate_size", c.moe_intermediate_size);
   visit("n_routed_experts", c.n_routed_experts);
   visit("num_experts_per_tok", c.num_experts_per_tok);
+  visit("n_group", c.n_group);
+  visit("topk_group", c.topk_group);
   visit("shared_expert_intermediate_size", c.shared_expert_intermediate_size);
   visit("routed_scaling_factor", c.routed_scaling_factor);
   visit("norm_topk_prob", c.norm_topk_prob);
@@ -58,12 +64,15 @@ void visit_fields(Config& c, Visitor&& visit) {
 // Keys of the section "rope_scaling".
 template <typename Config, typename Visitor>
 void visit_rope_scaling_fields(Config& c, Visitor&& visit) {
+  visit("rope_type", c.rope_scaling.type, kRopeTypeNames);
   visit("factor", c.rope_scaling.factor);
   visit("original_max_position_embeddings", c.rope_scaling.original_max_position_embeddings);
   visit("beta_fast", c.rope_scaling.beta_fast);
   visit("beta_slow", c.rope_scaling.beta_slow);
   visit("mscale", c.rope_scaling.mscale);
   visit("mscale_all_dim", c.rope_scaling.mscale_all_dim);
+  visit("low_freq_factor", c.rope_scaling.low_freq_factor);
+  visit("high_freq_factor", c.rope_scaling.high_freq_factor);
 }
 
 // Keys of the section "engram".
@@ -88,6 +97,11 @@ Status check_positive(const char* key, double got) {
   return invalid_argument("{}: got {}, wanted a positive number", key, got);
 }
 
+Status check_not_negative(const char* key, double got) {
+  if (std::isfinite(got) && got >= 0) return Status();
+  return invalid_argument("{}: got {}, wanted 0 or a positive number", key, got);
+}
+
 Status check_even(const char* key, int64_t got) {
   ENGRAM_RETURN_IF_ERROR(check_range(key, got, 2));
   if (got % 2 == 0) return Status();
@@ -102,8 +116,12 @@ Status check_rope_scaling(const ModelConfig& c) {
                                      r.original_max_position_embeddings, 0, c.max_position_embeddings));
   ENGRAM_RETURN_IF_ERROR(check_positive("rope_scaling.beta_fast", r.beta_fast));
   ENGRAM_RETURN_IF_ERROR(check_positive("rope_scaling.beta_slow", r.beta_slow));
-  ENGRAM_RETURN_IF_ERROR(check_positive("rope_scaling.mscale", r.mscale));
-  return check_positive("rope_scaling.mscale_all_dim", r.mscale_all_dim);
+  ENGRAM_RETURN_IF_ERROR(check_not_negative("rope_scaling.mscale", r.mscale));
+  ENGRAM_RETURN_IF_ERROR(check_not_negative("rope_scaling.mscale_all_dim", r.mscale_all_dim));
+  ENGRAM_RETURN_IF_ERROR(check_positive("rope_scaling.low_freq_factor", r.low_freq_factor));
+  if (std::isfinite(r.high_freq_factor) && r.high_freq_factor > r.low_freq_factor) return Status();
+  return invalid_argument("rope_scaling.high_freq_factor: got {}, wanted more than low_freq_factor {}",
+                          r.high_freq_factor, r.low_freq_factor);
 }
 
 Status check_attention(const ModelConfig& c) {
@@ -113,6 +131,9 @@ Status check_attention(const ModelConfig& c) {
     ENGRAM_RETURN_IF_ERROR(check_range("kv_lora_rank", c.kv_lora_rank, 1));
     ENGRAM_RETURN_IF_ERROR(check_range("qk_nope_head_dim", c.qk_nope_head_dim, 1));
     ENGRAM_RETURN_IF_ERROR(check_even("qk_rope_head_dim", c.qk_rope_head_dim));
+    if (c.qkv_bias || c.qk_norm)
+      return invalid_argument("{}: got true, wanted false when attention is \"mla\"",
+                              c.qkv_bias ? "qkv_bias" : "qk_norm");
     return check_range("v_head_dim", c.v_head_dim, 1);
   }
   ENGRAM_RETURN_IF_ERROR(check_even("head_dim", c.head_dim));
@@ -123,6 +144,21 @@ Status check_attention(const ModelConfig& c) {
   return Status();
 }
 
+// A group is scored by its two best experts, so that it holds two or more where there are several.
+Status check_groups(const ModelConfig& c) {
+  ENGRAM_RETURN_IF_ERROR(check_range("n_group", c.n_group, 1, c.n_routed_experts));
+  ENGRAM_RETURN_IF_ERROR(check_range("topk_group", c.topk_group, 1, c.n_group));
+  if (c.n_group == 1) return Status();
+  const int size = c.n_routed_experts / c.n_group;
+  if (c.n_routed_experts % c.n_group != 0 || size < 2)
+    return invalid_argument("n_group: got {}, wanted 1 or equal groups of two or more of the {} experts", c.n_group,
+                            c.n_routed_experts);
+  if (c.num_experts_per_tok > c.topk_group * size)
+    return invalid_argument("topk_group: got {}, wanted groups with at least num_experts_per_tok {} experts",
+                            c.topk_group, c.num_experts_per_tok);
+  return Status();
+}
+
 Status check_ffn(const ModelConfig& c) {
   ENGRAM_RETURN_IF_ERROR(check_range("intermediate_size", c.intermediate_size, 1));
   if (c.ffn == FfnKind::kDense) return Status();
@@ -130,6 +166,7 @@ Status check_ffn(const ModelConfig& c) {
   ENGRAM_RETURN_IF_ERROR(check_range("moe_intermediate_size", c.moe_intermediate_size, 1));
   ENGRAM_RETURN_IF_ERROR(check_range("n_routed_experts", c.n_routed_experts, 1, 1 << 16));
   ENGRAM_RETURN_IF_ERROR(check_range("num_experts_per_tok", c.num_experts_per_tok, 1, c.n_routed_experts));
+  ENGRAM_RETURN_IF_ERROR(check_groups(c));
   ENGRAM_RETURN_IF_ERROR(check_range("shared_expert_intermediate_size", c.shared_expert_intermediate_size, 0));
   return check_positive("routed_scaling_factor", c.routed_scaling_factor);
 }
@@ -192,9 +229,7 @@ Status ModelConfig::validate() const {
   ENGRAM_RETURN_IF_ERROR(check_range("num_hidden_layers", num_hidden_layers, 1, 1024));
   ENGRAM_RETURN_IF_ERROR(check_range("max_position_embeddings", max_position_embeddings, 1));
   ENGRAM_RETURN_IF_ERROR(check_positive("rms_norm_eps", rms_norm_eps));
-  if (!std::isfinite(initializer_range) || initializer_range < 0) {
-    return invalid_argument("initializer_range: got {}, wanted 0 or a positive number", initializer_range);
-  }
+  ENGRAM_RETURN_IF_ERROR(check_not_negative("initializer_range", initializer_range));
   ENGRAM_RETURN_IF_ERROR(check_positive("rope_theta", rope_theta));
   ENGRAM_RETURN_IF_ERROR(check_rope_scaling(*this));
   ENGRAM_RETURN_IF_ERROR(check_attention(*this));

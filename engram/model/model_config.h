@@ -23,16 +23,24 @@ enum class AttentionKind { kMla, kGqa };
 enum class FfnKind { kDense, kMoe };
 enum class ResidualKind { kPlain, kHyper };
 enum class MemoryKind { kNone, kEngram, kOverEncoding };
+enum class RopeType { kYarn, kLlama3, kLinear };
 
-// YaRN (arXiv 2309.00071), as DeepSeek's configurations spell it: rotary columns that turn slowly are stretched by
-// `factor`, fast ones stay, those between are blended; scores are sharpened by (0.1 mscale_all_dim ln factor + 1)^2.
+// How rotary columns are stretched for a context that is longer than that of the first training.
+//   yarn    (arXiv 2309.00071), as DeepSeek's configurations spell it: columns that turn slowly are stretched by
+//           `factor`, fast ones stay, those between are blended; cos and sin are multiplied by the quotient of
+//           0.1 mscale ln factor + 1 and 0.1 mscale_all_dim ln factor + 1, scores by the square of the latter
+//   llama3  the same idea with other borders: by turns over the length before, low_freq_factor and high_freq_factor
+//   linear  all columns by `factor`
 struct RopeScaling {
+  RopeType type = RopeType::kYarn;
   double factor = 1.0;                       // 1: no scaling
   int original_max_position_embeddings = 0;  // of the first training; 0: max_position_embeddings / factor
-  double beta_fast = 32.0;                   // columns with more turns over that length stay as they are
-  double beta_slow = 1.0;                    // columns with fewer turns are stretched by the whole factor
-  double mscale = 0.707;
-  double mscale_all_dim = 0.707;
+  double beta_fast = 32.0;                   // yarn: columns with more turns over that length stay as they are
+  double beta_slow = 1.0;                    // yarn: columns with fewer turns are stretched by the whole factor
+  double mscale = 0.707;                     // yarn
+  double mscale_all_dim = 0.707;             // yarn
+  double low_freq_factor = 1.0;              // llama3: columns with fewer turns are stretched by the whole factor
+  double high_freq_factor = 4.0;             // llama3: columns with more turns stay as they are
 };
 
 struct ModelConfig {
@@ -51,6 +59,8 @@ struct ModelConfig {
   int num_attention_heads = 4;
   int num_key_value_heads = 4;  // gqa
   int head_dim = 16;            // gqa: per-head width
+  bool qkv_bias = false;        // gqa: biases in the projections of queries, keys and values (Qwen2)
+  bool qk_norm = false;         // gqa: an RMSNorm over each head of queries and keys before the rotation (Qwen3)
   int q_lora_rank = 0;          // mla: 0 projects queries directly
   int kv_lora_rank = 32;        // mla: width of the cached latent
   int qk_nope_head_dim = 16;    // mla
@@ -63,6 +73,8 @@ struct ModelConfig {
   int moe_intermediate_size = 32;            // width of one routed expert
   int n_routed_experts = 42;                 // E
   int num_experts_per_tok = 2;               // k
+  int n_group = 1;                           // consecutive experts form this many groups
+  int topk_group = 1;                        // groups that one token may choose from
   int shared_expert_intermediate_size = 32;  // summed width of the shared experts; 0: none
   double routed_scaling_factor = 1.0;
   bool norm_topk_prob = true;

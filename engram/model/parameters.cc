@@ -16,7 +16,8 @@ constexpr double kMostParameters = 1e18;
 Wide attention_parameters(const ModelConfig& c) {
   const Wide d = c.hidden_size, heads = c.num_attention_heads;
   if (c.attention == AttentionKind::kGqa) {
-    return 2 * d * heads * c.head_dim + 2 * d * c.num_key_value_heads * c.head_dim;
+    const Wide columns = (heads + 2 * c.num_key_value_heads) * c.head_dim;
+    return columns * (d + (c.qkv_bias ? 1 : 0)) + d * heads * c.head_dim + (c.qk_norm ? 2 * c.head_dim : 0);
   }
   const Wide query_out = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim);
   const Wide rank = c.q_lora_rank;

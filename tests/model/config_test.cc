@@ -69,6 +69,7 @@ TEST(ModelConfig, EveryKeyIsReadBack) {
     const std::string text = value;
     if (text == "mla" || text == "gqa") return text == "mla" ? "gqa" : "mla";
     if (text == "moe" || text == "dense") return text == "moe" ? "dense" : "moe";
+    if (text == "yarn") return "llama3";
     if (text == "plain" || text == "hyper") return text == "plain" ? "hyper" : "plain";
     return text == "none" ? "over_encoding" : "none";
   };
@@ -137,6 +138,22 @@ TEST(ModelConfig, ValidateRefuses) {
   c.attention = AttentionKind::kGqa;
   c.num_key_value_heads = 3;
   expect_refused(c, "num_key_value_heads: got 3, wanted a divisor of num_attention_heads 4");
+  c.num_key_value_heads = 2;
+  c.qkv_bias = c.qk_norm = true;
+  EXPECT_TRUE(c.validate().ok()) << c.validate().message();
+  c.attention = AttentionKind::kMla;
+  expect_refused(c, "qkv_bias: got true, wanted false when attention is \"mla\"");
+  c = engram_model();
+  c.rope_scaling.type = RopeType::kLlama3;
+  c.rope_scaling.high_freq_factor = 1;
+  expect_refused(c, "rope_scaling.high_freq_factor: got 1, wanted more than low_freq_factor 1");
+  c = engram_model();
+  c.n_group = 4;  // of 42 experts
+  expect_refused(c, "n_group: got 4, wanted 1 or equal groups of two or more of the 42 experts");
+  c.n_group = 21;
+  c.topk_group = 2;
+  c.num_experts_per_tok = 5;
+  expect_refused(c, "topk_group: got 2, wanted groups with at least num_experts_per_tok 5 experts");
   c = engram_model();
   c.num_experts_per_tok = 43;
   expect_refused(c, "num_experts_per_tok: got 43, wanted an integer in [1, 42]");

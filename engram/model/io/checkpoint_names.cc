@@ -9,8 +9,8 @@
 namespace engram {
 namespace {
 
-constexpr std::array<std::string_view, 5> kFused = {".q_kv_a_proj.weight", ".qkv_proj.weight", ".gate_up_proj.weight",
-                                                    ".experts.gate_up", ".experts.down"};
+constexpr std::array<std::string_view, 6> kFused = {".q_kv_a_proj.weight",  ".qkv_proj.weight", ".qkv_proj.bias",
+                                                    ".gate_up_proj.weight", ".experts.gate_up", ".experts.down"};
 
 // Cuts a suffix off, true when it was there.
 bool cut_suffix(std::string& name, std::string_view suffix) {
@@ -79,12 +79,13 @@ void add_model_tensor(std::vector<StoredTensor>& out, const TransformerImpl& mod
     return add_rows(tensor, {{name + query, tensor.size(0) - latent}, {name + ".kv_a_proj_with_mqa.weight", latent}},
                     add);
   }
-  if (cut_suffix(name, ".qkv_proj.weight")) {
+  for (const std::string_view kind : {".weight", ".bias"}) {
+    if (!cut_suffix(name, fmt::format(".qkv_proj{}", kind))) continue;
     const int64_t kv = int64_t{c.num_key_value_heads} * c.head_dim;
     return add_rows(tensor,
-                    {{name + ".q_proj.weight", tensor.size(0) - 2 * kv},
-                     {name + ".k_proj.weight", kv},
-                     {name + ".v_proj.weight", kv}},
+                    {{fmt::format("{}.q_proj{}", name, kind), tensor.size(0) - 2 * kv},
+                     {fmt::format("{}.k_proj{}", name, kind), kv},
+                     {fmt::format("{}.v_proj{}", name, kind), kv}},
                     add);
   }
   if (cut_suffix(name, ".gate_up_proj.weight")) {

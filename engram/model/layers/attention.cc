@@ -99,13 +99,22 @@ GqaAttentionImpl::GqaAttentionImpl(const ModelConfig& c)
              .interleaved = false,
              .shared_rope_key = false} {
   const int64_t columns = (heads_.heads + 2 * heads_.kv_heads) * heads_.rope;
-  qkv_proj_ = register_module("qkv_proj", Linear(c.hidden_size, columns, c.initializer_range));
+  qkv_proj_ = register_module("qkv_proj", Linear(c.hidden_size, columns, c.initializer_range, c.qkv_bias));
+  if (c.qk_norm) {
+    q_norm_ = register_module("q_norm", RmsNorm(heads_.rope, c.rms_norm_eps));
+    k_norm_ = register_module("k_norm", RmsNorm(heads_.rope, c.rms_norm_eps));
+  }
   o_proj_ = register_module("o_proj", Linear(heads_.heads * heads_.value, c.hidden_size, c.initializer_range));
 }
 
 torch::Tensor GqaAttentionImpl::forward(const torch::Tensor& x_Nd, const AttentionContext& context) {
   const int64_t query = heads_.heads * heads_.rope, key = heads_.kv_heads * heads_.rope;
   auto parts = qkv_proj_(x_Nd).split_with_sizes({query, key, key}, -1);
+  if (q_norm_) {
+    const int64_t n = x_Nd.size(0);
+    parts[0] = q_norm_(parts[0].reshape({n, -1, heads_.rope})).view({n, -1});
+    parts[1] = k_norm_(parts[1].reshape({n, -1, heads_.rope})).view({n, -1});
+  }
   return o_proj_(attend(parts[0], /*key_value=*/parts[2], /*key_rope=*/parts[1], context, heads_));
 }
 
@@ -115,6 +124,11 @@ torch::Tensor GqaAttentionImpl::step(const torch::Tensor& x_Nd, const StepContex
   const int64_t query = heads_.heads * width;
   const torch::Tensor qkv = qkv_proj_(x_Nd);
   torch::Tensor by_head = qkv.view({n, -1, width});
+  if (q_norm_) {
+    torch::Tensor queries = by_head.narrow(1, 0, heads_.heads), keys = by_head.narrow(1, heads_.heads, heads_.kv_heads);
+    queries.copy_(q_norm_(queries.contiguous()));
+    keys.copy_(k_norm_(keys.contiguous()));
+  }
   turn_heads(by_head, heads_.heads + heads_.kv_heads, context.cos, context.sin, heads_.interleaved);
   write_rows(cache, context.step, qkv.narrow(1, query, 2 * key));
   PagedHeads paged;
@@ -144,6 +158,26 @@ RotaryCache::RotaryCache(int64_t columns, double theta, const RopeScaling& scali
   const double before = scaling.original_max_position_embeddings > 0
                             ? scaling.original_max_position_embeddings
                             : static_cast<double>(max_position_embeddings) / scaling.factor;
+  switch (scaling.type) {
+    case RopeType::kYarn: stretch_as_yarn(columns, theta, scaling, before); break;
+    case RopeType::kLlama3: stretch_as_llama3(scaling, before); break;
+    case RopeType::kLinear: frequency_ = frequency_ / scaling.factor; break;
+  }
+}
+
+// transformers' arithmetic, step by step: angles at far positions show the last bit of a frequency.
+void RotaryCache::stretch_as_llama3(const RopeScaling& scaling, double before) {
+  constexpr double kPi = 3.14159265358979323846;
+  const torch::Tensor length = 2 * kPi / frequency_;  // tokens of a turn
+  const double longest = before / scaling.low_freq_factor, shortest = before / scaling.high_freq_factor;
+  const torch::Tensor stretched = torch::where(length > longest, frequency_ / scaling.factor, frequency_);
+  const torch::Tensor kept =
+      (before / length - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+  const torch::Tensor blended = (1 - kept) * stretched / scaling.factor + kept * stretched;
+  frequency_ = torch::where(length.ge(shortest) & length.le(longest), blended, stretched);
+}
+
+void RotaryCache::stretch_as_yarn(int64_t columns, double theta, const RopeScaling& scaling, double before) {
   // The column that makes `turns` turns over the length before; columns are numbered by pair.
   auto column_of = [&](double turns) {
     constexpr double kPi = 3.14159265358979323846;
@@ -152,7 +186,7 @@ RotaryCache::RotaryCache(int64_t columns, double theta, const RopeScaling& scali
   const double low = std::max(std::floor(column_of(scaling.beta_fast)), 0.0);
   double high = std::min(std::ceil(column_of(scaling.beta_slow)), static_cast<double>(columns - 1));
   if (high == low) high += 0.001;
-  torch::Tensor stretched = ((torch::arange(columns / 2, options) - low) / (high - low)).clamp(0, 1);
+  torch::Tensor stretched = ((torch::arange(columns / 2, frequency_.options()) - low) / (high - low)).clamp(0, 1);
   frequency_ = frequency_ / scaling.factor * stretched + frequency_ * (1 - stretched);
   auto sharpness = [&](double mscale) { return 0.1 * mscale * std::log(scaling.factor) + 1.0; };
   amplitude_ = sharpness(scaling.mscale) / sharpness(scaling.mscale_all_dim);

@@ -11,7 +11,8 @@
 //
 // Parameters: mla  q_kv_a_proj [q + kv_lora_rank + rope, d]; q = heads * (nope + rope), or q_lora_rank when that is
 //                  not 0, then also q_a_layernorm and q_b_proj; kv_a_layernorm; kv_b_proj; o_proj
-//             gqa  qkv_proj [(heads + 2 * kv_heads) * head_dim, d]; o_proj
+//             gqa  qkv_proj [(heads + 2 * kv_heads) * head_dim, d], with qkv_bias also its bias; with qk_norm q_norm
+//                  and k_norm [head_dim]; o_proj
 #pragma once
 #include <torch/nn/module.h>
 
@@ -76,6 +77,7 @@ class GqaAttentionImpl : public AttentionImpl {
  private:
   AttentionHeads heads_;
   Linear qkv_proj_{nullptr}, o_proj_{nullptr};
+  RmsNorm q_norm_{nullptr}, k_norm_{nullptr};  // null: without
 };
 
 std::shared_ptr<AttentionImpl> make_attention(const ModelConfig& config);
@@ -109,6 +111,9 @@ class RotaryCache {
     torch::Tensor cos, sin;  // [at least the length asked for, columns / 2]
   };
   Tables tables(int64_t length, torch::Device device, torch::Dtype dtype) const;
+  // `before`: the length of the first training.
+  void stretch_as_yarn(int64_t columns, double theta, const RopeScaling& scaling, double before);
+  void stretch_as_llama3(const RopeScaling& scaling, double before);
   torch::Tensor frequency_;                  // [columns / 2] fp32, radians a token
   double amplitude_ = 1, score_factor_ = 1;  // of cos and sin; of the scores
   mutable std::mutex mutex_;                 // guards the tables of late

@@ -1,6 +1,7 @@
 #include "engram/model/layers/moe.h"
 
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "engram/kernels/gemv.h"
@@ -18,6 +19,16 @@ DenseFfnImpl::DenseFfnImpl(int64_t hidden_size, int64_t intermediate_size, doubl
 torch::Tensor DenseFfnImpl::forward(const torch::Tensor& x_Nd) { return down_proj_(swiglu(gate_up_proj_(x_Nd))); }
 
 namespace {
+
+// Scores of experts outside each row's best groups become -inf.
+torch::Tensor mask_groups(const torch::Tensor& scores, const RoutingOptions& options) {
+  const torch::Tensor by_group = scores.view({scores.size(0), options.groups, -1});
+  const torch::Tensor best = std::get<1>(std::get<0>(by_group.topk(2)).sum(-1).topk(options.chosen_groups));
+  const torch::Tensor refused = torch::ones({scores.size(0), options.groups}, scores.options().dtype(torch::kBool))
+                                    .scatter_(1, best, false)
+                                    .unsqueeze(-1);
+  return by_group.masked_fill(refused, -std::numeric_limits<double>::infinity()).view(scores.sizes());
+}
 
 // scores [N, E] to indices [N, k]. torch's topk copies every row into a list of pairs first.
 torch::Tensor choose_experts(const torch::Tensor& scores, int64_t k) {
@@ -60,12 +71,13 @@ Routing route_few(const torch::Tensor& logits, const torch::Tensor& bias, const 
 Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const RoutingOptions& options) {
   if (c10::InferenceMode::is_enabled() && logits.is_cpu() && logits.scalar_type() == torch::kFloat &&
       logits.is_contiguous() && bias.scalar_type() == torch::kFloat && bias.is_contiguous() &&
-      logits.size(0) <= kFewRows && options.top_k <= logits.size(1)) {
+      logits.size(0) <= kFewRows && options.top_k <= logits.size(1) && options.groups == 1) {
     return route_few(logits, bias, options);
   }
   torch::Tensor score = at_least_float(logits).sigmoid();
   Routing routing;
-  routing.index = choose_experts(score.detach() + bias, options.top_k);
+  const torch::Tensor biased = score.detach() + bias;
+  routing.index = choose_experts(options.groups > 1 ? mask_groups(biased, options) : biased, options.top_k);
   routing.weight = score.gather(1, routing.index);
   if (options.normalize) routing.weight = routing.weight / (routing.weight.sum(-1, /*keepdim=*/true) + 1e-20);
   if (options.scale != 1.0) routing.weight = routing.weight * options.scale;
@@ -89,7 +101,7 @@ struct MoeImpl::ExpertsImpl : torch::nn::Module {
 };
 
 MoeImpl::MoeImpl(const ModelConfig& c, const ExpertRanks* ranks)
-    : options_{c.num_experts_per_tok, c.norm_topk_prob, c.routed_scaling_factor},
+    : options_{c.num_experts_per_tok, c.norm_topk_prob, c.routed_scaling_factor, c.n_group, c.topk_group},
       load_(torch::zeros({c.n_routed_experts}, torch::kLong)) {
   const double std = c.initializer_range;
   gate_ = register_module("gate", std::make_shared<GateImpl>(c.n_routed_experts, c.hidden_size, std));

@@ -2,10 +2,11 @@
 //
 // Both map rows to rows, [N, d] -> [N, d]. The mixture adds a shared expert, which every token uses, to k routed ones:
 //   score = sigmoid(W_gate x) per expert, in fp32
-//   chosen = the k largest score + e_score_correction_bias; the bias affects only the choice
+//   chosen = the k largest score + e_score_correction_bias; the bias affects only the choice. With n_group > 1 they are
+//            of the topk_group groups whose two best experts have the largest sum
 //   weight = score of the chosen, divided by their sum (norm_topk_prob), times routed_scaling_factor
 // After each optimiser step bias += u * sign(mean load - load) (arXiv 2408.15664), so no auxiliary loss is needed.
-// Oracle: transformers deepseek_v3 with n_group = topk_group = 1 (tests/parity). Bad shapes throw c10::Error.
+// Oracle: transformers deepseek_v3 (tests/parity). Bad shapes throw c10::Error.
 //
 // Parameters: dense  gate_up_proj [2f, d] (gate rows first), down_proj [d, f]
 //             moe    gate.weight [E, d], gate.e_score_correction_bias [E] (a buffer), experts.gate_up [E, 2f, d],
@@ -43,6 +44,7 @@ struct RoutingOptions {
   int64_t top_k = 1;
   bool normalize = true;
   double scale = 1.0;
+  int64_t groups = 1, chosen_groups = 1;
 };
 // logits [N, E], bias [E]. Each row of index holds k different experts in any order.
 Routing route(const torch::Tensor& logits, const torch::Tensor& bias, const RoutingOptions& options);

@@ -31,10 +31,14 @@ RmsNormImpl::RmsNormImpl(int64_t size, double eps) : eps_(eps) {
 
 torch::Tensor RmsNormImpl::forward(const torch::Tensor& x) { return rms_norm(x, weight, eps_); }
 
-LinearImpl::LinearImpl(int64_t in, int64_t out, double std) {
+LinearImpl::LinearImpl(int64_t in, int64_t out, double std, bool with_bias) {
   weight = register_parameter("weight", initial_weight({out, in}, std));
+  if (with_bias) bias = register_parameter("bias", torch::zeros({out}));
 }
 
-torch::Tensor LinearImpl::forward(const torch::Tensor& x) { return linear_rows(x, weight); }
+torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
+  const torch::Tensor y = linear_rows(x, weight);
+  return bias.defined() ? y + bias.to(y.scalar_type()) : y;
+}
 
 }  // namespace engram

@@ -30,13 +30,15 @@ class RmsNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(RmsNorm);
 
-// x W^T without a bias; W [out, in] ~ N(0, std). Under autocast the product runs in the autocast dtype.
+// x W^T, + b where there is a bias; W [out, in] ~ N(0, std), b zero. Under autocast the product runs in the autocast
+// dtype.
 class LinearImpl : public torch::nn::Module {
  public:
-  LinearImpl(int64_t in, int64_t out, double std);
+  LinearImpl(int64_t in, int64_t out, double std, bool with_bias = false);
   torch::Tensor forward(const torch::Tensor& x);
 
   torch::Tensor weight;
+  torch::Tensor bias;  // [out], or undefined
 };
 TORCH_MODULE(Linear);
 
