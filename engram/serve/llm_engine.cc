@@ -302,7 +302,7 @@ bool LLMEngine::accept(Sequence& sequence, const NextToken& next) {
   GenerationEvent event;
   event.token = next.likeliest ? next_token(sequence, *next.likeliest) : sample(running, next.logits, event);
   sequence.tokens.push_back(event.token);
-  const bool at_eos = event.token == model_.special.eos && !sampling.ignore_eos;
+  const bool at_eos = model_.special.ends_text(event.token) && !sampling.ignore_eos;
   event.text = running.text.push(event.token);
   if (at_eos || running.text.stopped()) {
     event.finish = FinishReason::kStop;

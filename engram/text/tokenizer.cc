@@ -41,7 +41,11 @@ struct Tokenizer::Impl {
   void set_digest();
   const std::string& decoded_form(int32_t id) const {
     const auto found = added_forms.find(id);
-    return found != added_forms.end() ? found->second : tokens[id];
+    return found != added_forms.end() ? found->second : string_of(id);
+  }
+  const std::string& string_of(int32_t id) const {
+    static const std::string none;
+    return static_cast<size_t>(id) < tokens.size() ? tokens[id] : none;
   }
   Status encode_plain(std::string_view text, bool first, std::vector<int32_t>& out) const;
 };
@@ -234,7 +238,8 @@ Result<std::string> Tokenizer::decode(std::span<const int32_t> ids, bool skip_sp
       return Status(StatusCode::kOutOfRange,
                     fmt::format("id {} at position {}, wanted 0 .. {}", ids[i], i, vocab_size() - 1));
     }
-    if ((skip_special && is_special(ids[i])) || !impl_->tokens.has(ids[i])) continue;
+    const bool is_token = static_cast<size_t>(ids[i]) < impl_->tokens.size() && impl_->tokens.has(ids[i]);
+    if ((skip_special && is_special(ids[i])) || !is_token) continue;
     strings.push_back(impl_->decoded_form(ids[i]));
   }
   return impl_->decoder.decode(std::move(strings));
@@ -245,11 +250,13 @@ std::string Tokenizer::token_bytes(int32_t id) const {
   return impl_->decoder.token_bytes(impl_->decoded_form(id));
 }
 
-int Tokenizer::vocab_size() const { return static_cast<int>(impl_->tokens.size()); }
+void Tokenizer::fill_up(int vocab_size) { impl_->special.resize(static_cast<size_t>(vocab_size), true); }
+
+int Tokenizer::vocab_size() const { return static_cast<int>(impl_->special.size()); }
 
 const std::string& Tokenizer::token_string(int32_t id) const {
   ENGRAM_CHECK(id >= 0 && id < vocab_size(), "id={} vocab_size={}", id, vocab_size());
-  return impl_->tokens[id];
+  return impl_->string_of(id);
 }
 
 int32_t Tokenizer::token_id(std::string_view token) const { return impl_->tokens.find(token); }

@@ -41,6 +41,9 @@ class Tokenizer {
   // The raw bytes of one token (for streaming decode). REQUIRES: 0 <= id < vocab_size().
   std::string token_bytes(int32_t id) const;
 
+  // Ids up to a model's last one, which no token has: special, empty, and in no text. The digest stays.
+  void fill_up(int vocab_size);
+
   int vocab_size() const;                             // with added tokens: one more than the largest id
   const std::string& token_string(int32_t id) const;  // as in the vocabulary; "" for an id that no token has
   int32_t token_id(std::string_view token) const;     // -1 when there is none

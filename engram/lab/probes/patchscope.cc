@@ -109,7 +109,7 @@ Result<std::string> describe_with(const LoadedModel& model, const std::string& p
     const auto token = static_cast<int32_t>(
         transformer->logits(hidden.narrow(1, length - 1, 1)).reshape({-1}).argmax().item<int64_t>());
     tokens.push_back(token);
-    if (token == model.special.eos || model.tokenizer->is_special(token)) break;
+    if (model.special.ends_text(token) || model.tokenizer->is_special(token)) break;
     text += stream.push(model.tokenizer->token_bytes(token));
     if (text.find('\n') != std::string::npos) break;
   }

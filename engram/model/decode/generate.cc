@@ -17,7 +17,7 @@ Status GenerateOptions::validate() const {
 }
 
 Result<std::vector<int32_t>> prompt_context(const LoadedModel& model, const std::string& prompt) {
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, model.tokenizer->encode(prompt));
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, model.tokenizer->encode(prompt, /*add_special=*/true));
   if (tokens.empty() && model.special.bos < 0) {
     return invalid_argument("prompt: got an empty one, wanted text (the vocabulary has no bos token)");
   }
@@ -28,7 +28,7 @@ Result<std::vector<int32_t>> prompt_context(const LoadedModel& model, const std:
 
 bool GeneratedText::push(int32_t token) {
   tokens_.push_back(token);
-  if (token == model_.special.eos) return false;
+  if (model_.special.ends_text(token)) return false;
   if (model_.tokenizer->is_special(token)) return true;
   const std::string piece = utf8_.push(model_.tokenizer->token_bytes(token));
   stopped_ = !piece.empty() && !on_text_(piece);

@@ -1,11 +1,9 @@
 #include "engram/model/io/checkpoint.h"
 
 #include <cstring>
-#include <initializer_list>
 #include <optional>
 #include <set>
 
-#include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
 #include "engram/model/io/checkpoint_names.h"
@@ -15,44 +13,7 @@
 namespace engram {
 namespace {
 
-constexpr const char* kConfigFile = "config.json";
-constexpr const char* kTokenizerFile = "tokenizer.json";
-constexpr const char* kModelFile = "model.safetensors";
-constexpr const char* kEngramFile = "engram.safetensors";
-
-struct ConfigFile {
-  ModelConfig config;
-  SpecialTokens special;
-  std::string vocabulary_digest, chat_template;
-};
-
-Result<ConfigFile> read_config(Env& env, const std::string& directory) {
-  const std::string path = join_path(directory, kConfigFile);
-  ENGRAM_ASSIGN_OR_RETURN(nlohmann::json json, read_json_file(env, path));
-  ConfigFile out;
-  std::string type;
-  Fields fields(json, path);
-  fields.need("model_type", type);
-  fields.need("vocabulary_digest", out.vocabulary_digest);
-  fields("chat_template", out.chat_template);
-  fields.skip({"architectures", "torch_dtype", "bos_token_id", "eos_token_id"});
-  ENGRAM_RETURN_IF_ERROR(fields.status());
-  if (type != "engram") return invalid_argument("{}: model_type: got {}, wanted \"engram\"", path, quote_text(type));
-  ENGRAM_RETURN_IF_ERROR(out.config.read(fields));
-  ENGRAM_RETURN_IF_ERROR(out.config.validate().with_context(path));
-  fields("bos_token_id", out.special.bos, 0, out.config.vocab_size - 1);
-  fields("eos_token_id", out.special.eos, 0, out.config.vocab_size - 1);
-  ENGRAM_RETURN_IF_ERROR(fields.status());
-  return out;
-}
-
-Status check_vocabulary(const ModelConfig& config, const Tokenizer& tokenizer) {
-  if (tokenizer.vocab_size() == config.vocab_size) return Status();
-  return invalid_argument("vocab_size: got {} in the configuration, wanted the tokenizer's {}", config.vocab_size,
-                          tokenizer.vocab_size());
-}
-
-// The tensor of a file must have this shape and be F32 (or BF16, unless exact is wanted).
+// The tensor of a file must have this shape and be F32 (or BF16 or F16, unless exact is wanted).
 Status check_stored(const SafetensorsFile& file, const std::string& name, const std::vector<int64_t>& shape,
                     bool keep_fp32) {
   const auto found = file.tensors().find(name);
@@ -60,7 +21,7 @@ Status check_stored(const SafetensorsFile& file, const std::string& name, const 
     return invalid_argument("{}: tensor '{}' is missing, wanted {}", file.path(), name, shape_text(shape));
   }
   std::vector<DType> dtypes = {DType::kF32};
-  if (!keep_fp32) dtypes.push_back(DType::kBF16);
+  if (!keep_fp32) dtypes.insert(dtypes.end(), {DType::kBF16, DType::kF16});
   return check_tensor(found->second, file.path(), name, dtypes, shape);
 }
 
@@ -89,9 +50,13 @@ Status check_file(const SafetensorsFile& file, const std::vector<StoredTensor>& 
   return Status();
 }
 
+torch::Dtype torch_type(DType dtype) {
+  return dtype == DType::kBF16 ? torch::kBFloat16 : dtype == DType::kF16 ? torch::kHalf : torch::kFloat;
+}
+
 // A CPU tensor of the file's own dtype, copied (the file's bytes may be unaligned).
 torch::Tensor read_tensor(const TensorView& view) {
-  torch::Tensor out = torch::empty(view.shape, view.dtype == DType::kBF16 ? torch::kBFloat16 : torch::kFloat);
+  torch::Tensor out = torch::empty(view.shape, torch_type(view.dtype));
   if (!view.bytes.empty()) std::memcpy(out.data_ptr(), view.bytes.data(), view.bytes.size());
   return out;
 }
@@ -187,40 +152,9 @@ Status write_tensors(Env& env, const std::string& path, const std::vector<Outgoi
   return writer->finish();
 }
 
-std::string config_text(const ModelConfig& config, const Tokenizer& tokenizer, torch::Dtype dtype) {
-  nlohmann::ordered_json json;
-  json["model_type"] = "engram";
-  json["architectures"] = {"EngramForCausalLM"};
-  json["torch_dtype"] = dtype == torch::kFloat ? "float32" : "bfloat16";
-  const SpecialTokens special = find_special_tokens(tokenizer);
-  if (special.bos >= 0) json["bos_token_id"] = special.bos;
-  if (special.eos >= 0) json["eos_token_id"] = special.eos;
-  json["vocabulary_digest"] = tokenizer.vocabulary_digest();
-  json["chat_template"] = kPlainChatTemplate;
-  json.update(config.to_json());
-  return json.dump(2) + "\n";
-}
-
 torch::Device device_of(const Transformer& model) { return model->parameters().front().device(); }
 
 }  // namespace
-
-SpecialTokens find_special_tokens(const Tokenizer& tokenizer) {
-  const auto first_of = [&tokenizer](std::initializer_list<const char*> names) {
-    for (const char* name : names) {
-      const int32_t id = tokenizer.token_id(name);
-      if (id >= 0 && tokenizer.is_special(id)) return id;
-    }
-    return int32_t{-1};
-  };
-  SpecialTokens out;
-  // An end-of-text token stands between texts, so it also begins one.
-  out.bos = first_of(
-      {"<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]", "<|endoftext|>"});
-  out.eos = first_of(
-      {"<|endoftext|>", "<|end_of_text|>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "</s>", "<eos>", "[EOS]"});
-  return out;
-}
 
 Result<MemoryHasher> make_memory_hasher(const ModelConfig& config, const Tokenizer& tokenizer) {
   if (config.memory == MemoryKind::kNone) return MemoryHasher();
@@ -267,23 +201,10 @@ ForwardInput LoadedModel::prepare_input(const std::vector<int32_t>& tokens, int6
   return input;
 }
 
-Result<std::string> resolve_checkpoint(Env& env, const std::string& path) {
-  if (env.file_exists(join_path(path, kConfigFile))) return path;
-  const std::string latest = join_path(path, "latest");
-  if (env.file_exists(join_path(latest, kConfigFile))) {
-    Result<std::string> target = env.read_symlink(latest);
-    if (!target.ok()) return latest;
-    return target->starts_with('/') ? *target : join_path(path, *target);
-  }
-  if (!env.file_exists(path)) return not_found("{}: no such folder; wanted a checkpoint or a training output", path);
-  return not_found("{}: neither {} nor latest/{} is there; wanted a checkpoint directory or a training output", path,
-                   kConfigFile, kConfigFile);
-}
-
 Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOptions& options) {
   LoadedModel out;
   ENGRAM_ASSIGN_OR_RETURN(out.directory, resolve_checkpoint(env, path));
-  ENGRAM_ASSIGN_OR_RETURN(ConfigFile file, read_config(env, out.directory));
+  ENGRAM_ASSIGN_OR_RETURN(CheckpointConfig file, read_checkpoint_config(env, join_path(out.directory, kConfigFile)));
   const std::string tokenizer_path = join_path(out.directory, kTokenizerFile);
   ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env, tokenizer_path));
   if (tokenizer.vocabulary_digest() != file.vocabulary_digest) {
@@ -291,6 +212,7 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOpti
                             tokenizer.vocabulary_digest(), quote_text(file.vocabulary_digest), kConfigFile);
   }
   ENGRAM_RETURN_IF_ERROR(check_vocabulary(file.config, tokenizer).with_context(tokenizer_path));
+  tokenizer.fill_up(file.config.vocab_size);
   Result<MemoryHasher> hasher = make_memory_hasher(file.config, tokenizer);
   if (!hasher.ok()) return hasher.status().with_context(join_path(out.directory, kConfigFile));
   out.hasher = std::move(hasher).value();
@@ -301,7 +223,9 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOpti
 
   ENGRAM_ASSIGN_OR_RETURN(const WeightFiles files, open_weights(env, out.directory, out.config));
   ENGRAM_RETURN_IF_ERROR(check_model_size(out.config, files));
-  out.model = Transformer(out.config);
+  ModelConfig unfilled = out.config;  // drawing weights that the file replaces takes longer than reading them
+  unfilled.initializer_range = 0;
+  out.model = Transformer(unfilled);
   ENGRAM_RETURN_IF_ERROR(fill_weights(files, *out.model));
   for (int layer = 0; options.with_tables && layer < out.config.num_memory_layers();
        ++layer) {  // fill_weights checked them
@@ -343,7 +267,10 @@ Status save_model(Env& env, const std::string& directory, const ModelConfig& con
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(directory, kTokenizerFile), tokenizer.json()));
   ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kModelFile), outgoing(tensors.model, dtype)));
   if (!table_rows.empty()) ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kEngramFile), memory));
-  return write_file_atomic(env, join_path(directory, kConfigFile), config_text(config, tokenizer, dtype));
+  return write_file_atomic(env, join_path(directory, kConfigFile),
+                           checkpoint_config_text({config, find_special_tokens(tokenizer),
+                                                   tokenizer.vocabulary_digest(), std::string(kPlainChatTemplate)},
+                                                  dtype == torch::kFloat ? "float32" : "bfloat16"));
 }
 
 std::vector<StreamedTensor> spread_weights(const TransformerImpl& model) {
@@ -394,9 +321,8 @@ Status append_tensor(const StreamedTensor& tensor, torch::Dtype dtype, Safetenso
 
 void fill_tensor(const TensorView& view, const StreamedTensor& tensor) {
   const torch::NoGradGuard no_grad;
-  const torch::Dtype type = view.dtype == DType::kBF16  ? torch::kBFloat16
-                            : view.dtype == DType::kF32 ? torch::kFloat
-                                                        : tensor.dtype;
+  const bool is_weight = view.dtype == DType::kF32 || view.dtype == DType::kBF16 || view.dtype == DType::kF16;
+  const torch::Dtype type = is_weight ? torch_type(view.dtype) : tensor.dtype;
   const size_t row_bytes = tensor.rows() == 0 ? 0 : view.bytes.size() / static_cast<size_t>(tensor.rows());
   tensor.pieces([&](int64_t begin, int64_t end) {
     std::vector<int64_t> shape = view.shape;

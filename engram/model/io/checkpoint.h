@@ -12,22 +12,16 @@
 #include "engram/core/status.h"
 #include "engram/formats/safetensors.h"
 #include "engram/hash/memory_hasher.h"
+#include "engram/model/io/config_file.h"
 #include "engram/model/io/streamed_tensor.h"
 #include "engram/model/memory/memory_source.h"
 #include "engram/model/transformer.h"
-#include "engram/text/tokenizer.h"
 
 namespace engram {
 
 // The tokens -> row ids half of a model. Fails unless config.engram.compressed_vocab_size equals the tokenizer's (or,
 // without compression, vocab_size).
 Result<MemoryHasher> make_memory_hasher(const ModelConfig& config, const Tokenizer& tokenizer);
-
-// Ids of the tokens that begin and end a text, by their usual names; -1: the vocabulary has none.
-struct SpecialTokens {
-  int32_t bos = -1, eos = -1;
-};
-SpecialTokens find_special_tokens(const Tokenizer& tokenizer);
 
 // A model ready to run: weights, tokenizer, hashing, tables.
 struct LoadedModel {
@@ -46,14 +40,13 @@ struct LoadedModel {
                              const std::vector<std::vector<int32_t>>& starts = {}, bool memory_off = false) const;
 };
 
-// path: a checkpoint directory, or a training OUTPUT (its `latest`). kNotFound, kDataLoss, kInvalidArgument.
-Result<std::string> resolve_checkpoint(Env& env, const std::string& path);
 struct LoadOptions {
   torch::Device device = torch::kCPU;
   // Of the weights in memory: fp32, or bf16 (see place()); none: as the file has them. A GPU has bf16 always.
   std::optional<torch::Dtype> dtype = torch::kFloat;
   bool with_tables = true;  // false: `tables` stays empty, for tables that are read from elsewhere (served_tables.h)
 };
+// path: as in resolve_checkpoint(). kNotFound, kDataLoss, kInvalidArgument.
 Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOptions& options = {});
 
 // dtype of the stored weights: fp32 for training checkpoints, bf16 for compact copies (routing biases stay fp32).
