@@ -31,8 +31,11 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation);     // below `ben
 void add_bench_train(CLI::App& bench, Invocation& invocation);
 void add_demo(CLI::App& app, Invocation& invocation);
 void add_eval(CLI::App& app, Invocation& invocation);
+void add_export(CLI::App& app, Invocation& invocation);
 void add_generate(CLI::App& app, Invocation& invocation);
+void add_import(CLI::App& app, Invocation& invocation);
 void add_lab(CLI::App& app, Invocation& invocation);
+void add_score(CLI::App& app, Invocation& invocation);
 void add_serve(CLI::App& app, Invocation& invocation);
 void add_probes(CLI::App& lab, Invocation& invocation);  // below `lab`
 void add_train(CLI::App& app, Invocation& invocation);

@@ -10,8 +10,11 @@ int main(int argc, char** argv) {
   describe_program(app);
   app.require_subcommand(1);
   add_eval(app, invocation);
+  add_export(app, invocation);
   add_generate(app, invocation);
+  add_import(app, invocation);
   add_lab(app, invocation);
+  add_score(app, invocation);
   add_serve(app, invocation);
   add_train(app, invocation);
   CLI::App* bench = add_bench_group(app);

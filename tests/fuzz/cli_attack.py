@@ -26,7 +26,7 @@ from help_grammar import read_grammar  # noqa: E402
 
 SECONDS_PER_CASE = 40
 FILE_LIMIT = 64 << 20  # a larger file is an error of writing, so that no case fills a drive
-NEED_TORCH = {"demo", "eval", "generate", "lab", "serve", "train"}
+NEED_TORCH = {"demo", "eval", "export", "generate", "import", "lab", "score", "serve", "train"}
 
 NUMBERS = ["0", "1", "-1", "2", "3", "64", "2147483647", "2147483648", "4294967296", "9223372036854775807",
            "9223372036854775808", "-9223372036854775808", "18446744073709551616", "1e3", "1e309", "-0", "0x10", "007",

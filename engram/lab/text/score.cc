@@ -50,11 +50,22 @@ void score_batch(const LoadedModel& model, std::span<const Continuation> all, st
   for (size_t i = 0; i < sequences.size(); ++i) {
     const auto& wanted = all[chosen[i]].tokens;
     const auto count = static_cast<int64_t>(wanted.size());
-    const torch::Tensor logits =
-        transformer->logits(hidden[static_cast<int64_t>(i)].narrow(0, sequences[i].first, count).unsqueeze(0))[0];
-    const torch::Tensor targets = torch::tensor(wanted, torch::kInt).to(torch::kLong).to(logits.device());
-    scores[chosen[i]] = {-target_nats(logits, targets).to(torch::kDouble).sum().item<double>(), count,
-                         logits.argmax(1).eq(targets).all().item<bool>(), sequences[i].shortened};
+    Score& score = scores[chosen[i]];
+    score = {.tokens = count, .greedy = true, .nats = {}, .shortened = sequences[i].shortened};
+    // A long text times a large vocabulary would not fit: a few rows of logits at a time.
+    const int64_t step = std::max<int64_t>(1, (int64_t{1} << 23) / model.config.vocab_size);
+    for (int64_t begin = 0; begin < count; begin += step) {
+      const int64_t rows = std::min(step, count - begin);
+      const torch::Tensor logits =
+          transformer->logits(hidden[static_cast<int64_t>(i)].narrow(0, sequences[i].first + begin, rows));
+      const torch::Tensor targets =
+          torch::tensor(std::vector<int64_t>(wanted.begin() + begin, wanted.begin() + begin + rows))
+              .to(logits.device());
+      const torch::Tensor nats = target_nats(logits, targets).to(torch::kCPU, torch::kFloat).contiguous();
+      score.nats.insert(score.nats.end(), nats.const_data_ptr<float>(), nats.const_data_ptr<float>() + rows);
+      score.greedy = score.greedy && logits.argmax(1).eq(targets).all().item<bool>();
+    }
+    for (const float nats : score.nats) score.log_likelihood -= nats;
   }
 }
 
@@ -106,9 +117,13 @@ Result<std::vector<Score>> score_continuations(const LoadedModel& model, std::sp
   // Neighbours of like length waste little on filling.
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return length_of(a) < length_of(b); });
   std::vector<Score> scores(continuations.size());
-  const auto batch = static_cast<size_t>(options.batch_size);
-  for (size_t begin = 0; begin < order.size(); begin += batch) {
-    const auto chosen = std::span<const size_t>(order).subspan(begin, std::min(batch, order.size() - begin));
+  constexpr size_t kBatchTokens = 1 << 14;
+  for (size_t begin = 0, count = 1; begin < order.size(); begin += count, count = 1) {
+    const auto fits = [&](size_t next) {
+      return count < static_cast<size_t>(options.batch_size) && (count + 1) * length_of(order[next]) <= kBatchTokens;
+    };
+    while (begin + count < order.size() && fits(begin + count)) ++count;
+    const auto chosen = std::span<const size_t>(order).subspan(begin, count);
     score_batch(model, continuations, chosen, options.memory_off, scores);
     if (options.on_progress &&
         !options.on_progress(static_cast<int64_t>(begin + chosen.size()), static_cast<int64_t>(order.size()))) {

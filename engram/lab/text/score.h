@@ -23,8 +23,9 @@ Result<Continuation> split_continuation(const LoadedModel& model, const std::str
 struct Score {
   double log_likelihood = 0;  // nats, of all tokens of the continuation
   int64_t tokens = 0;
-  bool greedy = false;     // every token is the model's first choice
-  bool shortened = false;  // the context did not fit the model and lost its oldest tokens
+  bool greedy = false;      // every token is the model's first choice
+  std::vector<float> nats;  // of each of its tokens
+  bool shortened = false;   // the context did not fit the model and lost its oldest tokens
 };
 struct ScoreOptions {
   int64_t batch_size = 16;  // sequences per forward pass
