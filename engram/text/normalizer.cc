@@ -47,23 +47,24 @@ Status Normalizer::add(const nlohmann::json& value, const std::string& where) {
   if (type == "Lowercase") {
     steps_.push_back([](std::string_view text, size_t) { return lowercase(text); });
   } else if (type == "StripAccents") {
-    may_drop_first_ = true;
+    may_move_first_ = true;
     steps_.push_back([](std::string_view text, size_t) { return strip_marks(text); });
   } else if (type == "Strip") {
     may_cut_ = false;  // it looks at the whole text
-    may_drop_first_ = true;
+    may_move_first_ = true;
     ENGRAM_ASSIGN_OR_RETURN(bool left, read_field<bool>(value, "strip_left", where));
     ENGRAM_ASSIGN_OR_RETURN(bool right, read_field<bool>(value, "strip_right", where));
     steps_.push_back(
         [left, right](std::string_view text, size_t) { return std::string(strip_sides(text, left, right)); });
   } else if (type == "Prepend") {
     may_cut_ = false;
+    may_move_first_ = true;
     ENGRAM_ASSIGN_OR_RETURN(std::string prefix, read_field<std::string>(value, "prepend", where));
     steps_.push_back(
         [prefix](std::string_view in, size_t) { return in.empty() ? std::string() : prefix + std::string(in); });
   } else if (type == "Replace") {
     may_cut_ = false;  // of what may stand around a cut
-    may_drop_first_ = true;
+    may_move_first_ = true;
     ENGRAM_ASSIGN_OR_RETURN(const Replacement replacement, Replacement::parse(value, where));
     steps_.push_back([replacement](std::string_view in, size_t limit) { return replacement.apply(in, limit); });
   } else {

@@ -27,15 +27,15 @@ class Normalizer {
   // True when the normal form of a text is proven to be those of its two parts, cut behind a line feed between two
   // printable ASCII characters, which stay such characters.
   bool may_cut_behind_line_feeds() const { return may_cut_; }
-  // True where the first character of a text may have no part in its normal form.
-  bool may_drop_first() const { return may_drop_first_; }
+  // True where the normal form may begin with something else than the text's first character.
+  bool may_move_first() const { return may_move_first_; }
 
  private:
   Status add(const nlohmann::json& value, const std::string& where);
 
   // A step may stop once what it makes is longer than the limit.
   std::vector<std::function<Result<std::string>(std::string_view text, size_t limit)>> steps_;
-  bool may_cut_ = true, may_drop_first_ = false;
+  bool may_cut_ = true, may_move_first_ = false;
 };
 
 }  // namespace engram

@@ -76,7 +76,7 @@ Status Tokenizer::Impl::read(const nlohmann::json& file, const ModelLists* lists
   ENGRAM_ASSIGN_OR_RETURN(decoder, Decoder::parse(field(file, "decoder"), name + ": decoder"));
   ENGRAM_ASSIGN_OR_RETURN(normalizer, Normalizer::parse(field(file, "normalizer"), name + ": normalizer"));
   ENGRAM_ASSIGN_OR_RETURN(pre_tokenizer, PreTokenizer::parse(field(file, "pre_tokenizer"), name + ": pre_tokenizer"));
-  if (pre_tokenizer->looks_at_first() && normalizer.may_drop_first())
+  if (pre_tokenizer->looks_at_first() && normalizer.may_move_first())
     return invalid_argument("{}: Metaspace with the prepend_scheme 'first' behind this normalizer is not supported",
                             name);
   ENGRAM_ASSIGN_OR_RETURN(added, AddedTokens::parse(field(file, "added_tokens"), normalizer, name));
