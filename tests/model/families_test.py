@@ -151,7 +151,8 @@ class Families(unittest.TestCase):
         self.refused(folder, "is also in")
         folder = self.edited("llama", num_hidden_layers=1)
         self.assertNotIn("error", engram("import", folder, self.folder / "fewer").stderr)  # what follows is left out
-        self.refused(self.edited("llama", vocab_size=200), "got shape [264, 16], wanted [200, 16]")
+        self.refused(self.edited("llama", vocab_size=262), "got shape [264, 16], wanted [262, 16]")
+        self.refused(self.edited("llama", vocab_size=200), "vocab_size: got 200")
         self.refused(self.edited("qwen2", model_type="llama"), "which config.json does not ask for")
 
     def test_a_destination_that_is_there(self):
