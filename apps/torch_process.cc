@@ -1,7 +1,7 @@
 #include "apps/torch_process.h"
 
-#include <torch/types.h>
-#include <torch/utils.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
 
 namespace engram::apps {
 
@@ -20,7 +20,7 @@ void add_dtype_option(CLI::App& command, std::string& dtype) {
 
 std::optional<c10::ScalarType> parse_weights(const std::string& dtype) {
   if (dtype == "auto") return std::nullopt;
-  return dtype == "bf16" ? torch::kBFloat16 : torch::kFloat;
+  return dtype == "bf16" ? c10::kBFloat16 : c10::kFloat;
 }
 
 }  // namespace engram::apps

@@ -220,8 +220,8 @@ TEST_F(Damaged, WrongTableSize) {
 }
 
 TEST_F(Damaged, WrongDtype) {
-  rewrite("model.safetensors", [](auto& specs) { specs.back().dtype = DType::kF16; });
-  expect_refused({"got dtype F16, wanted F32"}, true);
+  rewrite("model.safetensors", [](auto& specs) { specs.back().dtype = DType::kI32; });
+  expect_refused({"got dtype I32, wanted F32"}, true);
 }
 
 TEST_F(Damaged, MissingTensor) {

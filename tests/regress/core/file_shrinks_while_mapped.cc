@@ -73,7 +73,8 @@ TEST_F(FileShrinksWhileMapped, OverwritingIsSeenAndReplacingIsNot) {
 
 // An address that is nobody's still ends the process.
 TEST_F(FileShrinksWhileMapped, OtherBusErrorsAreNotHidden) {
-  EXPECT_EXIT(::raise(SIGBUS), ::testing::KilledBySignal(SIGBUS), "");
+  EXPECT_EXIT(::raise(SIGBUS), ::testing::KilledBySignal(SIGBUS),
+              ".*");  // libonig brings its own regcomp(), to which "" is an error
 }
 
 }  // namespace
