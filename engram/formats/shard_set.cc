@@ -59,15 +59,16 @@ Status ShardSet::check_index() {
   std::map<std::string, std::string> found;
   for (const auto& [tensor, name] : file_of_) {
     if (found.contains(tensor)) continue;
+    const std::string& in_file = name;  // clang 14 captures no structured binding
     ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile* shard, file(name));
     const auto add = [&](const auto& tensors) -> Status {
       for (const auto& [held, value] : tensors) {
         const auto indexed = file_of_.find(held);
-        if (indexed == file_of_.end() || indexed->second != name)
+        if (indexed == file_of_.end() || indexed->second != in_file)
           return data_loss("{}: tensor {} is in it, and {} says {}", shard->path(), quote_text(held, kTensorNameBytes),
                            kIndexName,
                            indexed == file_of_.end() ? "that it is in no file" : quote_text(indexed->second));
-        found.emplace(held, name);
+        found.emplace(held, in_file);
       }
       return {};
     };
