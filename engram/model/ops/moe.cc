@@ -14,6 +14,7 @@ namespace engram {
 namespace {
 
 using internal::floats;
+using internal::halves;
 using internal::is_plain;
 using internal::mutable_floats;
 using internal::to_fp32;
@@ -169,9 +170,6 @@ torch::Tensor half_experts(const torch::Tensor& x, const torch::Tensor& gate_up,
   const MoeGroups groups = group_choices(topk_index, shape);
   torch::Tensor rows = torch::empty({shape.assignments(), shape.dim}, x.options());
   if (x.size(0) <= kFewRows) {
-    const auto halves = [](const torch::Tensor& t) {
-      return reinterpret_cast<const uint16_t*>(t.const_data_ptr<at::BFloat16>());
-    };
     rows_of_few(shape, groups, floats(x), halves(gate_up), halves(down), mutable_floats(rows));
     return combine_rows(shape, rows, topk_weight);
   }

@@ -12,6 +12,7 @@ namespace engram {
 namespace {
 
 using internal::floats;
+using internal::halves;
 using internal::has_kernel;
 using internal::mutable_floats;
 using internal::row_grain;
@@ -178,50 +179,34 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 
 }  // namespace
 
-namespace {
-
-// fp32 x and bf16 weights, which are kept for their size: few rows take the weights as they lie, more the library's
-// product of bf16 with bf16.
-torch::Tensor linear_half(const torch::Tensor& x, const torch::Tensor& weight) {
-  const int64_t k = weight.size(1), n = weight.size(0), rows = x.numel() / k;
-  if (rows > kGemvRows) return at::linear(x.to(torch::kBFloat16), weight).to(torch::kFloat);
-  std::vector<int64_t> shape = x.sizes().vec();
-  shape.back() = n;
-  torch::Tensor y = torch::empty(shape, x.options());
-  const int64_t grain = internal::output_grain(1, k);
-  const float* from = floats(x);
-  const auto* matrix = reinterpret_cast<const uint16_t*>(weight.const_data_ptr<at::BFloat16>());
-  float* to = mutable_floats(y);
-  parallel_tasks((n + grain - 1) / grain,
-                 [=](int64_t i) { gemv(rows, n, k, from, matrix, i * grain, std::min(n, (i + 1) * grain), to); });
-  return y;
-}
-
-}  // namespace
-
-torch::Tensor linear_rows(const torch::Tensor& x, const torch::Tensor& weight) {
-  const int64_t k = weight.size(1), n = weight.size(0);
-  if (weight.is_cpu() && weight.scalar_type() == torch::kBFloat16 && x.scalar_type() == torch::kFloat) {
-    return linear_half(x.contiguous(), weight);
-  }
-  const bool plain = x.is_cpu() && internal::is_plain(x) && internal::is_plain(weight) && x.size(-1) == k;
-  if (!c10::InferenceMode::is_enabled() || !plain || x.numel() == 0 || x.numel() > kFewRows * k) {
-    return at::linear(x, weight);
+torch::Tensor linear_rows(const torch::Tensor& x_any, const torch::Tensor& weight) {
+  const int64_t k = weight.size(1), n = weight.size(0), rows = k == 0 ? 0 : x_any.numel() / k;
+  // fp32 x and bf16 weights, which are kept for their size.
+  const bool half = weight.is_cpu() && weight.scalar_type() == torch::kBFloat16 && x_any.scalar_type() == torch::kFloat;
+  const torch::Tensor x = half ? x_any.contiguous() : x_any;
+  const bool has_gemv =
+      half || (c10::InferenceMode::is_enabled() && x.is_cpu() && internal::is_plain(x) && internal::is_plain(weight));
+  if (!has_gemv || x.size(-1) != k || rows == 0 || rows > (half ? kGemvRows : kFewRows)) {
+    return half ? at::linear(x.to(torch::kBFloat16), weight).to(torch::kFloat) : at::linear(x, weight);
   }
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = n;
   torch::Tensor y = torch::empty(shape, x.options());
-  const int64_t rows = x.numel() / k;
   torch::Tensor columns;  // x stays in the cache, whichever way it lies
-  if (takes_columns(rows, k)) {
+  if (!half && takes_columns(rows, k)) {
     columns = torch::empty({k, rows}, x.options());
     transpose(floats(x), rows, k, mutable_floats(columns), rows);
   }
-  const int64_t grain = internal::output_grain(rows, k);
-  const float *from = floats(x), *turned = floats(columns), *matrix = floats(weight);
+  const int64_t grain = internal::output_grain(half ? 1 : rows, k);
+  const float *from = floats(x), *turned = floats(columns);
   float* to = mutable_floats(y);
-  parallel_tasks((n + grain - 1) / grain, [=](int64_t i) {
-    few_rows_product(rows, n, k, from, turned, matrix, i * grain, std::min(n, (i + 1) * grain), to);
+  parallel_tasks((n + grain - 1) / grain, [&](int64_t i) {
+    const int64_t begin = i * grain, end = std::min(n, begin + grain);
+    if (half) {
+      gemv(rows, n, k, from, halves(weight), begin, end, to);
+    } else {
+      few_rows_product(rows, n, k, from, turned, floats(weight), begin, end, to);
+    }
   });
   return y;
 }

@@ -20,6 +20,9 @@ inline bool is_plain(const torch::Tensor& x) { return x.scalar_type() == torch::
 inline torch::Tensor to_fp32(const torch::Tensor& x) { return is_plain(x) ? x : x.to(torch::kFloat).contiguous(); }
 
 inline const float* floats(const torch::Tensor& x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
+inline const uint16_t* halves(const torch::Tensor& x) {
+  return reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>());
+}
 inline float* mutable_floats(const torch::Tensor& x) { return x.defined() ? x.mutable_data_ptr<float>() : nullptr; }
 
 // Rows per parallel piece, so that a piece is worth waking a thread for.
