@@ -7,6 +7,7 @@
 #include "engram/core/json.h"
 #include "engram/text/byte_alphabet.h"
 #include "engram/text/token_index.h"
+#include "engram/text/tokenizer_file.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
@@ -153,40 +154,18 @@ std::vector<Pair> without_earlier_twins(const std::vector<Pair>& merges) {
   return kept;
 }
 
-Json added_token_json(const std::string& token, int32_t id) {
-  return {{"id", id},        {"content", token},    {"single_word", false}, {"lstrip", false},
-          {"rstrip", false}, {"normalized", false}, {"special", true}};
-}
-
 std::string file_text(const std::vector<std::string>& special_tokens, const TokenIndex& tokens,
                       const std::vector<Pair>& merges) {
-  Json added = Json::array(), vocab = Json::object(), merge_list = Json::array();
+  Json file = bpe_file_json();
+  Json &vocab = file["model"]["vocab"], &merge_list = file["model"]["merges"];
   for (size_t i = 0; i < special_tokens.size(); ++i)
-    added.push_back(added_token_json(special_tokens[i], static_cast<int32_t>(i)));
+    file["added_tokens"].push_back(added_token_json(static_cast<int64_t>(i), special_tokens[i], /*special=*/true));
   // An ordered_json object looks every new key up in all it has: its list of pairs is filled directly.
   auto& entries = vocab.get_ref<Json::object_t&>();
   for (size_t i = 0; i < tokens.size(); ++i) entries.Container::emplace_back(tokens.strings()[i], i);
   for (const Pair& pair : merges) merge_list.push_back(Json::array({tokens[pair.left], tokens[pair.right]}));
-  const Json decoder = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
-  const Json file = {{"version", "1.0"},
-                     {"truncation", nullptr},
-                     {"padding", nullptr},
-                     {"added_tokens", added},
-                     {"normalizer", nullptr},
-                     {"pre_tokenizer", pre_tokenizer_json()},
-                     {"post_processor", nullptr},
-                     {"decoder", decoder},
-                     {"model",
-                      {{"type", "BPE"},
-                       {"dropout", nullptr},
-                       {"unk_token", nullptr},
-                       {"continuing_subword_prefix", nullptr},
-                       {"end_of_word_suffix", nullptr},
-                       {"fuse_unk", false},
-                       {"byte_fallback", false},
-                       {"ignore_merges", false},
-                       {"vocab", std::move(vocab)},
-                       {"merges", std::move(merge_list)}}}};
+  file["pre_tokenizer"] = pre_tokenizer_json();
+  file["decoder"] = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
   return file.dump(2);
 }
 

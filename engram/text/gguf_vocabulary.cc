@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "engram/core/json.h"
+#include "engram/text/tokenizer_file.h"
 
 namespace engram {
 namespace {
@@ -207,30 +208,15 @@ json post_processor_of(const GgufVocabulary& from) {
 
 Result<Tokenizer> tokenizer_of(const GgufVocabulary& from, const std::string& name) {
   ENGRAM_RETURN_IF_ERROR(check_vocabulary(from, name));
-  json file = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", json::array()}};
+  json file = bpe_file_json();
   json& model = file["model"];
-  model = {{"type", "BPE"},
-           {"dropout", nullptr},
-           {"unk_token", nullptr},
-           {"continuing_subword_prefix", nullptr},
-           {"end_of_word_suffix", nullptr},
-           {"fuse_unk", false},
-           {"byte_fallback", false},
-           {"ignore_merges", false},
-           {"vocab", json::object()},
-           {"merges", json::array()}};
   for (size_t i = 0; i < from.tokens.size(); ++i) {
     if (!model["vocab"].emplace(from.tokens[i], i).second)
       return invalid_argument("{}: tokenizer.ggml.tokens: {} appears twice", name, quote_text(from.tokens[i]));
     const int32_t type = from.token_type.empty() ? 0 : from.token_type[i];
     if (type != kUnknown && type != kControl && type != kUserDefined) continue;
-    file["added_tokens"].push_back({{"id", i},
-                                    {"content", from.tokens[i]},
-                                    {"single_word", false},
-                                    {"lstrip", false},
-                                    {"rstrip", false},
-                                    {"normalized", false},
-                                    {"special", type != kUserDefined}});
+    const bool special = type != kUserDefined;
+    file["added_tokens"].emplace_back(added_token_json(static_cast<int64_t>(i), from.tokens[i], special));
   }
   if (from.unknown_token_id >= 0) model["unk_token"] = from.tokens[static_cast<size_t>(from.unknown_token_id)];
   if (from.model == "gpt2") {

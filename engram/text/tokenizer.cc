@@ -18,6 +18,7 @@
 #include "engram/text/post_processor.h"
 #include "engram/text/pre_tokenizer.h"
 #include "engram/text/token_index.h"
+#include "engram/text/tokenizer_file.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
@@ -151,43 +152,19 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json, const std::string& nam
 }
 
 std::string Tokenizer::byte_level_json(const std::vector<std::string>& special_tokens) {
-  nlohmann::json vocab = nlohmann::json::object(), added = nlohmann::json::array();
+  nlohmann::json file = bpe_file_json();
+  nlohmann::json& vocab = file["model"]["vocab"];
   int next = 0;
   for (const std::string& token : special_tokens) {
-    added.push_back({{"id", next},
-                     {"content", token},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
-                     {"normalized", false},
-                     {"special", true}});
+    file["added_tokens"].emplace_back(added_token_json(next, token, /*special=*/true));
     vocab[token] = next++;
   }
   for (int byte = 0; byte < 256; ++byte) {
     const char raw = static_cast<char>(byte);
     vocab[byte_level_encode(std::string_view(&raw, 1))] = next++;
   }
-  const nlohmann::json byte_level = {
+  file["pre_tokenizer"] = file["decoder"] = {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-  const nlohmann::json file = {{"version", "1.0"},
-                               {"truncation", nullptr},
-                               {"padding", nullptr},
-                               {"added_tokens", added},
-                               {"normalizer", nullptr},
-                               {"pre_tokenizer", byte_level},
-                               {"post_processor", nullptr},
-                               {"decoder", byte_level},
-                               {"model",
-                                {{"type", "BPE"},
-                                 {"dropout", nullptr},
-                                 {"unk_token", nullptr},
-                                 {"continuing_subword_prefix", nullptr},
-                                 {"end_of_word_suffix", nullptr},
-                                 {"fuse_unk", false},
-                                 {"byte_fallback", false},
-                                 {"ignore_merges", false},
-                                 {"vocab", vocab},
-                                 {"merges", nlohmann::json::array()}}}};
   return file.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
