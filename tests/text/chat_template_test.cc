@@ -39,7 +39,8 @@ TEST(ChatTemplate, TextsEqualJinjas) {
 }
 
 TEST(ChatTemplate, TheSamplesThatJinjaOrWeRefuseAreRefusedWhenRead) {
-  for (const auto& [name, source] : cases()["refused"].items()) {
+  const Json file = cases();
+  for (const auto& [name, source] : file["refused"].items()) {
     const Result<ChatTemplate> chat = ChatTemplate::parse(source.get<std::string>());
     ASSERT_FALSE(chat.ok()) << name;
     EXPECT_THAT(chat.status().message(), testing::StartsWith("chat template: line 1: "));

@@ -1,5 +1,6 @@
 // Seen: a file that was cut while it was mapped ended the process with SIGBUS. Right: the reader is told, with file and
 // page, and everything else goes on.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
@@ -74,7 +75,7 @@ TEST_F(FileShrinksWhileMapped, OverwritingIsSeenAndReplacingIsNot) {
 // An address that is nobody's still ends the process.
 TEST_F(FileShrinksWhileMapped, OtherBusErrorsAreNotHidden) {
   EXPECT_EXIT(::raise(SIGBUS), ::testing::KilledBySignal(SIGBUS),
-              ".*");  // libonig brings its own regcomp(), to which "" is an error
+              ::testing::_);  // no pattern: libonig's regexec(), found before libc's, matches nothing in an empty text
 }
 
 }  // namespace
