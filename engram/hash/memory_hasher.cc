@@ -2,13 +2,29 @@
 
 #include <algorithm>
 
+#include "engram/text/tokenizer.h"
+
 namespace engram {
+
+Result<TokenMap> make_token_map(const EngramConfig& config, const Tokenizer& tokenizer) {
+  if (config.rule == HashRule::kEngram) return TokenMap::from_tokenizer(tokenizer);
+  if (tokenizer.vocab_size() > config.compressed_vocab_size)
+    return invalid_argument("the tokenizer has {} ids, the table's vocabulary {}", tokenizer.vocab_size(),
+                            config.compressed_vocab_size);
+  return TokenMap::identity(config.compressed_vocab_size);
+}
 
 Result<MemoryHasher> MemoryHasher::create(const EngramLayout& layout, const TokenMap& map,
                                           std::span<const int> layer_ids) {
   if (map.compressed_vocab_size() != layout.config().compressed_vocab_size) {
     return invalid_argument("compressed_vocab_size: the tokenizer has {}, the layout wants {}",
                             map.compressed_vocab_size(), layout.config().compressed_vocab_size);
+  }
+  const auto ids = map.ids();
+  for (size_t i = 0; layout.cut_id() >= 0 && i < ids.size(); ++i) {
+    if (ids[i] != static_cast<int32_t>(i))
+      return invalid_argument("token map: id {} became {}, wanted raw ids for the rule {}", i, ids[i],
+                              hash_rule_name(layout.config().rule));
   }
   MemoryHasher hasher;
   hasher.map_ = map;
@@ -21,7 +37,7 @@ Result<MemoryHasher> MemoryHasher::create(const EngramLayout& layout, const Toke
 
 NgramContext MemoryHasher::new_context(int64_t max_roll_back) const {
   ENGRAM_CHECK(!layers_.empty(), "a memory without layers");
-  return NgramContext(map_, layers_[0].max_ngram_size(), max_roll_back);
+  return NgramContext(map_, layers_[0].max_ngram_size(), max_roll_back, layers_[0].cut_id());
 }
 
 void MemoryHasher::hash(const NgramContext& context, int64_t count, RowIds& row_ids) const {

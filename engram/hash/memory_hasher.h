@@ -14,12 +14,19 @@
 
 namespace engram {
 
+class Tokenizer;
+
+// The token map of a model with this tokenizer: compression, or for a rule of raw ids none. kInvalidArgument: a
+// tokenizer of more ids than that rule's vocabulary.
+Result<TokenMap> make_token_map(const EngramConfig& config, const Tokenizer& tokenizer);
+
 // Immutable after create(); threads may share one; cheap to copy.
 class MemoryHasher {
  public:
   MemoryHasher() = default;  // no layer: a model without memory
   // layer_ids: blocks of the layout, in this order; empty: all. kInvalidArgument: a map of another size than the
-  // layout's compressed_vocab_size (that would rehash the whole table without a word). kNotFound: no such block.
+  // layout's compressed_vocab_size (that would rehash the whole table without a word), or one that changes ids under a
+  // rule of raw ids. kNotFound: no such block.
   static Result<MemoryHasher> create(const EngramLayout& layout, const TokenMap& map,
                                      std::span<const int> layer_ids = {});
 

@@ -28,13 +28,14 @@ Status check_starts(std::span<const int32_t> starts, size_t length) {
 
 }  // namespace
 
-NgramContext::NgramContext(TokenMap map, int max_ngram_size, int64_t max_roll_back)
+NgramContext::NgramContext(TokenMap map, int max_ngram_size, int64_t max_roll_back, int cut_id)
     : map_(std::move(map)),
       max_ngram_size_(max_ngram_size),
+      cut_id_(cut_id),
       max_roll_back_(max_roll_back),
       ids_(static_cast<size_t>(max_ngram_size - 1), 0),
       reach_(1, 0) {
-  ENGRAM_CHECK(max_ngram_size >= 1 && max_ngram_size <= UINT8_MAX && max_roll_back >= 0,
+  ENGRAM_CHECK(max_ngram_size >= (cut_id < 0 ? 1 : 2) && max_ngram_size <= UINT8_MAX && max_roll_back >= 0,
                "max_ngram_size={} max_roll_back={}", max_ngram_size, max_roll_back);
 }
 
@@ -47,7 +48,7 @@ void NgramContext::push(size_t count, std::span<const int32_t> starts, ToCanonic
   }
   num_tokens_ += static_cast<int64_t>(count);
   const size_t first = reach_.size();
-  int reach = reach_.back();
+  int reach = cut_id_ >= 0 && ids_.back() == cut_id_ ? 0 : reach_.back();
   ids_.resize(ids_.size() + count);
   reach_.resize(first + count);
   int32_t* ids = ids_.data() + (ids_.size() - count);
@@ -58,6 +59,7 @@ void NgramContext::push(size_t count, std::span<const int32_t> starts, ToCanonic
     reach = id < 0 ? 0 : std::min(reach + 1, max_ngram_size_);
     ids[i] = std::max(id, 0);
     reach_[first + i] = static_cast<uint8_t>(reach);
+    if (id == cut_id_) reach = 0;  // it still belongs to the text before it
   }
 }
 

@@ -1,7 +1,8 @@
 // NgramContext: the tail of one sequence as the hash rule sees it. The hasher takes it and nothing else.
 //
 // Raw ids go in and become canonical ids once, for all layers. With each of them stands its reach: how many ids, itself
-// among them, belong to it before a boundary (the sequence's begin, a document's start, a masked position) is met.
+// among them, belong to it before a boundary is met: the sequence's begin, a document's start, a masked position, or,
+// in rules that say so, the id that ends a text.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -18,8 +19,8 @@ enum class CanonicalId : int32_t {};
 // Copyable value, copied and rolled back with its sequence; one thread.
 class NgramContext {
  public:
-  // max_roll_back: tokens that roll_back() can take at any time (the longest draft).
-  NgramContext(TokenMap map, int max_ngram_size, int64_t max_roll_back = 0);
+  // max_roll_back: tokens that roll_back() can take at any time (the longest draft). cut_id: EngramLayout's.
+  NgramContext(TokenMap map, int max_ngram_size, int64_t max_roll_back = 0, int cut_id = -1);
 
   // The sequence goes on.
   //   token_ids [L]   raw ids; -1 is a masked position
@@ -36,6 +37,7 @@ class NgramContext {
   int64_t num_held() const { return static_cast<int64_t>(reach_.size()) - 1; }
   int max_ngram_size() const { return max_ngram_size_; }
   int compressed_vocab_size() const { return map_.compressed_vocab_size(); }
+  int cut_id() const { return cut_id_; }
 
   // What the hasher reads of the last `count` tokens: N-1 ids before them and theirs (masked ones read 0), and the
   // reach of each, at most N. REQUIRES: count <= num_held(). Valid until the context changes.
@@ -47,7 +49,7 @@ class NgramContext {
   void push(size_t count, std::span<const int32_t> starts, ToCanonical canonical);
 
   TokenMap map_;
-  int max_ngram_size_;
+  int max_ngram_size_, cut_id_;
   int64_t max_roll_back_, num_tokens_ = 0;
   std::vector<int32_t> ids_;    // [N-1 + held]
   std::vector<uint8_t> reach_;  // [1 + held], from the token before them

@@ -5,9 +5,10 @@
 //   2. MixBlock      the mixes of all orders, a vector of tokens at a time, as if no boundary were near
 //   3. mix_cut_tokens  computes the mixes of cut tokens again, with pad behind the boundary
 //   4. SplitMixes, ReduceHeads  mix modulo prime, a vector of heads at a time, in doubles; plus the offset
+// A rule that sums has multipliers for each head: load_ids replaces 2 and 3, and ReduceHeads sums before it reduces.
 // Why this is exact: a multiplier is below 2^63 / V', so a product with an id is in [0, 2^63), and so is the XOR of
-// several. The remainder is computed from integers that doubles hold exactly (see ReduceHeads); primes below kMinPrime
-// and processors without fused multiply-add take the integer division.
+// several. The remainder is computed from integers that doubles hold exactly (see ReduceHeads); primes below kMinPrime,
+// sums that may reach 2^53 and processors without fused multiply-add take the integer division.
 // Vectors may read and write past a block's last token inside HashBlock's arrays, whose sizes are whole vectors; what
 // is there is never used. Nothing past row_ids [tokens, R] is written.
 
@@ -28,7 +29,8 @@ namespace engram {
 
 constexpr int kHashBlock = 128;      // tokens: their mixes and rows stay in the first-level cache
 constexpr int kMaxOrders = 15;       // EngramLayout allows max_ngram_size <= 16
-constexpr int64_t kMinPrime = 8192;  // smallest prime that the vector reduction is exact for
+constexpr int64_t kMinPrime = 8192;  // smallest prime that the vector reduction of 63-bit mixes is exact for
+__extension__ using uint128 = unsigned __int128;
 
 // A token whose look-back meets a boundary: only id[t], ..., id[t - reach + 1] are read, the rest is pad.
 struct CutToken {
@@ -40,16 +42,18 @@ struct HashBlock {
   int tokens = 0, cut_tokens = 0;
   std::array<int32_t, kMaxOrders + kHashBlock> ids;  // canonical: N-1 before the block, then the block's own
   std::array<CutToken, kHashBlock> cuts;
-  std::array<std::array<int64_t, kHashBlock>, kMaxOrders> mixes;  // [order][token], in [0, 2^63)
-  std::array<double, kHashBlock> high, low;                       // of one order's mixes (SplitMixes)
+  std::array<std::array<int64_t, kHashBlock>, kMaxOrders> mixes;     // [order][token], in [0, 2^63)
+  std::array<double, kHashBlock> high, low;                          // of one order's mixes (SplitMixes)
+  std::array<std::array<double, kHashBlock>, kMaxOrders + 1> older;  // sums: [k][token], the id k places before it
 };
 
 struct HashTables {
-  int orders = 0, heads = 0;  // heads per order
-  int64_t pad = 0;
-  bool small_primes = false;   // some prime < kMinPrime
+  int orders = 0, heads = 0;   // heads per order
+  int64_t boundary = 0;        // what lies behind a boundary reads as this
+  bool sum = false;            // else XOR
+  bool divide = false;         // doubles do not do
   bool stream = false;         // write past the caches
-  const int64_t* multipliers;  // [orders + 1]
+  const int64_t* multipliers;  // [orders + 1]; sums: [orders, orders * heads]
   const int64_t* primes;       // [orders * heads]
   const int64_t* offsets;      // [orders * heads]
 };
@@ -71,7 +75,7 @@ inline void mix_cut_tokens(const HashTables& tables, HashBlock& block) {
     const int32_t* newest = &block.ids[static_cast<size_t>(tables.orders + token)];
     int64_t mix = 0;
     for (int k = 0; k <= tables.orders; ++k) {
-      mix ^= (k < reach ? newest[-k] : tables.pad) * tables.multipliers[k];
+      mix ^= (k < reach ? newest[-k] : tables.boundary) * tables.multipliers[k];
       if (k > 0) block.mixes[static_cast<size_t>(k - 1)][static_cast<size_t>(token)] = mix;
     }
   }
@@ -83,6 +87,32 @@ inline void reduce_by_division(const HashTables& tables, const HashBlock& block,
     for (int head = 0; head < tables.orders * tables.heads; ++head) {
       const int64_t mix = block.mixes[static_cast<size_t>(head / tables.heads)][static_cast<size_t>(t)];
       *row_ids++ = mix % tables.primes[head] + tables.offsets[head];
+    }
+  }
+}
+
+// Sums: every token's ids as doubles, 0 behind its boundary.
+inline void load_ids(const HashTables& tables, HashBlock& block) {
+  for (int k = 0; k <= tables.orders; ++k) {
+    const int32_t* ids = &block.ids[static_cast<size_t>(tables.orders - k)];
+    double* out = block.older[static_cast<size_t>(k)].data();
+    for (int t = 0; t < block.tokens; ++t) out[t] = ids[t];
+  }
+  for (int i = 0; i < block.cut_tokens; ++i) {
+    const auto [token, reach] = block.cuts[static_cast<size_t>(i)];
+    for (int k = reach; k <= tables.orders; ++k) block.older[static_cast<size_t>(k)][static_cast<size_t>(token)] = 0;
+  }
+}
+
+inline void sum_by_division(const HashTables& tables, const HashBlock& block, int64_t* row_ids) {
+  const int rows = tables.orders * tables.heads;
+  for (size_t t = 0; t < static_cast<size_t>(block.tokens); ++t) {
+    for (int head = 0; head < rows; ++head) {
+      uint128 sum = static_cast<uint64_t>(block.older[0][t]);
+      for (int k = 0; k <= head / tables.heads; ++k)
+        sum += static_cast<uint128>(block.older[static_cast<size_t>(k + 1)][t]) *
+               static_cast<uint64_t>(tables.multipliers[k * rows + head]);
+      *row_ids++ = static_cast<int64_t>(sum % static_cast<uint64_t>(tables.primes[head])) + tables.offsets[head];
     }
   }
 }
@@ -139,24 +169,26 @@ void SplitMixes(int order, HashBlock& block) {
   }
 }
 
-// Reduces the heads first, first + 1, ... of one order, a vector of them, for every token of the block.
+// Reduces `valid` heads from `at` on, at most a vector of them and of one order, for every token of the block.
 //
 // q = round(high * (1 / prime)) is at most 0.5 + 2^-3 away from high / prime: the quotient is below 2^50, so the
 // rounding of 1 / prime moves it by at most 2^50 * 2^-53. high - q * prime is an integer below prime in size, hence
 // fused multiply-add gives it exactly. Adding low < 1024 leaves it strictly between -prime and prime: one
 // conditional addition ends the reduction. Every double here is an integer below 2^53. What follows the sum is integer
 // arithmetic on its bits, since units for doubles are fewer than units for integers.
-template <bool kStream>
-void ReduceHeads(const HashTables& tables, const HashBlock& block, int order, int first, int64_t* row_ids) {
+//
+// kSum: heads of any orders. The sum of ids and products is an integer below 2^53, so fused multiply-add gives it
+// exactly; it takes the place of `high`, without a `low`. Powers are below the head's size and ids below V, so that the
+// quotient is at most N * V < 2^35, and q is at most 0.5 + 2^-16 away from it, for heads of any size.
+template <bool kStream, bool kSum>
+void ReduceHeads(const HashTables& tables, const HashBlock& block, int at, int valid, int64_t* row_ids) {
   const IntTag di;
   const DoubleTag df;
   const int lanes = static_cast<int>(hn::Lanes(di));
-  const int valid = std::min(lanes, tables.heads - first);
   const int stride = tables.orders * tables.heads;
-  const int at = order * tables.heads + first;
 
   // Lanes without a head repeat the last one; their results are dropped.
-  HWY_ALIGN double primes[8], inverses[8];
+  HWY_ALIGN double primes[8], inverses[8], powers[kSum ? kMaxOrders : 1][8];
   HWY_ALIGN int64_t whole_primes[8], offsets[8], spill[8];
   for (int i = 0; i < lanes; ++i) {
     const int head = at + std::min(i, valid - 1);
@@ -164,7 +196,10 @@ void ReduceHeads(const HashTables& tables, const HashBlock& block, int order, in
     primes[i] = static_cast<double>(tables.primes[head]);
     inverses[i] = 1.0 / primes[i];
     offsets[i] = tables.offsets[head];
+    for (int k = 0; kSum && k < tables.orders; ++k)
+      powers[k][i] = static_cast<double>(tables.multipliers[k * stride + head]);
   }
+  const int deepest = kSum ? (at + valid - 1) / tables.heads : 0;  // look-back of the last head, minus 1
   const auto magic = hn::Set(df, kMagic);
   const auto magic_bits = hn::BitCast(di, magic);
   const auto prime = hn::Load(df, primes);
@@ -173,8 +208,12 @@ void ReduceHeads(const HashTables& tables, const HashBlock& block, int order, in
   const auto offset = hn::Sub(hn::Load(di, offsets), magic_bits);
 
   for (int t = 0; t < block.tokens; ++t) {
-    const auto high = hn::Set(df, block.high[static_cast<size_t>(t)]);
-    const auto low = hn::Set(df, block.low[static_cast<size_t>(t)]);
+    auto high = hn::Set(df, kSum ? block.older[0][static_cast<size_t>(t)] : block.high[static_cast<size_t>(t)]);
+    const auto low = kSum ? magic : hn::Set(df, block.low[static_cast<size_t>(t)]);
+    for (int k = 0; kSum && k <= deepest; ++k) {
+      const auto id = hn::Set(df, block.older[static_cast<size_t>(k + 1)][static_cast<size_t>(t)]);
+      high = hn::MulAdd(id, hn::Load(df, powers[k]), high);
+    }
     const auto quotient = hn::Sub(hn::MulAdd(high, inverse, magic), magic);
     const auto bits = hn::BitCast(di, hn::Add(hn::NegMulAdd(quotient, prime, high), low));  // remainder + magic_bits
     const auto moved = hn::Add(bits, offset);
@@ -192,21 +231,42 @@ void ReduceHeads(const HashTables& tables, const HashBlock& block, int order, in
 }
 #endif  // ENGRAM_HASH_FMA
 
+void SumRows(const HashTables& tables, HashBlock& block, int64_t* row_ids) {
+  load_ids(tables, block);
+#if ENGRAM_HASH_FMA
+  if (!tables.divide) {
+    const int lanes = static_cast<int>(hn::Lanes(IntTag())), rows = tables.orders * tables.heads;
+    // The last vector begins early enough to be whole, and computes some heads again.
+    for (int first = 0; first < rows; first += lanes) {
+      const int at = std::max(0, std::min(first, rows - lanes));
+      if (tables.stream && lanes == 8)
+        ReduceHeads<true, true>(tables, block, at, lanes, row_ids);
+      else
+        ReduceHeads<false, true>(tables, block, at, std::min(lanes, rows), row_ids);
+    }
+    return;
+  }
+#endif
+  sum_by_division(tables, block, row_ids);
+}
+
 void HashRows(const HashTables& tables, HashBlock& block, int64_t* row_ids) {
+  if (tables.sum) return SumRows(tables, block, row_ids);
   MixBlock(tables, block);
   mix_cut_tokens(tables, block);
 #if ENGRAM_HASH_FMA
-  if (!tables.small_primes) {
+  if (!tables.divide) {
     const int lanes = static_cast<int>(hn::Lanes(IntTag()));
     // A streamed vector must be a whole cache line, or lines would go to memory in pieces.
     const bool stream = tables.stream && lanes == 8;
     for (int order = 0; order < tables.orders; ++order) {
       SplitMixes(order, block);
       for (int first = 0; first < tables.heads; first += lanes) {
+        const int at = order * tables.heads + first, valid = std::min(lanes, tables.heads - first);
         if (stream)
-          ReduceHeads<true>(tables, block, order, first, row_ids);
+          ReduceHeads<true, false>(tables, block, at, valid, row_ids);
         else
-          ReduceHeads<false>(tables, block, order, first, row_ids);
+          ReduceHeads<false, false>(tables, block, at, valid, row_ids);
       }
     }
     return;
@@ -228,29 +288,38 @@ NgramHasher::NgramHasher(const EngramLayout& layout, int layer)
     : max_ngram_size_(layout.config().max_ngram_size),
       n_heads_(layout.config().n_heads),
       rows_per_token_(layout.rows_per_token()),
-      pad_id_(layout.compressed_pad_id()),
+      boundary_id_(layout.boundary_id()),
+      cut_id_(layout.cut_id()),
       compressed_vocab_size_(layout.config().compressed_vocab_size),
+      is_sum_(layout.config().rule == HashRule::kLongcat),
+      divides_(false),
       num_rows_(layout.num_rows(layer)),
       multipliers_(layout.multipliers(layer).begin(), layout.multipliers(layer).end()),
       primes_(layout.primes(layer).begin(), layout.primes(layer).end()),
       offsets_(layout.offsets(layer).begin(), layout.offsets(layer).end()) {
-  for (int64_t prime : primes_) has_small_primes_ |= prime < kMinPrime;
+  for (int64_t prime : primes_) {
+    const uint128 most = static_cast<uint128>(max_ngram_size_ - 1) * static_cast<uint128>(prime) + 1;
+    divides_ |= is_sum_ ? most * static_cast<uint128>(compressed_vocab_size_) >= uint128{1} << 53 : prime < kMinPrime;
+  }
   ENGRAM_CHECK(max_ngram_size_ - 1 <= kMaxOrders, "max_ngram_size={}", max_ngram_size_);
 }
 
 void NgramHasher::hash(const NgramContext& context, int64_t count, std::span<int64_t> row_ids) const {
   ENGRAM_CHECK(row_ids.size() == static_cast<size_t>(count * rows_per_token_), "row_ids={} count={} rows_per_token={}",
                row_ids.size(), count, rows_per_token_);
-  ENGRAM_CHECK(context.max_ngram_size() == max_ngram_size_ && context.compressed_vocab_size() == compressed_vocab_size_,
-               "max_ngram_size={} and {}, compressed_vocab_size={} and {}", context.max_ngram_size(), max_ngram_size_,
-               context.compressed_vocab_size(), compressed_vocab_size_);
+  ENGRAM_CHECK(context.max_ngram_size() == max_ngram_size_ &&
+                   context.compressed_vocab_size() == compressed_vocab_size_ && context.cut_id() == cut_id_,
+               "max_ngram_size={} and {}, compressed_vocab_size={} and {}, cut_id={} and {}", context.max_ngram_size(),
+               max_ngram_size_, context.compressed_vocab_size(), compressed_vocab_size_, context.cut_id(), cut_id_);
   // Ids that fill half of a core's cache are read by nobody before they leave it: do not fetch their lines first.
   constexpr size_t kStreamBytes = 256 << 10;
-  const bool aligned = reinterpret_cast<uintptr_t>(row_ids.data()) % 64 == 0 && n_heads_ % 8 == 0;
+  const bool aligned =
+      reinterpret_cast<uintptr_t>(row_ids.data()) % 64 == 0 && (is_sum_ ? rows_per_token_ : n_heads_) % 8 == 0;
   const HashTables tables = {.orders = max_ngram_size_ - 1,
                              .heads = n_heads_,
-                             .pad = pad_id_,
-                             .small_primes = has_small_primes_,
+                             .boundary = boundary_id_,
+                             .sum = is_sum_,
+                             .divide = divides_,
                              .stream = aligned && row_ids.size_bytes() >= kStreamBytes,
                              .multipliers = multipliers_.data(),
                              .primes = primes_.data(),
@@ -276,18 +345,22 @@ void NgramHasher::hash_plain(std::span<const CanonicalId> ids, std::span<const i
   };
   size_t out = 0;
   for (int64_t t = 0; t < static_cast<int64_t>(ids.size()); ++t) {
-    for (int n = 2; n <= max_ngram_size_; ++n) {
-      int64_t mix = 0;
-      bool cut = false;  // sticky: what lies behind a boundary is pad
-      for (int k = 0; k < n; ++k) {
-        cut |= k > 0 && std::ranges::binary_search(starts, static_cast<int32_t>(t - k + 1));
-        cut |= canonical(t - k) < 0;
-        mix ^= (cut ? pad_id_ : canonical(t - k)) * multipliers_[static_cast<size_t>(k)];
+    std::array<int64_t, kMaxOrders + 1> seen;  // [k]: the id k places before, as this token sees it
+    bool cut = false;                          // sticky: what lies behind a boundary is no more part of the text
+    for (int k = 0; k < max_ngram_size_; ++k) {
+      cut |= k > 0 && std::ranges::binary_search(starts, static_cast<int32_t>(t - k + 1));
+      cut |= canonical(t - k) < 0 || (k > 0 && canonical(t - k) == cut_id_);
+      seen[static_cast<size_t>(k)] = cut ? boundary_id_ : canonical(t - k);
+    }
+    for (size_t column = 0; column < primes_.size(); ++column) {
+      const size_t order = column / static_cast<size_t>(n_heads_) + 2;
+      uint128 mix = static_cast<uint128>(seen[0]) * static_cast<uint128>(is_sum_ ? 1 : multipliers_[0]);
+      for (size_t k = 1; k < order; ++k) {
+        const int64_t multiplier = multipliers_[is_sum_ ? (k - 1) * primes_.size() + column : k];
+        const uint128 product = static_cast<uint128>(seen[k]) * static_cast<uint128>(multiplier);
+        mix = is_sum_ ? mix + product : mix ^ product;
       }
-      for (int head = 0; head < n_heads_; ++head) {
-        const size_t column = static_cast<size_t>((n - 2) * n_heads_ + head);
-        row_ids[out++] = mix % primes_[column] + offsets_[column];
-      }
+      row_ids[out++] = static_cast<int64_t>(mix % static_cast<uint128>(primes_[column])) + offsets_[column];
     }
   }
 }

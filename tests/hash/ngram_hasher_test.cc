@@ -36,9 +36,14 @@ Case random_case(NumpyRandom& random, int64_t max_length) {
   config.seed = random.integers(0, 1000);
   const int sizes[] = {1, 2, 300, 99092, INT32_MAX};
   config.compressed_vocab_size = sizes[random.integers(0, 5)];
-  const int pad = static_cast<int>(random.integers(0, config.compressed_vocab_size));
-  Case made{
-      value_or_throw(EngramLayout::create(config, pad)), random_map(random, 500, config.compressed_vocab_size), {}, {}};
+  const TokenMap map = random_map(random, 500, config.compressed_vocab_size);
+  config.rule = static_cast<HashRule>(random.integers(0, 3));
+  config.vocab_size_ratio = 0.99 * static_cast<double>(start) / config.compressed_vocab_size;
+  if (config.rule != HashRule::kEngram)  // often an id of the text
+    config.pad_token_id = map.ids()[static_cast<size_t>(random.integers(0, 500))];
+  const int pad = config.rule == HashRule::kEngram ? static_cast<int>(random.integers(0, config.compressed_vocab_size))
+                                                   : config.pad_token_id;
+  Case made{value_or_throw(EngramLayout::create(config, pad)), map, {}, {}};
   const int64_t length = random.integers(0, max_length + 1);
   const bool masks = random.integers(0, 2) == 0, documents = random.integers(0, 2) == 0;
   for (int64_t t = 0; t < length; ++t) {
@@ -48,12 +53,14 @@ Case random_case(NumpyRandom& random, int64_t max_length) {
   return made;
 }
 
-NgramContext context_of(const Case& made) { return NgramContext(made.map, made.layout.config().max_ngram_size); }
+NgramContext context_of(const TokenMap& map, const NgramHasher& hasher) {
+  return NgramContext(map, hasher.max_ngram_size(), 0, hasher.cut_id());
+}
 
 std::vector<int64_t> hash(const NgramHasher& hasher, const TokenMap& map, std::span<const int32_t> ids,
                           std::span<const int32_t> starts) {
   std::vector<int64_t> rows(ids.size() * static_cast<size_t>(hasher.rows_per_token()), -1);
-  NgramContext context(map, hasher.max_ngram_size());
+  NgramContext context = context_of(map, hasher);
   throw_if_error(context.append(ids, starts));
   hasher.hash(context, std::ssize(ids), rows);
   return rows;
@@ -84,7 +91,7 @@ TEST(NgramHasher, AnySplitAndAnyRollBackGiveTheSameRows) {
   for (int round = 0; round < 300; ++round) {
     Case made = random_case(random, 200);
     const NgramHasher hasher(made.layout, 0);
-    NgramContext context = context_of(made);
+    NgramContext context = context_of(made.map, hasher);
     std::vector<int64_t> chunked;
     for (size_t begin = 0; begin < made.ids.size();) {
       const int64_t longest = round % 3 == 0 ? 3 : 150;
@@ -144,6 +151,33 @@ TEST(NgramHasher, ExtremeMixesAreExact) {
     std::vector<int32_t> ids(20000);
     for (int32_t& id : ids) id = static_cast<int32_t>(random.integers(0, 20000));
     ASSERT_EQ(hash(hasher, map, ids, {}), hash_plain(hasher, map, ids, {})) << start;
+  }
+}
+
+// Sums of longcat on both sides of 2^53, where doubles end and 128 bits begin.
+TEST(NgramHasher, ExtremeSumsAreExact) {
+  NumpyRandom random(8);
+  for (const auto& [vocabulary, rows] : std::vector<std::pair<int, double>>{{1 << 22, 0x1p30 - 40},
+                                                                            {1 << 22, 0x1p30 + 40},
+                                                                            {1 << 22, 0x1p37},
+                                                                            {INT32_MAX, 0x1p37},
+                                                                            {1 << 22, 2},
+                                                                            {1 << 22, 0.5},
+                                                                            {1, 0.5}}) {
+    EngramConfig config;
+    config.rule = HashRule::kLongcat;
+    config.layer_ids = {0};
+    config.n_heads = 5;
+    config.pad_token_id = 0;
+    config.compressed_vocab_size = vocabulary;
+    config.vocab_size_ratio = rows / vocabulary;
+    const NgramHasher hasher(value_or_throw(EngramLayout::create(config, 0)), 0);
+    std::vector<int32_t> top(5000);
+    for (size_t i = 0; i < top.size(); ++i) top[i] = std::max(0, vocabulary - 1 - static_cast<int32_t>(i));
+    const TokenMap map = value_or_throw(TokenMap::from_ids(top, vocabulary));
+    std::vector<int32_t> ids(5000);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random.integers(0, 5000));
+    ASSERT_EQ(hash(hasher, map, ids, {}), hash_plain(hasher, map, ids, {})) << vocabulary << " " << rows;
   }
 }
 
