@@ -65,6 +65,32 @@ TEST(HashCommand, JsonEqualsTheGoldenVectors) {
   }
 }
 
+TEST(HashCommand, JsonEqualsTheVectorsOfTheOtherDialects) {
+  const json items =
+      value_or_throw(read_json_file(Env::posix(), ENGRAM_SOURCE_DIR "/tests/golden/dialect_vectors.json"));
+  for (const json& item : items) {
+    const bool is_qwen = item.at("rule") == "qwen4exp";
+    const std::string shape =
+        is_qwen
+            ? fmt::format("--vocab-size {} --max-ngram-size {} --n-heads {} --ple-layers {} --seed {}",
+                          item.at("ngram_vocab_size_base").dump(), item.at("ngram_size").dump(),
+                          item.at("heads_per_ngram").dump(), item.at("ple_layers").dump(), item.at("seed").dump())
+            : fmt::format("--vocab-size-ratio {} --max-ngram-size {} --n-heads {}", item.at("vocab_size_ratio").dump(),
+                          item.at("neighbor_num").dump(), item.at("split_num").dump());
+    for (const json& sequence : item.at("sequences")) {
+      const Output output = run(fmt::format(
+          "hash --rule {} --unigram-vocab-size {} --eos-id {} {} --ids '{}' --json", item.at("rule").get<std::string>(),
+          item.at("vocab_size").dump(), item.at("eos_token_id").dump(), shape, list(sequence.at("token_ids"), ' ')));
+      ASSERT_EQ(output.code, 0) << output.err;
+      json wanted = {{"rule", item.at("rule")}, {"row_ids", json::object()}};
+      wanted["head_sizes"] = is_qwen ? item.at("head_sizes") : json::array({item.at("table_rows")});
+      for (size_t layer = 0; layer < sequence.at("row_ids").size(); ++layer)
+        wanted["row_ids"][std::to_string(layer)] = sequence.at("row_ids")[layer];
+      ASSERT_EQ(json::parse(output.out), wanted);
+    }
+  }
+}
+
 // A tokenizer of 256 bytes and two special tokens: ids that normalise alike ("A", "a") hash alike.
 TEST(HashCommand, ATokenizerCompressesTheIds) {
   const std::string path = ::testing::TempDir() + "engram_hash_command_tokenizer_" + std::to_string(::getpid());
@@ -100,6 +126,14 @@ TEST(HashCommand, BadInputIsOneErrorLine) {
            {base + "--ids 1 --pad-id 100", "error: --pad-id: got 100, wanted 0 .. 99\n"},
            {base + "--ids 1 --max-ngram-size 4",
             "error: vocab_size: got 2 sizes, wanted 3: one for each order 2 .. max_ngram_size = 4\n"},
+           {"hash --rule longcat --unigram-vocab-size 100 --vocab-size-ratio 2 --eos-id 100 --ids 1",
+            "error: eos_token_id: got 100, wanted 0 .. 99\n"},
+           {"hash --rule longcat --unigram-vocab-size 100 --vocab-size-ratio 1e300 --eos-id 2 --ids 1",
+            "error: vocab_size_ratio: got 1e+300, wanted above 0, with heads of at most 274877906944 rows\n"},
+           {"hash --rule qwen4exp --unigram-vocab-size 100 --vocab-size 9223372036854775807 --eos-id 2 --ids 1",
+            "error: vocab_size: got 9223372036854775807, wanted 1 .. 274877906944\n"},
+           {"hash --rule qwen4exp --unigram-vocab-size 100 --vocab-size 50 --eos-id 2 --ids '1 100'",
+            "error: token 1: got id 100, wanted -1 (masked) .. 99\n"},
            {"hash --tokenizer /no/file --layer-ids 1 --vocab-size 9,9 --ids 1",
             "error: cannot open '/no/file': No such file or directory\n"},
            {"bench hash --python /no/python",
@@ -116,6 +150,9 @@ TEST(HashCommand, WrongUsageIsTwo) {
   EXPECT_EQ(run("hash --layer-ids 1 --vocab-size 9,9 --ids 1").code, 2);
   EXPECT_EQ(run("hash --canonical --layer-ids 1 --vocab-size 9,9 --ids 1").code, 2);
   EXPECT_EQ(run("hash --no-such-flag").code, 2);
+  EXPECT_EQ(run("hash --rule qwen --unigram-vocab-size 9 --vocab-size 9 --eos-id 2 --ids 1").code, 2);
+  EXPECT_EQ(run("hash --rule qwen4exp --unigram-vocab-size 9 --vocab-size 9 --ids 1").code, 2);
+  EXPECT_EQ(run("hash --rule longcat --unigram-vocab-size 9 --vocab-size-ratio 2 --eos-id 2 --seed 1 --ids 1").code, 2);
   EXPECT_EQ(run("bench").code, 2);
   EXPECT_EQ(run("hash --help").code, 0);
 }
