@@ -169,7 +169,7 @@ void add_bench_serve(CLI::App& bench, Invocation& invocation) {
           "first three unless given")
       ->delimiter(',')
       ->check(CLI::IsMember({"table", "clients", "sampling", "drafts", "peer"}));
-  command->add_option("--python", options.python, "interpreter that has llama-cpp-python")->capture_default_str();
+  command->add_option("--python", options.python, "interpreter that has xllamacpp and gguf")->capture_default_str();
   command->add_flag("--json", flags->json, "print JSON");
   command->callback([flags, &invocation] { invocation.run = [flags] { return run_bench_serve(*flags); }; });
 }

@@ -7,14 +7,15 @@ The GGUF file holds random weights of the llama architecture and is made anew wh
 Prints {"prefill", "decode", "decode_all" (of `sequences` at once), "version"}.
 """
 
+import concurrent.futures
 import json
 import sys
 import time
 from pathlib import Path
 
 import gguf
-import llama_cpp
 import numpy as np
+import xllamacpp
 
 
 def write_gguf(path, model, weights):
@@ -32,7 +33,13 @@ def write_gguf(path, model, weights):
     writer.add_rope_dimension_count(width)
     writer.add_rope_freq_base(model["rope_theta"])
     writer.add_layer_norm_rms_eps(model["rms_norm_eps"])
-    writer.add_tokenizer_model("no_vocab")
+    writer.add_tokenizer_model("gpt2")  # the server wants some tokenizer; prompts are token ids
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list([f"t{i}" for i in range(model["vocab_size"])])
+    writer.add_token_types([gguf.TokenType.NORMAL] * model["vocab_size"])
+    writer.add_token_merges(["t 0"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
     random = np.random.default_rng(0)
     kind = gguf.GGMLQuantizationType[weights]
 
@@ -64,36 +71,25 @@ def write_gguf(path, model, weights):
     writer.close()
 
 
-class Context:
+class Llama:
+    """llama.cpp's server inside this process. Its timings are those of llama_decode() and of taking the likeliest token."""
+
     def __init__(self, path, job):
-        llama_cpp.llama_backend_init()
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
-        params = llama_cpp.llama_context_default_params()
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_parallel = job["sequences"]
         params.n_ctx = job["sequences"] * (job["prompt"] + job["decode"])
         params.n_batch = params.n_ubatch = job["prompt"]
-        params.n_seq_max = job["sequences"]
-        params.n_threads = params.n_threads_batch = job["threads"]
-        self.context = llama_cpp.llama_init_from_model(model, params)
-        self.batch = llama_cpp.llama_batch_init(job["prompt"], 0, 1)
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = job["threads"]
+        params.fit_params, params.cache_ram_mib, params.verbosity = False, 0, -1
+        self.server = xllamacpp.Server(params)
 
-    def clear(self):
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
-
-    def step(self, tokens, positions, sequences, wanted):
-        """Computes the tokens; logits of those that `wanted` says."""
-        batch = self.batch
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, positions[i], 1
-            batch.seq_id[i][0], batch.logits[i] = sequences[i], wanted[i]
-        assert llama_cpp.llama_decode(self.context, batch) == 0
-        llama_cpp.llama_synchronize(self.context)
-
-
-def rate(count, work):
-    start = time.monotonic()
-    work()
-    return count / (time.monotonic() - start)
+    def ask(self, prompt, count):
+        """Generates `count` tokens greedily behind token ids; the server's timings."""
+        done = self.server.handle_completions({"prompt": prompt, "max_tokens": count, "temperature": 0, "top_k": 1,
+                                               "samplers": ["top_k"], "ignore_eos": True, "cache_prompt": False})
+        assert done["usage"]["completion_tokens"] == count, done
+        return done["timings"]
 
 
 def main():
@@ -103,22 +99,18 @@ def main():
     if not path.exists() or not shape.exists() or json.loads(shape.read_text()) != job["model"]:
         write_gguf(path, job["model"], job["weights"])
         shape.write_text(json.dumps(job["model"]))
-    llama, prompt, decode, sequences = Context(path, job), job["prompt"], job["decode"], job["sequences"]
+    llama, prompt, decode, sequences = Llama(path, job), job["prompt"], job["decode"], job["sequences"]
     tokens = np.random.default_rng(1).integers(0, job["model"]["vocab_size"], prompt).tolist()
 
-    def prefill():
-        llama.clear()
-        llama.step(tokens, range(prompt), [0] * prompt, [False] * (prompt - 1) + [True])
-
-    def generate(count):
-        llama.clear()
-        for i in range(decode):
-            llama.step(tokens[i:i + 1] * count, [i] * count, range(count), [True] * count)
-
-    prefill()  # warm
-    print(json.dumps({"prefill": rate(prompt, prefill), "decode": rate(decode, lambda: generate(1)),
-                      "decode_all": rate(decode * sequences, lambda: generate(sequences)),
-                      "version": llama_cpp.__version__}))
+    llama.ask(tokens, 1)  # warm
+    prefill = llama.ask(tokens, 1)["prompt_per_second"]
+    one = llama.ask(tokens[:1], decode)["predicted_per_second"]
+    start = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(sequences) as pool:
+        list(pool.map(lambda i: llama.ask(tokens[i:i + 1], decode), range(sequences)))
+    every = sequences * decode / (time.monotonic() - start)
+    print(json.dumps({"prefill": prefill, "decode": one, "decode_all": every,
+                      "version": f"xllamacpp {xllamacpp.__version__}: {xllamacpp.get_system_info().strip()}"}))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ struct ServeBenchOptions {
   std::string scale = "cpu";          // smoke, cpu, cpu-small, gpu, gpu-smoke
   std::string tokenizer, tokens;      // tokenizer.json and a token shard: the real text
   std::string folder;                 // where the table is made, and removed at the end
-  std::string python, llama_script;   // interpreter with llama-cpp-python and gguf; bench/llama_peer.py
+  std::string python, llama_script;   // interpreter with xllamacpp and gguf; bench/llama_peer.py
   std::vector<std::string> variants;  // of the names above, "no-memory" added; empty: all
   std::vector<std::string> texts;     // random, real; empty: both
   int rounds = 5;
@@ -61,7 +61,8 @@ Result<nlohmann::ordered_json> run_serve_drafts_bench(Env& env, const ServeBench
 //  "rows": [{"name", "temperature", "top_p", "tokens_per_second", "time_over_greedy", "ratio_low", "ratio_high"}]}.
 Result<nlohmann::ordered_json> run_serve_sampling_bench(Env& env, const ServeBenchOptions& options);
 
-// A model of SmolLM2-135M's shape beside llama.cpp, in F32 and in BF16, and ours in BF16 beside its Q8_0: {"peer",
+// A model of SmolLM2-135M's shape beside llama.cpp, in F32 and in BF16, and ours in BF16 beside its Q8_0: {"peer" (its
+// version and the instructions that it was built for),
 // "rows":
 //  [{"name": what is done and in which weights (prefill, decode, decode of 8 sequences), "ours", "llama_cpp" in tokens
 //  per second, "ratio", "ratio_low", "ratio_high"}]}. kNotFound.

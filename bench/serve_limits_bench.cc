@@ -267,6 +267,7 @@ ModelConfig peer_config(const Workload& work) {
 
 struct PeerSpeeds {
   std::vector<double> prefill, decode, decode_all;  // tokens/s, one a round
+  std::string version;                              // the peer's
 };
 
 Status add_ours(LLMEngine& engine, const std::vector<int32_t>& text, PeerSpeeds& speeds) {
@@ -299,6 +300,7 @@ Status add_peers(const ServeBenchOptions& options, const ModelConfig& config, co
   speeds.prefill.push_back(peer.at("prefill").get<double>());
   speeds.decode.push_back(peer.at("decode").get<double>());
   speeds.decode_all.push_back(peer.at("decode_all").get<double>());
+  speeds.version = peer.at("version").get<std::string>();
   return Status();
 }
 
@@ -349,7 +351,8 @@ Result<Json> run_serve_peer_bench(Env& env, const ServeBenchOptions& options) {
   add_rows(rows, "F32", ours_wide, "F32", f32);
   add_rows(rows, "BF16", ours_half, "BF16", bf16);
   add_rows(rows, "BF16", ours_half, "Q8_0", q8);
-  return Json{{"peer", "llama-cpp-python, the shape of SmolLM2-135M, random weights"}, {"rows", rows}};
+  return Json{{"peer", fmt::format("llama.cpp in {}; the shape of SmolLM2-135M, random weights", q8.version)},
+              {"rows", rows}};
 }
 
 }  // namespace engram::bench
