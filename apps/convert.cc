@@ -7,6 +7,7 @@
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
 #include "engram/core/progress.h"
+#include "engram/text/chat_template.h"
 
 namespace engram::apps {
 namespace {
@@ -28,7 +29,10 @@ Status run_convert(const ConvertFlags& flags, bool import) {
   };
   if (!import) return export_hf_folder(env, flags.source, flags.destination, options);
   ENGRAM_ASSIGN_OR_RETURN(const SourceModel source, open_source_model(env, flags.source));
-  return import_model(env, source, flags.destination, options);
+  ENGRAM_RETURN_IF_ERROR(import_model(env, source, flags.destination, options));
+  if (const auto chat = ChatTemplate::parse(source.file.chat_template); !chat.ok())
+    fmt::print(stderr, "warning: {}: `engram serve` will refuse chats with this model\n", chat.status().message());
+  return Status();
 }
 
 void add_convert(CLI::App& command, Invocation& invocation, bool import, const char* source, const char* destination) {

@@ -91,6 +91,30 @@ TEST(Convert, LogitsEqualTransformers) {
   }
 }
 
+// tokenizer_config.json names the tokens that a template prints; the ends of a text stay.
+TEST(Convert, ChatTemplatesAndTheirTokens) {
+  TemporaryFolder folder;
+  Env& env = Env::posix();
+  const std::string source = copy_family("llama_linear", folder);
+  const auto opened = [&](const std::string& json) {
+    throw_if_error(write_file_atomic(env, source + "/tokenizer_config.json", json));
+    return value_or_throw(open_source_model(env, source)).file;
+  };
+  CheckpointConfig file = opened(R"({"bos_token": null, "eos_token": {"content": "<|endoftext|>"},
+                                     "chat_template": [{"name": "rag", "template": "a"},
+                                                       {"name": "default", "template": "b"}]})");
+  EXPECT_EQ(file.chat_template, "b");
+  EXPECT_EQ(file.special.bos, 1);
+  EXPECT_EQ(file.special.eos, 0);
+  EXPECT_EQ(file.special.more_eos, (std::vector<int32_t>{2, 3}));
+  file = opened(R"({"bos_token": "<|endoftext|>", "eos_token": "nowhere", "chat_template": "c"})");
+  EXPECT_EQ(file.chat_template, "c");
+  EXPECT_EQ(file.special.bos, 0);
+  EXPECT_EQ(file.special.eos, 2);
+  throw_if_error(write_file_atomic(env, source + "/chat_template.jinja", "d"));
+  EXPECT_EQ(opened(R"({"chat_template": "c"})").chat_template, "d");
+}
+
 TEST(Convert, GgufEqualsTransformers) {
   TemporaryFolder folder;
   const LoadedModel model = import_and_load(kFamilies + "llama.gguf", folder / "out");

@@ -78,24 +78,36 @@ Result<std::vector<SourceTensor>> open_tensors(const std::string& directory, Sha
   return tensors;
 }
 
+// tokenizer_config.json; null: it is not there.
+Result<nlohmann::json> read_tokenizer_config(Env& env, const std::string& directory) {
+  const std::string path = join_path(directory, "tokenizer_config.json");
+  return env.file_exists(path) ? read_json_file(env, path) : nlohmann::json();
+}
+
 // chat_template.jinja, or tokenizer_config.json's: one text, or several by name of which "default" is meant.
-Result<std::string> read_chat_template(Env& env, const std::string& directory) {
+Result<std::string> read_chat_template(Env& env, const std::string& directory, const nlohmann::json& tokenizer_config) {
   if (const std::string path = join_path(directory, "chat_template.jinja"); env.file_exists(path))
     return env.read_file(path, {.max_bytes = 1 << 20});
-  const std::string path = join_path(directory, "tokenizer_config.json");
-  if (!env.file_exists(path)) return std::string();
-  ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json json, read_json_file(env, path));
-  const nlohmann::json* found = json_find(json, "chat_template");
+  const nlohmann::json* found = json_find(tokenizer_config, "chat_template");
   if (found == nullptr) return std::string();
-  for (const nlohmann::json& named : found->is_array() ? *found : nlohmann::json::array()) {
-    const nlohmann::json *name = json_find(named, "name"), *text = json_find(named, "template");
+  for (size_t i = 0; found->is_array() && i < found->size(); ++i) {
+    const nlohmann::json *name = json_find((*found)[i], "name"), *text = json_find((*found)[i], "template");
     if (name != nullptr && *name == "default" && text != nullptr) found = text;
   }
   return found->is_string() ? found->get<std::string>() : std::string();
 }
 
-// Ids of config.json, and those that generation_config.json adds or replaces.
-Result<SpecialTokens> read_special_tokens(Env& env, const std::string& directory, HfConfig config) {
+// A token that tokenizer_config.json names, by its text or as an object with it; -1: none.
+int32_t named_token(const nlohmann::json& tokenizer_config, const char* key, const Tokenizer& tokenizer) {
+  const nlohmann::json* name = json_find(tokenizer_config, key);
+  if (name != nullptr && name->is_object()) name = json_find(*name, "content");
+  return name != nullptr && name->is_string() ? tokenizer.token_id(name->get_ref<const std::string&>()) : -1;
+}
+
+// Ids of config.json, and those that generation_config.json replaces. The first are what a chat template calls
+// bos_token and eos_token: those that tokenizer_config.json names.
+Result<SpecialTokens> read_special_tokens(Env& env, const std::string& directory, HfConfig config,
+                                          const nlohmann::json& tokenizer_config, const Tokenizer& tokenizer) {
   const std::string path = join_path(directory, "generation_config.json");
   if (env.file_exists(path)) {
     ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json json, read_json_file(env, path));
@@ -103,6 +115,11 @@ Result<SpecialTokens> read_special_tokens(Env& env, const std::string& directory
     fields("bos_token_id", config.bos, 0, config.config.vocab_size - 1);
     fields("eos_token_id", config.eos, 0, config.config.vocab_size - 1);
     ENGRAM_RETURN_IF_ERROR(fields.status());
+  }
+  if (const int32_t bos = named_token(tokenizer_config, "bos_token", tokenizer); bos >= 0) config.bos = {bos};
+  if (const int32_t eos = named_token(tokenizer_config, "eos_token", tokenizer); eos >= 0) {
+    std::erase(config.eos, eos);
+    config.eos.insert(config.eos.begin(), eos);
   }
   SpecialTokens special;
   if (!config.bos.empty()) special.bos = config.bos.front();
@@ -132,8 +149,10 @@ Result<SourceModel> open_hf_folder(Env& env, const std::string& directory) {
   out.file.config = config.config;
   ENGRAM_ASSIGN_OR_RETURN(Tokenizer text, Tokenizer::load(env, tokenizer));
   ENGRAM_RETURN_IF_ERROR(set_tokenizer(std::move(text), out).with_context(tokenizer));
-  ENGRAM_ASSIGN_OR_RETURN(out.file.special, read_special_tokens(env, directory, std::move(config)));
-  ENGRAM_ASSIGN_OR_RETURN(out.file.chat_template, read_chat_template(env, directory));
+  ENGRAM_ASSIGN_OR_RETURN(const nlohmann::json named, read_tokenizer_config(env, directory));
+  ENGRAM_ASSIGN_OR_RETURN(out.file.special,
+                          read_special_tokens(env, directory, std::move(config), named, *out.tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(out.file.chat_template, read_chat_template(env, directory, named));
   ENGRAM_ASSIGN_OR_RETURN(ShardSet opened, ShardSet::open(env, directory));
   const auto shards = std::make_shared<ShardSet>(std::move(opened));
   ENGRAM_RETURN_IF_ERROR(shards->check_index());
