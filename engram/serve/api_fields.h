@@ -12,14 +12,17 @@ namespace engram {
 
 class ApiFields : public Fields {
  public:
-  explicit ApiFields(const nlohmann::json& body) : Fields(body, "") {}
+  // text: what the body was read from. Both outlive this.
+  ApiFields(const nlohmann::json& body, std::string_view text) : Fields(body, ""), text_(text) {}
 
   std::optional<ApiError> error() const;  // its param is the field of the body
   void fail(const char* key, const std::string& problem, const char* code = "");
   // A field that is known and not served: anything but null, false or an empty value is an error.
   void unserved(const char* key);
+  std::string_view text() const { return text_; }
 
  private:
+  std::string_view text_;
   std::string code_;
 };
 

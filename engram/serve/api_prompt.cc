@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engram/core/json.h"
-#include "engram/serve/chat.h"
 
 namespace engram {
 namespace {
@@ -31,55 +30,12 @@ std::optional<Prompt> token_prompt(const ApiModel& model, const json& list, ApiF
   return std::nullopt;
 }
 
-// A string, or parts of which only text ones are served.
-std::optional<std::string> message_content(const json& message, const std::string& where, ApiFields& fields) {
-  const json* content = json_find(message, "content");
-  if (content != nullptr && content->is_string()) return content->get<std::string>();
-  std::string text;
-  const json parts = content != nullptr && content->is_array() ? *content : json::array({json()});
-  for (const json& part : parts) {
-    const json* kind = json_find(part, "type");
-    const json* words = json_find(part, "text");
-    if (kind == nullptr || *kind != "text" || words == nullptr || !words->is_string()) {
-      fields.fail("messages",
-                  fmt::format("{}.content: wanted a string or parts {{\"type\": \"text\", \"text\": ...}}", where));
-      return std::nullopt;
-    }
-    text += words->get_ref<const std::string&>();
-  }
-  return text;
-}
-
-std::vector<ChatMessage> read_messages(ApiFields& fields) {
-  const json* list = fields.find("messages");
-  if (list == nullptr || !list->is_array() || list->empty()) {
-    fields.wrong("messages", list == nullptr ? json() : *list, "an array of one message or more");
-    return {};
-  }
-  std::vector<ChatMessage> messages;
-  for (const json& message : *list) {
-    const std::string where = fmt::format("messages[{}]", messages.size());
-    const json* role = json_find(message, "role");
-    std::string name = role != nullptr && role->is_string() ? role->get<std::string>() : "";
-    if (name == "developer") name = "system";  // OpenAI's newer word
-    if (name != "system" && name != "user" && name != "assistant") {
-      fields.fail("messages", fmt::format("{}.role: got {}, wanted \"system\", \"user\" or \"assistant\"", where,
-                                          role == nullptr ? std::string("nothing") : shown(*role)));
-      return {};
-    }
-    std::optional<std::string> content = message_content(message, where, fields);
-    if (!content) return {};
-    messages.push_back({std::move(name), std::move(*content)});
-  }
-  return messages;
-}
-
 // What an endpoint that asks nothing of the engine answers.
 HttpReply reply_at_once(const ApiModel& model, std::string_view body,
                         ordered_json (*answer)(const ApiModel&, ApiFields&)) {
   const std::variant<json, ApiError> parsed = parse_body(body);
   if (const ApiError* error = std::get_if<ApiError>(&parsed)) return error->reply();
-  ApiFields fields(std::get<json>(parsed));
+  ApiFields fields(std::get<json>(parsed), body);
   if (auto error = check_model(fields, model.info.model)) return error->reply();
   const ordered_json value = answer(model, fields);
   if (fields.error()) return fields.error()->reply();
@@ -88,10 +44,11 @@ HttpReply reply_at_once(const ApiModel& model, std::string_view body,
 
 ordered_json tokens_of(const ApiModel& model, ApiFields& fields) {
   std::string text;
-  bool add_special = false;
+  const bool chat = fields.find("messages") != nullptr;
+  bool add_special = !chat;
   fields("add_special_tokens", add_special);
   fields("prompt", text);
-  if (fields.find("messages") != nullptr) {
+  if (chat) {
     text = chat_text(model, fields);
   } else {
     fields.need("prompt", text);
@@ -120,8 +77,10 @@ ordered_json special_text(const ApiModel& model, int32_t id) {
 
 }  // namespace
 
-std::optional<Prompt> encode_prompt(const ApiModel& model, const char* key, const std::string& text,
+std::optional<Prompt> encode_prompt(const ApiModel& model, const char* key, const std::string& text, bool add_special,
                                     ApiFields& fields) {
+  fields("add_special_tokens", add_special);
+  if (fields.error()) return std::nullopt;
   if (model.max_prompt_bytes && text.size() > *model.max_prompt_bytes) {
     fields.fail(key,
                 fmt::format("got {} bytes of text, wanted at most {}: the model's context is {} tokens, and no token "
@@ -131,7 +90,7 @@ std::optional<Prompt> encode_prompt(const ApiModel& model, const char* key, cons
                 "context_length_exceeded");
     return std::nullopt;
   }
-  Result<Prompt> ids = model.tokenizer.encode(text);
+  Result<Prompt> ids = model.tokenizer.encode(text, add_special);
   if (!ids.ok()) {
     fields.fail(key, ids.status().message());
     return std::nullopt;
@@ -159,7 +118,7 @@ std::vector<Prompt> read_prompts(const ApiModel& model, ApiFields& fields) {
   for (const json& item : list) {
     std::optional<Prompt> prompt;
     if (item.is_string()) {
-      prompt = encode_prompt(model, "prompt", item.get_ref<const std::string&>(), fields);
+      prompt = encode_prompt(model, "prompt", item.get_ref<const std::string&>(), true, fields);
     } else if (item.is_array()) {
       prompt = token_prompt(model, item, fields);
     } else {
@@ -172,18 +131,22 @@ std::vector<Prompt> read_prompts(const ApiModel& model, ApiFields& fields) {
 }
 
 std::string chat_text(const ApiModel& model, ApiFields& fields) {
-  const std::vector<ChatMessage> messages = read_messages(fields);
+  if (!model.chat.status().ok()) fields.fail("messages", model.chat.status().message(), "no_chat_template");
+  ordered_json variables = ordered_json::object();
+  if (model.info.bos >= 0) variables["bos_token"] = model.tokenizer.token_string(model.info.bos);
+  if (model.info.eos >= 0) variables["eos_token"] = model.tokenizer.token_string(model.info.eos);
+  read_chat(fields, variables);
   if (fields.error()) return "";
-  Result<std::string> text = render_chat(model.chat_template, messages);
-  if (!text.ok()) fields.fail("messages", text.status().message(), "no_chat_template");
-  return text.ok() ? *text : "";
+  Result<std::string> text = model.chat.render(variables);
+  if (!text.ok()) fields.fail("messages", text.status().message());
+  return text.ok() ? *std::move(text) : "";
 }
 
 HttpReply tokenize(const ApiModel& model, std::string_view body) { return reply_at_once(model, body, tokens_of); }
 HttpReply detokenize(const ApiModel& model, std::string_view body) { return reply_at_once(model, body, text_of); }
 
 HttpReply tokenizer_info(const ApiModel& model) {
-  const ordered_json chat = model.chat_template.empty() ? ordered_json() : ordered_json(model.chat_template);
+  const ordered_json chat = model.chat.source().empty() ? ordered_json() : ordered_json(model.chat.source());
   const ordered_json info = {{"bos_token", special_text(model, model.info.bos)},
                              {"eos_token", special_text(model, model.info.eos)},
                              {"chat_template", chat},

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engram/serve/api_fields.h"
+#include "engram/serve/chat.h"
 #include "engram/serve/engine.h"
 #include "engram/text/tokenizer.h"
 
@@ -16,21 +17,23 @@ namespace engram {
 struct ApiModel {
   const EngineInfo& info;
   const Tokenizer& tokenizer;
-  std::string chat_template;
+  Chat chat;
   int max_choices = 128;                        // prompts * n of one call
   std::optional<size_t> max_prompt_bytes = {};  // text of more bytes is too long, whatever its tokens (prompt_limit.h)
 };
 
 using Prompt = std::vector<int32_t>;
 
-// An empty text is the bos token alone, as in `engram generate`.
-std::optional<Prompt> encode_prompt(const ApiModel& model, const char* key, const std::string& text, ApiFields& fields);
+// An empty text is the bos token alone, as in `engram generate`. The body's "add_special_tokens", which is
+// `add_special` where it is absent: what the tokenizer's file puts around a text is there too.
+std::optional<Prompt> encode_prompt(const ApiModel& model, const char* key, const std::string& text, bool add_special,
+                                    ApiFields& fields);
 // "prompt": a string, an array of strings, an array of token ids, or an array of those.
 std::vector<Prompt> read_prompts(const ApiModel& model, ApiFields& fields);
 // "messages" as the model's chat template has them.
 std::string chat_text(const ApiModel& model, ApiFields& fields);
 
-// vLLM's endpoints. {"prompt" or "messages", "add_special_tokens": false by default, as a completion reads its prompt}
+// vLLM's endpoints. {"prompt" or "messages"}, read as a completion and a chat read them, of any length
 // -> {"tokens", "count", "max_model_len"}; {"tokens"} -> {"prompt"}.
 HttpReply tokenize(const ApiModel& model, std::string_view body);
 HttpReply detokenize(const ApiModel& model, std::string_view body);

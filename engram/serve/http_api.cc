@@ -125,7 +125,7 @@ HttpReply page_reply() {
 HttpApi::HttpApi(const Engine& engine, const Tokenizer& tokenizer, std::string chat_template, int max_choices,
                  const std::vector<std::string>& api_keys)
     : engine_(engine),
-      model_{engine.info(), tokenizer, std::move(chat_template), max_choices,
+      model_{engine.info(), tokenizer, Chat(std::move(chat_template)), max_choices,
              most_prompt_bytes(tokenizer, engine.info().max_context)},
       keys_(api_keys) {}
 

@@ -210,6 +210,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(HttpServerOptions options,
                                                       const Tokenizer& tokenizer) {
   auto impl = std::make_unique<Impl>(std::move(options), engine, tokenizer);
   ENGRAM_RETURN_IF_ERROR(impl->listen());
+  if (const Chat& chat = impl->context->api.model().chat; !chat.source().empty() && !chat.status().ok())
+    impl->context->log(LogLevel::kWarning, "no chat", {{"cause", chat.status().message()}});
   impl->accept();
   const Status started = catch_exceptions([one = impl.get()] {
     const auto add = [one](int count, auto& context) {

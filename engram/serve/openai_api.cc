@@ -8,7 +8,6 @@
 
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
-#include "engram/serve/chat.h"
 
 namespace engram {
 namespace {
@@ -148,9 +147,7 @@ Parsed finish(const ApiModel& model, ApiFields& fields, GenerationCall call, Gen
   return call;
 }
 
-Parsed completion_of(const ApiModel& model, const json& body) {
-  ApiFields fields(body);
-  if (auto error = check_model(fields, model.info.model)) return *error;
+Parsed completion_of(const ApiModel& model, ApiFields& fields) {
   GenerationCall call;
   GenerationRequest request;
   fields("echo", call.echo);
@@ -180,9 +177,7 @@ void read_chat_logprobs(ApiFields& fields, GenerationCall& call, SamplingParams&
   if (call.logprobs) sampling.logprobs = top;
 }
 
-Parsed chat_of(const ApiModel& model, const json& body) {
-  ApiFields fields(body);
-  if (auto error = check_model(fields, model.info.model)) return *error;
+Parsed chat_of(const ApiModel& model, ApiFields& fields) {
   GenerationCall call;
   call.form = AnswerForm::kChat;
   GenerationRequest request;
@@ -198,8 +193,9 @@ Parsed chat_of(const ApiModel& model, const json& body) {
   read_stream(fields, call);
   const std::string text = chat_text(model, fields);
   if (fields.error()) return *fields.error();
-  for (const std::string& stop : chat_stops()) request.sampling.stop.push_back(stop);
-  std::optional<Prompt> prompt = encode_prompt(model, "messages", text, fields);
+  const std::vector<std::string>& stops = model.chat.stops();
+  request.sampling.stop.insert(request.sampling.stop.end(), stops.begin(), stops.end());
+  std::optional<Prompt> prompt = encode_prompt(model, "messages", text, false, fields);
   if (!prompt) return *fields.error();
   const int64_t room = std::max<int64_t>(model.info.max_context - static_cast<int64_t>(prompt->size()), 1);
   int checked = 1;  // also where max_completion_tokens goes before it
@@ -208,9 +204,7 @@ Parsed chat_of(const ApiModel& model, const json& body) {
   return finish(model, fields, std::move(call), std::move(request), {std::move(*prompt)}, "messages", max_key, room);
 }
 
-Parsed trace_of(const ApiModel& model, const json& body) {
-  ApiFields fields(body);
-  if (auto error = check_model(fields, model.info.model)) return *error;
+Parsed trace_of(const ApiModel& model, ApiFields& fields) {
   GenerationCall call;
   call.form = AnswerForm::kTrace;
   call.memory_trace = true;
@@ -234,10 +228,12 @@ Parsed trace_of(const ApiModel& model, const json& body) {
   return call;
 }
 
-Parsed parse(const ApiModel& model, std::string_view body, Parsed (*read)(const ApiModel&, const json&)) {
+Parsed parse(const ApiModel& model, std::string_view body, Parsed (*read)(const ApiModel&, ApiFields&)) {
   const std::variant<json, ApiError> parsed = parse_body(body);
   if (const ApiError* error = std::get_if<ApiError>(&parsed)) return *error;
-  return read(model, std::get<json>(parsed));
+  ApiFields fields(std::get<json>(parsed), body);
+  if (auto error = check_model(fields, model.info.model)) return *error;
+  return read(model, fields);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ ENGRAM_LOAD_REQUESTS: how many requests the load test sends (default 300; 10000 
 import concurrent.futures
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,32 @@ class Serve(unittest.TestCase):
             lines = [line[6:] for line in reply.read().decode().splitlines() if line.startswith("data: ")]
         self.assertEqual("[DONE]", lines[-1])
         self.assertEqual(whole, "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1]))
+
+    def test_a_chat_is_what_its_template_makes_of_it(self):
+        messages = [{"role": "user", "content": "the cat"}]
+        fields = {"messages": messages, "temperature": 0, "max_tokens": 12}
+        answer = post(self.server.url, "/v1/chat/completions", {"model": "smoke", **fields})["choices"][0]
+        same = self.complete("user: the cat\nassistant:", stop=["\nuser:", "\nassistant:", "\nsystem:", "\ntool:"])
+        self.assertEqual(same["choices"][0]["text"], answer["message"]["content"])
+        copy = Path(self.folder.name) / "with_template"
+        shutil.copytree((self.checkpoint / "latest").resolve(), copy)
+        config = json.loads((copy / "config.json").read_text())
+
+        def serve(template):
+            (copy / "config.json").write_text(json.dumps({**config, "chat_template": template}))
+            return Server(copy)
+
+        with serve("{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}") as server:
+            answer = post(server.url, "/v1/chat/completions", fields)["choices"][0]["message"]["content"]
+            self.assertEqual(self.complete("<|endoftext|>[user] the cat ")["choices"][0]["text"], answer)
+        with serve("{% include 'x' %}") as server:
+            with self.assertRaises(urllib.error.HTTPError) as error:
+                post(server.url, "/v1/chat/completions", fields)
+            self.assertIn("chat template: line 1: the tag 'include'", json.load(error.exception)["error"]["message"])
+            error.exception.close()
+            post(server.url, "/v1/completions", {"prompt": "a", "max_tokens": 1})
+            server.process.send_signal(signal.SIGTERM)
+            self.assertIn("no chat", server.process.stderr.read())
 
     def test_the_trace_names_gates_rows_and_tiers(self):
         trace = post(self.server.url, "/v1/memory/trace", {"model": "smoke", "prompt": "the cat", "max_tokens": 4})

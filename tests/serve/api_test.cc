@@ -1,6 +1,7 @@
 // The API without sockets: bodies that are served and bodies that are not, routes, keys, metrics.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -222,7 +223,7 @@ TEST_F(ServeApi, Chat) {
   EXPECT_EQ(sampling.max_tokens, 100 - static_cast<int>(made.requests[0].prompt.size()))
       << "what the context has room for";
   EXPECT_EQ(sampling.stop.front(), "x");
-  EXPECT_EQ(sampling.stop.size(), 4U) << "and the beginnings of the next speaker's line";
+  EXPECT_EQ(sampling.stop.size(), 5U) << "and the beginnings of the next speaker's line";
   EXPECT_EQ(
       call(kChat, R"({"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "max_completion_tokens": 7})")
           .requests[0]
@@ -238,10 +239,22 @@ TEST_F(ServeApi, ChatsThatCannotBeServed) {
       {R"({"messages": []})", "messages", "one message or more"},
       {R"({"messages": "hi"})", "messages", "got 'hi'"},
       {R"({"messages": ["hi"]})", "messages", "messages[0].role: got nothing"},
-      {R"({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "a"}]})", "messages",
-       "messages[1].role: got 'tool'"},
+      {R"({"messages": [{"role": "user", "content": "a"}, {"role": "critic", "content": "a"}]})", "messages",
+       "messages[1].role: got 'critic'"},
       {R"({"messages": [{"role": "user"}]})", "messages", "messages[0].content"},
       {R"({"messages": [{"role": "user", "content": 5}]})", "messages", "messages[0].content"},
+      {R"({"messages": [{"role": "assistant", "tool_calls": {}}]})", "messages",
+       "messages[0].tool_calls: got an object"},
+      {R"({"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": 5}}]}]})", "messages",
+       "messages[0].tool_calls[0].function.arguments: wanted a string"},
+      {R"({"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}]})", "messages",
+       "messages[0].tool_calls[0].function: arguments: not JSON"},
+      {R"({"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": 5})", "chat_template_kwargs",
+       "got 5, wanted an object"},
+      {R"({"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"messages": []}})",
+       "chat_template_kwargs", "without \"messages\""},
+      {R"({"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": 2})", "add_generation_prompt",
+       "got 2"},
       {R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]})", "messages",
        "content"},
       {R"({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 3})", "top_logprobs", "logprobs"},
@@ -258,14 +271,68 @@ TEST_F(ServeApi, ChatsThatCannotBeServed) {
   for (const auto& bad : cases) refused(kChat, bad.body, 400, bad.param, bad.says);
 }
 
-TEST_F(ServeApi, OnlyThePlainTemplateIsRendered) {
-  const std::vector<ChatMessage> messages = {{"user", "a"}};
-  EXPECT_EQ(*render_chat(kPlainChatTemplate, messages), "user: a\nassistant:");
-  EXPECT_NE(render_chat("", messages).status().message().find("no chat_template"), std::string::npos);
-  EXPECT_NE(render_chat("{{ other }}", messages).status().message().find("'{{ other }}'"), std::string::npos);
-  const HttpApi none(engine, engine.tokenizer(), "", 8, {});
-  const auto answer = ask(none, post(kChat, R"({"messages": [{"role": "user", "content": "a"}]})"));
-  EXPECT_EQ(std::get<HttpReply>(answer).status, 400);
+// The same template as transformers would be given, and what it is given.
+TEST_F(ServeApi, ChatWithAModelsOwnTemplate) {
+  const HttpApi other(
+      engine, engine.tokenizer(),
+      "{{ bos_token }}{% if tools %}{{ tools[0] | tojson }};{% endif %}{% for m in messages %}"
+      "{% if m.role == 'system' and not loop.first %}{{ raise_exception('system comes first') }}{% endif %}"
+      "<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"
+      "{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+      "{% if add_generation_prompt %}<assistant>{{ mood }}{% endif %}",
+      8, {});
+  const auto asked = [&](const std::string& body) { return ask(other, post(kChat, body)); };
+  const auto prompt = [&](const std::string& body) {
+    const auto answer = asked(body);
+    if (const auto* reply = std::get_if<HttpReply>(&answer)) return reply->body;
+    return *engine.tokenizer().decode(std::get<GenerationCall>(answer).requests[0].prompt);
+  };
+  EXPECT_EQ(prompt(R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]})"),
+            "<|endoftext|><user>a<assistant>");
+  EXPECT_EQ(prompt(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null,
+                       "tool_calls": [{"function": {"name": "f", "arguments": "{\"z\": 1, \"a\": 2}"}}]},
+                       {"role": "tool", "tool_call_id": "1", "content": "b"}], "add_generation_prompt": false,
+                       "chat_template_kwargs": {"tools": [{"type": 1, "function": 2}]}})"),
+            "<|endoftext|>{\"type\": 1, \"function\": 2};<user>a<assistant>f{\"z\": 1, \"a\": 2}<tool>b")
+      << "fields keep their order";
+  EXPECT_EQ(prompt(R"({"messages": [{"role": "user", "content": "a"}],
+                       "chat_template_kwargs": {"mood": "glad", "bos_token": "!"}})"),
+            "!<user>a<assistant>glad");
+  const auto call = std::get<GenerationCall>(asked(R"({"messages": [{"role": "user", "content": "<|endoftext|>"}]})"));
+  EXPECT_EQ(std::count(call.requests[0].prompt.begin(), call.requests[0].prompt.end(), 0), 2)
+      << "the text is encoded as a whole, as transformers and vLLM do";
+  EXPECT_TRUE(call.requests[0].sampling.stop.empty()) << "a reply ends with the model's own token";
+
+  const auto bad = std::get<HttpReply>(
+      asked(R"({"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]})"));
+  EXPECT_EQ(bad.status, 400);
+  const json error = json::parse(bad.body)["error"];
+  EXPECT_EQ(error["message"], "messages: chat template: line 1: system comes first");
+  EXPECT_EQ(error["param"], "messages");
+  std::string wide = "{";
+  for (int i = 0; i < 1001; ++i) wide += fmt::format("\"{}\": 0,", i);
+  EXPECT_NE(prompt(wide + R"("messages": [{"role": "user", "content": "a"}]})").find("more than 1,000 fields"),
+            std::string::npos);
+}
+
+// Chat is refused and says why; completions go on.
+TEST_F(ServeApi, ModelsWithoutATemplateThatCanBeRead) {
+  const std::string body = R"({"messages": [{"role": "user", "content": "a"}]})";
+  const struct {
+    const char *source, *says;
+  } cases[] = {
+      {"", "no chat_template"},
+      {"a\n{% import 'x' as y %}", "chat template: line 2: the tag 'import'"},
+      {"{% for m in messages %}{% for a in range(1000000) %}{% for b in range(1000000) %}{% endfor %}{% endfor %}"
+       "{% endfor %}",
+       "it takes too many steps"}};
+  for (const auto& one : cases) {
+    const HttpApi with(engine, engine.tokenizer(), one.source, 8, {});
+    const HttpReply reply = std::get<HttpReply>(ask(with, post(kChat, body)));
+    EXPECT_EQ(reply.status, 400);
+    EXPECT_NE(reply.body.find(one.says), std::string::npos) << reply.body;
+    EXPECT_TRUE(std::holds_alternative<GenerationCall>(ask(with, post(kCompletions, R"({"prompt": "a"})"))));
+  }
 }
 
 TEST_F(ServeApi, Traces) {
