@@ -137,6 +137,13 @@ class FieldWriter {
     for (const auto& [known, name] : names)
       if (known == value) object_[key] = name;
   }
+  template <typename Value>
+  void operator()(const char* key, const std::vector<Value>& values, const EnumNames<Value>& names) {
+    nlohmann::ordered_json& list = object_[key] = nlohmann::ordered_json::array();
+    for (const Value& value : values)
+      for (const auto& [known, name] : names)
+        if (known == value) list.push_back(name);
+  }
 
  private:
   nlohmann::ordered_json& object_;

@@ -271,6 +271,7 @@ void Share::multiply_fp32(const Chunk& chunk, int64_t p, bool add) {
   const int64_t dim = arguments_.dim, rows = chunk.rows;
   gemm(rows, dim, columns(p), {tile(p), kPanel, 1}, arguments_.weight + first_entry(p) * dim, dim, dhidden_.data(), dim,
        true);
+  if (!arguments_.dweight) return;
   gemm(columns(p), dim, rows, {tile(p), 1, kPanel}, chunk.hidden, dim, arguments_.dweight + first_entry(p) * dim, dim,
        add);
 }
@@ -278,9 +279,10 @@ void Share::multiply_fp32(const Chunk& chunk, int64_t p, bool add) {
 void Share::multiply_bf16(const Chunk& chunk, int64_t p, bool add) {
   const int64_t dim = arguments_.dim, rows = chunk.rows;
   HWY_DYNAMIC_DISPATCH(PairColumns)(tile(p), rows, by_column_.data());
-  pair_rows(tile(p), rows, kPanel, kPanel, by_row_.data(), kPanel);
   gemm_bf16(rows, dim, kPanel / 2, {by_column_.data(), kPanel / 2, 1}, packed_entries_.data() + p * kPanel / 2 * dim,
             dim, dhidden_.data(), dim, true);
+  if (!arguments_.dweight) return;
+  pair_rows(tile(p), rows, kPanel, kPanel, by_row_.data(), kPanel);
   gemm_bf16(columns(p), dim, (rows + 1) / 2, {by_row_.data(), 1, kPanel}, chunk.hidden_rows.data(), dim,
             arguments_.dweight + first_entry(p) * dim, dim, add);
 }

@@ -23,7 +23,7 @@ struct CrossEntropyArguments {
   const int64_t* targets = nullptr;  // [tokens]; negative: ignored; the caller checks that others are < vocabulary
   float gradient_scale = 1;          // of the loss whose gradients are written (1 / number of targets: the mean)
   float* dhidden = nullptr;          // [tokens, dim] out; null: no gradients
-  float* dweight = nullptr;          // [vocabulary, dim] out; null exactly when dhidden is
+  float* dweight = nullptr;          // [vocabulary, dim] out; null: not wanted; null when dhidden is
   bool bf16 = false;                 // needs bf16_cross_entropy_supported()
 };
 

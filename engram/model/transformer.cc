@@ -313,6 +313,11 @@ torch::Tensor TransformerImpl::step(const StepInput& input) const {
   return decoder.norm(hyper ? decoder.hc_head(x) : x);
 }
 
+void TransformerImpl::silence_memory() {
+  for (Block& block : parts_->decoder->blocks)
+    if (EngramImpl* engram = block->engram()) engram->silence();
+}
+
 void TransformerImpl::place(torch::Device device, torch::Dtype dtype) {
   const torch::NoGradGuard no_grad;
   for (auto& item : named_parameters()) {

@@ -83,6 +83,9 @@ class TransformerImpl : public torch::nn::Module {
   // Per Engram layer: mean gate of the last forward in training mode.
   std::vector<double> gate_means() const;
 
+  // Every memory's value projection becomes zero: it adds nothing until it is trained.
+  void silence_memory();
+
   // Moves the model for inference. Parameters get the dtype; routing biases, which are sums of small steps, stay fp32.
   // On the CPU, bf16 is for the embedding, the head, experts and projections, and the arithmetic stays in fp32.
   void place(torch::Device device, torch::Dtype dtype);

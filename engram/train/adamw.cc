@@ -1,5 +1,7 @@
 #include "engram/train/adamw.h"
 
+#include <map>
+
 namespace engram {
 
 AdamW::AdamW(std::vector<AdamWParameter> parameters, const AdamWOptions& options)
@@ -17,21 +19,25 @@ AdamW::AdamW(std::vector<AdamWParameter> parameters, const AdamWOptions& options
 void AdamW::step(double lr) {
   const torch::NoGradGuard no_grad;
   steps_.add_(1);
-  for (const bool decays : {true, false}) {
+  struct Call {  // parameters that share all numbers
     std::vector<torch::Tensor> parameters, grads, exp_avgs, exp_avg_sqs;
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      const torch::Tensor& grad = parameters_[i].parameter.grad();
-      if (parameters_[i].decays != decays || !grad.defined()) continue;
-      parameters.push_back(parameters_[i].parameter);
-      grads.push_back(grad);
-      exp_avgs.push_back(exp_avg_[i]);
-      exp_avg_sqs.push_back(exp_avg_sq_[i]);
-    }
-    if (parameters.empty()) continue;
-    const std::vector<torch::Tensor> steps(parameters.size(), steps_);
-    at::_fused_adamw_(parameters, grads, exp_avgs, exp_avg_sqs, /*max_exp_avg_sqs=*/{}, steps, lr, options_.beta1,
-                      options_.beta2, decays ? options_.weight_decay : 0.0, options_.eps, /*amsgrad=*/false,
-                      /*maximize=*/false);
+  };
+  std::map<std::pair<bool, double>, Call> calls;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const torch::Tensor& grad = parameters_[i].parameter.grad();
+    if (!grad.defined()) continue;
+    Call& call = calls[{parameters_[i].decays, parameters_[i].lr_factor}];
+    call.parameters.push_back(parameters_[i].parameter);
+    call.grads.push_back(grad);
+    call.exp_avgs.push_back(exp_avg_[i]);
+    call.exp_avg_sqs.push_back(exp_avg_sq_[i]);
+  }
+  for (auto& [numbers, call] : calls) {
+    const auto [decays, factor] = numbers;
+    const std::vector<torch::Tensor> steps(call.parameters.size(), steps_);
+    at::_fused_adamw_(call.parameters, call.grads, call.exp_avgs, call.exp_avg_sqs, /*max_exp_avg_sqs=*/{}, steps,
+                      lr * factor, options_.beta1, options_.beta2, decays ? options_.weight_decay : 0.0, options_.eps,
+                      /*amsgrad=*/false, /*maximize=*/false);
   }
 }
 

@@ -24,6 +24,7 @@ struct AdamWParameter {
   torch::Tensor parameter;
   bool decays = true;  // false: no weight decay (norms, biases)
   bool owned = true;   // false: another rank updates it, and its state here is a shape (a meta tensor)
+  double lr_factor = 1;
 };
 
 // Not thread-safe. Keeps references to the parameters; reads their gradients in step().

@@ -80,7 +80,18 @@ Learner::Learner(const RunInputs& inputs, Communicator& ranks)
   model_.model->to(device_);
   model_.model->train();
   make_tables(inputs);
-  optimizer_.emplace(ranks_, parameter_groups(*model_.model), recipe_.optimizer);
+  optimizer_.emplace(ranks_, freeze(parameter_groups(*model_.model)), recipe_.optimizer);
+}
+
+// What is to be trained; the rest has no gradient from here on, nor anything that only its gradient needs.
+std::vector<ParameterInfo> Learner::freeze(std::vector<ParameterInfo> parameters) {
+  for (ParameterInfo& info : parameters) {
+    if (!is_frozen(recipe_.train, info.role)) continue;
+    info.tensor.requires_grad_(false);
+    frozen_.push_back(info.tensor);
+  }
+  std::erase_if(parameters, [](const ParameterInfo& info) { return !info.tensor.requires_grad(); });
+  return parameters;
 }
 
 std::unique_ptr<LearningTable> Learner::make_table(int layer, int64_t num_rows) {
@@ -270,7 +281,8 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, co
   for (LearningTable* table : tables_)
     table->apply_gradient(recipe_.optimizer.adamw_lr * recipe_.optimizer.table_lr_multiplier * multiplier, scale);
   if (next_rows_) next_rows_->send_rows();
-  model_.model->update_expert_bias(recipe_.train.expert_bias_rate);
+  model_.model->update_expert_bias(is_frozen(recipe_.train, ParameterRole::kRouter) ? 0
+                                                                                    : recipe_.train.expert_bias_rate);
   optimizer_->exchange().finish_return();
 }
 

@@ -62,12 +62,15 @@ class Learner {
   Result<EvaluateResult> validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
                                   int64_t bytes, const EvaluateOptions& options);
 
+  // Weights that train.freeze leaves as they are. Alike on all ranks.
+  const std::vector<torch::Tensor>& frozen() const { return frozen_; }
   const LoadedModel& loaded_model() const { return model_; }
   TransformerImpl& model() { return *model_.model; }
   Optimizer& optimizer() { return *optimizer_; }
   const std::vector<LearningTable*>& tables() const { return tables_; }  // one per memory layer
 
  private:
+  std::vector<ParameterInfo> freeze(std::vector<ParameterInfo> parameters);
   void make_tables(const RunInputs& inputs);
   std::vector<MemoryRows> gather(std::span<const Batch> batches, int64_t step);
   torch::Tensor micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory);
@@ -88,6 +91,7 @@ class Learner {
   std::vector<ShuffledTable*> shuffled_;  // only with the shuffled-hash control
   // Of several ranks: the rows of this step and of the next.
   std::unique_ptr<RowRequest> rows_, next_rows_;
+  std::vector<torch::Tensor> frozen_;
   std::optional<Optimizer> optimizer_;
 };
 

@@ -1,5 +1,7 @@
 #include "engram/train/memory_need.h"
 
+#include <algorithm>
+
 #include "engram/core/checked_math.h"
 
 namespace engram {
@@ -28,6 +30,15 @@ int64_t bytes_of_tables(const RunInputs& inputs) {
   return saturating_product({rows, row_bytes});
 }
 
+// Only a frozen backbone is taken into account.
+int64_t trained_at_most(const Recipe& recipe) {
+  if (std::ranges::count(recipe.train.freeze, ParameterRole::kBackbone) == 0) return INT64_MAX;
+  ModelConfig bare = recipe.model;
+  bare.memory = MemoryKind::kNone;
+  const Result<ParameterCount> all = count_parameters(recipe.model), without = count_parameters(bare);
+  return all.ok() && without.ok() ? all->p_tot - all->table - without->p_tot : INT64_MAX;
+}
+
 std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
 
 }  // namespace
@@ -43,9 +54,11 @@ MemoryNeed memory_need(const RunInputs& inputs, int64_t batches_ahead, int ranks
   const ParameterCount& count = inputs.parameters;
   const int64_t sharded = recipe.train.shard_experts ? count.routed : 0;
   const int64_t dense = saturating_sum({count.p_tot - count.table - sharded, count.vocabulary});
-  need.weights = saturating_product({dense, 2, kFloat});  // weight and gradient, and one moment at least at its owner
+  const int64_t trained = std::min(dense, trained_at_most(recipe));
+  // A weight, and where it is trained a gradient, and one moment at least at its owner.
+  need.weights = saturating_product({saturating_sum({dense, trained}), kFloat});
   need.weights = saturating_sum(
-      {need.weights, saturating_product({dense, kFloat}) / ranks, saturating_product({sharded, 3, kFloat}) / ranks});
+      {need.weights, saturating_product({trained, kFloat}) / ranks, saturating_product({sharded, 3, kFloat}) / ranks});
   need.activations = saturating_product({recipe.data.batch_size, recipe.data.sequence_length, recipe.model.hidden_size,
                                          recipe.model.num_hidden_layers, kFloat});
   return need;

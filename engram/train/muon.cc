@@ -95,7 +95,7 @@ void Muon::step(double lr) {
     const torch::Tensor& grad = parameters_[i].parameter.grad();
     if (!grad.defined()) continue;
     momentum_[i].lerp_(grad, 1 - options_.momentum);
-    parameters_[i].parameter.detach().mul_(1 - lr * options_.weight_decay);
+    parameters_[i].parameter.detach().mul_(1 - lr * parameters_[i].lr_factor * options_.weight_decay);
   }
   for (const Bucket& bucket : buckets_) step_bucket(bucket, lr);
 }
@@ -125,7 +125,7 @@ void Muon::step_bucket(const Bucket& bucket, double lr) {
   begin = 0;
   for (const Piece* piece : live) {
     piece_view(parameters_[piece->parameter].parameter.detach(), *piece)
-        .add_(updates.narrow(0, begin, piece->matrices), scale);
+        .add_(updates.narrow(0, begin, piece->matrices), scale * parameters_[piece->parameter].lr_factor);
     begin += piece->matrices;
   }
 }

@@ -33,6 +33,7 @@ struct MuonParameter {
   torch::Tensor parameter;          // [.., rows, columns]; leading dimensions count matrices (experts)
   std::vector<int64_t> row_splits;  // row counts of the fused projections, adding up to rows; empty: one matrix
   bool owned = true;                // false: another rank updates it, and its state here is a shape (a meta tensor)
+  double lr_factor = 1;
 };
 
 // Orthogonalises a batch of matrices [n, rows, columns], rows >= columns, and may use its memory. Returns the dtype it

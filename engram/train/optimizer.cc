@@ -26,13 +26,18 @@ std::vector<torch::Tensor> tensors(const std::vector<ParameterInfo>& infos) {
   return tensors;
 }
 
+double factor(const OptimizerRecipe& recipe, const ParameterInfo& info) {
+  return recipe.lr_factor[static_cast<size_t>(info.role)];
+}
+
 Muon make_muon(const std::vector<ParameterInfo>& infos, const OptimizerRecipe& recipe,
                const GradientExchange& exchange) {
   std::vector<MuonParameter> matrices;
   MuonOptions options;
   for (size_t i = 0; i < infos.size(); ++i) {
     if (infos[i].kind != ParameterKind::kMatrix) continue;
-    matrices.push_back({infos[i].name, infos[i].tensor, infos[i].row_splits, exchange.owns(i)});
+    matrices.push_back(
+        {infos[i].name, infos[i].tensor, infos[i].row_splits, exchange.owns(i), factor(recipe, infos[i])});
     if (infos[i].tensor.is_cuda()) options.ns_dtype = torch::kBFloat16;
   }
   options.weight_decay = recipe.weight_decay;
@@ -46,7 +51,7 @@ AdamW make_adamw(const std::vector<ParameterInfo>& infos, const OptimizerRecipe&
   std::vector<AdamWParameter> others;
   for (size_t i = 0; i < infos.size(); ++i)
     if (infos[i].kind == ParameterKind::kVector)
-      others.push_back({infos[i].name, infos[i].tensor, infos[i].decay, exchange.owns(i)});
+      others.push_back({infos[i].name, infos[i].tensor, infos[i].decay, exchange.owns(i), factor(recipe, infos[i])});
   AdamWOptions options;
   options.beta1 = recipe.adamw_beta1;
   options.beta2 = recipe.adamw_beta2;

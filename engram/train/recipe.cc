@@ -8,6 +8,7 @@
 
 #include "engram/core/fields.h"
 #include "engram/core/file_kind.h"
+#include "engram/model/io/config_file.h"
 #include "engram/train/toml_fields.h"
 
 namespace engram {
@@ -30,6 +31,12 @@ const EnumNames<TrainDtype> kDtypeNames = {{TrainDtype::kFp32, "fp32"}, {TrainDt
 const EnumNames<ControlKind> kControlNames = {{ControlKind::kNone, "none"},
                                               {ControlKind::kShuffledHash, "shuffled-hash"},
                                               {ControlKind::kCapacityOne, "capacity-1"}};
+const EnumNames<ParameterRole> kRoleNames = {
+    {ParameterRole::kBackbone, "backbone"}, {ParameterRole::kEmbedding, "embedding"},
+    {ParameterRole::kHead, "head"},         {ParameterRole::kAttention, "attention"},
+    {ParameterRole::kFfn, "ffn"},           {ParameterRole::kRouter, "router"},
+    {ParameterRole::kNorm, "norm"},         {ParameterRole::kHyperConnection, "hyper_connection"},
+    {ParameterRole::kMemory, "memory"}};
 const EnumNames<std::string> kDeviceNames = {{"cpu", "cpu"}, {"cuda", "cuda"}};
 
 // The one list of keys per section: reading, writing and comparing walk it.
@@ -66,12 +73,18 @@ void visit_optimizer(Optimizer& optimizer, Visitor&& visit) {
   visit("table_state", optimizer.table_state, kTableStateNames);
   visit("table_momentum", optimizer.table_momentum, kTableMomentumNames);
 }
+template <typename Factors, typename Visitor>
+void visit_lr_factor(Factors& factors, Visitor&& visit) {
+  for (const auto& [role, name] : kRoleNames)
+    if (role != ParameterRole::kBackbone) visit(name, factors[static_cast<size_t>(role)], 0, 1e6);
+}
 template <typename Train, typename Visitor>
 void visit_train(Train& train, Visitor&& visit) {
   visit("steps", train.steps, 1, kMaxCount);
   visit("stop_at", train.stop_at, 0, kMaxCount);
   visit("output", train.output);
   visit("start_from", train.start_from);
+  visit("freeze", train.freeze, kRoleNames);
   visit("seed", train.seed, 0, std::numeric_limits<int64_t>::max());
   visit("dtype", train.dtype, kDtypeNames);
   visit("table_dtype", train.table_dtype, kDtypeNames);
@@ -114,6 +127,28 @@ std::string full_key_hint(std::string_view word) {
   return nearest ? fmt::format("; did you mean {}?", keys[*nearest]) : std::string();
 }
 
+bool has_weights(const ModelConfig& model, ParameterRole role) {
+  switch (role) {
+    case ParameterRole::kHead: return !model.tie_word_embeddings;
+    case ParameterRole::kRouter: return model.ffn == FfnKind::kMoe;
+    case ParameterRole::kHyperConnection: return model.has_hyper_connections();
+    case ParameterRole::kMemory: return model.memory != MemoryKind::kNone;
+    default: return true;
+  }
+}
+
+Status check_frozen(const Recipe& recipe, const std::string& name) {
+  bool trains = false;
+  for (const auto& [role, word] : kRoleNames) {
+    if (std::ranges::count(recipe.train.freeze, role) > 0 && !has_weights(recipe.model, role))
+      return invalid_argument("{}: train.freeze: got \"{}\", wanted roles that the model has weights of", name, word);
+    trains = trains ||
+             (role != ParameterRole::kBackbone && has_weights(recipe.model, role) && !is_frozen(recipe.train, role));
+  }
+  if (trains) return {};
+  return invalid_argument("{}: train.freeze: got a list of all weights, wanted some that are trained", name);
+}
+
 Status check_together(const Recipe& recipe, const std::string& name) {
   const DataRecipe& data = recipe.data;
   if (recipe.model.initializer_range == 0) {
@@ -140,8 +175,11 @@ Status check_together(const Recipe& recipe, const std::string& name) {
   if (recipe.train.table_placement == TablePlacement::kDevice && recipe.train.device == "cpu")
     return invalid_argument("{}: train.table_placement: got \"device\", wanted \"host\" when train.device is \"cpu\"",
                             name);
+  if (recipe.train.shard_experts && is_frozen(recipe.train, ParameterRole::kFfn))
+    return invalid_argument("{}: train.shard_experts: got true, wanted false when train.freeze has the experts", name);
   if (recipe.train.shard_experts && recipe.model.ffn != FfnKind::kMoe)
     return invalid_argument("{}: train.shard_experts: got true, wanted false for a model without experts", name);
+  ENGRAM_RETURN_IF_ERROR(check_frozen(recipe, name));
   if (recipe.train.control != ControlKind::kNone && recipe.model.memory == MemoryKind::kNone)
     return invalid_argument(
         "{}: train.control: got a control of the memory, wanted \"none\" for a model without memory", name);
@@ -157,26 +195,42 @@ std::string default_output(const std::string& name) {
 
 }  // namespace
 
-Result<Recipe> Recipe::load(Env& env, const std::string& path, const std::vector<std::string>& overrides) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = int64_t{16} << 20}));
-  ENGRAM_RETURN_IF_ERROR(check_not_foreign(text, path));
-  return parse(text, path, overrides);
-}
+namespace {
 
-Result<Recipe> Recipe::parse(const std::string& text, const std::string& name,
-                             const std::vector<std::string>& overrides) {
+Result<TomlDocument> read_document(const std::string& text, const std::string& name,
+                                   const std::vector<std::string>& overrides) {
   ENGRAM_ASSIGN_OR_RETURN(TomlDocument document, TomlDocument::parse(text, name));
   for (const std::string& assignment : overrides) ENGRAM_RETURN_IF_ERROR(document.set(assignment));
   if (document.root.contains("study"))
     return invalid_argument("{}: got a study, wanted a recipe; `engram lab` runs studies", name);
   document.source.hint = full_key_hint;
+  return document;
+}
+
+// What a recipe leaves open when it continues a model that is there.
+Result<Recipe> open_values(Env& env, const TomlDocument& document) {
+  Recipe values;
+  values.model.engram.pad_token_id = Recipe::kPadFromTokenizer;
+  std::string start;
+  Fields root(document.root, document.source);
+  root.section("train")("start_from", start);
+  if (start.empty()) return values;
+  const Result<std::string> folder = resolve_checkpoint(env, start);
+  if (!folder.ok()) return values;  // said when the run looks for the weights
+  ENGRAM_ASSIGN_OR_RETURN(const CheckpointConfig base, read_checkpoint_config(env, join_path(*folder, kConfigFile)));
+  values.model = base.config;
+  if (base.config.memory == MemoryKind::kNone) values.model.engram.pad_token_id = Recipe::kPadFromTokenizer;
+  if (!root.section("data").find("synthetic")) values.data.tokenizer = join_path(*folder, kTokenizerFile);
+  return values;
+}
+
+Result<Recipe> read_recipe(const TomlDocument& document, const std::string& name, Recipe recipe) {
   Fields root(document.root, document.source);
   Fields allocation = root.section("allocation"), data = root.section("data"), synthetic = data.section("synthetic"),
-         optimizer = root.section("optimizer"), train = root.section("train"), model = root.section("model");
+         optimizer = root.section("optimizer"), lr_factor = optimizer.section("lr_factor"),
+         train = root.section("train"), model = root.section("model");
   ENGRAM_RETURN_IF_ERROR(root.finish());
 
-  Recipe recipe;
-  recipe.model.engram.pad_token_id = kPadFromTokenizer;
   ENGRAM_RETURN_IF_ERROR(recipe.model.read(model));
   if (root.find("allocation")) recipe.allocation_rho = 1.0;
   allocation("rho", recipe.allocation_rho, 0, 1);
@@ -184,13 +238,38 @@ Result<Recipe> Recipe::parse(const std::string& text, const std::string& name,
   if (data.find("synthetic")) recipe.data.synthetic_documents = 1000;
   visit_synthetic(recipe.data, synthetic);
   visit_optimizer(recipe.optimizer, optimizer);
+  visit_lr_factor(recipe.optimizer.lr_factor, lr_factor);
   visit_train(recipe.train, train);
-  for (const Fields* section : {&allocation, &data, &synthetic, &optimizer, &train})
+  for (const Fields* section : {&allocation, &data, &synthetic, &optimizer, &lr_factor, &train})
     ENGRAM_RETURN_IF_ERROR(section->finish());
   if (recipe.train.output.empty()) recipe.train.output = default_output(name);
 
   ENGRAM_RETURN_IF_ERROR(check_together(recipe, name));
   return recipe;
+}
+
+}  // namespace
+
+bool is_frozen(const TrainRecipe& train, ParameterRole role) {
+  return std::ranges::any_of(train.freeze, [role](ParameterRole frozen) {
+    return frozen == role || (frozen == ParameterRole::kBackbone && role != ParameterRole::kMemory);
+  });
+}
+
+Result<Recipe> Recipe::load(Env& env, const std::string& path, const std::vector<std::string>& overrides) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = int64_t{16} << 20}));
+  ENGRAM_RETURN_IF_ERROR(check_not_foreign(text, path));
+  ENGRAM_ASSIGN_OR_RETURN(const TomlDocument document, read_document(text, path, overrides));
+  ENGRAM_ASSIGN_OR_RETURN(Recipe values, open_values(env, document));
+  return read_recipe(document, path, std::move(values));
+}
+
+Result<Recipe> Recipe::parse(const std::string& text, const std::string& name,
+                             const std::vector<std::string>& overrides) {
+  ENGRAM_ASSIGN_OR_RETURN(const TomlDocument document, read_document(text, name, overrides));
+  Recipe values;
+  values.model.engram.pad_token_id = kPadFromTokenizer;
+  return read_recipe(document, name, std::move(values));
 }
 
 std::vector<RecipeEntry> Recipe::entries() const {
@@ -207,6 +286,8 @@ std::vector<RecipeEntry> Recipe::entries() const {
     visit_synthetic(data, FieldWriter(data_json["synthetic"]));
   }
   visit_optimizer(optimizer, FieldWriter(root["optimizer"]));
+  if (optimizer.lr_factor != OptimizerRecipe::ones())
+    visit_lr_factor(optimizer.lr_factor, FieldWriter(root["optimizer"]["lr_factor"]));
   visit_train(train, FieldWriter(root["train"]));
   return toml_entries(root);
 }

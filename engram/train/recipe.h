@@ -4,6 +4,7 @@
 // its unit and default. Types are checked here, ranges here or by the struct, and an unknown key is an error that
 // names the nearest known one. docs/recipes.md lists the keys. Torch-free, a plain value.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 #include "engram/core/env.h"
 #include "engram/core/status.h"
 #include "engram/model/model_config.h"
+#include "engram/model/parameter_role.h"
 
 namespace engram {
 
@@ -53,6 +55,13 @@ struct OptimizerRecipe {
   double decay_fraction = 0.4;  // of the steps, with DecayKind::kWsd: how many the decay to zero takes
   TableStateKind table_state = TableStateKind::kElement;
   TableMomentum table_momentum = TableMomentum::kFp32;
+  std::array<double, kParameterRoles> lr_factor = ones();  // by ParameterRole: times muon_lr or adamw_lr
+
+  static constexpr std::array<double, kParameterRoles> ones() {
+    std::array<double, kParameterRoles> factors{};
+    factors.fill(1.0);
+    return factors;
+  }
 };
 
 struct TrainRecipe {
@@ -60,6 +69,7 @@ struct TrainRecipe {
   int64_t stop_at = 0;                   // stop early here, with a checkpoint; 0: at `steps`
   std::string output;                    // directory; empty: runs/RECIPE
   std::string start_from;                // checkpoint whose weights and rows step 0 starts with; empty: random ones
+  std::vector<ParameterRole> freeze;     // weights that stay as they are, and keep neither gradient nor state
   int64_t seed = 0;                      // initial weights, controls
   TrainDtype dtype = TrainDtype::kFp32;  // of the matrix products; dense weights are fp32 always
   TrainDtype table_dtype = TrainDtype::kFp32;  // of table rows in memory; bf16: rounded at random
@@ -77,6 +87,8 @@ struct TrainRecipe {
   bool shard_experts = false;     // several ranks share out the routed experts; decides no number
   int64_t exchange_timeout = 60;  // seconds that a rank waits for another one
 };
+
+bool is_frozen(const TrainRecipe& train, ParameterRole role);
 
 using RecipeEntry = std::pair<std::string, std::string>;  // dotted key, value as TOML text
 

@@ -118,8 +118,8 @@ class Run {
   Status continue_run(const Recipe& recipe);
   Status share_position();
   Status check_resumed_recipe(const std::string& checkpoint);
-  Status check_start(const std::string& checkpoint);
-  Status load_model_state(const std::string& checkpoint);
+  Status check_start();
+  Status load_model_state(const std::string& checkpoint, bool attach);
   Status restore(const std::string& checkpoint);
   std::vector<StreamedTensor> table_rows();
   void read_last_metrics();
@@ -137,6 +137,8 @@ class Run {
   std::string scratch_;  // of a rank that has no OUTPUT: its synthetic text
   std::optional<OutputLock> lock_;
   RunInputs inputs_;
+  std::string start_directory_;            // of train.start_from, at rank 0
+  bool attach_ = false;                    // it has no memory, and the model has one
   std::optional<RunDirectory> directory_;  // at rank 0
   std::unique_ptr<Communicator> ranks_;
   std::unique_ptr<DataLoader> loader_;
@@ -172,6 +174,7 @@ Status Run::open(const Recipe& recipe) {
   if (inputs_.validation_tokens() < 2)
     observer_.on_message("warning: data.validation holds no text, so that nothing will show overfitting");
   if (root() && directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_resumed_recipe(*directory_->latest()));
+  if (root() && !directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_start());
   if (root()) ENGRAM_RETURN_IF_ERROR(directory_->create());
 
   const DataRecipe& data = inputs_.recipe.data;
@@ -241,20 +244,18 @@ Status Run::continue_run(const Recipe& recipe) {
   ENGRAM_RETURN_IF_ERROR(share_position());
   if (position_.step > 0) return restore(checkpoint);
   if (recipe.train.start_from.empty()) return {};
-  if (root()) {
-    ENGRAM_ASSIGN_OR_RETURN(checkpoint, resolve_checkpoint(env_, recipe.train.start_from));
-    ENGRAM_RETURN_IF_ERROR(check_start(checkpoint));
-  }
-  return load_model_state(checkpoint);
+  return load_model_state(start_directory_, attach_);
 }
 
-// Every rank gets rank 0's position.
+// Every rank gets rank 0's position, and whether a memory joins a model without one.
 Status Run::share_position() {
-  torch::Tensor numbers = torch::tensor({position_.step, position_.next_batch, position_.tokens}, torch::kLong);
+  torch::Tensor numbers = torch::tensor(
+      {position_.step, position_.next_batch, position_.tokens, static_cast<int64_t>(attach_)}, torch::kLong);
   ranks_->broadcast(Channel::kControl, numbers, 0).wait();
   position_.step = numbers[0].item<int64_t>();
   position_.next_batch = numbers[1].item<int64_t>();
   position_.tokens = numbers[2].item<int64_t>();
+  attach_ = numbers[3].item<int64_t>() != 0;
   return {};
 }
 
@@ -272,34 +273,45 @@ std::vector<StreamedTensor> Run::table_rows() {
   return rows;
 }
 
-Status Run::load_model_state(const std::string& checkpoint) {
-  if (root()) {
+// attach: the checkpoint has no memory, and the model's stays as it was drawn, without a say.
+Status Run::load_model_state(const std::string& checkpoint, bool attach) {
+  TransformerImpl& model = learner_->model();
+  if (root() && attach) {
+    ENGRAM_RETURN_IF_ERROR(load_backbone(env_, checkpoint, model));
+    model.silence_memory();
+  } else if (root()) {
     ENGRAM_RETURN_IF_ERROR(fill_table_rows(env_, checkpoint, inputs_.recipe.model, table_rows()));
-    ENGRAM_RETURN_IF_ERROR(load_weights(env_, checkpoint, learner_->model()));
+    ENGRAM_RETURN_IF_ERROR(load_weights(env_, checkpoint, model));
   } else {
-    follow_writes(table_rows());
-    follow_writes(spread_weights(learner_->model()));
+    if (!attach) follow_writes(table_rows());
+    follow_writes(spread_weights(model));
   }
   learner_->optimizer().exchange().send_parameters();
-  for (const torch::Tensor& buffer : learner_->model().buffers())
-    if (ranks_->size() > 1) ranks_->broadcast(Channel::kDense, buffer, 0).wait();
+  if (ranks_->size() == 1) return Status();
+  for (const torch::Tensor& weight : learner_->frozen()) ranks_->broadcast(Channel::kDense, weight.detach(), 0).wait();
+  for (const torch::Tensor& buffer : model.buffers()) ranks_->broadcast(Channel::kDense, buffer, 0).wait();
   return Status();
 }
 
-// The model must be the checkpoint's in all but its length, which is what such a run is for.
-Status Run::check_start(const std::string& checkpoint) {
-  ENGRAM_ASSIGN_OR_RETURN(const Recipe old, Recipe::load(env_, join_path(checkpoint, "recipe.toml"), {}));
+// The model must be the checkpoint's in all but its length and its memory, which are what such a run is for.
+Status Run::check_start() {
+  if (inputs_.recipe.train.start_from.empty()) return {};
+  ENGRAM_ASSIGN_OR_RETURN(start_directory_, resolve_checkpoint(env_, inputs_.recipe.train.start_from));
+  ENGRAM_ASSIGN_OR_RETURN(const CheckpointConfig start,
+                          read_checkpoint_config(env_, join_path(start_directory_, kConfigFile)));
+  Recipe old = inputs_.recipe;
+  old.model = start.config;
+  attach_ = start.config.memory == MemoryKind::kNone && inputs_.recipe.model.memory == MemoryKind::kEngram;
   for (const std::string& difference : inputs_.recipe.differences(old)) {
-    if (!difference.starts_with("model.") || difference.starts_with("model.max_position_embeddings:") ||
-        difference.starts_with("model.rope_scaling."))
+    if (difference.starts_with("model.max_position_embeddings:") || difference.starts_with("model.rope_scaling.") ||
+        (attach_ && (difference.starts_with("model.memory:") || difference.starts_with("model.engram."))))
       continue;
-    return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another model: {}", checkpoint,
+    return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another model: {}", start_directory_,
                        difference);
   }
-  ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env_, join_path(checkpoint, "tokenizer.json")));
-  if (tokenizer.vocabulary_digest() != inputs_.tokenizer->vocabulary_digest())
+  if (start.vocabulary_digest != inputs_.tokenizer->vocabulary_digest())
     return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another tokenizer than data.tokenizer",
-                       checkpoint);
+                       start_directory_);
   return {};
 }
 
@@ -310,7 +322,7 @@ Status Run::restore(const std::string& checkpoint) {
   } else {
     follow_writes(state);
   }
-  ENGRAM_RETURN_IF_ERROR(load_model_state(checkpoint));
+  ENGRAM_RETURN_IF_ERROR(load_model_state(checkpoint, /*attach=*/false));
   step_ = saved_step_ = position_.step;
   loader_->seek(position_.next_batch);
   summary_.checkpoint = checkpoint;

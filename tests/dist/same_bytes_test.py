@@ -49,6 +49,7 @@ class SameBytes(unittest.TestCase):
         for name, settings in {"fp32": (), "bf16": ("train.dtype=bf16", "optimizer.table_state=row"),
                                "bf16-rows": (rounded, "optimizer.table_momentum=bf16"),
                                "small-rows": (rounded, "optimizer.table_momentum=none", "optimizer.table_state=row"),
+                               "frozen": ('train.freeze=["attention","ffn"]', "optimizer.lr_factor.norm=0.5"),
                                "no-memory": ("model.memory=none",)}.items():
             with self.subTest(name):
                 one = self.train(f"{name}-1", 1, settings)

@@ -218,6 +218,11 @@ TEST(CrossEntropy, EqualsPlain) {
         EXPECT_NEAR(loss_alone, wanted, 1e-5 * (1 + std::fabs(wanted)));
         expect_near(dh, dh2, tolerance, "dhidden");
         expect_near(dw, dw2, tolerance, "dweight");
+        Values dh3 = filled(tokens * dim, 7);
+        a.dhidden = dh3.data();
+        a.dweight = nullptr;  // of a frozen head
+        EXPECT_EQ(cross_entropy(a, tasks, serial), loss);
+        EXPECT_EQ(dh3, dh);
       }
     }
   }

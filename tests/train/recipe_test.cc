@@ -45,6 +45,23 @@ TEST(Recipe, ReadsKeysAndKeepsDefaults) {
   EXPECT_FALSE(recipe.allocation_rho.has_value());
 }
 
+TEST(Recipe, FrozenRolesAreThoseOfTheModel) {
+  const Recipe recipe = parsed({"train.freeze=backbone", "optimizer.lr_factor.embedding=0.1"});
+  EXPECT_TRUE(is_frozen(recipe.train, ParameterRole::kAttention));
+  EXPECT_FALSE(is_frozen(recipe.train, ParameterRole::kMemory));
+  const Recipe again = value_or_throw(Recipe::parse(recipe.to_toml(), "again.toml", {}));
+  EXPECT_TRUE(recipe.differences(again).empty());
+  EXPECT_EQ(recipe.optimizer.lr_factor, again.optimizer.lr_factor);
+  EXPECT_EQ(error_of(kSmall, {"model.memory=none", "train.freeze=memory"}),
+            "r.toml: train.freeze: got \"memory\", wanted roles that the model has weights of");
+  EXPECT_EQ(error_of(kSmall, {"train.freeze=[\"backbone\", \"memory\"]"}),
+            "r.toml: train.freeze: got a list of all weights, wanted some that are trained");
+  EXPECT_EQ(error_of(kSmall, {"model.memory=none", "train.freeze=backbone"}),
+            "r.toml: train.freeze: got a list of all weights, wanted some that are trained");
+  EXPECT_NE(error_of_set("train.freeze=[\"body\"]").find("train.freeze[0]: got 'body', wanted \"backbone\" or"),
+            std::string::npos);
+}
+
 TEST(Recipe, OverridesAreTomlValuesOrBareStrings) {
   const Recipe recipe = parsed({"train.steps=40", "train.output=/tmp/a b/c", "train.dtype=bf16", "optimizer.muon_lr=1",
                                 "model.engram.vocab_size=[7, 8]", "allocation.rho=0.5", "train.steps = 41",

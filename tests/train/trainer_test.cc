@@ -224,6 +224,68 @@ TEST_F(Training, StartsFromACheckpointWithALongerContext) {
             StatusCode::kNotFound);
 }
 
+// A memory joins a model that exists. Until something is learned it is that model, to the bit.
+TEST_F(Training, AnAttachedMemoryAddsNothingAtFirst) {
+  const TrainSummary base = value_or_throw(run(recipe("base", {"model.memory=none"})));
+  const std::string from = "train.start_from=" + (folder_ / "base").string();
+  const std::vector<std::string> still = {
+      from, "train.steps=1", "train.seed=9", "train.expert_bias_rate=0", "optimizer.muon_lr=0", "optimizer.adamw_lr=0"};
+  const TrainSummary attached = value_or_throw(run(recipe("attached", still)));
+  EXPECT_EQ(attached.validation_loss, base.validation_loss);
+  EXPECT_TRUE(bytes_of(latest("base") / "model.safetensors") == bytes_of(latest("attached") / "model.safetensors"));
+  EXPECT_GT(metrics("attached").back()["gate_mean"][0], 0.0);  // it is there
+  EXPECT_GT(metrics("attached").back()["grad_norm"], 0.0);
+
+  const std::vector<std::string> frozen = {from, "train.freeze=[\"backbone\"]", "train.steps=20",
+                                           "train.checkpoint_every=3"};
+  const TrainSummary trained = value_or_throw(run(recipe("frozen", frozen)));
+  EXPECT_LT(trained.validation_loss, base.validation_loss);
+  EXPECT_TRUE(bytes_of(latest("base") / "model.safetensors") == bytes_of(latest("frozen") / "model.safetensors"));
+  const std::string state = bytes_of(latest("frozen") / "optimizer.safetensors");
+  EXPECT_EQ(state.find("self_attn"), std::string::npos);
+  EXPECT_NE(state.find("engram.wkv"), std::string::npos);
+
+  std::vector<std::string> stopped = frozen;
+  stopped.push_back("train.stop_at=7");
+  value_or_throw(run(recipe("again", stopped)));
+  value_or_throw(run(recipe("again", frozen), /*resume=*/true));
+  expect_same_checkpoint("frozen", "again");
+
+  const Status other = run(recipe("other", {from, "model.hidden_size=32"})).status();
+  EXPECT_NE(other.message().find("another model: model.hidden_size: 32, was 16"), std::string::npos) << other.message();
+  EXPECT_FALSE(fs::exists(folder_ / "other" / "metrics.jsonl"));
+}
+
+TEST_F(Training, ARoleHasALearningRateOfItsOwn) {
+  value_or_throw(run(recipe("base")));
+  const std::string from = "train.start_from=" + (folder_ / "base").string();
+  value_or_throw(run(recipe("a", {from, "train.steps=2", "optimizer.lr_factor.attention=0",
+                                  "optimizer.lr_factor.norm=0", "optimizer.weight_decay=0"})));
+  const LoadedModel before = value_or_throw(load_model(Env::posix(), (folder_ / "base").string()));
+  const LoadedModel after = value_or_throw(load_model(Env::posix(), (folder_ / "a").string()));
+  for (const auto& item : before.model->named_parameters()) {
+    const bool rests = item.key().find("self_attn") != std::string::npos || item.key().ends_with("norm.weight");
+    const bool memory = item.key().find("engram.") != std::string::npos;
+    EXPECT_EQ(item.value().equal(after.model->named_parameters()[item.key()]), rests && !memory) << item.key();
+  }
+}
+
+// A recipe takes from the model that it continues what it does not say.
+TEST_F(Training, AModelThatExistsFillsTheRecipe) {
+  value_or_throw(run(recipe("base", {"model.memory=none"})));
+  const std::string path = (folder_ / "short.toml").string();
+  std::ofstream(path)
+      << "[model]\nmemory = \"engram\"\n[model.engram]\nlayer_ids = [1]\nn_heads = 2\nhead_dim = 4\n"
+         "vocab_size = [50, 60]\n[data]\nsequence_length = 16\ntrain = \"x.tokens\"\n[train]\nsteps = 1\n";
+  const Recipe filled = value_or_throw(
+      Recipe::load(Env::posix(), path, {"train.start_from=" + (folder_ / "base").string(), "model.rms_norm_eps=1e-5"}));
+  EXPECT_EQ(filled.model.hidden_size, 16);
+  EXPECT_EQ(filled.model.n_routed_experts, 4);
+  EXPECT_EQ(filled.model.rms_norm_eps, 1e-5);
+  EXPECT_EQ(filled.model.engram.pad_token_id, Recipe::kPadFromTokenizer);
+  EXPECT_TRUE(fs::exists(filled.data.tokenizer)) << filled.data.tokenizer;
+}
+
 TEST_F(Training, AStopBeforeTheFirstStepIsNoError) {
   const std::atomic<bool> stop = true;
   TrainOptions options;

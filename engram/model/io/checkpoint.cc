@@ -285,6 +285,13 @@ Status load_weights(Env& env, const std::string& directory, TransformerImpl& mod
   return fill_weights(files, model);
 }
 
+Status load_backbone(Env& env, const std::string& directory, TransformerImpl& model) {
+  ModelConfig bare = model.config();
+  bare.memory = MemoryKind::kNone;
+  ENGRAM_ASSIGN_OR_RETURN(const WeightFiles files, open_weights(env, directory, bare));
+  return fill_weights(files, model);
+}
+
 Status fill_table_rows(Env& env, const std::string& directory, const ModelConfig& config,
                        const std::vector<StreamedTensor>& tables) {
   if (tables.empty()) return {};

@@ -60,6 +60,8 @@ Status save_model(Env& env, const std::string& directory, const ModelConfig& con
 std::vector<StreamedTensor> spread_weights(const TransformerImpl& model);
 // Weights only, into an existing model (resume). Exact for fp32. On an error no tensor has changed.
 Status load_weights(Env& env, const std::string& directory, TransformerImpl& model);
+// Those of a model without memory, into one that has the same and a memory, which is not changed.
+Status load_backbone(Env& env, const std::string& directory, TransformerImpl& model);
 // One [num_rows, d_row] fp32 tensor per memory layer, copied.
 Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& directory, const ModelConfig& config);
 // The same, into `tables`, one per memory layer. On an error none has changed, unless the file changes meanwhile.

@@ -2,6 +2,13 @@
 
 #include <numeric>
 
+#include "engram/model/layers/attention.h"
+#include "engram/model/layers/engram.h"
+#include "engram/model/layers/hyper_connection.h"
+#include "engram/model/layers/moe.h"
+#include "engram/model/layers/norm.h"
+#include "engram/model/layers/over_encoding.h"
+
 namespace engram {
 namespace {
 
@@ -35,12 +42,40 @@ bool decays(const std::string& name, const torch::Tensor& tensor) {
   return tensor.dim() >= 2 && !is_norm(name) && !contains(name, "engram.conv.");
 }
 
+// The role of what `module` holds itself, when it has one; else that of the module around it.
+ParameterRole role_within(const torch::nn::Module& module, const std::string& child, ParameterRole around) {
+  if (dynamic_cast<const EngramImpl*>(&module) || dynamic_cast<const OverEncodingImpl*>(&module))
+    return ParameterRole::kMemory;
+  if (dynamic_cast<const AttentionImpl*>(&module)) return ParameterRole::kAttention;
+  if (dynamic_cast<const MoeImpl*>(&module)) return child == "gate" ? ParameterRole::kRouter : ParameterRole::kFfn;
+  if (dynamic_cast<const DenseFfnImpl*>(&module)) return ParameterRole::kFfn;
+  if (dynamic_cast<const HyperConnectionImpl*>(&module) || dynamic_cast<const HyperHeadImpl*>(&module))
+    return ParameterRole::kHyperConnection;
+  if (dynamic_cast<const RmsNormImpl*>(&module)) return ParameterRole::kNorm;
+  return around;
+}
+
+// In the order of named_parameters(): those of a module, then its children's.
+void add_roles(const torch::nn::Module& module, ParameterRole around, std::vector<ParameterRole>& roles) {
+  for ([[maybe_unused]] const auto& item : module.named_parameters(/*recurse=*/false))
+    roles.push_back(role_within(module, item.key(), around));
+  for (const auto& child : module.named_children()) {
+    ParameterRole role = role_within(module, child.key(), around);
+    if (child.key() == "embed_tokens") role = ParameterRole::kEmbedding;
+    if (child.key() == "lm_head") role = ParameterRole::kHead;
+    add_roles(*child.value(), role, roles);
+  }
+}
+
 }  // namespace
 
 std::vector<ParameterInfo> parameter_groups(const TransformerImpl& model) {
   std::vector<ParameterInfo> groups;
+  std::vector<ParameterRole> roles;
+  add_roles(model, ParameterRole::kNorm, roles);
   for (const auto& item : model.named_parameters()) {
     ParameterInfo info;
+    info.role = roles.at(groups.size());
     info.name = item.key();
     info.tensor = item.value();
     info.row_splits = matrix_rows(model.config(), info.name, info.tensor);

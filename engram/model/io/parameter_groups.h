@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "engram/model/parameter_role.h"
 #include "engram/model/transformer.h"
 
 namespace engram {
@@ -20,6 +21,7 @@ struct ParameterInfo {
   std::string name;      // as in named_parameters()
   torch::Tensor tensor;  // the module's own, not a copy
   ParameterKind kind = ParameterKind::kVector;
+  ParameterRole role = ParameterRole::kNorm;
   // kMatrix: heights of the stacked matrices along dimension -2; they sum to it. A 3-D tensor [E, rows, columns] holds
   // E such stacks. Empty for kVector.
   std::vector<int64_t> row_splits;

@@ -43,6 +43,12 @@ void EngramImpl::train(bool on) {
   folded_ = {};
 }
 
+void EngramImpl::silence() {
+  const torch::NoGradGuard no_grad;
+  wkv_->weight.narrow(0, gated_streams_ * hidden_size_, hidden_size_).zero_();
+  if (wkv_->bias.defined()) wkv_->bias.narrow(0, gated_streams_ * hidden_size_, hidden_size_).zero_();
+}
+
 torch::Tensor EngramImpl::folded_taps() const {
   if (!conv_ || !conv_->weight.is_cpu()) return {};
   FoldedTaps now;

@@ -52,6 +52,8 @@ class EngramImpl : public torch::nn::Module {
                      torch::Tensor& cache, torch::Tensor* gates = nullptr);
 
   void train(bool on = true) override;
+  // The value projection becomes zero, so that Y = 0 whatever the rows are.
+  void silence();
 
   int64_t gated_streams() const { return gated_streams_; }  // G
 
