@@ -100,10 +100,8 @@ TEST(Convert, ChatTemplatesAndTheirTokens) {
     throw_if_error(write_file_atomic(env, source + "/tokenizer_config.json", json));
     return value_or_throw(open_source_model(env, source)).file;
   };
-  CheckpointConfig file = opened(R"({"bos_token": null, "eos_token": {"content": "<|endoftext|>"},
-                                     "chat_template": [{"name": "rag", "template": "a"},
-                                                       {"name": "default", "template": "b"}]})");
-  EXPECT_EQ(file.chat_template, "b");
+  CheckpointConfig file = opened(R"({"bos_token": null, "eos_token": {"content": "<|endoftext|>"}})");
+  EXPECT_EQ(file.chat_template, "");
   EXPECT_EQ(file.special.bos, 1);
   EXPECT_EQ(file.special.eos, 0);
   EXPECT_EQ(file.special.more_eos, (std::vector<int32_t>{2, 3}));
