@@ -121,11 +121,68 @@ int64_t element(const GgufValue& value, uint64_t index, bool* fits) {
 
 }  // namespace
 
-Result<GgufFile> GgufFile::open(Env& env, const std::string& path) {
+Result<GgufFile> GgufFile::open_part(Env& env, const std::string& path) {
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> file, env.map_file(path));
   ENGRAM_ASSIGN_OR_RETURN(GgufFile result, parse(file->bytes(), path));
-  result.file_ = std::move(file);
+  result.files_.push_back(std::move(file));
   return result;
+}
+
+Result<GgufFile> GgufFile::open(Env& env, const std::string& path) {
+  ENGRAM_ASSIGN_OR_RETURN(GgufFile named, open_part(env, path));
+  if (!named.has("split.count")) return named;
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t count, named.integer("split.count"));
+  if (count <= 1) return named;
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t number, named.integer("split.no"));
+  const auto ending = [&](int64_t part) { return fmt::format("-{:05}-of-{:05}.gguf", part + 1, count); };
+  if (number < 0 || number >= count || !path.ends_with(ending(number)))
+    return data_loss("{}: part {} of {}, wanted a name that ends in {}", path, number, count, ending(number));
+  const std::string stem = path.substr(0, path.size() - ending(number).size());
+  std::vector<GgufFile> parts;
+  for (int64_t part = 0; part < count; ++part) {
+    ENGRAM_ASSIGN_OR_RETURN(GgufFile opened, open_part(env, stem + ending(part)));
+    parts.push_back(std::move(opened));
+  }
+  return join(std::move(parts));
+}
+
+Result<GgufFile> GgufFile::join(std::vector<GgufFile> parts) {
+  if (parts.empty()) return data_loss("a GGUF file of no parts");
+  GgufFile& first = parts[0];
+  for (size_t i = 0; i < parts.size(); ++i) {
+    GgufFile& part = parts[i];
+    const std::pair<const char*, int64_t> wanted[] = {{"split.no", static_cast<int64_t>(i)},
+                                                      {"split.count", static_cast<int64_t>(parts.size())}};
+    for (const auto& [key, value] : wanted) {
+      ENGRAM_ASSIGN_OR_RETURN(const int64_t got, part.integer(key));
+      if (got != value) return data_loss("{}: {} is {}, wanted {}", part.path_, key, got, value);
+    }
+    if (i == 0) continue;
+    // Later parts have few keys or all of them.
+    for (const auto& [key, value] : part.values_) {
+      const auto same = first.values_.find(key);
+      if (key != "split.no" && same != first.values_.end() && !std::ranges::equal(same->second.bytes, value.bytes))
+        return data_loss("{}: key {} is not that of {}: a part of another model", part.path_, quote_text(key),
+                         first.path_);
+    }
+    for (auto& [name, tensor] : part.tensors_) {
+      if (!first.tensors_.emplace(name, std::move(tensor)).second)
+        return data_loss("{}: tensor {} is in an earlier part too", part.path_, quote_text(name));
+    }
+    for (auto& file : part.files_) first.files_.push_back(std::move(file));
+  }
+  if (first.has("split.tensors.count")) {
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t wanted, first.integer("split.tensors.count"));
+    if (wanted != static_cast<int64_t>(first.tensors_.size()))
+      return data_loss("{}: its {} parts have {} tensors, wanted {}", first.path_, parts.size(), first.tensors_.size(),
+                       wanted);
+  }
+  return std::move(first);
+}
+
+Status GgufFile::readable() const {
+  for (const auto& file : files_) ENGRAM_RETURN_IF_ERROR(file->readable());
+  return {};
 }
 
 Result<GgufFile> GgufFile::parse(std::span<const std::byte> bytes, const std::string& name) {

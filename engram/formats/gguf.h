@@ -1,4 +1,5 @@
-// GGUF files, versions 2 and 3, little-endian: keys with typed values, then tensors.
+// GGUF files, versions 2 and 3, little-endian: keys with typed values, then tensors. A large file comes in parts, named
+// NAME-00001-of-0000N.gguf, of which the first has the keys; they are one file here.
 //
 // Hostile input: counts, lengths, types, offsets and sizes are checked against the file before use; nothing is copied
 // while parsing, so a small file cannot ask for much memory. Format: ggml's docs/gguf.md.
@@ -36,14 +37,16 @@ struct GgufTensor {
 // Immutable after open(); threads may share one. Move-only.
 class GgufFile {
  public:
-  // kNotFound; kDataLoss: what, got, wanted.
+  // The whole file, whichever of its parts is named. kNotFound, also of a part; kDataLoss: what, got, wanted.
   static Result<GgufFile> open(Env& env, const std::string& path);
+  // Parts in their order. kDataLoss: one that is missing, in another's place, or of another model.
+  static Result<GgufFile> join(std::vector<GgufFile> parts);
   // The same checks over bytes in memory, which must outlive the object.
   static Result<GgufFile> parse(std::span<const std::byte> bytes, const std::string& name);
 
   const std::string& path() const { return path_; }
   // For after a tensor's bytes were used: kDataLoss where the file was cut since it was opened.
-  Status readable() const { return file_ ? file_->readable() : Status(); }
+  Status readable() const;
   const std::map<std::string, GgufValue, std::less<>>& values() const { return values_; }
   const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
 
@@ -60,10 +63,11 @@ class GgufFile {
   Result<std::vector<std::string>> strings(std::string_view key, uint64_t most) const;
 
  private:
+  static Result<GgufFile> open_part(Env& env, const std::string& path);
   Result<const GgufValue*> find(std::string_view key) const;
 
   std::string path_;
-  std::unique_ptr<MappedFile> file_;
+  std::vector<std::unique_ptr<MappedFile>> files_;  // one for each part; none of bytes in memory
   std::map<std::string, GgufValue, std::less<>> values_;
   std::map<std::string, GgufTensor, std::less<>> tensors_;
 };

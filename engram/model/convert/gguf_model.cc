@@ -123,11 +123,6 @@ Result<ModelConfig> read_config(const GgufFile& file) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string architecture, file.string("general.architecture"));
   if (architecture != "llama")
     return invalid_argument("{}: general.architecture is {}, wanted llama", file.path(), quote_text(architecture));
-  if (file.has("split.count")) {
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t parts, file.integer("split.count"));
-    if (parts > 1)
-      return invalid_argument("{}: one of {} parts; merge them first (gguf-split --merge)", file.path(), parts);
-  }
   Keys keys(file);
   ModelConfig c;
   c.attention = AttentionKind::kGqa;
