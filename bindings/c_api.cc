@@ -91,15 +91,15 @@ Status check_layer(size_t layer, size_t layers) {
   return layer < layers ? Status() : invalid_argument("layer is {}, wanted 0 .. {}", layer, layers - 1);
 }
 
-Result<TokenMap> load_map(const char* tokenizer) {
+Result<TokenMap> load_map(const char* tokenizer, const EngramConfig& config) {
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer loaded, Tokenizer::load(Env::posix(), tokenizer));
-  return TokenMap::from_tokenizer(loaded);
+  return make_token_map(config, loaded);
 }
 
 Result<TokenMap> map_of(const engram_hash_config& config) {
   if (config.tokenizer != nullptr) {
     if (config.token_map != nullptr) return invalid_argument("config has a tokenizer and a token_map, wanted one");
-    return load_map(config.tokenizer);
+    return load_map(config.tokenizer, {});
   }
   if (config.token_map == nullptr) {
     if (config.compressed_vocab_size < 1)
@@ -112,15 +112,21 @@ Result<TokenMap> map_of(const engram_hash_config& config) {
 
 Result<EngramConfig> config_of(const engram_hash_config& c, const TokenMap& map) {
   EngramConfig config;
+  if (c.rule != nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(config.rule, parse_hash_rule(c.rule));
+  }
   ENGRAM_ASSIGN_OR_RETURN(const auto layer_ids, array(c.layer_ids, c.num_layers, "config.layer_ids"));
   config.layer_ids.assign(layer_ids.begin(), layer_ids.end());
   config.max_ngram_size = c.max_ngram_size;
   config.n_heads = c.n_heads;
   config.head_dim = 1;  // no part of the hash
   if (c.max_ngram_size < 2) return invalid_argument("max_ngram_size is {}, wanted at least 2", c.max_ngram_size);
-  ENGRAM_ASSIGN_OR_RETURN(const auto sizes,
-                          array(c.vocab_size, static_cast<size_t>(c.max_ngram_size - 1), "config.vocab_size"));
+  const bool has_sizes = config.rule != HashRule::kLongcat;
+  ENGRAM_ASSIGN_OR_RETURN(
+      const auto sizes,
+      array(c.vocab_size, has_sizes ? static_cast<size_t>(c.max_ngram_size - 1) : 0, "config.vocab_size"));
   config.vocab_size.assign(sizes.begin(), sizes.end());
+  config.vocab_size_ratio = c.vocab_size_ratio;
   config.seed = c.seed;
   config.pad_token_id = c.pad_token_id;
   config.compressed_vocab_size = map.compressed_vocab_size();
@@ -151,7 +157,7 @@ Status create_table_hasher(const engram_table* table, const char* tokenizer, eng
   ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, info.layout());
   TokenMap map = TokenMap::identity(layout.config().compressed_vocab_size);
   if (tokenizer != nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(map, load_map(tokenizer));
+    ENGRAM_ASSIGN_OR_RETURN(map, load_map(tokenizer, layout.config()));
   }
   ENGRAM_ASSIGN_OR_RETURN(MemoryHasher hasher, info.hasher(map, table->table.layer_ids));
   *out = new engram_hasher{std::move(hasher)};

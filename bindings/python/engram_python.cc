@@ -105,7 +105,7 @@ struct Pending {
 Hasher* create_hasher(const std::vector<int32_t>& layer_ids, int32_t max_ngram_size, int32_t n_heads,
                       const std::vector<int64_t>& vocab_size, int64_t seed, int32_t pad_token_id,
                       const std::optional<std::string>& tokenizer, std::optional<Input<int32_t>> token_map,
-                      int32_t compressed_vocab_size) {
+                      int32_t compressed_vocab_size, const std::string& rule, double vocab_size_ratio) {
   engram_hash_config config{};
   config.size = sizeof config;
   config.layer_ids = layer_ids.data();
@@ -113,7 +113,7 @@ Hasher* create_hasher(const std::vector<int32_t>& layer_ids, int32_t max_ngram_s
   config.max_ngram_size = max_ngram_size;
   config.n_heads = n_heads;
   // The library reads max_ngram_size - 1 numbers.
-  if (max_ngram_size < 2 || vocab_size.size() != static_cast<size_t>(max_ngram_size - 1))
+  if (rule != "longcat" && (max_ngram_size < 2 || vocab_size.size() != static_cast<size_t>(max_ngram_size - 1)))
     throw nb::value_error("vocab_size: wanted max_ngram_size - 1 numbers, at least one");
   config.vocab_size = vocab_size.data();
   config.seed = seed;
@@ -122,6 +122,8 @@ Hasher* create_hasher(const std::vector<int32_t>& layer_ids, int32_t max_ngram_s
   config.token_map = token_map ? token_map->data() : nullptr;
   config.token_map_size = token_map ? token_map->size() : 0;
   config.compressed_vocab_size = compressed_vocab_size;
+  config.rule = rule.c_str();
+  config.vocab_size_ratio = vocab_size_ratio;
   engram_hasher* handle = nullptr;
   call([&] { return engram_hasher_create(&config, &handle); });
   return new Hasher(handle);
@@ -205,7 +207,8 @@ NB_MODULE(_engram, module) {
       .def("canonical_ids", &canonical_ids);
   module.def("create_hasher", &create_hasher, nb::arg("layer_ids"), nb::arg("max_ngram_size"), nb::arg("n_heads"),
              nb::arg("vocab_size"), nb::arg("seed"), nb::arg("pad_token_id"), nb::arg("tokenizer").none(),
-             nb::arg("token_map").none(), nb::arg("compressed_vocab_size"));
+             nb::arg("token_map").none(), nb::arg("compressed_vocab_size"), nb::arg("rule"),
+             nb::arg("vocab_size_ratio"));
   nb::class_<Pending>(module, "Pending")
       .def("done", [](const Pending& p) { return p.handle == nullptr || engram_pending_done(p.handle) == 1; })
       .def("wait", &wait);

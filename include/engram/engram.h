@@ -77,6 +77,11 @@ typedef struct engram_hash_config {
   const int32_t* token_map;
   size_t token_map_size;
   int32_t compressed_vocab_size; /* checked against the tokenizer's where it is given and not 0 */
+  /* How ids become rows: NULL or "engram" as above. "qwen4exp" and "longcat" hash raw ids: pad_token_id is the eos id,
+   * compressed_vocab_size the number of ids, tokenizer and token_map are NULL. Under qwen4exp all of vocab_size are one
+   * number and layers count by their position; under longcat vocab_size and seed have no meaning. */
+  const char* rule;
+  double vocab_size_ratio; /* longcat: rows of a head per id */
 } engram_hash_config;
 
 ENGRAM_API engram_status engram_hasher_create(const engram_hash_config* config, engram_hasher** hasher);

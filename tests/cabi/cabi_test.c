@@ -86,6 +86,45 @@ static void test_hasher(void) {
   EXPECT(hasher == NULL);
 }
 
+/* Two rows of tests/golden/dialect_vectors.json; a sequence in two calls, cut where an eos (2) is in the look-back. */
+static void test_dialects(void) {
+  const int32_t layers[] = {0, 1};
+  const int64_t sizes[] = {50, 50, 50};
+  const int32_t first[] = {931}, ids[] = {5, 6, 2, 7, 8, 9};
+  int64_t rows[6 * 6], tail[2 * 6];
+  engram_hash_config config;
+  memset(&config, 0, sizeof config);
+  config.size = sizeof config;
+  config.layer_ids = layers;
+  config.num_layers = 2;
+  config.max_ngram_size = 4;
+  config.n_heads = 2;
+  config.vocab_size = sizes;
+  config.pad_token_id = 2;
+  config.compressed_vocab_size = 997;
+  config.vocab_size_ratio = 5;
+  for (int is_longcat = 0; is_longcat < 2; ++is_longcat) {
+    engram_hasher* hasher = NULL;
+    config.rule = is_longcat ? "longcat" : "qwen4exp";
+    if (is_longcat) config.vocab_size = NULL;
+    EXPECT(engram_hasher_create(&config, &hasher) == ENGRAM_OK);
+    EXPECT(engram_hash(hasher, is_longcat ? 0 : 1, first, 1, NULL, 0, NULL, 0, rows) == ENGRAM_OK);
+    EXPECT(rows[0] == (is_longcat ? 931 : 53) && rows[5] == (is_longcat ? 25881 : 499));
+    EXPECT(engram_hash(hasher, 0, ids, 6, NULL, 0, NULL, 0, rows) == ENGRAM_OK);
+    EXPECT(engram_hash(hasher, 0, ids + 4, 2, NULL, 0, ids + 1, 3, tail) == ENGRAM_OK);
+    EXPECT(memcmp(tail, rows + 4 * 6, sizeof tail) == 0);
+    engram_hasher_free(hasher);
+  }
+  engram_hasher* hasher = NULL;
+  config.rule = "bloom";
+  EXPECT_ERROR(engram_hasher_create(&config, &hasher), ENGRAM_INVALID_ARGUMENT, "bloom");
+  config.rule = "longcat";
+  config.pad_token_id = 996;
+  config.vocab_size_ratio = 1e300;
+  EXPECT_ERROR(engram_hasher_create(&config, &hasher), ENGRAM_INVALID_ARGUMENT, "vocab_size_ratio");
+  EXPECT(hasher == NULL);
+}
+
 /* One text for all layers: each metric has one TYPE line, and both layers' samples behind it. */
 static void test_all_layers(const engram_table* table) {
   static char text[1 << 16];
@@ -194,6 +233,7 @@ int main(int argc, char** argv) {
   EXPECT(strcmp(engram_status_name(ENGRAM_DATA_LOSS), "kDataLoss") == 0);
   EXPECT(strcmp(engram_status_name((engram_status)99), "unknown") == 0);
   test_hasher();
+  test_dialects();
   test_null_handles();
   const char* const tiers[] = {"dram:", "pagecache:", "nvme:"};
   for (int i = 0; i < 3; ++i) {

@@ -32,6 +32,22 @@ class HasherTest(unittest.TestCase):
         np.testing.assert_array_equal(hasher.hash(ids[5:]), hasher.hash(ids, starts=[0, 5])[5:])
         self.assertEqual((0, 24), hasher.hash([]).shape)
 
+    def test_vectors_of_the_other_dialects(self):
+        path = Path(__file__).resolve().parents[1] / "golden/dialect_vectors.json"
+        for case in json.loads(path.read_text()):
+            if case["rule"] == "qwen4exp":
+                hasher = engram.Hasher.qwen4exp(case["vocab_size"], case["ngram_vocab_size_base"], case["ngram_size"],
+                                                case["heads_per_ngram"], case["ple_layers"], seed=case["seed"],
+                                                eos_token_id=case["eos_token_id"])
+            else:
+                hasher = engram.Hasher.longcat(case["vocab_size"], case["vocab_size_ratio"], case["neighbor_num"],
+                                               case["split_num"], eos_token_id=case["eos_token_id"])
+            for sequence in case["sequences"]:
+                for layer, rows in enumerate(sequence["row_ids"]):
+                    np.testing.assert_array_equal(rows, hasher.hash(sequence["token_ids"], layer=layer))
+        with self.assertRaisesRegex(ValueError, "eos_token_id"):
+            engram.Hasher.longcat(100, 2, 3, 2, eos_token_id=100)
+
     def test_errors(self):
         hasher = engram.Hasher([1], 2, 1, [11], compressed_vocab_size=10)
         with self.assertRaisesRegex(ValueError, "10"):

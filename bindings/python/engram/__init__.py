@@ -41,7 +41,22 @@ class Hasher:
         if token_map is not None:
             token_map = _flat(token_map, np.int32)[0]
         self._handle = _engram.create_hasher(list(layer_ids), max_ngram_size, n_heads, list(vocab_size), seed,
-                                             pad_token_id, tokenizer, token_map, compressed_vocab_size)
+                                             pad_token_id, tokenizer, token_map, compressed_vocab_size, "engram", 0.0)
+
+    @classmethod
+    def qwen4exp(cls, unigram_vocab_size: int, vocab_size: int, max_ngram_size: int, n_heads: int, ple_layers: int, *,
+                 seed: int, eos_token_id: int) -> "Hasher":
+        """Of Qwen4Exp's rule over raw ids; vocab_size is its ngram_vocab_size_base. Layers count by their position."""
+        return cls._of(_engram.create_hasher(list(range(ple_layers)), max_ngram_size, n_heads,
+                                             [vocab_size] * (max_ngram_size - 1), seed, eos_token_id, None, None,
+                                             unigram_vocab_size, "qwen4exp", 0.0))
+
+    @classmethod
+    def longcat(cls, unigram_vocab_size: int, vocab_size_ratio: float, max_ngram_size: int, n_heads: int, *,
+                eos_token_id: int) -> "Hasher":
+        """Of LongCat's rule over raw ids."""
+        return cls._of(_engram.create_hasher([0], max_ngram_size, n_heads, [], 0, eos_token_id, None, None,
+                                             unigram_vocab_size, "longcat", vocab_size_ratio))
 
     @classmethod
     def _of(cls, handle):
