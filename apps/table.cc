@@ -45,9 +45,16 @@ Status check_destination(const std::string& path, bool force) {
 }
 
 std::string describe(const EngramConfig& config) {
-  return fmt::format("layers {}, orders 2..{}, {} heads, prime search from {}, compressed vocabulary {}, seed {}",
-                     fmt::join(config.layer_ids, ","), config.max_ngram_size, config.n_heads,
-                     fmt::join(config.vocab_size, ","), config.compressed_vocab_size, config.seed);
+  const std::string shape = fmt::format("rule {}, layers {}, orders 2..{}, {} heads", hash_rule_name(config.rule),
+                                        fmt::join(config.layer_ids, ","), config.max_ngram_size, config.n_heads);
+  if (config.rule == HashRule::kLongcat)
+    return fmt::format("{}, {} rows per id, {} ids, eos {}", shape, config.vocab_size_ratio,
+                       config.compressed_vocab_size, config.pad_token_id);
+  const std::string search = fmt::format("{}, prime search from {}", shape, fmt::join(config.vocab_size, ","));
+  return config.rule == HashRule::kEngram
+             ? fmt::format("{}, compressed vocabulary {}, seed {}", search, config.compressed_vocab_size, config.seed)
+             : fmt::format("{}, {} ids, seed {}, eos {}", search, config.compressed_vocab_size, config.seed,
+                           config.pad_token_id);
 }
 
 void print_written(const std::string& path, const RowFileInfo& info) {
@@ -212,8 +219,8 @@ void add_create(CLI::App& table, Invocation& invocation) {
 
 void add_convert(CLI::App& table, Invocation& invocation) {
   auto flags = std::make_shared<ConvertFlags>();
-  CLI::App* command =
-      table.add_subcommand("convert", "Copy the tables of a model (DeepSeek-V4.1, Qwen4Exp, GGUF, ours) to a row file");
+  CLI::App* command = table.add_subcommand(
+      "convert", "Copy the tables of a model (DeepSeek-V4.1, Qwen4Exp, LongCat, GGUF, ours) to a row file");
   command->footer(
       "Examples:\n"
       "  engram table convert demo/engram demo/engram.rows --dtype fp8\n"

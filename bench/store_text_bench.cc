@@ -38,12 +38,13 @@ struct TextCase {
 Result<TextCase> open_case(Env& env, const StoreBenchOptions& options) {
   TextCase text;
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, options.tokenizer));
-  ENGRAM_ASSIGN_OR_RETURN(text.map, TokenMap::from_tokenizer(tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env, options.tokens));
   text.tokens.resize(static_cast<size_t>(shard.info().num_tokens));
   shard.copy_tokens(0, text.tokens);
   ENGRAM_ASSIGN_OR_RETURN(const RowFileReader file, RowFileReader::open(env, options.table));
   text.info = file.info();
+  ENGRAM_ASSIGN_OR_RETURN(text.map,
+                          make_token_map(text.info.hash ? text.info.hash->config : EngramConfig(), tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(text.hasher, text.info.hasher(text.map));
   return text;
 }

@@ -82,7 +82,7 @@ Status check_table_keys(const EngramConfig& config) {
     if (config.rule == HashRule::kQwen4Exp && size != config.vocab_size[0])
       return invalid_argument("vocab_size: got {} and {}, wanted one size for all orders", config.vocab_size[0], size);
   }
-  return check_range("rows_divisible_by", config.rows_divisible_by, 1, INT32_MAX);
+  return check_range("rows_divisible_by", config.rows_divisible_by, 1, kMaxVocabSize);
 }
 
 // [layers, R] as the model's own code computes it: a product and two sums, each rounded to a double.

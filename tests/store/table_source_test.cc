@@ -111,11 +111,6 @@ TEST_F(TableSources, EveryRowOfEverySourceEqualsTheOracles) {
   }
 }
 
-TEST_F(TableSources, PublishedPleMultipliers) {
-  EXPECT_EQ((std::vector<int64_t>{23703573157769, 20109073645365, 8052911324071}),
-            import::ple_multipliers(1234, 0, 248320, 3));
-}
-
 TEST_F(TableSources, StoredFormatsLoseNothing) {
   const auto format = [](const std::string& name, size_t table) {
     return value_or_throw(open_table_source(Env::posix(), kTables + "/" + name))->tables()[table].format;

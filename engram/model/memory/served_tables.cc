@@ -48,7 +48,7 @@ Status check_layer(const OpenTable& table, const EngramLayout& wanted, int layer
   ENGRAM_ASSIGN_OR_RETURN(const int layer, wanted.config().find_layer(layer_id));
   const Result<int> at = got.config().find_layer(layer_id);
   const auto same = [](std::span<const int64_t> a, std::span<const int64_t> b) { return std::ranges::equal(a, b); };
-  if (!at.ok() || !same(got.primes(*at), wanted.primes(layer)) ||
+  if (!at.ok() || got.config().rule != wanted.config().rule || !same(got.primes(*at), wanted.primes(layer)) ||
       !same(got.multipliers(*at), wanted.multipliers(layer)) || got.compressed_pad_id() != wanted.compressed_pad_id()) {
     return invalid_argument(
         "layer {}: the row file hashes tokens to other rows than the model does; convert this"

@@ -1,5 +1,7 @@
 #include "engram/store/import/import.h"
 
+#include "engram/core/fields.h"
+
 namespace engram::import {
 Status check_num_rows(const EngramConfig& config, const std::vector<int64_t>& num_rows, const std::string& where) {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> wanted, count_rows(config));
@@ -21,6 +23,19 @@ Result<RowFileHash> make_hash(const EngramConfig& config, const TokenMap& map, c
   const Result<EngramLayout> layout = EngramLayout::create(config, map);
   if (!layout.ok()) return layout.status().with_context(where);
   return RowFileHash{config, layout->compressed_pad_id(), map.sha256()};
+}
+
+RowFileHash make_raw_hash(const EngramConfig& config) {
+  return {config, config.pad_token_id, TokenMap::identity(config.compressed_vocab_size).sha256()};
+}
+
+Result<int> read_eos(const nlohmann::json& config, const std::string& where) {
+  std::vector<int> ids;
+  Fields fields(config, where);
+  fields.need("eos_token_id", ids, 0);
+  if (fields.status().ok() && ids.empty()) fields.fail("eos_token_id", "got an empty list, wanted an id");
+  ENGRAM_RETURN_IF_ERROR(fields.status());
+  return ids[0];
 }
 
 }  // namespace engram::import

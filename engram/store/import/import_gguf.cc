@@ -1,92 +1,17 @@
 // The GGUF dialects of DeepSeek-V4.1 (llama.cpp's keys, antirez's packed rows, other forks' spellings, tables beside
-// the file) and of Qwen4Exp. No two converters agree on the keys, so several spellings are taken and everything that
+// the file). No two converters agree on the keys, so several spellings are taken and everything that
 // can be computed is compared with what the file says.
 #include <algorithm>
-#include <cstring>
 #include <initializer_list>
 
 #include "engram/core/json.h"
-#include "engram/formats/ggml_rows.h"
-#include "engram/formats/gguf.h"
+#include "engram/store/import/gguf_source.h"
 #include "engram/store/import/import.h"
 
 namespace engram::import {
 namespace {
 
-constexpr uint64_t kMaxList = 1 << 16;  // primes and the like
 constexpr uint64_t kMaxVocabulary = 1 << 26;
-constexpr int64_t kBlock = 32;
-
-// How a stored row becomes a row of the table's format.
-enum class Storage { kAsIs, kQ8, kGgml, kLloyd4 };
-
-struct StoredTable {
-  Storage storage = Storage::kAsIs;
-  const GgmlType* type = nullptr;
-  int64_t stored_bytes = 0;  // per row
-  std::span<const std::byte> bytes;
-};
-
-class GgufSource final : public TableSource {
- public:
-  GgufSource(std::string kind, GgufFile file) : TableSource(std::move(kind), file.path()), file_(std::move(file)) {}
-
-  const GgufFile& file() const { return file_; }
-  void add_table(SourceTable table, StoredTable stored) {
-    tables_.push_back(std::move(table));
-    stored_.push_back(stored);
-  }
-  void keep(std::unique_ptr<MappedFile> sidecar) { sidecars_.push_back(std::move(sidecar)); }
-  void set_hash(RowFileHash hash) { hash_ = std::move(hash); }
-  void set_hash_note(std::string note) { hash_note_ = std::move(note); }
-
- protected:
-  Status do_read_rows(int table, int64_t first, int64_t count, std::byte* out) const override {
-    const StoredTable& stored = stored_[static_cast<size_t>(table)];
-    const RowFormat& format = tables_[static_cast<size_t>(table)].format;
-    const std::byte* from = stored.bytes.data() + first * stored.stored_bytes;
-    if (stored.storage == Storage::kAsIs) {
-      std::memcpy(out, from, static_cast<size_t>(count * stored.stored_bytes));
-      return {};
-    }
-    std::vector<float> values(static_cast<size_t>(format.width));
-    for (int64_t i = 0; i < count; ++i, from += stored.stored_bytes, out += format.row_bytes()) {
-      if (stored.storage == Storage::kQ8) {
-        repack_q8(from, format.width, out);
-        continue;
-      }
-      if (stored.storage == Storage::kGgml) {
-        decode_ggml_row(*stored.type, from, format.width, values.data());
-      } else {
-        decode_lloyd4_row(from, format.width, values.data());
-      }
-      std::memcpy(out, values.data(), values.size() * sizeof(float));
-    }
-    return {};
-  }
-  Status check_unchanged() const override {
-    ENGRAM_RETURN_IF_ERROR(file_.readable());
-    for (const auto& sidecar : sidecars_) ENGRAM_RETURN_IF_ERROR(sidecar->readable());
-    return {};
-  }
-
- private:
-  // Blocks of f16 scale and 32 codes become all codes and then all scales, as floats: nothing is lost.
-  static void repack_q8(const std::byte* from, int64_t width, std::byte* out) {
-    for (int64_t block = 0; block < width / kBlock; ++block, from += 2 + kBlock) {
-      uint16_t half;
-      std::memcpy(&half, from, 2);
-      const float scale = widen_fp16(half);
-      std::memcpy(out + block * kBlock, from + 2, kBlock);
-      std::memcpy(out + width + block * 4, &scale, 4);
-    }
-  }
-
-  GgufFile file_;
-  std::vector<StoredTable> stored_;
-  std::vector<std::unique_ptr<MappedFile>> sidecars_;
-};
-
 // The engram.* keys of a DeepSeek file under whichever prefix and spelling they stand. "" where there is none.
 class EngramKeys {
  public:
@@ -111,17 +36,6 @@ class EngramKeys {
  private:
   const GgufFile& file_;
 };
-
-Status compare(const GgufFile& file, const std::string& key, const std::vector<int64_t>& got,
-               const std::vector<int64_t>& wanted) {
-  if (got.size() != wanted.size())
-    return invalid_argument("{}: key {} has {} elements, wanted {}", file.path(), key, got.size(), wanted.size());
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    if (got[i] != wanted[i])
-      return invalid_argument("{}: key {} holds {} at {}, wanted {}", file.path(), key, got[i], i, wanted[i]);
-  }
-  return {};
-}
 
 Result<TokenMap> read_token_map(const GgufFile& file, const EngramKeys& keys) {
   const std::string key = keys.name({"token_map"});
@@ -226,78 +140,6 @@ Status check_layout(const GgufFile& file, const EngramKeys& keys, const EngramLa
   return {};
 }
 
-// Format and storage of one table. row_size: bytes for the packed encodings, columns for ggml's own types.
-Status choose_storage(const std::string& encoding, uint32_t type, int64_t row_size, SourceTable* table,
-                      StoredTable* stored) {
-  table->encoding = encoding;
-  if (encoding == "e4m3_e8m0_32_row264" || encoding == "lloyd4_e5m3_32_r136") {
-    const bool is_fp8 = encoding.starts_with("e4m3");
-    const int64_t per_block = is_fp8 ? kBlock + 1 : kBlock / 2 + 1;
-    if (row_size < 1 || row_size % per_block != 0 || row_size / per_block > kMaxRowWidth / kBlock)
-      return invalid_argument("rows of {} bytes in encoding {}", row_size, encoding);
-    const int64_t width = row_size / per_block * kBlock;
-    table->format = is_fp8 ? RowFormat{RowType::kFP8, width, kBlock} : RowFormat{RowType::kFP32, width};
-    stored->storage = is_fp8 ? Storage::kAsIs : Storage::kLloyd4;
-    stored->stored_bytes = row_size;
-    return {};
-  }
-  int64_t width = row_size;
-  if (encoding == "q4_k_row144") {
-    type = kGgmlQ4_K;
-    width = row_size / 144 * 256;
-    if (row_size % 144 != 0) return invalid_argument("rows of {} bytes in encoding {}", row_size, encoding);
-  } else if (!encoding.empty()) {
-    return invalid_argument("encoding is {}, which is not known here", quote_text(encoding));
-  }
-  stored->type = find_ggml_type(type);
-  if (stored->type == nullptr) return invalid_argument("ggml type {}, which has no decoder here", type);
-  if (width < 1 || width > kMaxRowWidth || width % stored->type->block_columns != 0)
-    return invalid_argument("rows of {} columns in blocks of {} ({})", width, stored->type->block_columns,
-                            stored->type->name);
-  if (encoding.empty()) table->encoding = stored->type->name;
-  stored->stored_bytes = stored->type->row_bytes(width);
-  stored->storage = Storage::kAsIs;
-  if (type == kGgmlBF16) {
-    table->format = {RowType::kBF16, width};
-  } else if (type == kGgmlQ8_0) {
-    table->format = {RowType::kInt8, width, kBlock};
-    stored->storage = Storage::kQ8;
-  } else {
-    table->format = {RowType::kFP32, width};
-    if (type != kGgmlF32) stored->storage = Storage::kGgml;
-  }
-  return {};
-}
-
-// The bytes of a table inside the GGUF file. kDataLoss when the file ends before them.
-Status take_bytes(const std::string& where, std::span<const std::byte> available, int64_t num_rows,
-                  StoredTable* stored) {
-  int64_t bytes;
-  if (__builtin_mul_overflow(num_rows, stored->stored_bytes, &bytes) || static_cast<uint64_t>(bytes) > available.size())
-    return data_loss("{}: {} rows of {} bytes, the file has {} bytes for them", where, num_rows, stored->stored_bytes,
-                     available.size());
-  stored->bytes = available.first(static_cast<size_t>(bytes));
-  return {};
-}
-
-Status add_inner_table(GgufSource& source, const std::string& name, int layer_id, int64_t num_rows,
-                       const std::string& encoding) {
-  const auto& tensors = source.file().tensors();
-  const auto at = tensors.find(name);
-  if (at == tensors.end()) return not_found("{}: no tensor {}", source.path(), name);
-  const GgufTensor& tensor = at->second;
-  const std::string where = fmt::format("{}: tensor {}", source.path(), name);
-  if (tensor.shape.size() < 2 || tensor.shape[1] != num_rows ||
-      std::any_of(tensor.shape.begin() + 2, tensor.shape.end(), [](int64_t size) { return size != 1; }))
-    return invalid_argument("{} has shape {}, wanted [row, {}]", where, shape_text(tensor.shape), num_rows);
-  SourceTable table{layer_id, num_rows, {}, ""};
-  StoredTable stored;
-  ENGRAM_RETURN_IF_ERROR(choose_storage(encoding, tensor.type, tensor.shape[0], &table, &stored).with_context(where));
-  ENGRAM_RETURN_IF_ERROR(take_bytes(where, tensor.bytes, num_rows, &stored));
-  source.add_table(std::move(table), stored);
-  return {};
-}
-
 // A table in a separate file beside the GGUF file.
 Status add_outer_table(Env& env, GgufSource& source, const std::string& name, int64_t offset, int layer_id,
                        int64_t num_rows, const std::string& encoding) {
@@ -309,10 +151,10 @@ Status add_outer_table(Env& env, GgufSource& source, const std::string& name, in
     return data_loss("{}: rows start at byte {}, the file has {}", path, offset, file->bytes().size());
   const int64_t row_size = encoding == "e4m3_e8m0_32_row264" ? 264 : encoding == "lloyd4_e5m3_32_r136" ? 136 : 144;
   SourceTable table{layer_id, num_rows, {}, ""};
-  StoredTable stored;
+  StoredRows stored;
   ENGRAM_RETURN_IF_ERROR(choose_storage(encoding, 0, row_size, &table, &stored).with_context(path));
-  ENGRAM_RETURN_IF_ERROR(take_bytes(path, file->bytes().subspan(static_cast<size_t>(offset)), num_rows, &stored));
-  source.add_table(std::move(table), stored);
+  ENGRAM_RETURN_IF_ERROR(take_bytes(path, file->bytes().subspan(static_cast<size_t>(offset)), table, &stored));
+  source.add_table(std::move(table), {stored});
   source.keep(std::move(file));
   return {};
 }
@@ -329,8 +171,8 @@ Status add_tables(Env& env, GgufSource& source, const EngramKeys& keys, const En
   const std::vector<int>& layer_ids = layout.config().layer_ids;
   if (storage != "external") {
     for (size_t i = 0; i < layer_ids.size(); ++i)
-      ENGRAM_RETURN_IF_ERROR(add_inner_table(source, fmt::format("blk.{}.engram_embd.weight", layer_ids[i]),
-                                             layer_ids[i], layout.num_rows(static_cast<int>(i)), encoding));
+      ENGRAM_RETURN_IF_ERROR(add_inner_table(source, {fmt::format("blk.{}.engram_embd.weight", layer_ids[i])},
+                                             layer_ids[i], {layout.num_rows(static_cast<int>(i))}, encoding));
     return {};
   }
   ENGRAM_ASSIGN_OR_RETURN(const auto paths, file.strings(keys.name({"external_paths"}), kMaxList));
@@ -364,52 +206,13 @@ Result<std::unique_ptr<TableSource>> open_deepseek_gguf(Env& env, GgufFile opene
   return std::unique_ptr<TableSource>(std::move(source));
 }
 
-// llama.cpp's qwen4exp: one table, its rows padded to a round number.
-Result<std::unique_ptr<TableSource>> open_ple_gguf(GgufFile opened) {
-  constexpr int64_t kMostPadding = 4096;
-  auto source = std::make_unique<GgufSource>("Qwen4Exp GGUF", std::move(opened));
-  const GgufFile& file = source->file();
-  ENGRAM_ASSIGN_OR_RETURN(const auto layers, file.integers("qwen4exp.ple.layers", kMaxList));
-  if (layers.size() != 1 || layers[0] < 0 || layers[0] > INT32_MAX)
-    return invalid_argument("{}: key qwen4exp.ple.layers is {}, wanted one block id", file.path(), shape_text(layers));
-  ENGRAM_ASSIGN_OR_RETURN(const auto sizes, file.integers("qwen4exp.ple.head_vocab_sizes", kMaxList));
-  ENGRAM_ASSIGN_OR_RETURN(const auto offsets, file.integers("qwen4exp.ple.head_offsets", kMaxList));
-  std::vector<int64_t> wanted;
-  int64_t sum = 0;
-  for (const int64_t size : sizes) {
-    wanted.push_back(sum);
-    if (size < 1 || size > INT32_MAX)
-      return invalid_argument("{}: key qwen4exp.ple.head_vocab_sizes holds {}", file.path(), size);
-    sum += size;
-  }
-  ENGRAM_RETURN_IF_ERROR(compare(file, "qwen4exp.ple.head_offsets", offsets, wanted));
-  const std::string name = "per_layer_token_embd.weight";
-  const auto tensor = file.tensors().find(name);
-  if (tensor == file.tensors().end()) return not_found("{}: no tensor {}", file.path(), name);
-  const int64_t rows = tensor->second.shape.size() < 2 ? 0 : tensor->second.shape[1];
-  if (rows < sum || rows - sum >= kMostPadding)
-    return invalid_argument("{}: tensor {} has {} rows, wanted {} and less than {} more as padding", file.path(), name,
-                            rows, sum, kMostPadding);
-  ENGRAM_RETURN_IF_ERROR(add_inner_table(*source, name, static_cast<int>(layers[0]), rows, ""));
-  const std::string width_key = "qwen4exp.embedding_length_per_layer_input";
-  if (file.has(width_key)) {
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t stated, file.integer(width_key));
-    ENGRAM_RETURN_IF_ERROR(compare(file, width_key, {stated}, {source->tables()[0].format.width}));
-  }
-  source->set_hash_note("Qwen4Exp hashes raw ids by another rule; rows can be read by id only");
-  return std::unique_ptr<TableSource>(std::move(source));
-}
-
 }  // namespace
 
 Result<std::unique_ptr<TableSource>> open_gguf(Env& env, const std::string& path) {
   ENGRAM_ASSIGN_OR_RETURN(GgufFile file, GgufFile::open(env, path));
-  if (file.has("split.count")) {
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t parts, file.integer("split.count"));
-    if (parts > 1) return invalid_argument("{}: one of {} parts; merge them first (gguf-split --merge)", path, parts);
-  }
+  if (file.has("qwen4exp.ple.layers")) return open_ple_gguf(std::move(file));
   ENGRAM_ASSIGN_OR_RETURN(const std::string architecture, file.string("general.architecture"));
-  if (architecture == "qwen4exp") return open_ple_gguf(std::move(file));
+  if (file.has(architecture + ".ngram.neighbor_num")) return open_longcat_gguf(std::move(file), architecture);
   if (EngramKeys(file).find({"layer_ids"}).empty())
     return invalid_argument("{}: architecture {} without engram.layer_ids: no tables that are known here", path,
                             quote_text(architecture));

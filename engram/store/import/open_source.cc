@@ -46,7 +46,8 @@ Result<std::unique_ptr<TableSource>> open_folder(Env& env, const std::string& pa
   // The keys stand at the root or in text_config; either may be there without them.
   const nlohmann::json* nested = json_find(config, "text_config");
   const auto has_tables = [](const nlohmann::json& section) {
-    return json_find(section, "ple_layer_ids") != nullptr || json_find(section, "engram_layer_ids") != nullptr;
+    return json_find(section, "ple_layer_ids") != nullptr || json_find(section, "engram_layer_ids") != nullptr ||
+           import::is_longcat(section);
   };
   const nlohmann::json& text = nested != nullptr && (has_tables(*nested) || !has_tables(config)) ? *nested : config;
   std::string type;
@@ -54,10 +55,12 @@ Result<std::unique_ptr<TableSource>> open_folder(Env& env, const std::string& pa
   if (type == "engram") return import::open_checkpoint(env, directory, config, config_path);
   if (type.starts_with("qwen4_exp") || json_find(text, "ple_layer_ids") != nullptr)
     return import::open_ple(env, directory, text, config_path);
+  if (import::is_longcat(text)) return import::open_longcat(env, directory, text, config_path);
   if (json_find(text, "engram_layer_ids") != nullptr)
     return import::open_deepseek(env, directory, text, config_path, tokenizer);
   return invalid_argument(
-      "{}: model_type is {} and there is neither engram_layer_ids nor ple_layer_ids: no tables that are known here",
+      "{}: model_type is {} and there is neither engram_layer_ids, ple_layer_ids nor emb_neighbor_num: no tables that "
+      "are known here",
       config_path, quote_text(type));
 }
 

@@ -4,10 +4,11 @@
 //   a row file               row_file.h
 //   DeepSeek-V4.1            a folder with config.json (nested or flat keys) and safetensors shards: F8_E4M3 rows with
 //                            their F8_E8M0 or U8 scales in a separate tensor; tiled scales are refused
-//   Qwen4Exp PLE             a folder as above: BF16 shards, or F8_E4M3 with one scale
-//   GGUF                     one file: llama.cpp's keys (any quantisation with a decoder in ggml_rows.h), antirez's
-//                            packed rows (row264, row136), other forks' spellings, qwen4exp; also tables beside the
-//                            file
+//   Qwen4Exp PLE             a folder as above: BF16 or F32 shards, or F8_E4M3 with one scale
+//   LongCat                  a folder as above: a BF16 or F32 tensor for each order and split
+//   GGUF                     one file or its parts: llama.cpp's keys (any quantisation with a decoder in ggml_rows.h),
+//                            antirez's packed rows (row264, row136), other forks' spellings, qwen4exp, longcat; also
+//                            tables beside the file
 //   our own checkpoints      docs/formats/checkpoint.md; an OUTPUT folder means its latest
 // Rows come in the format nearest to the stored one that loses nothing: fp8, bf16 and fp32 as they are, Q8_0 as int8
 // with a scale per 32, every other quantisation decoded to fp32.

@@ -101,6 +101,9 @@ Result<RowTable> parse_table(Fields fields) {
 
 Result<RowFileHash> parse_hash(Fields fields) {
   RowFileHash hash;
+  std::string rule = hash_rule_name(hash.config.rule);  // files from before there were others
+  fields("rule", rule);
+  ENGRAM_ASSIGN_OR_RETURN(hash.config.rule, parse_hash_rule(rule));
   EngramConfig::visit_fields(hash.config, [&](const char* key, auto& value) { fields.need(key, value); });
   fields.need("compressed_pad_id", hash.compressed_pad_id, 0);
   fields.need("token_map_sha256", hash.token_map_sha256);
@@ -192,6 +195,7 @@ int64_t pages_for_json(size_t json_bytes) {
 
 nlohmann::ordered_json RowFileHash::to_json() const {
   nlohmann::ordered_json json;
+  if (config.rule != HashRule::kEngram) json["rule"] = hash_rule_name(config.rule);
   EngramConfig::visit_fields(config, FieldWriter(json));
   json["compressed_pad_id"] = compressed_pad_id;
   json["token_map_sha256"] = token_map_sha256;
@@ -315,7 +319,7 @@ Result<EngramLayout> RowFileInfo::layout() const {
     ENGRAM_ASSIGN_OR_RETURN(const int layer, layout.config().find_layer(table.layer_id));
     const int64_t wanted = layout.num_rows(layer);
     if (table.num_rows != wanted)
-      return data_loss("layer {}: {} rows, wanted {}, the sum of its primes", table.layer_id, table.num_rows, wanted);
+      return data_loss("layer {}: {} rows, wanted {}, the sum of its heads", table.layer_id, table.num_rows, wanted);
   }
   return layout;
 }
