@@ -15,6 +15,7 @@ Status bench_hash(const bench::HashBenchOptions& options, bool json) {
   ENGRAM_ASSIGN_OR_RETURN(bench::HashBenchResult result, bench::run_hash_bench(options));
   if (json) {
     nlohmann::ordered_json object = {{"benchmark", "hash"},
+                                     {"rule", hash_rule_name(options.rule)},
                                      {"tokens_per_second", result.tokens_per_second},
                                      {"ratio_to_numpy", result.ratio_to_numpy},
                                      {"threads", result.threads},
@@ -32,8 +33,9 @@ Status bench_hash(const bench::HashBenchOptions& options, bool json) {
     fmt::print("{}\n", object.dump());
     return {};
   }
-  fmt::print("n-gram hashing, 2 layers x 16 heads, 2,262,400 rows per head, batches of {} x {}, {} thread ({})\n",
-             options.batch, options.sequence, result.threads, result.target);
+  fmt::print("n-gram hashing, rule {}, {} row ids a token, batches of {} x {}, {} thread ({})\n",
+             hash_rule_name(options.rule), result.row_ids_per_token, options.batch, options.sequence, result.threads,
+             result.target);
   fmt::print("{}, commit {}, {}\n\n", machine_description(), build_commit(), today());
   fmt::print("  {:<28}{:>12} tokens/s\n", "engram", format_count(result.tokens_per_second));
   fmt::print("  {:<28}{:>12} tokens/s\n", "numpy " + result.numpy_version,
@@ -48,6 +50,7 @@ Status bench_hash(const bench::HashBenchOptions& options, bool json) {
 void add_bench_hash(CLI::App& bench, Invocation& invocation) {
   struct Flags {
     bench::HashBenchOptions options = bench::default_hash_bench_options();
+    std::string rule = "engram";
     bool json = false;
   };
   auto flags = std::make_shared<Flags>();
@@ -55,6 +58,9 @@ void add_bench_hash(CLI::App& bench, Invocation& invocation) {
   command->footer(
       "Example:\n"
       "  engram bench hash --seconds 2 --python .venv-oracles/bin/python");
+  command->add_option("--rule", flags->rule, "engram, qwen4exp or longcat, each in its published size")
+      ->check(CLI::IsMember({"engram", "qwen4exp", "longcat"}))
+      ->capture_default_str();
   command->add_option("--python", flags->options.python, "Interpreter that has numpy")->capture_default_str();
   command->add_option("--script", flags->options.script, "The numpy side")->capture_default_str();
   command->add_option("--seconds", flags->options.seconds, "Time for each side")
@@ -64,8 +70,12 @@ void add_bench_hash(CLI::App& bench, Invocation& invocation) {
   command->add_option("--sequence", flags->options.sequence, "Tokens of a sequence, a power of two")
       ->capture_default_str();
   command->add_flag("--json", flags->json, "Print JSON");
-  command->callback(
-      [flags, &invocation] { invocation.run = [flags] { return bench_hash(flags->options, flags->json); }; });
+  command->callback([flags, &invocation] {
+    invocation.run = [flags]() -> Status {
+      ENGRAM_ASSIGN_OR_RETURN(flags->options.rule, parse_hash_rule(flags->rule));
+      return bench_hash(flags->options, flags->json);
+    };
+  });
 }
 
 }  // namespace

@@ -30,7 +30,41 @@ struct Workload {
   MemoryHasher hasher;
 };
 
-Result<Workload> make_workload() {
+// numpy_hash.py has the same numbers.
+EngramConfig raw_config(HashRule rule) {
+  EngramConfig config;
+  config.rule = rule;
+  config.layer_ids = {0};
+  if (rule == HashRule::kQwen4Exp) {
+    config.vocab_size = {20000000, 20000000};
+    config.seed = 1234;
+    config.pad_token_id = 248044;
+    config.compressed_vocab_size = 248320;
+  } else {
+    config.max_ngram_size = 5;
+    config.n_heads = 4;
+    config.vocab_size_ratio = 100.567;
+    config.compressed_vocab_size = 163840;
+  }
+  return config;
+}
+
+// Random ids of a rule without a token map.
+Result<Workload> make_raw_workload(HashRule rule) {
+  Workload load;
+  const EngramConfig config = raw_config(rule);
+  const TokenMap map = TokenMap::identity(config.compressed_vocab_size);
+  load.map.assign(map.ids().begin(), map.ids().end());
+  NumpyRandom random(0);
+  for (size_t i = 0; i < kTokens; ++i)
+    load.ids.push_back(static_cast<int32_t>(random.integers(0, config.compressed_vocab_size)));
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(config, map));
+  ENGRAM_ASSIGN_OR_RETURN(load.hasher, MemoryHasher::create(layout, map));
+  return load;
+}
+
+Result<Workload> make_workload(HashRule rule) {
+  if (rule != HashRule::kEngram) return make_raw_workload(rule);
   Workload load;
   NumpyRandom random(0);
   // Every canonical id occurs; the rest of the raw ids share one with somebody.
@@ -120,9 +154,10 @@ Result<nlohmann::json> run_numpy(const Workload& load, const HashBenchOptions& o
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, folder.file("ids"), bytes_of(load.ids)));
   std::string command;
   for (const std::string& word :
-       {options.python, options.script, std::string("--map"), folder.file("map"), std::string("--ids"),
-        folder.file("ids"), std::string("--batch"), std::to_string(options.batch), std::string("--sequence"),
-        std::to_string(options.sequence), std::string("--seconds"), std::to_string(options.seconds)}) {
+       {options.python, options.script, std::string("--rule"), std::string(hash_rule_name(options.rule)),
+        std::string("--map"), folder.file("map"), std::string("--ids"), folder.file("ids"), std::string("--batch"),
+        std::to_string(options.batch), std::string("--sequence"), std::to_string(options.sequence),
+        std::string("--seconds"), std::to_string(options.seconds)}) {
     command += shell_quoted(word) + " ";
   }
   ENGRAM_ASSIGN_OR_RETURN(const auto outputs, run_commands({command}));
@@ -145,7 +180,7 @@ Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
                             options.sequence, kTokens);
   }
   ENGRAM_RETURN_IF_ERROR(check_numpy_side(options));
-  ENGRAM_ASSIGN_OR_RETURN(Workload load, make_workload());
+  ENGRAM_ASSIGN_OR_RETURN(Workload load, make_workload(options.rule));
   const size_t batch_tokens = options.batch * options.sequence;
   const size_t count = load.hasher.layers().size() * batch_tokens * static_cast<size_t>(load.hasher.rows_per_token());
   const RowBuffer buffer(static_cast<int64_t*>(std::aligned_alloc(64, count * sizeof(int64_t))));
@@ -179,6 +214,7 @@ Result<HashBenchResult> run_hash_bench(const HashBenchOptions& options) {
   });
 
   HashBenchResult result;
+  result.row_ids_per_token = load.hasher.num_layers() * load.hasher.rows_per_token();
   result.target = hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets());
   ENGRAM_ASSIGN_OR_RETURN(result.numpy_version, read_field<std::string>(numpy, "numpy", options.script));
   ENGRAM_ASSIGN_OR_RETURN(result.numpy_tokens_per_second,

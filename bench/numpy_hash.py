@@ -1,9 +1,10 @@
 """Multi-head n-gram hashing in plain vectorised numpy: what `engram bench hash` is compared with.
 
 The algorithm of the public Engram demo, written from docs/engram.md section 2: compress the ids, shift them, multiply
-and XOR, then one modulo per head, stacked. Two layers (1 and 14), N = 3, K = 8, 2,262,400 rows per head.
+and XOR, then one modulo per head, stacked. Two layers (1 and 14), N = 3, K = 8, 2,262,400 rows per head. The rules
+qwen4exp and longcat (docs/embedding.md) in the same style, in the sizes of Qwen3.8-Flash-Next and LongCat-2.0.
 
-    numpy_hash.py --map FILE --ids FILE --batch B --sequence T --seconds S
+    numpy_hash.py --rule RULE --map FILE --ids FILE --batch B --sequence T --seconds S
 
 Both files hold little-endian int32: the canonical id of every raw id, and raw ids [..., B, T]. Prints one
 JSON object: tokens per second (median over rounds) and, outside the timing, a checksum over all row ids.
@@ -78,6 +79,65 @@ class NgramHash:
         return np.concatenate(layers).astype(np.uint64)
 
 
+class RawHash:
+    """Rules of raw ids: what lies behind the last eos reads as eos, or as nothing."""
+
+    def __init__(self, rule):
+        self.is_sum = rule == "longcat"
+        self.ngrams, self.heads, self.vocab, self.eos = (5, 4, 163840, 2) if self.is_sum else (3, 8, 248320, 248044)
+        count = (self.ngrams - 1) * self.heads
+        if self.is_sum:
+            self.sizes = [int(100.567 * self.vocab + 2 * i + 1) for i in range(count)]
+        else:
+            self.sizes, candidate = [], 20000000
+            while len(self.sizes) < count:
+                if is_prime(candidate):
+                    self.sizes.append(candidate)
+                candidate += 1
+            half = max(1, np.iinfo(np.int64).max // self.vocab // 2)
+            draws = [splitmix64(1234 + 0x9E3779B97F4A7C15 * (i + 1)) for i in range(self.ngrams)]
+            self.multipliers = [2 * (draw % half) + 1 for draw in draws]
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
+
+    def shift(self, ids, k, in_text):
+        behind = 0 if self.is_sum else self.eos
+        shifted = np.pad(ids, ((0, 0), (k, 0)))[:, : ids.shape[1]]
+        return np.where(in_text >= k, shifted, behind)
+
+    def hash(self, raw_ids):
+        ids = raw_ids.astype(np.int64)
+        places = np.arange(ids.shape[1])
+        begins = np.maximum.accumulate(np.where(ids == self.eos, places + 1, 0), axis=1)
+        begins = np.pad(begins, ((0, 0), (1, 0)))[:, : ids.shape[1]]  # an eos belongs to the text before it
+        in_text = places - begins
+        shifted = [ids] + [self.shift(ids, k, in_text) for k in range(1, self.ngrams)]
+        values = []
+        for head, size in enumerate(self.sizes):
+            n = head // self.heads + 2
+            if self.is_sum:
+                mix, power = ids, 1
+                for k in range(1, n):
+                    power = power * self.vocab % size
+                    mix = mix + shifted[k] * power
+            elif head % self.heads == 0:
+                mix = ids * self.multipliers[0]
+                for k in range(1, n):
+                    mix = np.bitwise_xor(mix, shifted[k] * self.multipliers[k])
+            values.append(mix % size)
+        return np.stack(values, axis=2)
+
+    def rows(self, raw_ids):
+        return (self.hash(raw_ids) + self.offsets).reshape(-1).astype(np.uint64)
+
+
+def splitmix64(x):
+    mask = 2**64 - 1
+    x = (x + 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return x ^ (x >> 31)
+
+
 def checksum(hasher, batches):
     """Sum of (index + 1) * row id over all batches, modulo 2^64."""
     total, index = 0, 1
@@ -91,6 +151,7 @@ def checksum(hasher, batches):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--rule", default="engram")
     parser.add_argument("--map", required=True)
     parser.add_argument("--ids", required=True)
     parser.add_argument("--batch", type=int, required=True)
@@ -98,7 +159,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=2.0)
     args = parser.parse_args()
 
-    hasher = NgramHash(np.fromfile(args.map, dtype="<i4"))
+    hasher = NgramHash(np.fromfile(args.map, dtype="<i4")) if args.rule == "engram" else RawHash(args.rule)
     batches = np.fromfile(args.ids, dtype="<i4").reshape(-1, args.batch, args.sequence)
     hasher.hash(batches[0])  # warm-up
     rates, began = [], time.perf_counter()
