@@ -119,6 +119,7 @@ class Run {
   Status share_position();
   Status check_resumed_recipe(const std::string& checkpoint);
   Status check_start();
+  void take_words(const CheckpointConfig& of);
   Status load_model_state(const std::string& checkpoint, bool attach);
   Status restore(const std::string& checkpoint);
   std::vector<StreamedTensor> table_rows();
@@ -138,6 +139,7 @@ class Run {
   std::optional<OutputLock> lock_;
   RunInputs inputs_;
   std::string start_directory_;            // of train.start_from, at rank 0
+  CheckpointConfig file_;                  // of the checkpoints that rank 0 writes
   bool attach_ = false;                    // it has no memory, and the model has one
   std::optional<RunDirectory> directory_;  // at rank 0
   std::unique_ptr<Communicator> ranks_;
@@ -174,6 +176,7 @@ Status Run::open(const Recipe& recipe) {
   if (inputs_.validation_tokens() < 2)
     observer_.on_message("warning: data.validation holds no text, so that nothing will show overfitting");
   if (root() && directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_resumed_recipe(*directory_->latest()));
+  file_ = make_checkpoint_config(inputs_.recipe.model, *inputs_.tokenizer);
   if (root() && !directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_start());
   if (root()) ENGRAM_RETURN_IF_ERROR(directory_->create());
 
@@ -312,10 +315,22 @@ Status Run::check_start() {
   if (start.vocabulary_digest != inputs_.tokenizer->vocabulary_digest())
     return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another tokenizer than data.tokenizer",
                        start_directory_);
+  take_words(start);
   return {};
 }
 
+// How its texts begin and end, and how its chats are written, a model keeps.
+void Run::take_words(const CheckpointConfig& of) {
+  file_.special = of.special;
+  file_.chat_template = of.chat_template;
+}
+
 Status Run::restore(const std::string& checkpoint) {
+  if (root()) {
+    ENGRAM_ASSIGN_OR_RETURN(const CheckpointConfig saved,
+                            read_checkpoint_config(env_, join_path(checkpoint, kConfigFile)));
+    take_words(saved);
+  }
   const std::vector<StreamedTensor> state = train_state_tensors(learner_->optimizer(), learner_->tables());
   if (root()) {
     ENGRAM_RETURN_IF_ERROR(load_train_state(env_, checkpoint, state));
@@ -446,8 +461,7 @@ Status Run::save() {
   if (root()) {
     ENGRAM_RETURN_IF_ERROR(metrics_->sync());
     const auto write = [&](const std::string& directory) -> Status {
-      ENGRAM_RETURN_IF_ERROR(
-          save_model(env_, directory, inputs_.recipe.model, *inputs_.tokenizer, learner_->model(), table_rows()));
+      ENGRAM_RETURN_IF_ERROR(save_model(env_, directory, file_, *inputs_.tokenizer, learner_->model(), table_rows()));
       return save_train_state(env_, directory, state, learner_->tables(), position_, inputs_.recipe.to_toml());
     };
     ENGRAM_ASSIGN_OR_RETURN(summary_.checkpoint,

@@ -125,9 +125,13 @@ TEST(Checkpoint, SaveRefusesWhatDoesNotFit) {
   const TemporaryFolder folder;
   TinyModel tiny = tiny_model(tiny_config(tokenizer));
   tiny.tables[1] = torch::zeros({3, 8});
-  EXPECT_FALSE(save_model(Env::posix(), folder / "x", tiny.config, tokenizer, *tiny.model, tiny.rows()).ok());
+  EXPECT_FALSE(save_model(Env::posix(), folder / "x", make_checkpoint_config(tiny.config, tokenizer), tokenizer,
+                          *tiny.model, tiny.rows())
+                   .ok());
   tiny.tables.pop_back();
-  EXPECT_FALSE(save_model(Env::posix(), folder / "x", tiny.config, tokenizer, *tiny.model, tiny.rows()).ok());
+  EXPECT_FALSE(save_model(Env::posix(), folder / "x", make_checkpoint_config(tiny.config, tokenizer), tokenizer,
+                          *tiny.model, tiny.rows())
+                   .ok());
   EXPECT_FALSE(Env::posix().file_exists(folder / "x"));
 }
 

@@ -93,7 +93,8 @@ inline TinyModel tiny_model(const ModelConfig& config, uint64_t seed = 1) {
 
 inline void save_tiny(const TinyModel& tiny, const Tokenizer& tokenizer, const std::string& directory,
                       torch::Dtype dtype = torch::kFloat) {
-  throw_if_error(save_model(Env::posix(), directory, tiny.config, tokenizer, *tiny.model, tiny.rows(), dtype));
+  throw_if_error(save_model(Env::posix(), directory, make_checkpoint_config(tiny.config, tokenizer), tokenizer,
+                            *tiny.model, tiny.rows(), dtype));
 }
 
 }  // namespace engram

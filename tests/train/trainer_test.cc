@@ -228,6 +228,10 @@ TEST_F(Training, StartsFromACheckpointWithALongerContext) {
 TEST_F(Training, AnAttachedMemoryAddsNothingAtFirst) {
   const TrainSummary base = value_or_throw(run(recipe("base", {"model.memory=none"})));
   const std::string from = "train.start_from=" + (folder_ / "base").string();
+  std::string config = bytes_of(latest("base") / "config.json");  // as an imported model has it
+  const size_t words = config.find("\"chat_template\": \"");
+  config.insert(words + 18, "MINE");
+  std::ofstream(latest("base") / "config.json") << config;
   const std::vector<std::string> still = {
       from, "train.steps=1", "train.seed=9", "train.expert_bias_rate=0", "optimizer.muon_lr=0", "optimizer.adamw_lr=0"};
   const TrainSummary attached = value_or_throw(run(recipe("attached", still)));
@@ -250,6 +254,8 @@ TEST_F(Training, AnAttachedMemoryAddsNothingAtFirst) {
   value_or_throw(run(recipe("again", stopped)));
   value_or_throw(run(recipe("again", frozen), /*resume=*/true));
   expect_same_checkpoint("frozen", "again");
+  const LoadedModel loaded = value_or_throw(load_model(Env::posix(), (folder_ / "again").string()));
+  EXPECT_EQ(loaded.chat_template.substr(0, 4), "MINE");
 
   const Status other = run(recipe("other", {from, "model.hidden_size=32"})).status();
   EXPECT_NE(other.message().find("another model: model.hidden_size: 32, was 16"), std::string::npos) << other.message();

@@ -210,8 +210,8 @@ class Runner {
     ENGRAM_ASSIGN_OR_RETURN(const auto tables, load_table_rows(env_, model.directory, model.config));
     std::vector<StreamedTensor> rows;
     for (const torch::Tensor& table : tables) rows.push_back(whole_tensor("rows", table));
-    ENGRAM_RETURN_IF_ERROR(
-        save_model(env_, temporary, model.config, *model.tokenizer, *model.model, rows, torch::kBFloat16));
+    const CheckpointConfig file{model.config, model.special, model.tokenizer->vocabulary_digest(), model.chat_template};
+    ENGRAM_RETURN_IF_ERROR(save_model(env_, temporary, file, *model.tokenizer, *model.model, rows, torch::kBFloat16));
     ENGRAM_RETURN_IF_ERROR(write_file_atomic(env_, join_path(temporary, "recipe.toml"), run.recipe.to_toml()));
     ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(directory));
     return env_.rename_file(temporary, directory);

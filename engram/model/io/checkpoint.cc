@@ -8,7 +8,6 @@
 #include "engram/formats/safetensors.h"
 #include "engram/model/io/checkpoint_names.h"
 #include "engram/model/parameters.h"
-#include "engram/text/chat_template.h"
 
 namespace engram {
 namespace {
@@ -239,11 +238,12 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOpti
   return out;
 }
 
-Status save_model(Env& env, const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer,
+Status save_model(Env& env, const std::string& directory, const CheckpointConfig& file, const Tokenizer& tokenizer,
                   const TransformerImpl& model, std::vector<StreamedTensor> table_rows, torch::Dtype dtype) {
   if (dtype != torch::kFloat && dtype != torch::kBFloat16) {
     return invalid_argument("dtype of a checkpoint: got {}, wanted float32 or bfloat16", c10::toString(dtype));
   }
+  const ModelConfig& config = file.config;
   ENGRAM_RETURN_IF_ERROR(check_vocabulary(config, tokenizer));
   if (static_cast<int>(table_rows.size()) != config.num_memory_layers()) {
     return invalid_argument("tables: got {}, wanted {}: one per memory layer", table_rows.size(),
@@ -268,9 +268,7 @@ Status save_model(Env& env, const std::string& directory, const ModelConfig& con
   ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kModelFile), outgoing(tensors.model, dtype)));
   if (!table_rows.empty()) ENGRAM_RETURN_IF_ERROR(write_tensors(env, join_path(directory, kEngramFile), memory));
   return write_file_atomic(env, join_path(directory, kConfigFile),
-                           checkpoint_config_text({config, find_special_tokens(tokenizer),
-                                                   tokenizer.vocabulary_digest(), std::string(kPlainChatTemplate)},
-                                                  dtype == torch::kFloat ? "float32" : "bfloat16"));
+                           checkpoint_config_text(file, dtype == torch::kFloat ? "float32" : "bfloat16"));
 }
 
 std::vector<StreamedTensor> spread_weights(const TransformerImpl& model) {

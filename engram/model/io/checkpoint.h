@@ -52,7 +52,7 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOpti
 // dtype of the stored weights: fp32 for training checkpoints, bf16 for compact copies (routing biases stay fp32).
 // table_rows: one of [num_rows, d_row] per memory layer; its name does not matter. Creates the directory.
 // kInvalidArgument: tables or vocabulary that do not fit the configuration; nothing is written then.
-Status save_model(Env& env, const std::string& directory, const ModelConfig& config, const Tokenizer& tokenizer,
+Status save_model(Env& env, const std::string& directory, const CheckpointConfig& file, const Tokenizer& tokenizer,
                   const TransformerImpl& model, std::vector<StreamedTensor> table_rows,
                   torch::Dtype dtype = torch::kFloat);
 // Those of the model's weights that lie with several ranks, in the order in which rank 0's save_model() and

@@ -4,6 +4,7 @@
 
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
+#include "engram/text/chat_template.h"
 
 namespace engram {
 
@@ -22,6 +23,10 @@ SpecialTokens find_special_tokens(const Tokenizer& tokenizer) {
   out.eos = first_of(
       {"<|endoftext|>", "<|end_of_text|>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>", "</s>", "<eos>", "[EOS]"});
   return out;
+}
+
+CheckpointConfig make_checkpoint_config(const ModelConfig& config, const Tokenizer& tokenizer) {
+  return {config, find_special_tokens(tokenizer), tokenizer.vocabulary_digest(), std::string(kPlainChatTemplate)};
 }
 
 Result<std::string> resolve_checkpoint(Env& env, const std::string& path) {

@@ -38,6 +38,8 @@ struct CheckpointConfig {
   SpecialTokens special;
   std::string vocabulary_digest, chat_template;
 };
+// Of a model that is made here: special tokens by their usual names, the plain chat template.
+CheckpointConfig make_checkpoint_config(const ModelConfig& config, const Tokenizer& tokenizer);
 
 // kNotFound, kDataLoss, kInvalidArgument: the file, the key, got and wanted. The configuration is valid.
 Result<CheckpointConfig> read_checkpoint_config(Env& env, const std::string& path);
