@@ -240,19 +240,18 @@ std::vector<torch::Tensor> Learner::collect(const std::vector<torch::Tensor>& ro
   if (rows_) rows_->send_gradients(rows);
   if (!sharded_.empty() && !next.empty()) next_rows_ = request(next);
   for (size_t layer = 0; layer < local_.size(); ++layer) {
-    totals.exact_squares.add(local_[layer]->collect_gradient(rows[layer]));
+    totals.squares.add(local_[layer]->collect_gradient(rows[layer]));
     totals.asked_rows += local_[layer]->touched_rows();
   }
   if (rows_) {
-    totals.exact_squares.add(rows_->collect_gradients());
+    totals.squares.add(rows_->collect_gradients());
     totals.asked_rows = rows_->asked_rows();
   }
   totals.touched_rows.resize(static_cast<size_t>(ranks_.size()));
   for (const LearningTable* table : tables_)
     totals.touched_rows[static_cast<size_t>(ranks_.rank())] += table->touched_rows();
   std::vector<torch::Tensor> gradients = optimizer_->exchange().finish_sum();
-  totals.gradient_squares = gradient_squares(gradients);
-  totals.exact_squares.add(expert_squares(gradients));
+  totals.squares.add(gradient_squares(gradients));
   if (next_rows_) next_rows_->send_ids();
   if (ranks_.size() > 1) {
     totals.expert_loads = expert_loads(*model_.model);

@@ -1,5 +1,7 @@
 #include "engram/train/optimizer.h"
 
+#include <cmath>
+
 #include "engram/model/io/spread_tensor.h"
 #include "engram/model/ops/parallel.h"
 
@@ -116,44 +118,36 @@ std::vector<torch::Tensor> defined_ones(const std::vector<torch::Tensor>& tensor
   return defined;
 }
 
-bool has_exact_squares(const torch::Tensor& gradient) {
-  return gradient.defined() && gradient.is_cpu() && gradient.scalar_type() == torch::kFloat && gradient.dim() == 3;
+// Where the values are at hand each is squared by itself, so that any division among ranks gives the same bits.
+ExactSum exact_squares(const torch::Tensor& gradient) {
+  const torch::Tensor values = gradient.contiguous();
+  constexpr int64_t kPiece = 1 << 16;
+  std::vector<ExactSum> pieces(static_cast<size_t>((values.numel() + kPiece - 1) / kPiece));
+  parallel_tasks(std::ssize(pieces), [&](int64_t i) {
+    pieces[static_cast<size_t>(i)].add_squares(values.const_data_ptr<float>() + i * kPiece,
+                                               std::min(kPiece, values.numel() - i * kPiece));
+  });
+  ExactSum total;
+  for (const ExactSum& piece : pieces) total.add(piece);
+  return total;
 }
 
 }  // namespace
 
-std::vector<double> gradient_squares(const std::vector<torch::Tensor>& gradients) {
-  std::vector<double> squares(gradients.size());
-  std::vector<torch::Tensor> summed;
-  std::vector<size_t> places;
-  for (size_t i = 0; i < gradients.size(); ++i) {
-    if (!gradients[i].defined() || has_exact_squares(gradients[i])) continue;
-    summed.push_back(gradients[i]);
-    places.push_back(i);
-  }
-  if (summed.empty()) return squares;
+ExactSum gradient_squares(const std::vector<torch::Tensor>& gradients) {
   const torch::NoGradGuard no_grad;
-  const torch::Tensor norms = at::stack(at::_foreach_norm(summed, 2)).to(torch::kCPU, torch::kFloat64);
-  for (size_t i = 0; i < places.size(); ++i) {
-    const double norm = norms.const_data_ptr<double>()[i];
-    squares[places[i]] = norm * norm;
-  }
-  return squares;
-}
-
-ExactSum expert_squares(const std::vector<torch::Tensor>& gradients) {
   ExactSum total;
-  for (const torch::Tensor& gradient : gradients) {
-    if (!has_exact_squares(gradient)) continue;
-    const torch::Tensor values = gradient.contiguous();
-    constexpr int64_t kPiece = 1 << 16;
-    std::vector<ExactSum> pieces(static_cast<size_t>((values.numel() + kPiece - 1) / kPiece));
-    parallel_tasks(std::ssize(pieces), [&](int64_t i) {
-      pieces[static_cast<size_t>(i)].add_squares(values.const_data_ptr<float>() + i * kPiece,
-                                                 std::min(kPiece, values.numel() - i * kPiece));
-    });
-    for (const ExactSum& piece : pieces) total.add(piece);
+  std::vector<torch::Tensor> others;
+  for (const torch::Tensor& gradient : defined_ones(gradients)) {
+    if (gradient.is_cpu() && gradient.scalar_type() == torch::kFloat) {
+      total.add(exact_squares(gradient));
+    } else {
+      others.push_back(gradient);
+    }
   }
+  if (others.empty()) return total;
+  const torch::Tensor norms = at::stack(at::_foreach_norm(others, 2)).to(torch::kCPU, torch::kFloat64);
+  for (int64_t i = 0; i < norms.numel(); ++i) total.add(std::pow(norms.const_data_ptr<double>()[i], 2));
   return total;
 }
 

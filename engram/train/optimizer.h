@@ -44,11 +44,9 @@ class Optimizer {
   std::vector<std::vector<int64_t>> matrix_rows_, vector_rows_;
 };
 
-// Of each gradient the sum of its squares (0 for an undefined one): the norm in fp32, squared in double. Also 0 for
-// those of experts on the CPU [E, .., ..], which may lie with several ranks: expert_squares() has the sum of them all,
-// which is the same however they are divided.
-std::vector<double> gradient_squares(const std::vector<torch::Tensor>& gradients);
-ExactSum expert_squares(const std::vector<torch::Tensor>& gradients);
+// The sum of the squares of all that are defined. On the CPU it does not depend on how they are divided among ranks;
+// elsewhere each gradient's norm is formed in fp32 and squared in double.
+ExactSum gradient_squares(const std::vector<torch::Tensor>& gradients);
 // The factor that brings a 2-norm to max_norm at most (0: no bound), as torch.nn.utils.clip_grad_norm_ has it.
 double clip_scale(double norm, double max_norm);
 // Multiplies all that are defined.

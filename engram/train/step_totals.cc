@@ -13,7 +13,7 @@ namespace {
 // Calls each(number) for all, in one order.
 template <typename Each>
 void for_each_number(StepTotals& totals, ExactSum::Words& words, int64_t& stop, const Each& each) {
-  for (std::vector<double>* numbers : {&totals.gradient_squares, &totals.losses, &totals.gate_means})
+  for (std::vector<double>* numbers : {&totals.losses, &totals.gate_means})
     for (double& number : *numbers) each(number);
   for (std::vector<int64_t>* numbers : {&totals.touched_rows, &totals.expert_loads})
     for (int64_t& number : *numbers) each(number);
@@ -24,15 +24,13 @@ void for_each_number(StepTotals& totals, ExactSum::Words& words, int64_t& stop, 
 
 }  // namespace
 
-double StepTotals::gradient_norm() const {
-  return std::sqrt(std::accumulate(gradient_squares.begin(), gradient_squares.end(), exact_squares.value()));
-}
+double StepTotals::gradient_norm() const { return std::sqrt(squares.value()); }
 
 double StepTotals::loss() const { return std::accumulate(losses.begin(), losses.end(), 0.0); }
 
 void add_over_ranks(Communicator& ranks, StepTotals& totals) {
   if (ranks.size() == 1) return;
-  ExactSum::Words words = totals.exact_squares.words();
+  ExactSum::Words words = totals.squares.words();
   int64_t stop = totals.stop ? 1 : 0;
   // A double that one rank has comes through as its bits: those of the others are 0.
   std::vector<int64_t> numbers;
@@ -41,7 +39,7 @@ void add_over_ranks(Communicator& ranks, StepTotals& totals) {
   const int64_t* next = numbers.data();
   for_each_number(totals, words, stop,
                   [&](auto& number) { number = std::bit_cast<std::decay_t<decltype(number)>>(*next++); });
-  totals.exact_squares = ExactSum::from_words(words);
+  totals.squares = ExactSum::from_words(words);
   totals.stop = stop > 0;
 }
 

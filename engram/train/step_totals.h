@@ -11,14 +11,13 @@
 namespace engram {
 
 struct StepTotals {
-  std::vector<double> gradient_squares;  // [parameters], filled by their owners
-  std::vector<double> losses;            // [micro-batches of the step], filled by who made them
-  std::vector<double> gate_means;        // [Engram layers], of the last micro-batch
-  ExactSum exact_squares;                // of the rows kept here, and of experts
-  std::vector<int64_t> touched_rows;     // [ranks] distinct rows of the step that each keeps, filled by itself
-  int64_t asked_rows = 0;                // distinct rows that this rank asked for
-  std::vector<int64_t> expert_loads;     // [MoE blocks x experts]
-  bool stop = false;                     // somebody was asked to stop
+  std::vector<double> losses;         // [micro-batches of the step], filled by who made them
+  std::vector<double> gate_means;     // [Engram layers], of the last micro-batch
+  ExactSum squares;                   // of the gradients that are summed here
+  std::vector<int64_t> touched_rows;  // [ranks] distinct rows of the step that each keeps, filled by itself
+  int64_t asked_rows = 0;             // distinct rows that this rank asked for
+  std::vector<int64_t> expert_loads;  // [MoE blocks x experts]
+  bool stop = false;                  // somebody was asked to stop
 
   // 2-norm of all gradients.
   double gradient_norm() const;
