@@ -28,4 +28,16 @@ std::vector<int> balance(std::span<const int64_t> sizes, int parts) {
   return part_of;
 }
 
+std::vector<int> weight_owners(std::span<const Weight> weights, int ranks) {
+  int64_t all = 0;
+  for (const Weight& weight : weights) all += weight.size;
+  const auto divided = [&](const Weight& weight) { return weight.divisible && weight.size > all / ranks; };
+  std::vector<int64_t> costs;
+  for (const Weight& weight : weights) costs.push_back(divided(weight) ? 0 : weight.cost);
+  std::vector<int> owners = balance(costs, ranks);
+  for (size_t i = 0; i < weights.size(); ++i)
+    if (ranks > 1 && divided(weights[i])) owners[i] = kDivided;
+  return owners;
+}
+
 }  // namespace engram

@@ -53,4 +53,14 @@ Range even_range(int64_t items, int parts, int part);
 // (ties: the lower index).
 std::vector<int> balance(std::span<const int64_t> sizes, int parts);
 
+// A weight of a model: its floats, what an update of it costs, and whether its rows may lie with several ranks.
+struct Weight {
+  int64_t size = 0, cost = 0;
+  bool divisible = false;
+};
+// The rank that sums and updates each weight: close sums of costs. kDivided: every rank a part of the rows, alike,
+// which is for weights that are larger than a rank's share of all.
+constexpr int kDivided = -1;
+std::vector<int> weight_owners(std::span<const Weight> weights, int ranks);
+
 }  // namespace engram

@@ -8,52 +8,68 @@
 namespace engram {
 namespace {
 
+constexpr int64_t kGroupFloats = 1 << 20;  // 4 MiB
+constexpr int64_t kMostGroups = 4;         // of matrices, about: each is one more exchange
+
 // What an update costs, about: bytes that move, and for a matrix the products of the Newton-Schulz iteration.
-std::vector<int64_t> update_costs(const std::vector<ParameterInfo>& infos) {
-  std::vector<int64_t> costs;
-  for (const ParameterInfo& info : infos) {
-    if (!info.begins.empty()) {
-      costs.push_back(GradientExchange::kStays);
-      continue;
-    }
-    const bool matrix = info.kind == ParameterKind::kMatrix;
-    costs.push_back(info.tensor.numel() * (4 + (matrix ? std::min(info.tensor.size(-1), info.tensor.size(-2)) : 0)));
-  }
-  return costs;
+int64_t update_cost(const ParameterInfo& info) {
+  const bool matrix = info.kind == ParameterKind::kMatrix;
+  return info.tensor.numel() * (4 + (matrix ? std::min(info.tensor.size(-1), info.tensor.size(-2)) : 0));
 }
 
-std::vector<torch::Tensor> tensors(const std::vector<ParameterInfo>& infos) {
-  std::vector<torch::Tensor> tensors;
-  for (const ParameterInfo& info : infos) tensors.push_back(info.tensor);
-  return tensors;
+// AdamW goes element by element, in runs of 16 at most, and Muon expert by expert.
+int64_t unit_of(const ParameterInfo& info) {
+  if (info.kind == ParameterKind::kVector) return info.tensor.dim() == 2 ? 16 : 0;
+  return info.tensor.dim() == 3 ? 1 : 0;
+}
+
+// What returns together: all that AdamW has, which is updated first, and then the matrices, some at a time, so that
+// they return while the next ones are updated.
+std::vector<ExchangedParameter> exchanged(const std::vector<ParameterInfo>& infos, int ranks) {
+  int64_t all = 0, filled = 0;
+  for (const ParameterInfo& info : infos) all += info.tensor.numel();
+  const int64_t most = ranks == 1 ? all : std::max(kGroupFloats, all / kMostGroups);
+  std::vector<ExchangedParameter> parameters;
+  for (const ParameterInfo& info : infos) {
+    const bool matrix = info.kind == ParameterKind::kMatrix;
+    parameters.push_back({info.tensor, update_cost(info), unit_of(info),
+                          matrix ? static_cast<size_t>(1 + filled / most) : 0, !info.begins.empty()});
+    filled += matrix ? info.tensor.numel() : 0;
+  }
+  return parameters;
 }
 
 double factor(const OptimizerRecipe& recipe, const ParameterInfo& info) {
   return recipe.lr_factor[static_cast<size_t>(info.role)];
 }
 
-Muon make_muon(const std::vector<ParameterInfo>& infos, const OptimizerRecipe& recipe,
-               const GradientExchange& exchange) {
-  std::vector<MuonParameter> matrices;
+std::vector<Muon> make_muons(const std::vector<ParameterInfo>& infos, const std::vector<ExchangedParameter>& exchanged,
+                             const OptimizerRecipe& recipe, const std::vector<torch::Tensor>& own) {
+  std::vector<std::vector<MuonParameter>> groups;
   MuonOptions options;
   for (size_t i = 0; i < infos.size(); ++i) {
     if (infos[i].kind != ParameterKind::kMatrix) continue;
-    matrices.push_back(
-        {infos[i].name, infos[i].tensor, infos[i].row_splits, exchange.owns(i), factor(recipe, infos[i])});
+    groups.resize(exchanged[i].group);
+    groups.back().push_back({infos[i].name, own[i].defined() ? own[i] : infos[i].tensor, infos[i].row_splits,
+                             own[i].defined(), factor(recipe, infos[i])});
     if (infos[i].tensor.is_cuda()) options.ns_dtype = torch::kBFloat16;
   }
   options.weight_decay = recipe.weight_decay;
   options.momentum = recipe.muon_momentum;
   options.ns_steps = recipe.muon_ns_steps;
-  return Muon(std::move(matrices), options);
+  std::vector<Muon> muons;
+  for (auto& group : groups) muons.emplace_back(std::move(group), options);
+  return muons;
 }
 
 AdamW make_adamw(const std::vector<ParameterInfo>& infos, const OptimizerRecipe& recipe,
-                 const GradientExchange& exchange) {
+                 const std::vector<torch::Tensor>& own) {
   std::vector<AdamWParameter> others;
-  for (size_t i = 0; i < infos.size(); ++i)
-    if (infos[i].kind == ParameterKind::kVector)
-      others.push_back({infos[i].name, infos[i].tensor, infos[i].decay, exchange.owns(i), factor(recipe, infos[i])});
+  for (size_t i = 0; i < infos.size(); ++i) {
+    if (infos[i].kind != ParameterKind::kVector) continue;
+    others.push_back({infos[i].name, own[i].defined() ? own[i] : infos[i].tensor, infos[i].decay, own[i].defined(),
+                      factor(recipe, infos[i])});
+  }
   AdamWOptions options;
   options.beta1 = recipe.adamw_beta1;
   options.beta2 = recipe.adamw_beta2;
@@ -65,34 +81,42 @@ AdamW make_adamw(const std::vector<ParameterInfo>& infos, const OptimizerRecipe&
 }  // namespace
 
 Optimizer::Optimizer(Communicator& ranks, const std::vector<ParameterInfo>& infos, const OptimizerRecipe& recipe)
+    : Optimizer(ranks, infos, recipe, exchanged(infos, ranks.size())) {}
+
+Optimizer::Optimizer(Communicator& ranks, const std::vector<ParameterInfo>& infos, const OptimizerRecipe& recipe,
+                     const std::vector<ExchangedParameter>& exchanged)
     : ranks_(ranks),
       recipe_(recipe),
-      parameters_(tensors(infos)),
-      exchange_(ranks, parameters_, update_costs(infos)),
-      muon_(make_muon(infos, recipe, exchange_)),
-      adamw_(make_adamw(infos, recipe, exchange_)) {
+      exchange_(ranks, exchanged),
+      own_(exchange_.own()),
+      muons_(make_muons(infos, exchanged, recipe, own_)),
+      adamw_(make_adamw(infos, recipe, own_)) {
   for (size_t i = 0; i < infos.size(); ++i) {
     auto& rows = infos[i].kind == ParameterKind::kMatrix ? matrix_rows_ : vector_rows_;
-    rows.push_back(infos[i].begins.empty() ? owned_rows(ranks_.size(), exchange_.owner(i), infos[i].tensor.size(0))
-                                           : infos[i].begins);
+    rows.push_back(infos[i].begins.empty() ? exchange_.begins(i) : infos[i].begins);
   }
 }
 
 void Optimizer::step(const std::vector<torch::Tensor>& gradients, double multiplier) {
-  TORCH_CHECK(gradients.size() == parameters_.size(), "gradients: got ", gradients.size(), ", wanted ",
-              parameters_.size());
-  for (size_t i = 0; i < gradients.size(); ++i) parameters_[i].mutable_grad() = gradients[i];
-  muon_.step(recipe_.muon_lr * multiplier);
+  TORCH_CHECK(gradients.size() == own_.size(), "gradients: got ", gradients.size(), ", wanted ", own_.size());
+  for (size_t i = 0; i < gradients.size(); ++i)
+    if (own_[i].defined()) own_[i].mutable_grad() = gradients[i];
   adamw_.step(recipe_.adamw_lr * multiplier);
-  for (torch::Tensor& parameter : parameters_) parameter.mutable_grad().reset();
-  exchange_.start_return();
+  exchange_.start_return(0);
+  for (size_t group = 0; group < muons_.size(); ++group) {
+    muons_[group].step(recipe_.muon_lr * multiplier);
+    exchange_.start_return(group + 1);
+  }
+  for (torch::Tensor& own : own_)
+    if (own.defined()) own.mutable_grad().reset();
 }
 
 std::vector<StreamedTensor> Optimizer::stored_state() {
   std::vector<StreamedTensor> state;
   size_t next = 0;
-  for (const auto& [name, tensor] : muon_.state())
-    state.push_back(spread_tensor(ranks_, Channel::kDense, name, tensor, matrix_rows_[next++]));
+  for (const Muon& muon : muons_)
+    for (const auto& [name, tensor] : muon.state())
+      state.push_back(spread_tensor(ranks_, Channel::kDense, name, tensor, matrix_rows_[next++]));
   next = 0;
   for (const auto& [name, tensor] : adamw_.state()) {
     if (tensor.dim() == 0) {  // the counter of steps, which every rank has

@@ -1,8 +1,8 @@
 // Optimizer: Muon for the matrices of the blocks, AdamW for everything else, as model/io/parameter_groups.h divides
 // them.
 //
-// Among several ranks each parameter has one owner (gradient_exchange.h), which adds its gradients, keeps its state and
-// updates it. Table rows are not included: a LearningTable applies its own gradient.
+// Among several ranks each parameter, or each row of a large one, has one owner (gradient_exchange.h), which adds its
+// gradients, keeps its state and updates it. Table rows are not included: a LearningTable applies its own gradient.
 #pragma once
 #include <torch/types.h>
 
@@ -34,11 +34,14 @@ class Optimizer {
   std::vector<StreamedTensor> stored_state();
 
  private:
+  Optimizer(Communicator& ranks, const std::vector<ParameterInfo>& parameters, const OptimizerRecipe& recipe,
+            const std::vector<ExchangedParameter>& exchanged);
+
   Communicator& ranks_;
   OptimizerRecipe recipe_;
-  std::vector<torch::Tensor> parameters_;
   GradientExchange exchange_;
-  Muon muon_;
+  std::vector<torch::Tensor> own_;  // of each parameter what is updated here; undefined: nothing
+  std::vector<Muon> muons_;         // one for each group of matrices that returns together
   AdamW adamw_;
   // Of Muon's and AdamW's parameters, in their order: the first row of each rank (spread_tensor.h).
   std::vector<std::vector<int64_t>> matrix_rows_, vector_rows_;

@@ -69,5 +69,14 @@ TEST(Balance, LargestFirstAndTiesByIndex) {
   EXPECT_TRUE(balance({}, 2).empty());
 }
 
+TEST(WeightOwners, DivideWhatIsLargerThanAShare) {
+  const std::vector<Weight> weights = {{70, 1, true}, {60, 9, false}, {30, 4, true}, {20, 3, false}, {20, 3, true}};
+  EXPECT_EQ((std::vector<int>{0, 0, 0, 0, 0}), weight_owners(weights, 1));
+  EXPECT_EQ((std::vector<int>{0, 0, 1, 1, 1}), weight_owners(weights, 2));  // none has more than 100
+  EXPECT_EQ((std::vector<int>{kDivided, 0, 1, 2, 2}), weight_owners(weights, 3));
+  EXPECT_EQ((std::vector<int>{kDivided, 0, kDivided, 1, 2}), weight_owners(weights, 7));
+  EXPECT_TRUE(weight_owners({}, 2).empty());
+}
+
 }  // namespace
 }  // namespace engram

@@ -97,6 +97,20 @@ class SameBytes(unittest.TestCase):
                 self.assertEqual(6, len(metrics(self.folder / name)))
                 self.assert_equal_runs(whole, self.train(name, size, (), "--resume"))
 
+    def test_weights_larger_than_a_share_are_divided(self):
+        # Experts that are more than half of the model, and an embedding that is more than a quarter.
+        experts = ("model.num_hidden_layers=2", "model.n_routed_experts=64", "model.engram.layer_ids=[1]")
+        embedding = ("model.num_hidden_layers=1", "model.memory=none", "model.ffn=dense", "model.intermediate_size=16",
+                     "model.first_k_dense_replace=0")
+        for name, settings in {"experts": experts, "embedding": embedding}.items():
+            with self.subTest(name):
+                one = self.train(f"{name}-1", 1, settings)
+                self.assert_equal_runs(one, self.train(f"{name}-2", 2, settings))
+                self.train(f"{name}-4", 4, (*settings, "train.stop_at=6"))
+                self.assert_equal_runs(one, self.train(f"{name}-4", 2, settings, "--resume"))
+                self.train(f"{name}-2-4", 2, (*settings, "train.stop_at=6"))
+                self.assert_equal_runs(one, self.train(f"{name}-2-4", 4, settings, "--resume"))
+
     def test_the_end_says_what_the_ranks_cost(self):
         command = [ENGRAM, "train", str(SOURCE / "recipes/smoke.toml"), "--json", "--set",
                    f"train.output={self.folder / 'told'}"]

@@ -1,5 +1,6 @@
 // Gradients of two ranks, here two threads: what arrives at the owners is the pairwise sum over all micro-batches of
 // the step, whatever order backward fills the buckets in, and a parameter that a backward leaves out holds nobody up.
+// A parameter that is larger than half of them all is divided where it may be.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
@@ -41,10 +42,10 @@ torch::Tensor factor(size_t parameter, int64_t micro_batch) {
 
 struct Result {
   std::vector<torch::Tensor> sums, values;
-  std::vector<int> owners;
+  std::vector<std::vector<int64_t>> begins;
 };
 
-Result run_rank(int rank, int port) {
+Result run_rank(int rank, int port, int64_t unit) {
   World world;
   world.rank = world.local_rank = rank;
   world.size = world.local_size = kRanks;
@@ -52,12 +53,12 @@ Result run_rank(int rank, int port) {
   world.port = port;
   auto ranks = std::move(Communicator::connect(world, Hello(), std::chrono::seconds(60))).value();
   std::vector<torch::Tensor> parameters;
-  std::vector<int64_t> costs;
+  std::vector<ExchangedParameter> exchanged;
   for (const auto& shape : kShapes) {
     parameters.push_back(torch::full(shape, 1.0 + rank, torch::requires_grad()));
-    costs.push_back(parameters.back().numel());
+    exchanged.push_back({parameters.back(), parameters.back().numel(), unit, /*group=*/exchanged.size() / 2});
   }
-  GradientExchange exchange(*ranks, parameters, costs);
+  GradientExchange exchange(*ranks, exchanged);
   exchange.send_parameters();
   Result result;
   for (int step = 0; step < 2; ++step) {
@@ -73,25 +74,29 @@ Result run_rank(int rank, int port) {
     result.sums = exchange.finish_sum();
   }
   const torch::NoGradGuard no_grad;
+  std::vector<torch::Tensor> own = exchange.own();
   for (size_t p = 0; p < parameters.size(); ++p) {
-    result.owners.push_back(exchange.owner(p));
+    result.begins.push_back(exchange.begins(p));
     result.sums[p] = result.sums[p].defined() ? result.sums[p].clone() : torch::Tensor();
-    if (exchange.owns(p)) parameters[p].add_(static_cast<double>(p + 1));
+    if (own[p].defined()) own[p].detach().add_(static_cast<double>(p + 1));
   }
-  exchange.start_return();
+  for (size_t group = 0; group < 3; ++group) exchange.start_return(group);
   exchange.finish_return();
   for (const torch::Tensor& parameter : parameters) result.values.push_back(parameter.detach().clone());
   return result;
 }
 
-TEST(GradientExchange, OfTwoRanksSumsPairwiseAndReturnsWeights) {
+std::vector<Result> run_ranks(int64_t unit) {
   const int port = free_port();
   std::vector<Result> results(kRanks);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < kRanks; ++rank)
-    threads.emplace_back([&results, rank, port] { results[rank] = run_rank(rank, port); });
+    threads.emplace_back([&results, rank, port, unit] { results[rank] = run_rank(rank, port, unit); });
   for (std::thread& thread : threads) thread.join();
-  ASSERT_EQ(results[0].owners, results[1].owners);
+  return results;
+}
+
+void expect_sums_and_values(const std::vector<Result>& results) {
   for (size_t p = 0; p < kShapes.size(); ++p) {
     std::vector<torch::Tensor> of_ranks;
     for (int rank = 0; rank < kRanks; ++rank) {
@@ -100,15 +105,31 @@ TEST(GradientExchange, OfTwoRanksSumsPairwiseAndReturnsWeights) {
       of_ranks.push_back(pairwise_sum(std::move(terms)));
     }
     const torch::Tensor wanted = pairwise_sum(std::move(of_ranks));
-    const int owner = results[0].owners[p];
-    EXPECT_FALSE(results[1 - owner].sums[p].defined()) << p;
-    EXPECT_EQ(p != kUnused, results[owner].sums[p].defined()) << p;
-    if (p != kUnused) {
-      EXPECT_TRUE(torch::equal(wanted, results[owner].sums[p])) << p;
+    const std::vector<int64_t>& begins = results[0].begins[p];
+    EXPECT_EQ(begins, results[1].begins[p]);
+    EXPECT_EQ(kShapes[p][0], begins.back());
+    for (int rank = 0; rank < kRanks; ++rank) {
+      const torch::Tensor& sum = results[rank].sums[p];
+      ASSERT_EQ(p != kUnused && begins[rank] < begins[rank + 1], sum.defined()) << p;
+      if (sum.defined()) {
+        EXPECT_TRUE(torch::equal(wanted.narrow(0, begins[rank], begins[rank + 1] - begins[rank]), sum)) << p;
+      }
     }
     for (const Result& result : results)  // rank 0's 1, and what the owner added
       EXPECT_TRUE(result.values[p].eq(1.0 + static_cast<double>(p + 1)).all().item<bool>()) << p;
   }
+}
+
+TEST(GradientExchange, OfTwoRanksSumsPairwiseAndReturnsWeights) {
+  const std::vector<Result> results = run_ranks(/*unit=*/0);
+  for (const std::vector<int64_t>& begins : results[0].begins) EXPECT_TRUE(begins[1] == 0 || begins[1] == begins[2]);
+  expect_sums_and_values(results);
+}
+
+TEST(GradientExchange, DividesWhatIsLargerThanAShare) {
+  const std::vector<Result> results = run_ranks(/*unit=*/2);
+  EXPECT_EQ((std::vector<int64_t>{0, 2, 3}), results[0].begins[2]);  // units of rows [0, 2) and [2, 3)
+  expect_sums_and_values(results);
 }
 
 }  // namespace
