@@ -7,7 +7,6 @@
 #pragma once
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -62,35 +61,7 @@ class ExactSum {
   static constexpr Integer kLimit = Integer{1} << 125;
   static constexpr int64_t kTop = int64_t{1} << 29;           // the last word of kLimit
   static constexpr int64_t kInfiniteWord = int64_t{1} << 50;  // 1024 of them still fit
-  // Adding 1.5 * 2^52 * 2^-bits to a double that is small enough leaves its nearest multiple of 2^-bits as an integer
-  // in the low bits: a conversion to integers that every instruction set has for several numbers at once.
-  static constexpr double magic(int bits) { return std::bit_cast<double>((uint64_t{1023} + 52 - bits) << 52) * 1.5; }
-
-  void add_block(const float* values, int count) {
-    int out_of_range = 0;
-    for (int i = 0; i < count; ++i) out_of_range |= !(std::fabs(values[i]) < 8388608.0f);  // true for NaN too
-    if (out_of_range) infinite_ = true;
-    // A square below 2^46 in three parts: multiples of 2^-4, of 2^-42 and of 2^-80. Sums wrap around and come back
-    // when the constants are taken off: a part is below 2^50, and there are at most 2^11 of each.
-    constexpr double kHigh = magic(4), kMiddle = magic(42), kLow = magic(80);
-    uint64_t high = 0, middle = 0, low = 0;
-    for (int i = 0; i < count; ++i) {
-      const double square = static_cast<double>(values[i]) * values[i];
-      const double a = square + kHigh, rest = square - (a - kHigh);
-      const double b = rest + kMiddle, last = rest - (b - kMiddle);
-      const double c = last + kLow;
-      high += std::bit_cast<uint64_t>(a);
-      middle += std::bit_cast<uint64_t>(b);
-      low += std::bit_cast<uint64_t>(c);
-    }
-    const auto integer = [count](uint64_t sum, double constant) {
-      return Integer{static_cast<int64_t>(sum - static_cast<uint64_t>(count) * std::bit_cast<uint64_t>(constant))};
-    };
-    infinite_ |= integer(high, kHigh) >= kLimit >> 75;  // far above the limit: it would not fit into total_
-    if (!infinite_)
-      total_ += (integer(high, kHigh) << 76) + integer(middle, kMiddle) * (Integer{1} << 38) + integer(low, kLow);
-    settle();
-  }
+  void add_block(const float* values, int count);
   void settle() {
     infinite_ |= total_ >= kLimit;
     if (infinite_) total_ = 0;
