@@ -139,6 +139,8 @@ TEST(Recipe, KeysThatContradictEachOtherAreRefused) {
   EXPECT_NE(error_of(kSmall, {"train.control=shuffled-hash", "model.memory=none"}).find("without memory"),
             std::string::npos);
   EXPECT_NE(error_of_set("train.table_placement=device").find("train.device"), std::string::npos);
+  EXPECT_NE(error_of(kSmall, {"train.shard_experts=true", "model.ffn=dense"}).find("for a model without experts"),
+            std::string::npos);
 }
 
 TEST(Recipe, BadTextAndBadOverridesAreOneLine) {
