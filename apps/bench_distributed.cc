@@ -108,8 +108,8 @@ void add_bench_distributed(CLI::App& bench, Invocation& invocation) {
   command->add_option("--steps", options.steps, "Measured steps of each process")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  command->add_option("--cell", options.cells, "moe, engram, wide, table; several are fine; all")
-      ->check(CLI::IsMember({"moe", "engram", "wide", "table"}));
+  command->add_option("--cell", options.cells, "moe, engram, wide, table, experts; several are fine; all")
+      ->check(CLI::IsMember({"moe", "engram", "wide", "table", "experts"}));
   command->add_option("--recipes", options.recipes, "Folder of the demo's recipes")->capture_default_str();
   command->add_option("--text", options.text, "Folder with tokenizer.json and train.tokens; without it, invented text")
       ->capture_default_str();

@@ -18,7 +18,7 @@ using Json = nlohmann::ordered_json;
 constexpr int kWarmUp = 5;                    // steps that do not count
 constexpr int kAfter = 1;                     // nor does the last one, which asks for no rows of a next one
 constexpr int kSequences = 4, kLength = 256;  // of a micro-batch
-constexpr std::array kChannels = {"control", "dense", "table"};
+constexpr std::array kChannels = {"control", "dense", "table", "expert"};
 
 struct Cell {
   std::string name, title, recipe;
@@ -37,7 +37,7 @@ struct Measured {
   std::map<std::string, std::vector<double>> values;
   Run run;  // of the last round's ranks
   Json config;
-  std::vector<int64_t> weights;
+  std::vector<Weight> weights;
 };
 
 Json to_json(const std::vector<double>& values) {
@@ -59,7 +59,8 @@ std::vector<Cell> make_cells(const std::string& folder) {
           {"table",
            "Engram, 4M rows",
            "",  // the demo's, without [allocation], which would set the number of rows
-           {"model.memory=engram", "model.engram.vocab_size=[250000, 250000]", "optimizer.table_state=row"}}};
+           {"model.memory=engram", "model.engram.vocab_size=[250000, 250000]", "optimizer.table_state=row"}},
+          {"experts", "the demo's MoE, experts shared out", moe, {"train.shard_experts=true"}}};
 }
 
 Result<Run> read_run(Env& env, const std::string& output, int steps) {
@@ -84,8 +85,8 @@ Result<Run> read_run(Env& env, const std::string& output, int steps) {
   return run;
 }
 
-// Sizes of the weights as they are in memory, where a block's experts are two tensors.
-Result<std::vector<int64_t>> read_weights(Env& env, const std::string& checkpoint) {
+// The weights as they are in memory, where a block's experts are two tensors. `experts`: those too.
+Result<std::vector<Weight>> read_weights(Env& env, const std::string& checkpoint, bool experts) {
   ENGRAM_ASSIGN_OR_RETURN(const auto file, SafetensorsFile::open(env, checkpoint + "/model.safetensors"));
   static const std::regex expert(R"((.*\.experts\.)\d+\.(gate|up|down)_proj\.weight)");
   std::map<std::string, int64_t> sizes;
@@ -98,8 +99,12 @@ Result<std::vector<int64_t>> read_weights(Env& env, const std::string& checkpoin
     else
       sizes[name] += size;
   }
-  std::vector<int64_t> weights;
-  for (const auto& [name, size] : sizes) weights.push_back(size);
+  std::vector<Weight> weights;
+  for (const auto& [name, size] : sizes) {
+    const bool of_experts = name.find(".experts.") != std::string::npos;
+    if (of_experts && !experts) continue;
+    weights.push_back({size, size, of_experts || name.ends_with("embed_tokens.weight") || name == "lm_head.weight"});
+  }
   return weights;
 }
 
@@ -172,7 +177,7 @@ Status Bench::measure_ranks(const Cell& cell, Measured& measured) {
   for (const char* channel : kChannels)
     measured.values[channel].push_back(measured.run.exchange[std::string(channel) + "_seconds"]);
   ENGRAM_ASSIGN_OR_RETURN(measured.config, read_json_file(env_, output(0) + "/latest/config.json"));
-  ENGRAM_ASSIGN_OR_RETURN(measured.weights, read_weights(env_, output(0) + "/latest"));
+  ENGRAM_ASSIGN_OR_RETURN(measured.weights, read_weights(env_, output(0) + "/latest", cell.name != "experts"));
   return {};
 }
 
@@ -228,16 +233,17 @@ Json Bench::describe(const Cell& cell, const Measured& measured) const {
   const double tokens = double{kSequences} * kLength * options_.ranks;
   Json result = {{"name", cell.name}, {"title", cell.title}, {"tokens_per_step", tokens}};
   int64_t parameters = 0;
-  for (const int64_t size : measured.weights) parameters += size;
+  for (const Weight& weight : measured.weights) parameters += weight.size;
   result["dense_parameters"] = parameters;
   for (const char* name : {"alone", "side_by_side", "ranks", "efficiency", "speed_up"})
     result[name] = to_json(measured.values.at(name));
-  StepCosts costs{options_.ranks, tokens / median_of(result["side_by_side"]), {}, {}, {}, measured.weights};
+  StepCosts costs{options_.ranks, tokens / median_of(result["side_by_side"]), {}, {}, {}, {}, measured.weights};
   const double step_seconds = tokens / median_of(result["ranks"]);
-  const std::array counts = {&costs.control, &costs.dense, &costs.table};
+  const std::array counts = {&costs.control, &costs.dense, &costs.table, &costs.expert};
   for (size_t i = 0; i < kChannels.size(); ++i) {
     const std::string channel = kChannels[i];
     const auto& exchange = measured.run.exchange;
+    if (!exchange.contains(channel + "_exchanges")) continue;
     *counts[i] = {exchange.at(channel + "_exchanges"), exchange.at(channel + "_bytes")};
     result["waited_share"][channel] = median(measured.values.at(channel)) / step_seconds;
     result["bytes_per_step"][channel] = counts[i]->bytes_sent;

@@ -18,7 +18,7 @@ struct DistributedBenchOptions {
   std::string executable;           // the `engram` command
   std::string recipes = "recipes";  // the folder of the demo's recipes
   std::string text = "demo/data";   // tokenizer.json and train.tokens; else synthetic text
-  std::vector<std::string> cells = {"moe", "engram", "wide", "table"};
+  std::vector<std::string> cells = {"moe", "engram", "wide", "table", "experts"};
   int ranks = 2, rounds = 5;
   int steps = 15;              // measured steps of each process
   bool peer = false;           // also PyTorch's DistributedDataParallel, for `moe`

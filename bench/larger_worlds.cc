@@ -3,19 +3,19 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "engram/dist/partition.h"
-
 namespace engram::bench {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
 // Floats of the rank that owns most.
-double largest_share(const std::vector<int64_t>& weights, int ranks) {
-  const std::vector<int> owners = balance(weights, ranks);
-  std::vector<int64_t> shares(static_cast<size_t>(ranks));
-  for (size_t i = 0; i < weights.size(); ++i) shares[static_cast<size_t>(owners[i])] += weights[i];
-  return static_cast<double>(*std::ranges::max_element(shares));
+double largest_share(const std::vector<Weight>& weights, int ranks) {
+  const std::vector<int> owners = weight_owners(weights, ranks);
+  std::vector<double> shares(static_cast<size_t>(ranks));
+  double divided = 0;
+  for (size_t i = 0; i < weights.size(); ++i)
+    (owners[i] == kDivided ? divided : shares[static_cast<size_t>(owners[i])]) += static_cast<double>(weights[i].size);
+  return *std::ranges::max_element(shares) + divided / ranks;
 }
 
 }  // namespace
@@ -27,10 +27,12 @@ Json larger_world(const StepCosts& costs, int ranks, const Link& link) {
   const double dense_growth = others * share / ((counted - 1) * largest_share(costs.weights, costs.ranks));
   const std::vector<std::pair<const char*, double>> messages = {
       {"messages of rows", costs.table.calls * others},
+      {"messages of tokens", costs.expert.calls * others},
       {"messages of dense weights", costs.dense.calls * others},
       {"messages of totals", costs.control.calls * others}};
   const std::vector<std::pair<const char*, double>> bytes = {
       {"bytes of rows", costs.table.bytes_sent * row_growth},
+      {"bytes of tokens", costs.expert.bytes_sent * row_growth},
       {"bytes of dense weights", costs.dense.bytes_sent * dense_growth},
       {"bytes of totals", costs.control.bytes_sent * others / (counted - 1)}};
   Json parts;

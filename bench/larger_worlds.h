@@ -6,13 +6,17 @@
 // message waits for the one before: an upper bound. What a step exchanges is counted in a real run:
 //   - every exchange is an all-to-all of N - 1 messages; totals go to everybody
 //   - rows: of the rows that a rank asks for, (N - 1) / N lie elsewhere
-//   - dense weights have whole owners: the busiest gets N - 1 gradients of its share and sends it N - 1 times, and a
-//     share is never smaller than the largest weight
+//   - tokens of experts that lie with several ranks: likewise
+//   - dense weights have owners, and large ones several (dist/partition.h): the busiest rank gets N - 1 gradients of
+//   its
+//     share and sends it N - 1 times
 #pragma once
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
+
+#include "engram/dist/partition.h"
 
 namespace engram::bench {
 
@@ -24,8 +28,8 @@ struct ExchangeCount {
 struct StepCosts {
   int ranks = 2;  // of the run in which this was counted
   double compute_seconds = 0;
-  ExchangeCount control, dense, table;
-  std::vector<int64_t> weights;  // sizes of the dense weights, in floats
+  ExchangeCount control, dense, table, expert;
+  std::vector<Weight> weights;  // that every rank has
 };
 
 struct Link {
