@@ -4,6 +4,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -87,6 +89,26 @@ TEST_F(DriveFaultTest, ResidentPagesAreCheckedToo) {
     EXPECT_TRUE(right(ids));
     const auto failing = open_page_cache(fail_page(table_, fault, 3));
     EXPECT_EQ(read(*failing, ids).code(), StatusCode::kDataLoss);
+  }
+}
+
+// A page is checked once while nobody writes to the file, and at every read from then on.
+TEST_F(DriveFaultTest, ResidentPagesAreCheckedAgainAfterAWrite) {
+  const auto an_hour_ago = std::filesystem::file_time_type::clock::now() - std::chrono::hours(1);
+  std::filesystem::last_write_time(path("rows"), an_hour_ago);  // or the write might fall into the same tick
+  const auto store = open_page_cache();
+  const std::vector<int64_t> all = {0, 31, 31, 16, 200}, good = {0, 0, 16, 200};
+  for (int i = 0; i < 3; ++i) {
+    throw_if_error(read(*store, all));
+    EXPECT_TRUE(right(all));
+  }
+  std::string bytes = contents_of("rows");
+  bytes[static_cast<size_t>((table_.first_page + 2) * kRowPageBytes + 300)] ^= 1;  // in row 31
+  std::ofstream(path("rows"), std::ios::in | std::ios::out).write(bytes.data(), std::ssize(bytes));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(read(*store, all).code(), StatusCode::kDataLoss);
+    throw_if_error(read(*store, good));
+    EXPECT_TRUE(right(good));
   }
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engram/store/rowfile/page_reader.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 
@@ -57,10 +58,12 @@ class FaultyPageReader final : public PageReader {
     held_.pop_back();
   }
   void wake() override { base_->wake(); }
-  int64_t read_resident(int64_t page, std::span<std::byte> out) const override {
-    const int64_t result = base_->read_resident(page, out);
-    return result < 0 ? result : damage(page, result, out);
+  // Whole pages only: of a part the page has been checked, and memory is trusted then.
+  int64_t read_resident(int64_t page, int64_t offset, std::span<std::byte> out) const override {
+    const int64_t result = base_->read_resident(page, offset, out);
+    return result < 0 || out.size() < static_cast<size_t>(kRowPageBytes) ? result : damage(page, result, out);
   }
+  bool has_changed() const override { return base_->has_changed(); }
   const RandomAccessFile& file() const override { return base_->file(); }
 
  private:

@@ -21,9 +21,10 @@ class PageReaderInBetween : public PageReader {
   void start(int slot, int64_t page) override { base_->start(slot, page); }
   void wait(std::vector<PageDone>& done) override { base_->wait(done); }
   void wake() override { base_->wake(); }
-  int64_t read_resident(int64_t page, std::span<std::byte> out) const override {
-    return base_->read_resident(page, out);
+  int64_t read_resident(int64_t page, int64_t offset, std::span<std::byte> out) const override {
+    return base_->read_resident(page, offset, out);
   }
+  bool has_changed() const override { return base_->has_changed(); }
   const RandomAccessFile& file() const override { return base_->file(); }
 
  protected:

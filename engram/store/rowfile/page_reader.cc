@@ -32,7 +32,7 @@ Status system_error(StatusCode code, const char* what, const std::string& path, 
 // The descriptor under both readers.
 class PageFile final : public RandomAccessFile {
  public:
-  PageFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  PageFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) { (void)::fstat(fd_, &opened_); }
   ~PageFile() override { ::close(fd_); }
   PageFile(const PageFile&) = delete;
   PageFile& operator=(const PageFile&) = delete;
@@ -60,9 +60,11 @@ class PageFile final : public RandomAccessFile {
     }
     return length;
   }
-  bool is_regular() const {
-    struct stat info;
-    return ::fstat(fd_, &info) == 0 && S_ISREG(info.st_mode);
+  bool is_regular() const { return S_ISREG(opened_.st_mode); }
+  bool has_changed() const {
+    struct stat now;
+    return ::fstat(fd_, &now) != 0 || now.st_size != opened_.st_size || now.st_mtim.tv_sec != opened_.st_mtim.tv_sec ||
+           now.st_mtim.tv_nsec != opened_.st_mtim.tv_nsec;
   }
   Result<int64_t> size() const override {
     struct stat info;
@@ -73,6 +75,7 @@ class PageFile final : public RandomAccessFile {
  private:
   const int fd_;
   const std::string path_;
+  struct stat opened_ {};
 };
 
 class SlotBuffers {
@@ -92,9 +95,10 @@ class BasePageReader : public PageReader {
   BasePageReader(std::unique_ptr<PageFile> file, int depth) : file_(std::move(file)), depth_(depth), buffers_(depth) {}
   int depth() const override { return depth_; }
   std::span<std::byte> buffer(int slot) override { return buffers_[slot]; }
-  int64_t read_resident(int64_t page, std::span<std::byte> out) const override {
-    return file_->read_once(page * kRowPageBytes, out, RWF_NOWAIT);
+  int64_t read_resident(int64_t page, int64_t offset, std::span<std::byte> out) const override {
+    return file_->read_once(page * kRowPageBytes + offset, out, RWF_NOWAIT);
   }
+  bool has_changed() const override { return file_->has_changed(); }
   const RandomAccessFile& file() const override { return *file_; }
 
  protected:

@@ -35,8 +35,12 @@ class PageReader {
   virtual void wait(std::vector<PageDone>& done) = 0;
   // Lets the current wait() return, or the next one.
   virtual void wake() = 0;
-  // One page if it is in the page cache, without waiting for a drive: bytes read, or -errno (-EAGAIN: it is not).
-  virtual int64_t read_resident(int64_t page, std::span<std::byte> out) const = 0;
+  // A part of one page if it is in the page cache, without waiting for a drive: bytes read, or -errno (-EAGAIN: it is
+  // not).
+  virtual int64_t read_resident(int64_t page, int64_t offset, std::span<std::byte> out) const = 0;
+  // Whether the file was written to or changed its size since it was opened. Costs a system call. Asked after bytes
+  // were read, false means that they are what the file held when it was opened.
+  virtual bool has_changed() const = 0;
   // Any part of the file, waiting for it: for the header. Under O_DIRECT offset, size and memory are whole pages.
   virtual const RandomAccessFile& file() const = 0;
 };

@@ -9,6 +9,7 @@
 
 #include "engram/core/env.h"
 #include "engram/store/row_store.h"
+#include "engram/store/rowfile/checked_pages.h"
 #include "engram/store/rowfile/row_file.h"
 #include "engram/store/tiers/huge_memory.h"
 
@@ -66,8 +67,8 @@ class MappedStore final : public RowStore {
   std::string path_;
   RowTable table_;
   std::unique_ptr<MappedFile> file_;
-  std::vector<std::atomic<uint64_t>> checked_;  // a bit per page of the table
-  std::atomic<bool> has_changed_{false};        // the bits in checked_ mean nothing any more
+  std::unique_ptr<CheckedPages> checked_;
+  std::atomic<bool> has_changed_{false};  // checked_ means nothing any more
   StoreCounters counters_;
   std::atomic<uint64_t> prefetched_{0};
 };

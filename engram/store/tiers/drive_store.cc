@@ -117,29 +117,59 @@ Result<std::unique_ptr<PageCacheStore>> PageCacheStore::open(std::shared_ptr<Dri
   return std::unique_ptr<PageCacheStore>(new PageCacheStore(std::move(file), table));
 }
 
-void PageCacheStore::read_resident(std::vector<RowTarget>& targets, std::byte* out) {
+// The rows of one page. False: some of it is not in memory, or not what its checksum says.
+bool PageCacheStore::serve_page(std::span<const RowTarget> run, bool trusts, std::byte* out) {
   alignas(64) std::byte page[kRowPageBytes];
   const PageReader& reader = file_->queue().reader();
+  const auto row_bytes = static_cast<size_t>(table_.row_bytes);
+  const int64_t row = run.front().row, first_page = table_.page_of(row);
+  for (int64_t segment = 0; segment < table_.pages_per_row; ++segment) {
+    const int64_t number = first_page + segment;
+    if (trusts && row == run.back().row && checked_.has(number)) {
+      const size_t done = static_cast<size_t>(segment * kRowPagePayload);
+      const size_t size = std::min(static_cast<size_t>(kRowPagePayload), row_bytes - done);
+      std::byte* const first = out + static_cast<size_t>(run.front().index) * row_bytes + done;
+      const int64_t offset =
+          table_.rows_per_page > 0 ? (row - (number - table_.first_page) * table_.rows_per_page) * table_.row_bytes : 0;
+      if (reader.read_resident(number, offset, {first, size}) != static_cast<int64_t>(size)) return false;
+      for (const RowTarget& other : run.subspan(1))
+        std::copy_n(first, size, out + static_cast<size_t>(other.index) * row_bytes + done);
+      continue;
+    }
+    if (reader.read_resident(number, 0, page) != kRowPageBytes || !check_row_page(page, number, file_->path()).ok())
+      return false;
+    checked_.add(number);
+    copy_from_page(table_, run, segment, page, out);
+  }
+  return true;
+}
+
+// Moves the targets that were not served to the front, and gives their number.
+size_t PageCacheStore::serve_pages(std::vector<RowTarget>& targets, bool trusts, std::byte* out) {
   uint64_t pages = 0;
   size_t kept = 0;
   for (size_t begin = 0; begin < targets.size();) {
     const size_t end = end_of_page(table_, targets, begin);
-    const auto run = std::span<const RowTarget>(targets).subspan(begin, end - begin);
-    const int64_t first_page = table_.page_of(run.front().row);
-    bool served = true;
-    for (int64_t segment = 0; served && segment < table_.pages_per_row; ++segment) {
-      // What fails here is read again by the I/O thread, which reports it if it fails there too.
-      served = reader.read_resident(first_page + segment, page) == kRowPageBytes &&
-               check_row_page(page, first_page + segment, file_->path()).ok();
-      if (served) copy_from_page(table_, run, segment, page, out);
-      pages += served;
+    // What fails here is read again by the I/O thread, which reports it if it fails there too.
+    if (serve_page(std::span(targets).subspan(begin, end - begin), trusts, out)) {
+      pages += static_cast<uint64_t>(table_.pages_per_row);
+    } else {
+      for (size_t i = begin; i < end; ++i) std::swap(targets[kept++], targets[i]);
     }
-    if (!served)
-      kept = static_cast<size_t>(std::move(run.begin(), run.end(), targets.begin() + kept) - targets.begin());
     begin = end;
   }
-  targets.resize(kept);
   resident_pages_.fetch_add(pages, std::memory_order_relaxed);
+  return kept;
+}
+
+// Rows of pages that were checked before count only if the file is still what was checked (MappedStore::read_rows).
+void PageCacheStore::read_resident(std::vector<RowTarget>& targets, std::byte* out) {
+  const bool trusts = !has_changed_.load(std::memory_order_relaxed);
+  const size_t kept = serve_pages(targets, trusts, out);
+  if (!trusts || !file_->queue().reader().has_changed()) return targets.resize(kept);
+  has_changed_ = true;
+  std::sort(targets.begin(), targets.end(), [](const RowTarget& a, const RowTarget& b) { return a.row < b.row; });
+  targets.resize(serve_pages(targets, false, out));
 }
 
 void PageCacheStore::prefetch(std::span<const int64_t> row_ids) {
@@ -163,7 +193,7 @@ bool PageCacheStore::is_resident(int64_t row) const {
   const int64_t first_page = table_.page_of(row);
   std::byte byte[1];
   for (int64_t segment = 0; segment < table_.pages_per_row; ++segment) {
-    if (file_->queue().reader().read_resident(first_page + segment, byte) != 1) return false;
+    if (file_->queue().reader().read_resident(first_page + segment, 0, byte) != 1) return false;
   }
   return true;
 }

@@ -3,14 +3,16 @@
 // NvmeStore sends every page to the drive: past the page cache (O_DIRECT) unless told otherwise. PageCacheStore keeps
 // nothing itself: pages that the system holds in memory are copied by the calling thread (preadv2 with RWF_NOWAIT), the
 // rest goes to the I/O thread; what was read stays in the page cache, one copy for all processes, which the system may
-// evict. Every page's checksum is compared each time. A file that shrinks is an error, never a signal. When a file is
-// replaced by rename, the file that was opened is still read.
+// evict. A page that is read whole is checked each time. Of a page in memory that was checked before, a single row is
+// copied alone, until the file is written to: then every page is checked at every read. A file that shrinks is an
+// error, never a signal. When a file is replaced by rename, the file that was opened is still read.
 #pragma once
 #include <atomic>
 #include <memory>
 #include <string>
 
 #include "engram/store/row_store.h"
+#include "engram/store/rowfile/checked_pages.h"
 #include "engram/store/rowfile/page_queue.h"
 #include "engram/store/rowfile/row_file.h"
 
@@ -99,9 +101,13 @@ class PageCacheStore final : public DriveStore {
   StoreStats stats() const override;
 
  private:
-  using DriveStore::DriveStore;
+  PageCacheStore(std::shared_ptr<DriveFile> file, int table) : DriveStore(std::move(file), table), checked_(table_) {}
   bool is_resident(int64_t row) const;
   void read_resident(std::vector<RowTarget>& targets, std::byte* out) override;
+  bool serve_page(std::span<const RowTarget> run, bool trusts, std::byte* out);
+  size_t serve_pages(std::vector<RowTarget>& targets, bool trusts, std::byte* out);
+  CheckedPages checked_;
+  std::atomic<bool> has_changed_{false};  // checked_ means nothing any more
   std::atomic<uint64_t> resident_pages_{0}, prefetch_requested_{0}, prefetch_dropped_{0};
 };
 

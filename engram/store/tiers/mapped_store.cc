@@ -34,7 +34,7 @@ Result<std::unique_ptr<MappedStore>> MappedStore::open(Env& env, const std::stri
   ENGRAM_ASSIGN_OR_RETURN(const RowFileInfo info, RowFileInfo::read(BytesFile(bytes), path));
   ENGRAM_ASSIGN_OR_RETURN(const int table, info.find_layer(layer_id));
   store->table_ = info.tables[static_cast<size_t>(table)];
-  store->checked_ = std::vector<std::atomic<uint64_t>>(static_cast<size_t>(store->table_.num_pages + 63) / 64);
+  store->checked_ = std::make_unique<CheckedPages>(store->table_);
   // A hint: single pages are wanted, no read-ahead.
   (void)::madvise(const_cast<std::byte*>(bytes.data()), bytes.size(), MADV_RANDOM);
   return store;
@@ -43,12 +43,9 @@ Result<std::unique_ptr<MappedStore>> MappedStore::open(Env& env, const std::stri
 const std::byte* MappedStore::page(int64_t number) const { return file_->bytes().data() + number * kRowPageBytes; }
 
 Status MappedStore::check_page(int64_t number) {
-  const auto index = static_cast<uint64_t>(number - table_.first_page);
-  std::atomic<uint64_t>& word = checked_[index / 64];
-  const uint64_t bit = uint64_t{1} << (index % 64);
-  if ((word.load(std::memory_order_relaxed) & bit) != 0) return {};
+  if (checked_->has(number)) return {};
   ENGRAM_RETURN_IF_ERROR(check_row_page({page(number), static_cast<size_t>(kRowPageBytes)}, number, path_));
-  word.fetch_or(bit, std::memory_order_relaxed);
+  checked_->add(number);
   return {};
 }
 
