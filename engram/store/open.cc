@@ -7,6 +7,7 @@
 #include "engram/store/tiers/cached_store.h"
 #include "engram/store/tiers/dram_store.h"
 #include "engram/store/tiers/drive_store.h"
+#include "engram/store/tiers/overlay_store.h"
 
 namespace engram {
 namespace {
@@ -39,7 +40,7 @@ Result<int> parse_count(std::string_view key, std::string_view text, int low, in
 
 // Keys of a tier, for the check and for the message.
 std::vector<std::string_view> keys_of(std::string_view tier) {
-  std::vector<std::string_view> keys = {"cache", "hot", "hot_size"};
+  std::vector<std::string_view> keys = {"cache", "hot", "hot_size", "overlay"};
   if (tier == "dram") keys.push_back("threads");
   if (tier == "nvme") keys.push_back("direct");
   if (tier == "nvme" || tier == "pagecache") keys.insert(keys.end(), {"depth", "io"});
@@ -56,6 +57,9 @@ Status set_key(StoreUri& uri, std::string_view key, std::string_view value) {
   } else if (key == "hot") {
     ENGRAM_ASSIGN_OR_RETURN(uri.hot_profile, decode_percent(value));
     if (uri.hot_profile.empty()) return invalid_argument("hot: got nothing, wanted a profile's path");
+  } else if (key == "overlay") {
+    ENGRAM_ASSIGN_OR_RETURN(uri.overlays.emplace_back(), decode_percent(value));
+    if (uri.overlays.back().empty()) return invalid_argument("overlay: got nothing, wanted an overlay's path");
   } else if (key == "hot_size") {
     ENGRAM_ASSIGN_OR_RETURN(uri.hot_bytes, parse_size(value));
   } else if (key == "threads") {
@@ -107,7 +111,7 @@ Result<StoreUri> StoreUri::parse(std::string_view text) {
     const size_t equals = pair.find('=');
     if (equals == std::string_view::npos) return invalid_argument("{}: wanted key=value", quote_text(pair));
     const std::string_view key = pair.substr(0, equals);
-    if (std::find(seen.begin(), seen.end(), key) != seen.end())
+    if (key != "overlay" && std::find(seen.begin(), seen.end(), key) != seen.end())
       return invalid_argument("{}: appears twice", quote_text(key));
     seen.push_back(key);
     ENGRAM_RETURN_IF_ERROR(set_key(uri, key, pair.substr(equals + 1)));
@@ -181,6 +185,10 @@ Result<OpenTable> open_row_stores(Env& env, std::string_view text, std::span<con
   if (layer_ids.empty()) {
     for (const RowTable& layer : table.info.tables) table.layer_ids.push_back(layer.layer_id);
   }
+  std::vector<Overlay> overlays;
+  for (const std::string& path : uri.overlays) {
+    ENGRAM_ASSIGN_OR_RETURN(overlays.emplace_back(), Overlay::load(env, path, table.info));
+  }
   std::vector<double> bytes;
   double all_bytes = 0;
   for (int layer_id : table.layer_ids) {
@@ -193,6 +201,10 @@ Result<OpenTable> open_row_stores(Env& env, std::string_view text, std::span<con
     ENGRAM_ASSIGN_OR_RETURN(auto base, open_tier(env, uri, file, table.layer_ids[i]));
     ENGRAM_ASSIGN_OR_RETURN(
         auto store, put_caches(env, uri, table.info, table.layer_ids[i], bytes[i] / all_bytes, std::move(base)));
+    if (!overlays.empty()) {
+      ENGRAM_ASSIGN_OR_RETURN(store,
+                              as_row_store(OverlayStore::create(std::move(store), overlays, table.layer_ids[i])));
+    }
     table.stores.push_back(std::move(store));
   }
   return table;

@@ -6,6 +6,7 @@
 //   nvme:FILE       ?direct=1&depth=N&io=KIND   past the page cache; direct=0: through it (NvmeStore)
 // and for any of them
 //   cache=SIZE      an S3-FIFO cache of rows in front (row_cache.h)
+//   overlay=FILE    the rows that an overlay edits in front of everything (overlay_store.h); may be repeated, in order
 //   hot=PROFILE     the rows that a profile names in front, pinned; hot_size=SIZE: as many as fit (cached_store.h)
 // SIZE is bytes, or a number with KiB, MiB, GiB or TiB; it counts for all layers opened together, each taking its
 // share of the tables' bytes. KIND is auto, io_uring or threads. In FILE and PROFILE %3F, %26 and %25 stand for ?, &
@@ -36,6 +37,7 @@ struct StoreUri {
   int64_t cache_bytes = 0;  // 0: none
   std::string hot_profile;  // "": none
   int64_t hot_bytes = kNoLimit;
+  std::vector<std::string> overlays;
 
   // kInvalidArgument: an unknown tier, a key that the tier does not have, or a value; lists what there is.
   static Result<StoreUri> parse(std::string_view uri);

@@ -91,7 +91,7 @@ TEST_F(OpenTest, BadUrisAreRefused) {
       {"dram:", "no file"},
       {"dram:?threads=1", "no file"},
       {"dram:" + file + "?depth=3", "dram: has no key 'depth'"},
-      {"nvme:" + file + "?dept=3", "nvme: has no key 'dept', only cache, hot, hot_size, direct, depth, io"},
+      {"nvme:" + file + "?dept=3", "nvme: has no key 'dept', only cache, hot, hot_size, overlay, direct, depth, io"},
       {"pagecache:" + file + "?direct=1", "pagecache: has no key 'direct'"},
       {"nvme:" + file + "?depth=0", "depth: got '0', wanted 1 .. 256"},
       {"nvme:" + file + "?depth=257", "depth"},
