@@ -133,8 +133,6 @@ Result<EngramConfig> config_of(const engram_hash_config& c, const TokenMap& map)
   if (c.compressed_vocab_size != 0 && c.compressed_vocab_size != map.compressed_vocab_size())
     return invalid_argument("compressed_vocab_size is {}, the tokenizer's is {}", c.compressed_vocab_size,
                             map.compressed_vocab_size());
-  if (c.pad_token_id < 0 || c.pad_token_id >= map.vocab_size())
-    return invalid_argument("pad_token_id is {}, wanted 0 .. {}", c.pad_token_id, map.vocab_size() - 1);
   return config;
 }
 

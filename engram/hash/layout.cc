@@ -186,7 +186,8 @@ Result<EngramLayout> EngramLayout::create(const EngramConfig& config, const Toke
     return invalid_argument("compressed_vocab_size: got {}, wanted the {} of this tokenizer",
                             config.compressed_vocab_size, map.compressed_vocab_size());
   }
-  ENGRAM_RETURN_IF_ERROR(check_range("pad_token_id", config.pad_token_id, 0, map.vocab_size() - 1));
+  ENGRAM_RETURN_IF_ERROR(check_range(config.rule == HashRule::kEngram ? "pad_token_id" : "eos_token_id",
+                                     config.pad_token_id, 0, map.vocab_size() - 1));
   return create(config, map.ids()[static_cast<size_t>(config.pad_token_id)]);
 }
 
