@@ -141,6 +141,7 @@ Result<LoadedModel> make_model(Env& env, const Workload& work, const ModelConfig
     out.model = make_on_gpu(config);
   } else {
     out.model = Transformer(config);
+    out.model->place(torch::kCPU, torch::kFloat);
   }
   out.model->eval();
   if (resident.empty()) return out;

@@ -12,6 +12,7 @@
 #include "engram/model/layers/norm.h"
 #include "engram/model/layers/over_encoding.h"
 #include "engram/model/ops/ops.h"
+#include "engram/store/tiers/huge_memory.h"
 
 namespace engram {
 namespace {
@@ -318,11 +319,34 @@ void TransformerImpl::silence_memory() {
     if (EngramImpl* engram = block->engram()) engram->silence();
 }
 
+// On the CPU the weights lie side by side on huge pages, where the machine has them: a decode step reads them all, and
+// from small pages that takes a quarter longer.
 void TransformerImpl::place(torch::Device device, torch::Dtype dtype) {
   const torch::NoGradGuard no_grad;
+  constexpr size_t kLine = 64;
+  const auto type_of = [&](const std::string& name) {
+    return device.is_cpu() && !is_read_by_rows(name) ? torch::kFloat : dtype;
+  };
+  const auto bytes_of = [&](const std::string& name, const torch::Tensor& weight) {
+    const auto bytes = static_cast<size_t>(weight.numel()) * c10::elementSize(type_of(name));
+    return (bytes + kLine - 1) / kLine * kLine;
+  };
+  size_t total = 0, at = 0;
+  for (const auto& item : named_parameters()) total += bytes_of(item.key(), item.value());
+  Result<HugeMemory> huge = HugeMemory::allocate(device.is_cpu() ? total : 0, "weights");
+  const auto memory = std::make_shared<HugeMemory>(huge.ok() ? std::move(huge).value() : HugeMemory());
   for (auto& item : named_parameters()) {
-    const bool keeps_fp32 = device.is_cpu() && !is_read_by_rows(item.key());
-    item.value().set_data(item.value().to(device, keeps_fp32 ? torch::kFloat : dtype));
+    torch::Tensor& weight = item.value();
+    const torch::Dtype type = type_of(item.key());
+    if (memory->bytes().empty()) {
+      weight.set_data(weight.to(device, type));
+      continue;
+    }
+    const auto space = memory->bytes().subspan(at, bytes_of(item.key(), weight));
+    weight.set_data(torch::from_blob(
+                        space.data(), weight.sizes(), [memory](void*) {}, type)
+                        .copy_(weight));
+    at += space.size();
   }
   for (torch::Tensor& buffer : buffers()) buffer.set_data(buffer.to(device));
 }

@@ -2,6 +2,7 @@
 // whole sequences and through pages; the list of tensors; files that are refused, and that nothing is left then.
 #include "engram/model/convert/convert_model.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 
@@ -137,6 +138,14 @@ TEST(Convert, Bf16IsRounded) {
   const LoadedModel rounded = value_or_throw(load_model(env, folder / "bf16"));
   const LoadedModel exact = value_or_throw(load_model(env, folder / "exact"));
   const parity::Tensors ours = weights_of(rounded);
+  size_t bytes = 0;
+  std::vector<const char*> begins;
+  for (const torch::Tensor& weight : rounded.model->parameters()) {
+    bytes += (weight.nbytes() + 63) / 64 * 64;
+    begins.push_back(static_cast<const char*>(weight.const_data_ptr()));
+  }
+  const auto [first, last] = std::minmax_element(begins.begin(), begins.end());
+  EXPECT_LT(static_cast<size_t>(*last - *first), bytes) << "side by side, for huge pages";
   for (const auto& [name, weight] : weights_of(exact)) {
     const bool stays = name.ends_with(".e_score_correction_bias");
     EXPECT_TRUE(ours.at(name).equal(stays ? weight : weight.to(torch::kBFloat16).to(torch::kFloat))) << name;
