@@ -11,9 +11,10 @@ enum class ParameterRole {
   kRouter,  // and the routing bias
   kNorm,
   kHyperConnection,
+  kLora,
   kMemory,    // projections, gates and convolution; a table's rows are no weights
-  kBackbone,  // of no weight: in a recipe it stands for all roles but kMemory
+  kBackbone,  // of no weight: in a recipe it stands for all roles but kLora and kMemory
 };
-inline constexpr int kParameterRoles = 8;
+inline constexpr int kParameterRoles = 9;
 
 }  // namespace engram

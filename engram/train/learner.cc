@@ -9,6 +9,7 @@
 #include "engram/core/mix.h"
 #include "engram/dist/pairwise_sum.h"
 #include "engram/dist/partition.h"
+#include "engram/model/io/lora.h"
 #include "engram/train/one_row_table.h"
 #include "engram/train/sharded_table.h"
 #include "engram/train/trainable_table.h"
@@ -77,6 +78,7 @@ Learner::Learner(const RunInputs& inputs, Communicator& ranks)
     experts = ExpertRanks{&ranks_, recipe_.data.batch_size * recipe_.model.max_position_embeddings,
                           recipe_.train.accumulation / ranks_.size()};
   model_.model = Transformer(recipe_.model, experts);
+  if (recipe_.lora.rank > 0) add_lora(*model_.model, recipe_.lora);
   model_.model->to(device_);
   model_.model->train();
   make_tables(inputs);

@@ -36,7 +36,7 @@ const EnumNames<ParameterRole> kRoleNames = {
     {ParameterRole::kHead, "head"},         {ParameterRole::kAttention, "attention"},
     {ParameterRole::kFfn, "ffn"},           {ParameterRole::kRouter, "router"},
     {ParameterRole::kNorm, "norm"},         {ParameterRole::kHyperConnection, "hyper_connection"},
-    {ParameterRole::kMemory, "memory"}};
+    {ParameterRole::kLora, "lora"},         {ParameterRole::kMemory, "memory"}};
 const EnumNames<std::string> kDeviceNames = {{"cpu", "cpu"}, {"cuda", "cuda"}};
 
 // The one list of keys per section: reading, writing and comparing walk it.
@@ -77,6 +77,12 @@ template <typename Factors, typename Visitor>
 void visit_lr_factor(Factors& factors, Visitor&& visit) {
   for (const auto& [role, name] : kRoleNames)
     if (role != ParameterRole::kBackbone) visit(name, factors[static_cast<size_t>(role)], 0, 1e6);
+}
+template <typename Lora, typename Visitor>
+void visit_lora(Lora& lora, Visitor&& visit) {
+  visit("rank", lora.rank, 0, 1 << 16);
+  visit("alpha", lora.alpha, 0, 1e6);
+  visit("targets", lora.targets);
 }
 template <typename Train, typename Visitor>
 void visit_train(Train& train, Visitor&& visit) {
@@ -127,12 +133,14 @@ std::string full_key_hint(std::string_view word) {
   return nearest ? fmt::format("; did you mean {}?", keys[*nearest]) : std::string();
 }
 
-bool has_weights(const ModelConfig& model, ParameterRole role) {
+bool has_weights(const Recipe& recipe, ParameterRole role) {
+  const ModelConfig& model = recipe.model;
   switch (role) {
     case ParameterRole::kHead: return !model.tie_word_embeddings;
     case ParameterRole::kRouter: return model.ffn == FfnKind::kMoe;
     case ParameterRole::kHyperConnection: return model.has_hyper_connections();
-    case ParameterRole::kMemory: return model.memory != MemoryKind::kNone;
+    case ParameterRole::kMemory: return recipe.model.memory != MemoryKind::kNone;
+    case ParameterRole::kLora: return recipe.lora.rank > 0;
     default: return true;
   }
 }
@@ -140,10 +148,10 @@ bool has_weights(const ModelConfig& model, ParameterRole role) {
 Status check_frozen(const Recipe& recipe, const std::string& name) {
   bool trains = false;
   for (const auto& [role, word] : kRoleNames) {
-    if (std::ranges::count(recipe.train.freeze, role) > 0 && !has_weights(recipe.model, role))
+    if (std::ranges::count(recipe.train.freeze, role) > 0 && !has_weights(recipe, role))
       return invalid_argument("{}: train.freeze: got \"{}\", wanted roles that the model has weights of", name, word);
-    trains = trains ||
-             (role != ParameterRole::kBackbone && has_weights(recipe.model, role) && !is_frozen(recipe.train, role));
+    trains =
+        trains || (role != ParameterRole::kBackbone && has_weights(recipe, role) && !is_frozen(recipe.train, role));
   }
   if (trains) return {};
   return invalid_argument("{}: train.freeze: got a list of all weights, wanted some that are trained", name);
@@ -227,7 +235,7 @@ Result<Recipe> open_values(Env& env, const TomlDocument& document) {
 Result<Recipe> read_recipe(const TomlDocument& document, const std::string& name, Recipe recipe) {
   Fields root(document.root, document.source);
   Fields allocation = root.section("allocation"), data = root.section("data"), synthetic = data.section("synthetic"),
-         optimizer = root.section("optimizer"), lr_factor = optimizer.section("lr_factor"),
+         optimizer = root.section("optimizer"), lr_factor = optimizer.section("lr_factor"), lora = root.section("lora"),
          train = root.section("train"), model = root.section("model");
   ENGRAM_RETURN_IF_ERROR(root.finish());
 
@@ -239,8 +247,10 @@ Result<Recipe> read_recipe(const TomlDocument& document, const std::string& name
   visit_synthetic(recipe.data, synthetic);
   visit_optimizer(recipe.optimizer, optimizer);
   visit_lr_factor(recipe.optimizer.lr_factor, lr_factor);
+  if (root.find("lora")) recipe.lora.rank = 8;
+  visit_lora(recipe.lora, lora);
   visit_train(recipe.train, train);
-  for (const Fields* section : {&allocation, &data, &synthetic, &optimizer, &lr_factor, &train})
+  for (const Fields* section : {&allocation, &data, &synthetic, &optimizer, &lr_factor, &lora, &train})
     ENGRAM_RETURN_IF_ERROR(section->finish());
   if (recipe.train.output.empty()) recipe.train.output = default_output(name);
 
@@ -252,7 +262,8 @@ Result<Recipe> read_recipe(const TomlDocument& document, const std::string& name
 
 bool is_frozen(const TrainRecipe& train, ParameterRole role) {
   return std::ranges::any_of(train.freeze, [role](ParameterRole frozen) {
-    return frozen == role || (frozen == ParameterRole::kBackbone && role != ParameterRole::kMemory);
+    return frozen == role ||
+           (frozen == ParameterRole::kBackbone && role != ParameterRole::kLora && role != ParameterRole::kMemory);
   });
 }
 
@@ -288,6 +299,7 @@ std::vector<RecipeEntry> Recipe::entries() const {
   visit_optimizer(optimizer, FieldWriter(root["optimizer"]));
   if (optimizer.lr_factor != OptimizerRecipe::ones())
     visit_lr_factor(optimizer.lr_factor, FieldWriter(root["optimizer"]["lr_factor"]));
+  if (lora.rank > 0) visit_lora(lora, FieldWriter(root["lora"]));
   visit_train(train, FieldWriter(root["train"]));
   return toml_entries(root);
 }

@@ -13,6 +13,7 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
+#include "engram/model/lora_config.h"
 #include "engram/model/model_config.h"
 #include "engram/model/parameter_role.h"
 
@@ -92,11 +93,14 @@ bool is_frozen(const TrainRecipe& train, ParameterRole role);
 
 using RecipeEntry = std::pair<std::string, std::string>;  // dotted key, value as TOML text
 
+;
+
 struct Recipe {
   ModelConfig model;                     // what the tokenizer decides may still be open: see resolve_recipe()
   std::optional<double> allocation_rho;  // [model] then describes rho = 1
   DataRecipe data;
   OptimizerRecipe optimizer;
+  LoraConfig lora;
   TrainRecipe train;
 
   // `overrides` are "dotted.key=value": a TOML value, or else a bare string. Later ones win.

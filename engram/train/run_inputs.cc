@@ -64,6 +64,7 @@ Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer) 
     resolved.allocation_rho.reset();
   }
   ENGRAM_RETURN_IF_ERROR(model.validate().with_context("model"));
+  if (recipe.lora.rank > 0) ENGRAM_RETURN_IF_ERROR(recipe.lora.validate(model));
   return resolved;
 }
 

@@ -16,6 +16,7 @@
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
 #include "engram/core/sha256.h"
+#include "engram/model/io/lora.h"
 #include "engram/train/exchange_costs.h"
 #include "engram/train/learner.h"
 #include "engram/train/memory_need.h"
@@ -281,10 +282,14 @@ Status Run::load_model_state(const std::string& checkpoint, bool attach) {
   TransformerImpl& model = learner_->model();
   if (root() && attach) {
     ENGRAM_RETURN_IF_ERROR(load_backbone(env_, checkpoint, model));
+    ENGRAM_RETURN_IF_ERROR(merge_lora(env_, checkpoint, model));
     model.silence_memory();
   } else if (root()) {
     ENGRAM_RETURN_IF_ERROR(fill_table_rows(env_, checkpoint, inputs_.recipe.model, table_rows()));
     ENGRAM_RETURN_IF_ERROR(load_weights(env_, checkpoint, model));
+    // A run that goes on trains its changes further; one that begins here has them in its base.
+    const bool goes_on = position_.step > 0 && inputs_.recipe.lora.rank > 0;
+    ENGRAM_RETURN_IF_ERROR(goes_on ? load_lora(env_, checkpoint, model) : merge_lora(env_, checkpoint, model));
   } else {
     if (!attach) follow_writes(table_rows());
     follow_writes(spread_weights(model));
@@ -462,6 +467,8 @@ Status Run::save() {
     ENGRAM_RETURN_IF_ERROR(metrics_->sync());
     const auto write = [&](const std::string& directory) -> Status {
       ENGRAM_RETURN_IF_ERROR(save_model(env_, directory, file_, *inputs_.tokenizer, learner_->model(), table_rows()));
+      if (inputs_.recipe.lora.rank > 0)
+        ENGRAM_RETURN_IF_ERROR(save_lora(env_, directory, learner_->model(), inputs_.recipe.lora));
       return save_train_state(env_, directory, state, learner_->tables(), position_, inputs_.recipe.to_toml());
     };
     ENGRAM_ASSIGN_OR_RETURN(summary_.checkpoint,

@@ -262,6 +262,47 @@ TEST_F(Training, AnAttachedMemoryAddsNothingAtFirst) {
   EXPECT_FALSE(fs::exists(folder_ / "other" / "metrics.jsonl"));
 }
 
+// The base stays; what is loaded for use is the sum of both, and what is resumed goes on with its changes.
+TEST_F(Training, LowRankChangesLieBesideTheBase) {
+  const TrainSummary base = value_or_throw(run(recipe("base")));
+  const std::vector<std::string> lora = {"train.start_from=" + (folder_ / "base").string(),
+                                         "train.freeze=[\"backbone\", \"memory\"]",
+                                         "lora.rank=2",
+                                         "lora.targets=[\"o_proj\", \"kv_a_proj_with_mqa\", \"up_proj\"]",
+                                         "train.steps=20",
+                                         "train.checkpoint_every=5"};
+  const TrainSummary trained = value_or_throw(run(recipe("lora", lora)));
+  EXPECT_LT(trained.validation_loss, base.validation_loss);
+  EXPECT_TRUE(bytes_of(latest("base") / "model.safetensors") == bytes_of(latest("lora") / "model.safetensors"));
+  std::vector<std::string> stopped = lora;
+  stopped.push_back("train.stop_at=8");
+  value_or_throw(run(recipe("again", stopped)));
+  value_or_throw(run(recipe("again", lora), /*resume=*/true));
+  for (const char* file : {"adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors"})
+    EXPECT_TRUE(bytes_of(latest("lora") / file) == bytes_of(latest("again") / file)) << file;
+
+  // A run that begins from it, and learns nothing, has the loss of the sum.
+  std::vector<std::string> still = {"train.start_from=" + (folder_ / "lora").string(), "train.steps=1",
+                                    "train.expert_bias_rate=0", "optimizer.muon_lr=0", "optimizer.adamw_lr=0"};
+  EXPECT_NEAR(value_or_throw(run(recipe("sum", still))).validation_loss, trained.validation_loss, 1e-5);
+  const LoadedModel before = value_or_throw(load_model(Env::posix(), (folder_ / "base").string()));
+  const LoadedModel after = value_or_throw(load_model(Env::posix(), (folder_ / "lora").string()));
+  const LoadedModel sum = value_or_throw(load_model(Env::posix(), (folder_ / "sum").string()));
+  for (const auto& item : before.model->named_parameters()) {
+    const std::string& name = item.key();
+    const bool target = name.find("o_proj") != std::string::npos || name.find("q_kv_a_proj") != std::string::npos ||
+                        name.find("gate_up_proj") != std::string::npos;
+    EXPECT_EQ(item.value().equal(after.model->named_parameters()[name]), !target) << name;
+    EXPECT_TRUE(sum.model->named_parameters()[name].equal(after.model->named_parameters()[name])) << name;
+  }
+
+  still.insert(still.end(), {"lora.targets=[\"w_proj\"]", "lora.rank=1"});
+  const Status none = run(recipe("none", still)).status();
+  EXPECT_EQ(none.message(),
+            "lora.targets: got 'w_proj', wanted some of q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj, "
+            "gate_proj, up_proj, down_proj, lm_head");
+}
+
 TEST_F(Training, ARoleHasALearningRateOfItsOwn) {
   value_or_throw(run(recipe("base")));
   const std::string from = "train.start_from=" + (folder_ / "base").string();

@@ -7,6 +7,7 @@
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
 #include "engram/model/io/checkpoint_names.h"
+#include "engram/model/io/lora.h"
 #include "engram/model/parameters.h"
 
 namespace engram {
@@ -226,6 +227,7 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOpti
   unfilled.initializer_range = 0;
   out.model = Transformer(unfilled);
   ENGRAM_RETURN_IF_ERROR(fill_weights(files, *out.model));
+  ENGRAM_RETURN_IF_ERROR(merge_lora(env, out.directory, *out.model));
   for (int layer = 0; options.with_tables && layer < out.config.num_memory_layers();
        ++layer) {  // fill_weights checked them
     out.tables.push_back(

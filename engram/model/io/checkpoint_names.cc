@@ -68,36 +68,33 @@ std::string engram_name(std::string name) {
 
 void add_model_tensor(std::vector<StoredTensor>& out, const TransformerImpl& model, std::string name,
                       const torch::Tensor& tensor) {
-  const ModelConfig& c = model.config();
-  const std::string whole = name;
-  const auto add = [&out](const std::string& part, const torch::Tensor& view) {
-    out.push_back({whole_tensor(part, view)});
-  };
+  if (name.ends_with(".lora_A") || name.ends_with(".lora_B")) return;  // lora.h
+  for (const bool gate_up : {true, false})
+    if (cut_suffix(name, gate_up ? ".experts.gate_up" : ".experts.down"))
+      return add_experts(out, model, name, tensor, gate_up);
+  add_rows(tensor, stored_parts(model.config(), name, tensor.size(0)),
+           [&out](const std::string& part, const torch::Tensor& view) { out.push_back({whole_tensor(part, view)}); });
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, int64_t>> stored_parts(const ModelConfig& c, std::string name, int64_t rows) {
   if (cut_suffix(name, ".q_kv_a_proj.weight")) {
     const int64_t latent = int64_t{c.kv_lora_rank} + c.qk_rope_head_dim;
     const char* query = c.q_lora_rank > 0 ? ".q_a_proj.weight" : ".q_proj.weight";
-    return add_rows(tensor, {{name + query, tensor.size(0) - latent}, {name + ".kv_a_proj_with_mqa.weight", latent}},
-                    add);
+    return {{name + query, rows - latent}, {name + ".kv_a_proj_with_mqa.weight", latent}};
   }
   for (const std::string_view kind : {".weight", ".bias"}) {
     if (!cut_suffix(name, fmt::format(".qkv_proj{}", kind))) continue;
     const int64_t kv = int64_t{c.num_key_value_heads} * c.head_dim;
-    return add_rows(tensor,
-                    {{fmt::format("{}.q_proj{}", name, kind), tensor.size(0) - 2 * kv},
-                     {fmt::format("{}.k_proj{}", name, kind), kv},
-                     {fmt::format("{}.v_proj{}", name, kind), kv}},
-                    add);
+    return {{fmt::format("{}.q_proj{}", name, kind), rows - 2 * kv},
+            {fmt::format("{}.k_proj{}", name, kind), kv},
+            {fmt::format("{}.v_proj{}", name, kind), kv}};
   }
-  if (cut_suffix(name, ".gate_up_proj.weight")) {
-    const int64_t width = tensor.size(0) / 2;
-    return add_rows(tensor, {{name + ".gate_proj.weight", width}, {name + ".up_proj.weight", width}}, add);
-  }
-  if (cut_suffix(name, ".experts.gate_up")) return add_experts(out, model, name, tensor, /*gate_up=*/true);
-  if (cut_suffix(name, ".experts.down")) return add_experts(out, model, name, tensor, /*gate_up=*/false);
-  add(whole, tensor);
+  if (cut_suffix(name, ".gate_up_proj.weight"))
+    return {{name + ".gate_proj.weight", rows / 2}, {name + ".up_proj.weight", rows / 2}};
+  return {{name, rows}};
 }
-
-}  // namespace
 
 StoredTensors stored_tensors(const TransformerImpl& model) {
   constexpr std::string_view kModule = "model.";

@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engram/model/io/streamed_tensor.h"
@@ -25,6 +26,10 @@ struct StoredTensors {
 };
 
 StoredTensors stored_tensors(const TransformerImpl& model);
+
+// The parts, top to bottom, of which the parameter `name` with so many rows consists on disk: their names and rows. One
+// for most parameters, and for experts, which are cut otherwise.
+std::vector<std::pair<std::string, int64_t>> stored_parts(const ModelConfig& config, std::string name, int64_t rows);
 
 // engram.safetensors name of memory layer `layer`'s table: layers.{block}.engram.embed.weight.
 std::string table_name(const ModelConfig& config, int layer);

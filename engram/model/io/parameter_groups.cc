@@ -51,6 +51,7 @@ ParameterRole role_within(const torch::nn::Module& module, const std::string& ch
   if (dynamic_cast<const DenseFfnImpl*>(&module)) return ParameterRole::kFfn;
   if (dynamic_cast<const HyperConnectionImpl*>(&module) || dynamic_cast<const HyperHeadImpl*>(&module))
     return ParameterRole::kHyperConnection;
+  if (dynamic_cast<const LowRankImpl*>(&module)) return ParameterRole::kLora;
   if (dynamic_cast<const RmsNormImpl*>(&module)) return ParameterRole::kNorm;
   return around;
 }
@@ -78,7 +79,7 @@ std::vector<ParameterInfo> parameter_groups(const TransformerImpl& model) {
     info.role = roles.at(groups.size());
     info.name = item.key();
     info.tensor = item.value();
-    info.row_splits = matrix_rows(model.config(), info.name, info.tensor);
+    if (info.role != ParameterRole::kLora) info.row_splits = matrix_rows(model.config(), info.name, info.tensor);
     info.kind = info.row_splits.empty() ? ParameterKind::kVector : ParameterKind::kMatrix;
     if (model.expert_ranks() && contains(info.name, ".mlp.experts."))
       info.begins = model.expert_ranks()->first_experts(model.config().n_routed_experts);

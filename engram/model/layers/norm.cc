@@ -1,5 +1,7 @@
 #include "engram/model/layers/norm.h"
 
+#include <cmath>
+
 #include "engram/model/ops/ops.h"
 
 namespace engram {
@@ -31,14 +33,43 @@ RmsNormImpl::RmsNormImpl(int64_t size, double eps) : eps_(eps) {
 
 torch::Tensor RmsNormImpl::forward(const torch::Tensor& x) { return rms_norm(x, weight, eps_); }
 
+LowRankImpl::LowRankImpl(int64_t in, int64_t rows, int64_t rank, double scale, torch::TensorOptions options)
+    : scale_(scale) {
+  const double bound = 1 / std::sqrt(static_cast<double>(in));
+  a_ = register_parameter("lora_A", torch::empty({rank, in}).uniform_(-bound, bound).to(options));
+  b_ = register_parameter("lora_B", torch::zeros({rows, rank}, options));
+}
+
+torch::Tensor LowRankImpl::forward(const torch::Tensor& x) { return torch::linear(torch::linear(x, a_), b_) * scale_; }
+
 LinearImpl::LinearImpl(int64_t in, int64_t out, double std, bool with_bias) {
   weight = register_parameter("weight", initial_weight({out, in}, std));
   if (with_bias) bias = register_parameter("bias", torch::zeros({out}));
 }
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
-  const torch::Tensor y = linear_rows(x, weight);
+  torch::Tensor y = linear_rows(x, weight);
+  if (!changes_.empty()) {
+    std::vector<torch::Tensor> parts;
+    int64_t done = 0;
+    const auto keep = [&](int64_t end) {
+      if (end > done) parts.push_back(y.narrow(-1, done, end - done));
+      done = end;
+    };
+    for (const auto& [rows, change] : changes_) {
+      keep(rows.begin);
+      parts.push_back(y.narrow(-1, rows.begin, rows.size()) + change->forward(x));
+      done = rows.end;
+    }
+    keep(y.size(-1));
+    y = parts.size() == 1 ? parts[0] : at::cat(parts, -1);
+  }
   return bias.defined() ? y + bias.to(y.scalar_type()) : y;
+}
+
+void LinearImpl::add_low_rank(const std::string& name, Range rows, int64_t rank, double scale) {
+  auto change = std::make_shared<LowRankImpl>(weight.size(1), rows.size(), rank, scale, weight.options());
+  changes_.emplace_back(rows, register_module(name, change));
 }
 
 }  // namespace engram

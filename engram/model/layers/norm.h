@@ -6,6 +6,11 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/nn/module.h>
 
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "engram/dist/partition.h"
 
 namespace engram {
@@ -30,15 +35,32 @@ class RmsNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(RmsNorm);
 
+// A low-rank change of some rows of a projection: scale * B A x. A [rank, in] ~ U(-1 / sqrt(in), 1 / sqrt(in)), as PEFT
+// draws it, B [rows, rank] zero: parameters lora_A and lora_B.
+class LowRankImpl : public torch::nn::Module {
+ public:
+  LowRankImpl(int64_t in, int64_t rows, int64_t rank, double scale, torch::TensorOptions options);
+  torch::Tensor forward(const torch::Tensor& x);
+
+ private:
+  torch::Tensor a_, b_;
+  double scale_;
+};
+
 // x W^T, + b where there is a bias; W [out, in] ~ N(0, std), b zero. Under autocast the product runs in the autocast
 // dtype.
 class LinearImpl : public torch::nn::Module {
  public:
   LinearImpl(int64_t in, int64_t out, double std, bool with_bias = false);
   torch::Tensor forward(const torch::Tensor& x);
+  // Rows [rows.begin, rows.end) get a low-rank change, a child module of this name. Calls go from the first rows on.
+  void add_low_rank(const std::string& name, Range rows, int64_t rank, double scale);
 
   torch::Tensor weight;
   torch::Tensor bias;  // [out], or undefined
+
+ private:
+  std::vector<std::pair<Range, std::shared_ptr<LowRankImpl>>> changes_;
 };
 TORCH_MODULE(Linear);
 
