@@ -14,6 +14,7 @@
 #include "engram/hash/memory_hasher.h"
 #include "engram/model/io/config_file.h"
 #include "engram/model/io/streamed_tensor.h"
+#include "engram/model/io/tensor_file.h"
 #include "engram/model/memory/memory_source.h"
 #include "engram/model/transformer.h"
 
@@ -67,9 +68,5 @@ Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& 
 // The same, into `tables`, one per memory layer. On an error none has changed, unless the file changes meanwhile.
 Status fill_table_rows(Env& env, const std::string& directory, const ModelConfig& config,
                        const std::vector<StreamedTensor>& tables);
-
-// One tensor, in pieces: to the end of a file, as `dtype`; or from one, converted to the tensor's own type.
-Status append_tensor(const StreamedTensor& tensor, torch::Dtype dtype, SafetensorsWriter& writer);
-void fill_tensor(const TensorView& view, const StreamedTensor& tensor);
 
 }  // namespace engram

@@ -6,8 +6,8 @@
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
-#include "engram/model/io/checkpoint.h"
 #include "engram/model/io/checkpoint_names.h"
+#include "engram/model/io/tensor_file.h"
 #include "engram/model/layers/norm.h"
 
 namespace engram {
