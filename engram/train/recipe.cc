@@ -139,7 +139,7 @@ bool has_weights(const Recipe& recipe, ParameterRole role) {
     case ParameterRole::kHead: return !model.tie_word_embeddings;
     case ParameterRole::kRouter: return model.ffn == FfnKind::kMoe;
     case ParameterRole::kHyperConnection: return model.has_hyper_connections();
-    case ParameterRole::kMemory: return recipe.model.memory != MemoryKind::kNone;
+    case ParameterRole::kMemory: return model.memory != MemoryKind::kNone;
     case ParameterRole::kLora: return recipe.lora.rank > 0;
     default: return true;
   }
@@ -200,10 +200,6 @@ std::string default_output(const std::string& name) {
   if (const size_t dot = stem.find_last_of('.'); dot != std::string::npos && dot > 0) stem.resize(dot);
   return "runs/" + stem;
 }
-
-}  // namespace
-
-namespace {
 
 Result<TomlDocument> read_document(const std::string& text, const std::string& name,
                                    const std::vector<std::string>& overrides) {

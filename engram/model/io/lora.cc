@@ -53,9 +53,9 @@ std::vector<StreamedTensor> lora_tensors(const TransformerImpl& model) {
   return out;
 }
 
-Result<SafetensorsFile> open_adapter(Env& env, const std::string& directory,
-                                     const std::vector<StreamedTensor>& wanted) {
-  ENGRAM_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::open(env, join_path(directory, kAdapterFile)));
+// Exactly these must be in the file; on an error none has changed.
+Status fill_from_adapter(Env& env, const std::string& directory, const std::vector<StreamedTensor>& wanted) {
+  ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::open(env, join_path(directory, kAdapterFile)));
   std::set<std::string> names;
   for (const StreamedTensor& tensor : wanted) {
     names.insert(tensor.name);
@@ -67,7 +67,8 @@ Result<SafetensorsFile> open_adapter(Env& env, const std::string& directory,
     if (!names.contains(name))
       return invalid_argument("{}: got the tensor {}, which the model has no place for", file.path(),
                               quote_text(name, kTensorNameBytes));
-  return file;
+  for (const StreamedTensor& tensor : wanted) fill_tensor(file.tensors().at(tensor.name), tensor);
+  return file.check_unchanged();
 }
 
 Result<LoraConfig> read_adapter_config(Env& env, const std::string& directory) {
@@ -80,11 +81,11 @@ Result<LoraConfig> read_adapter_config(Env& env, const std::string& directory) {
   fields.need("r", config.rank, 1, 1 << 16);
   fields.need("lora_alpha", config.alpha);
   fields.need("target_modules", config.targets);
-  bool plain = false;
-  fields("use_rslora", plain);
+  bool rslora = false;  // another scale
+  fields("use_rslora", rslora);
   ENGRAM_RETURN_IF_ERROR(fields.status());
   if (type != "LORA") return invalid_argument("{}: peft_type: got {}, wanted \"LORA\"", path, quote_text(type));
-  if (plain) return invalid_argument("{}: use_rslora: got true, wanted false", path);
+  if (rslora) return invalid_argument("{}: use_rslora: got true, wanted false", path);
   return config;
 }
 
@@ -118,10 +119,7 @@ Status save_lora(Env& env, const std::string& directory, const TransformerImpl& 
 }
 
 Status load_lora(Env& env, const std::string& directory, TransformerImpl& model) {
-  const std::vector<StreamedTensor> tensors = lora_tensors(model);
-  ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file, open_adapter(env, directory, tensors));
-  for (const StreamedTensor& tensor : tensors) fill_tensor(file.tensors().at(tensor.name), tensor);
-  return file.check_unchanged();
+  return fill_from_adapter(env, directory, lora_tensors(model));
 }
 
 Status merge_lora(Env& env, const std::string& directory, TransformerImpl& model) {
@@ -146,9 +144,7 @@ Status merge_lora(Env& env, const std::string& directory, TransformerImpl& model
     tensors.push_back(whole_tensor(name + ".lora_B.weight", change.b));
     changes.push_back(std::move(change));
   }
-  ENGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file, open_adapter(env, directory, tensors));
-  for (const StreamedTensor& tensor : tensors) fill_tensor(file.tensors().at(tensor.name), tensor);
-  ENGRAM_RETURN_IF_ERROR(file.check_unchanged());
+  ENGRAM_RETURN_IF_ERROR(fill_from_adapter(env, directory, tensors));
   const torch::NoGradGuard no_grad;
   for (const auto& [projection, a, b] : changes)
     projection.linear->weight.narrow(0, projection.rows.begin, projection.rows.size())
