@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -35,6 +36,16 @@ class DriveFaultTest : public StoreTest {
   std::unique_ptr<RowStore> open_nvme(PageFaultPlan plan = {}) const {
     return value_or_throw(NvmeStore::open(value_or_throw(DriveFile::open(path("rows"), options(plan))), 1));
   }
+  // The drive gives nothing back until release(): whatever a test asks for before is under way at once.
+  PageFaultPlan held() {
+    return {.fault = [released = released_.get_future().share()](int64_t, int64_t) {
+              released.wait();
+              return PageFault::kNone;
+            },
+            .reorder = true};
+  }
+  std::unique_ptr<RowStore> open_held_nvme() { return open_nvme(held()); }
+  void release() { released_.set_value(); }
   std::unique_ptr<RowStore> open_page_cache(PageFaultPlan plan = {}) const {
     return value_or_throw(PageCacheStore::open(value_or_throw(DriveFile::open(path("rows"), options(plan))), 1));
   }
@@ -47,6 +58,7 @@ class DriveFaultTest : public StoreTest {
   const RowFileInfo info_ = test_row_file_info();
   const RowTable& table_ = info_.tables[0];  // 15 rows a page
   std::vector<std::byte> out_;
+  std::promise<void> released_;
 };
 
 // Page first_page + 2 fails `times` times; rows 30 .. 44 stand on it.
@@ -166,10 +178,11 @@ TEST_F(DriveFaultTest, FailedHintsHarmNoRead) {
 }
 
 TEST_F(DriveFaultTest, HintsAreUsed) {
-  CachedStore store(open_nvme(), nullptr, value_or_throw(RowCache::create(1 << 20, 264)));
+  CachedStore store(open_held_nvme(), nullptr, value_or_throw(RowCache::create(1 << 20, 264)));
   const std::vector<int64_t> ids = {0, 31, 500, 0};
   store.prefetch(ids);
-  store.prefetch(ids);  // there, or on their way
+  store.prefetch(ids);  // on their way
+  release();
   throw_if_error(read(store, ids));
   EXPECT_TRUE(right(ids));
   throw_if_error(read(store, ids));
@@ -198,22 +211,24 @@ TEST_F(DriveFaultTest, LocateTellsHotCacheAndBelow) {
 
 // Reads of one row by many callers go to the drive once.
 TEST_F(DriveFaultTest, CallersShareWhatIsUnderWay) {
-  CachedStore store(open_nvme({.reorder = true}), nullptr, value_or_throw(RowCache::create(1 << 20, 264)));
+  CachedStore store(open_held_nvme(), nullptr, value_or_throw(RowCache::create(1 << 20, 264)));
   std::vector<std::vector<std::byte>> outs(40, std::vector<std::byte>(2 * 264));
   std::vector<Pending> pending;
   const std::vector<int64_t> ids = {7, 900};
   for (auto& out : outs) pending.push_back(store.read(ids, out));
+  release();
   for (Pending& read : pending) throw_if_error(read.wait());
   for (auto& out : outs) EXPECT_TRUE(out == wanted_rows(table_, ids));
   EXPECT_EQ(store.stats().find_tier("drive")->pages, 2u);
 }
 
 TEST_F(DriveFaultTest, FullQueueDropsHintsAndBlocksReads) {
-  DriveOptions small = options({.reorder = true});
+  DriveOptions small = options(held());
   small.max_queued_rows = 4;
   const auto file = value_or_throw(DriveFile::open(path("rows"), small));
   auto store = value_or_throw(PageCacheStore::open(file, 1));
   for (int64_t i = 0; i < 500; ++i) store->prefetch(std::vector<int64_t>{i, i + 100, i + 200});
+  release();
   throw_if_error(read(*store, std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));  // more than the limit alone
   EXPECT_TRUE(right(std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
   const StoreStats stats = store->stats();
