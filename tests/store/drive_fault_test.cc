@@ -38,10 +38,11 @@ class DriveFaultTest : public StoreTest {
   }
   // The drive gives nothing back until release(): whatever a test asks for before is under way at once.
   PageFaultPlan held() {
-    return {.fault = [released = released_.get_future().share()](int64_t, int64_t) {
-              released.wait();
-              return PageFault::kNone;
-            },
+    return {.fault =
+                [released = released_.get_future().share()](int64_t, int64_t) {
+                  released.wait();
+                  return PageFault::kNone;
+                },
             .reorder = true};
   }
   std::unique_ptr<RowStore> open_held_nvme() { return open_nvme(held()); }
