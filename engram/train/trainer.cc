@@ -309,10 +309,11 @@ Status Run::check_start() {
                           read_checkpoint_config(env_, join_path(start_directory_, kConfigFile)));
   Recipe old = inputs_.recipe;
   old.model = start.config;
-  attach_ = start.config.memory == MemoryKind::kNone && inputs_.recipe.model.memory == MemoryKind::kEngram;
+  const bool had_none = start.config.memory == MemoryKind::kNone;  // its keys of a memory then say nothing
+  attach_ = had_none && inputs_.recipe.model.memory == MemoryKind::kEngram;
   for (const std::string& difference : inputs_.recipe.differences(old)) {
     if (difference.starts_with("model.max_position_embeddings:") || difference.starts_with("model.rope_scaling.") ||
-        (attach_ && (difference.starts_with("model.memory:") || difference.starts_with("model.engram."))))
+        (attach_ && difference.starts_with("model.memory:")) || (had_none && difference.starts_with("model.engram.")))
       continue;
     return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another model: {}", start_directory_,
                        difference);
