@@ -85,9 +85,10 @@ Learner::Learner(const RunInputs& inputs, Communicator& ranks)
   optimizer_.emplace(ranks_, freeze(parameter_groups(*model_.model)), recipe_.optimizer);
 }
 
-// What is to be trained; the rest has no gradient from here on, nor anything that only its gradient needs.
+// What is to be trained, and by what; the rest has no gradient from here on, nor anything that only its gradient needs.
 std::vector<ParameterInfo> Learner::freeze(std::vector<ParameterInfo> parameters) {
   for (ParameterInfo& info : parameters) {
+    if (recipe_.optimizer.matrices == MatrixOptimizer::kAdamW) info.kind = ParameterKind::kVector;
     if (!is_frozen(recipe_.train, info.role)) continue;
     info.tensor.requires_grad_(false);
     frozen_.push_back(info.tensor);

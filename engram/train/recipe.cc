@@ -21,6 +21,8 @@ const EnumNames<DecayKind> kDecayNames = {{DecayKind::kStep, "step"},
                                           {DecayKind::kConstant, "constant"},
                                           {DecayKind::kLinear, "linear"},
                                           {DecayKind::kWsd, "wsd"}};
+const EnumNames<MatrixOptimizer> kMatrixOptimizerNames = {{MatrixOptimizer::kMuon, "muon"},
+                                                          {MatrixOptimizer::kAdamW, "adamw"}};
 const EnumNames<TableStateKind> kTableStateNames = {{TableStateKind::kElement, "element"},
                                                     {TableStateKind::kRow, "row"}};
 const EnumNames<TableMomentum> kTableMomentumNames = {
@@ -57,6 +59,7 @@ void visit_synthetic(Data& data, Visitor&& visit) {
 }
 template <typename Optimizer, typename Visitor>
 void visit_optimizer(Optimizer& optimizer, Visitor&& visit) {
+  visit("matrices", optimizer.matrices, kMatrixOptimizerNames);
   visit("muon_lr", optimizer.muon_lr, 0, 1e3);
   visit("adamw_lr", optimizer.adamw_lr, 0, 1e3);
   visit("table_lr_multiplier", optimizer.table_lr_multiplier, 0, 1e6);

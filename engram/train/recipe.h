@@ -24,6 +24,7 @@ enum class TableStateKind { kElement, kRow };      // second moment of a table: 
 enum class TablePlacement { kHost, kDevice };      // where table rows and their optimizer state live
 enum class TableMomentum { kFp32, kBf16, kNone };  // first moment of a table; none: the gradient stands for it
 enum class TrainDtype { kFp32, kBf16 };
+enum class MatrixOptimizer { kMuon, kAdamW };
 enum class ControlKind { kNone, kShuffledHash, kCapacityOne };
 
 // Files are relative to the working directory. Either `tokenizer`, `train` and `validation`, or [data.synthetic].
@@ -41,13 +42,14 @@ struct DataRecipe {
 };
 
 struct OptimizerRecipe {
-  double muon_lr = 8e-3;             // block matrices
-  double adamw_lr = 4e-3;            // embedding, head, norms, routers, hyper-connections, conv
-  double table_lr_multiplier = 5.0;  // table rows: times adamw_lr
-  double weight_decay = 0.1;         // decoupled; not for table rows
-  double muon_momentum = 0.95;       // Nesterov
-  int64_t muon_ns_steps = 5;         // Newton-Schulz iterations
-  double adamw_beta1 = 0.9;          // tables too
+  MatrixOptimizer matrices = MatrixOptimizer::kMuon;  // of the blocks' matrices
+  double muon_lr = 8e-3;                              // block matrices
+  double adamw_lr = 4e-3;                             // embedding, head, norms, routers, hyper-connections, conv
+  double table_lr_multiplier = 5.0;                   // table rows: times adamw_lr
+  double weight_decay = 0.1;                          // decoupled; not for table rows
+  double muon_momentum = 0.95;                        // Nesterov
+  int64_t muon_ns_steps = 5;                          // Newton-Schulz iterations
+  double adamw_beta1 = 0.9;                           // tables too
   double adamw_beta2 = 0.95;
   double adamw_eps = 1e-8;
   double clip_norm = 1.0;  // global gradient norm, row gradients included; 0: no clipping

@@ -138,6 +138,7 @@ TEST_F(Training, EveryConfigurationResumesExactly) {
       {"train.table_dtype=bf16", "optimizer.table_momentum=none", "optimizer.table_state=row"},
       {"model.memory=over_encoding", "model.engram.layer_ids=[0]"},
       {"model.residual=hyper", "model.hc_mult=2", "train.dtype=bf16"},
+      {"optimizer.matrices=adamw"},
       {"data.loader_threads=0", "model.attention=gqa", "model.num_key_value_heads=1", "model.ffn=dense"}};
   for (size_t i = 0; i < variants.size(); ++i) {
     const std::string whole = fmt::format("whole{}", i), halves = fmt::format("halves{}", i);
@@ -149,6 +150,16 @@ TEST_F(Training, EveryConfigurationResumesExactly) {
     for (const char* name : {"model.safetensors", "engram.safetensors", "optimizer.safetensors", "state.json"})
       EXPECT_TRUE(bytes_of(latest(whole) / name) == bytes_of(latest(halves) / name)) << name << ", variant " << i;
   }
+}
+
+TEST_F(Training, AdamWTakesTheMatricesToo) {
+  value_or_throw(run(recipe("muon")));
+  value_or_throw(run(recipe("adamw", {"optimizer.matrices=adamw"})));
+  const std::string muon = bytes_of(latest("muon") / "optimizer.safetensors"),
+                    adamw = bytes_of(latest("adamw") / "optimizer.safetensors");
+  EXPECT_NE(muon.find("muon.momentum.layers.0.self_attn"), std::string::npos);
+  EXPECT_EQ(adamw.find("muon.momentum"), std::string::npos);
+  EXPECT_NE(adamw.find("adamw.exp_avg_sq.layers.0.self_attn"), std::string::npos);
 }
 
 TEST_F(Training, ValidatesBetweenStepsWithLongerWindows) {
