@@ -31,6 +31,7 @@ void print_shard(const char* name, const TokenShardInfo& info) {
              info.raw_bytes);
   if (info.num_tokens > 0)
     fmt::print(" ({:.2f} a token)", static_cast<double>(info.raw_bytes) / static_cast<double>(info.num_tokens));
+  if (info.masked) fmt::print("; {} tokens and {} bytes count", info.counted_tokens, info.counted_bytes);
   fmt::print("\n");
 }
 
@@ -40,7 +41,7 @@ Status run_prepare(PrepareFlags flags) {
   if (options.threads == 0)
     options.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 64u));
   ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(env, flags.tokenizer));
-  ENGRAM_ASSIGN_OR_RETURN(TextFiles found, find_text_files(env, options.files));
+  ENGRAM_ASSIGN_OR_RETURN(TextFiles found, find_text_files(env, options.files, /*json_lines=*/true));
   if (found.skipped > 0)
     fmt::print(stderr, "note: {} file{} that do{} not end like text left out, {} for one\n", found.skipped,
                found.skipped == 1 ? "" : "s", found.skipped == 1 ? "es" : "", found.first_skipped);
@@ -93,6 +94,7 @@ Status run_inspect(const InspectFlags& flags) {
                                    {"vocab_size", info.vocab_size},
                                    {"vocabulary_digest", info.vocabulary_digest},
                                    {"first_tokens", first}};
+    if (info.masked) json.update({{"counted_tokens", info.counted_tokens}, {"counted_bytes", info.counted_bytes}});
     if (text) json["text"] = *text;
     fmt::print("{}\n", json.dump(2));
     return {};
@@ -111,7 +113,10 @@ void add_prepare(CLI::App& data, Invocation& invocation) {
   command->footer(
       "Example:\n"
       "  engram data prepare --tokenizer tokenizer.json --output data text/*.txt\n"
-      "writes data/train.tokens and data/validation.tokens, which a recipe names as data.train and data.validation.");
+      "writes data/train.tokens and data/validation.tokens, which a recipe names as data.train and data.validation.\n"
+      "A line of a .jsonl file is a document: {\"text\": \"...\"}, or {\"prompt\": \"...\", \"answer\": \"...\"}, of "
+      "which\n"
+      "training learns the answer alone. Other keys are ignored.");
   PrepareOptions& options = flags->options;
   command->add_option("--tokenizer", flags->tokenizer, "tokenizer.json")->required();
   command->add_option("--output", options.output_directory, "Folder for the shards and prepare.json")->required();
@@ -122,9 +127,12 @@ void add_prepare(CLI::App& data, Invocation& invocation) {
                       "none (a file is a document), or the text of a line");
   command->add_option("--end-of-text", options.end_of_text_token,
                       "Token after each document (default: the tokenizer's own, such as <|endoftext|>)");
+  command->add_option("--text-field", options.text_field, "Key of a document's text in .jsonl files (default text)");
   command->add_option("--threads", options.threads, "0 for all cores (default)")->check(CLI::Range(0, 1024));
   command->add_flag("--json", flags->json, "Print the summary as JSON");
-  command->add_option("files", options.files, "UTF-8 text files, or folders: all .txt, .md and .rst files below")
+  command
+      ->add_option("files", options.files,
+                   "UTF-8 text files, .jsonl files, or folders: all .txt, .md, .rst and .jsonl files below")
       ->required();
   command->callback([flags, &invocation] { invocation.run = [flags] { return run_prepare(*flags); }; });
 }

@@ -95,8 +95,10 @@ Status check_not_foreign(std::span<const std::byte> first_bytes, const std::stri
 Status check_text(std::string_view text, const std::string& name) {
   ENGRAM_RETURN_IF_ERROR(check_kinds(text, name));
   if (is_json_lines(text, name))
-    return refuse(name, "JSON lines, not text",
-                  "write the texts out first, one after the other, with a line <|endoftext|> between them");
+    return refuse(
+        name, "JSON lines, not text",
+        "`engram data prepare` reads them from a file named .jsonl; else write the texts out first, one after "
+        "the other, with a line <|endoftext|> between them");
   return {};
 }
 

@@ -10,60 +10,10 @@
 
 #include "engram/core/exceptions.h"
 #include "engram/data/permutation.h"
+#include "engram/data/token_stream.h"
 
 namespace engram {
 namespace {
-
-// The shards' tokens as one stream. Immutable; threads share it.
-class TokenStream {
- public:
-  explicit TokenStream(std::vector<const TokenShard*> shards) : shards_(std::move(shards)) {
-    for (const TokenShard* shard : shards_) {
-      begins_.push_back(num_tokens_);
-      num_tokens_ += shard->info().num_tokens;
-    }
-  }
-  int64_t num_tokens() const { return num_tokens_; }
-
-  // Copies tokens [begin, begin + out.size()) of the stream.
-  void copy(int64_t begin, std::span<int32_t> out) const {
-    for (size_t s = shard_at(begin); !out.empty(); ++s) {
-      const int64_t inside = begin - begins_[s];
-      const auto count = std::min<int64_t>(shards_[s]->info().num_tokens - inside, static_cast<int64_t>(out.size()));
-      shards_[s]->copy_tokens(inside, out.first(static_cast<size_t>(count)));
-      out = out.subspan(static_cast<size_t>(count));
-      begin += count;
-    }
-  }
-
-  // For after tokens or starts were used.
-  Status readable() const {
-    for (const TokenShard* shard : shards_) ENGRAM_RETURN_IF_ERROR(shard->readable());
-    return {};
-  }
-
-  // Document starts strictly inside (begin, end), relative to begin.
-  std::vector<int32_t> starts(int64_t begin, int64_t end) const {
-    std::vector<int32_t> result;
-    for (size_t s = shard_at(begin); s < shards_.size() && begins_[s] < end; ++s) {
-      const std::span<const int64_t> documents = shards_[s]->document_starts();
-      auto it = std::upper_bound(documents.begin(), documents.end(), begin - begins_[s]);
-      for (; it != documents.end() && *it + begins_[s] < end; ++it)
-        result.push_back(static_cast<int32_t>(*it + begins_[s] - begin));
-    }
-    return result;
-  }
-
- private:
-  // The last shard that begins at or before the position (so never an empty one that another follows).
-  size_t shard_at(int64_t position) const {
-    return static_cast<size_t>(std::upper_bound(begins_.begin(), begins_.end(), position) - begins_.begin()) - 1;
-  }
-
-  std::vector<const TokenShard*> shards_;
-  std::vector<int64_t> begins_;
-  int64_t num_tokens_ = 0;
-};
 
 // Batch i as a pure function of (shards, hasher, options, i). Immutable; threads share it.
 class BatchAssembler {
@@ -72,14 +22,14 @@ class BatchAssembler {
       : stream_(std::move(stream)),
         hasher_(std::move(hasher)),
         options_(options),
-        num_windows_(std::max<int64_t>(stream_.num_tokens() - 1, 0) / options.sequence_length) {}
+        windows_(stream_, options.packing, options.sequence_length) {}
 
   const DataLoaderOptions& options() const { return options_; }
-  int64_t num_windows() const { return num_windows_; }
+  int64_t num_windows() const { return windows_.count(); }
   // Batches before the end; endless with shuffle.
   int64_t num_batches() const {
     if (options_.shuffle) return std::numeric_limits<int64_t>::max();
-    return (num_windows_ + (options_.drop_last ? 0 : options_.batch_size - 1)) / options_.batch_size;
+    return (num_windows() + (options_.drop_last ? 0 : options_.batch_size - 1)) / options_.batch_size;
   }
 
   Result<Batch> assemble(int64_t index) const {
@@ -88,7 +38,7 @@ class BatchAssembler {
     batch.index = index;
     batch.sequence_length = T;
     batch.batch_size = options_.batch_size;
-    if (!options_.shuffle) batch.batch_size = std::min(batch.batch_size, num_windows_ - index * options_.batch_size);
+    if (!options_.shuffle) batch.batch_size = std::min(batch.batch_size, num_windows() - index * options_.batch_size);
     const auto positions = static_cast<size_t>(batch.batch_size * T);
     batch.tokens.resize(positions);
     batch.targets.resize(positions);
@@ -96,16 +46,7 @@ class BatchAssembler {
     batch.row_ids = RowIds(hasher_.num_layers(), hasher_.rows_per_token());
     batch.row_ids.reserve(batch.batch_size * T);
 
-    std::vector<int32_t> window(static_cast<size_t>(T) + 1);
-    for (int64_t b = 0; b < batch.batch_size; ++b) {
-      const int64_t begin = window_of(index, b) * T;
-      stream_.copy(begin, window);
-      const auto row = static_cast<size_t>(b * T);
-      std::copy(window.begin(), window.end() - 1, batch.tokens.begin() + static_cast<ptrdiff_t>(row));
-      std::copy(window.begin() + 1, window.end(), batch.targets.begin() + static_cast<ptrdiff_t>(row));
-      batch.starts[static_cast<size_t>(b)] = stream_.starts(begin, begin + T);
-      ENGRAM_RETURN_IF_ERROR(hash_row(b, batch));
-    }
+    for (int64_t b = 0; b < batch.batch_size; ++b) ENGRAM_RETURN_IF_ERROR(fill_row(window_of(index, b), b, batch));
     ENGRAM_RETURN_IF_ERROR(stream_.readable());
     return batch;
   }
@@ -116,25 +57,45 @@ class BatchAssembler {
     // The batches of all epochs are one sequence; a batch may hold the end of one epoch and the start of the next.
     const auto sample =
         static_cast<unsigned __int128>(index) * static_cast<uint64_t>(options_.batch_size) + static_cast<uint64_t>(b);
-    const auto windows = static_cast<uint64_t>(num_windows_);
+    const auto windows = static_cast<uint64_t>(num_windows());
     const Permutation order(windows, static_cast<uint64_t>(options_.seed), static_cast<uint64_t>(sample / windows));
     return static_cast<int64_t>(order(static_cast<uint64_t>(sample % windows)));
   }
 
-  Status hash_row(int64_t b, Batch& batch) const {
+  // A window that is not full repeats its last token and that one's rows, so that no others are read.
+  Status fill_row(int64_t window, int64_t b, Batch& batch) const {
+    const int64_t T = options_.sequence_length, begin = windows_.begin(window), end = windows_.end(window);
+    const auto row = static_cast<size_t>(b * T), inputs = static_cast<size_t>(std::min(T, end - begin));
+    const std::span<int32_t> tokens = std::span(batch.tokens).subspan(row, static_cast<size_t>(T));
+    const std::span<int32_t> targets = std::span(batch.targets).subspan(row, static_cast<size_t>(T));
+    std::vector<int32_t>& starts = batch.starts[static_cast<size_t>(b)];
+    stream_.copy_tokens(begin, tokens.first(inputs));
+    std::ranges::fill(tokens.subspan(inputs), tokens[inputs - 1]);
+    stream_.copy_targets(begin + 1, targets.first(static_cast<size_t>(end - begin - 1)));
+    std::ranges::fill(targets.subspan(static_cast<size_t>(end - begin - 1)), -1);
+    starts = stream_.starts(begin, end);
+    if (options_.packing == Packing::kDocuments)
+      for (const int32_t start : starts) targets[static_cast<size_t>(start) - 1] = -1;
+    if (!starts.empty() && starts.back() == T) starts.pop_back();  // of the last target
+    return hash_row(tokens.first(inputs), b, batch);
+  }
+
+  Status hash_row(std::span<const int32_t> tokens, int64_t b, Batch& batch) const {
     if (hasher_.num_layers() == 0) return {};
-    const auto T = static_cast<size_t>(options_.sequence_length), row = static_cast<size_t>(b) * T;
     NgramContext context = hasher_.new_context();
-    const Status status = context.append(std::span(batch.tokens).subspan(row, T), batch.starts[static_cast<size_t>(b)]);
+    const Status status = context.append(tokens, batch.starts[static_cast<size_t>(b)]);
     if (!status.ok()) return status.with_context(fmt::format("batch {}, row {}", batch.index, b));
-    hasher_.hash(context, options_.sequence_length, batch.row_ids);
+    hasher_.hash(context, std::ssize(tokens), batch.row_ids);
+    RowIds last(hasher_.num_layers(), hasher_.rows_per_token());
+    last.append(batch.row_ids, batch.row_ids.num_tokens() - 1, 1);
+    for (auto i = std::ssize(tokens); i < options_.sequence_length; ++i) batch.row_ids.append(last);
     return {};
   }
 
   TokenStream stream_;
   MemoryHasher hasher_;
   DataLoaderOptions options_;
-  int64_t num_windows_;
+  TokenWindows windows_;
 };
 
 class ThreadedDataLoader : public DataLoader {
@@ -268,6 +229,9 @@ Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenSh
   const std::string first_path = shards[0]->path();
   TokenStream stream(std::move(shards));
   const int64_t num_tokens = stream.num_tokens();
+  if (num_tokens > 0 && stream.counted_tokens() == 0)
+    return invalid_argument("{}: got a mask of {} tokens that leaves none to learn, wanted some", first_path,
+                            num_tokens);
   BatchAssembler assembler(std::move(stream), std::move(hasher), options);
   if (assembler.num_windows() == 0)
     return invalid_argument("{}: {} tokens are fewer than one window of sequence_length + 1 = {}", first_path,

@@ -1,10 +1,11 @@
 // DataLoader: token shards -> batches that already carry their row ids.
 //
 // The stream is the shards' tokens in order, cut into windows of sequence_length + 1 tokens that overlap by one
-// (inputs and next-token targets); a last window that is not full is left out. Each window is a separate sequence:
-// it starts without look-back. One pass over all windows is an epoch; each epoch has its own seeded permutation, so
-// batch i is a pure function of (shards, options, i): resuming is seek(i), and two models given the same options see
-// identical data in identical order. Worker threads assemble and hash ahead, `prefetch` batches at most.
+// (inputs and next-token targets); a last window that is not full is left out. Or windows hold whole documents
+// (data/packing.h). A shard's mask takes targets away. Each window is a separate sequence: it starts without look-back.
+// One pass over all windows is an epoch; each epoch has its own seeded permutation, so batch i is a pure function of
+// (shards, options, i): resuming is seek(i), and two models given the same options see identical data in identical
+// order. Worker threads assemble and hash ahead, `prefetch` batches at most.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "engram/core/status.h"
+#include "engram/data/packing.h"
 #include "engram/data/token_shard.h"
 #include "engram/hash/memory_hasher.h"
 
@@ -20,6 +22,7 @@ namespace engram {
 struct DataLoaderOptions {
   int64_t batch_size = 8;         // B, sequences
   int64_t sequence_length = 256;  // T, tokens
+  Packing packing = Packing::kStream;
   int64_t seed = 0;
   bool shuffle = true;    // false: one pass over the windows in order, for validation
   bool drop_last = true;  // without shuffle: leave out a last batch of fewer than batch_size windows
@@ -34,7 +37,7 @@ struct Batch {
   int64_t index = 0;  // global batch number, 0-based
   int64_t batch_size = 0, sequence_length = 0;
   std::vector<int32_t> tokens;               // [B, T] raw ids
-  std::vector<int32_t> targets;              // [B, T] the next token
+  std::vector<int32_t> targets;              // [B, T] the next token; -1: none to learn
   std::vector<std::vector<int32_t>> starts;  // [B] each row's document starts in [1, T), ascending (0 is implied)
   RowIds row_ids;                            // of the B * T tokens, document boundaries respected
 };

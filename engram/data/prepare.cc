@@ -8,9 +8,12 @@
 #include <thread>
 
 #include "engram/core/exceptions.h"
+#include "engram/core/file_kind.h"
+#include "engram/core/json.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/sha256.h"
 #include "engram/data/documents.h"
+#include "engram/data/json_lines.h"
 #include "engram/data/text_files.h"
 
 namespace engram {
@@ -19,6 +22,7 @@ namespace {
 struct Document {
   std::string_view text;
   const std::string* file;
+  int64_t answer = 0;  // the byte from which on it counts
   bool validation = false;
 };
 // The part of a document that one thread tokenises.
@@ -95,26 +99,41 @@ class OrderedParallel {
 
 struct Texts {
   std::vector<std::unique_ptr<MappedFile>> files;
-  std::vector<Document> documents;  // views into the files
+  std::vector<std::vector<JsonDocument>> json_lines;
+  std::vector<Document> documents;  // views into these
   std::vector<Piece> pieces;
   std::optional<TextCuts> cuts;  // made for the first document that is long
 };
 
+// A text of which a part counts stays in one piece.
+void add_document(const Tokenizer& tokenizer, const PrepareOptions& options, const Document& document, Texts& texts) {
+  if (document.text.size() <= options.piece_bytes || document.answer > 0) {
+    texts.pieces.push_back({document.text, texts.documents.size(), false});
+  } else {
+    if (!texts.cuts) texts.cuts.emplace(tokenizer);
+    for (std::string_view piece : split_pieces(document.text, options.piece_bytes, *texts.cuts))
+      texts.pieces.push_back({piece, texts.documents.size(), false});
+  }
+  texts.pieces.back().last = true;
+  texts.documents.push_back(document);
+}
+
 Status add_file(Env& env, const Tokenizer& tokenizer, const std::string& path, const PrepareOptions& options,
                 Texts& texts) {
+  if (is_json_lines_name(path)) {
+    ENGRAM_ASSIGN_OR_RETURN(const auto file, env.map_file(path));
+    ENGRAM_RETURN_IF_ERROR(check_not_foreign(file->bytes(), path));
+    const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+    ENGRAM_ASSIGN_OR_RETURN(auto documents, read_json_lines(text, path, options.text_field));
+    ENGRAM_RETURN_IF_ERROR(file->readable());
+    for (const JsonDocument& document : texts.json_lines.emplace_back(std::move(documents)))
+      add_document(tokenizer, options, {document.text, &path, document.answer}, texts);
+    return {};
+  }
   ENGRAM_ASSIGN_OR_RETURN(MappedText mapped, map_text_file(env, path));
   texts.files.push_back(std::move(mapped.file));
-  for (std::string_view document : split_documents(mapped.text, options.document_separator)) {
-    if (document.size() <= options.piece_bytes) {
-      texts.pieces.push_back({document, texts.documents.size(), false});
-    } else {
-      if (!texts.cuts) texts.cuts.emplace(tokenizer);
-      for (std::string_view piece : split_pieces(document, options.piece_bytes, *texts.cuts))
-        texts.pieces.push_back({piece, texts.documents.size(), false});
-    }
-    texts.pieces.back().last = true;
-    texts.documents.push_back({document, &path});
-  }
+  for (std::string_view document : split_documents(mapped.text, options.document_separator))
+    add_document(tokenizer, options, {document, &path}, texts);
   return {};
 }
 
@@ -173,6 +192,24 @@ Status check_options(const PrepareOptions& options) {
   return {};
 }
 
+struct Tokens {
+  std::vector<int32_t> ids;
+  int64_t first_counted = 0;
+};
+
+// Prompt and answer are one text. What the prompt alone gives too does not count; a token that spans both does.
+Result<Tokens> tokenise(const Tokenizer& tokenizer, const Piece& piece, const Document& document) {
+  Tokens tokens;
+  ENGRAM_ASSIGN_OR_RETURN(tokens.ids, tokenizer.encode(piece.text));
+  if (document.answer == 0) return tokens;
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
+                          tokenizer.encode(document.text.substr(0, static_cast<size_t>(document.answer))));
+  tokens.first_counted = std::ranges::mismatch(prompt, tokens.ids).in2 - tokens.ids.begin();
+  if (tokens.first_counted < std::ssize(tokens.ids)) return tokens;
+  return invalid_argument("got an answer without tokens, {}, wanted some to learn",
+                          quote_text(document.text.substr(static_cast<size_t>(document.answer))));
+}
+
 Result<int32_t> end_of_text_id(const Tokenizer& tokenizer, const PrepareOptions& options) {
   if (options.end_of_text_token.empty()) return find_end_of_text_token(tokenizer);
   const int32_t id = tokenizer.token_id(options.end_of_text_token);
@@ -181,7 +218,10 @@ Result<int32_t> end_of_text_id(const Tokenizer& tokenizer, const PrepareOptions&
 }
 
 nlohmann::ordered_json shard_json(const TokenShardInfo& info) {
-  return {{"documents", info.num_documents}, {"tokens", info.num_tokens}, {"raw_bytes", info.raw_bytes}};
+  nlohmann::ordered_json json = {
+      {"documents", info.num_documents}, {"tokens", info.num_tokens}, {"raw_bytes", info.raw_bytes}};
+  if (info.masked) json.update({{"counted_tokens", info.counted_tokens}, {"counted_bytes", info.counted_bytes}});
+  return json;
 }
 
 }  // namespace
@@ -217,32 +257,37 @@ Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, cons
 
   // Lock and writers before the work, so that a folder that cannot be written is reported at once.
   ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::folder(env, options.output_directory, {}));
-  const auto writer_for = [&](const char* name) {
+  const auto writer_for = [&](const char* name, bool of_validation) {
+    const bool masked = std::ranges::any_of(
+        texts.documents, [&](const Document& one) { return one.validation == of_validation && one.answer > 0; });
     return TokenShardWriter::create(env, join_path(options.output_directory, name), tokenizer.vocab_size(),
-                                    tokenizer.vocabulary_digest());
+                                    tokenizer.vocabulary_digest(), masked);
   };
-  ENGRAM_ASSIGN_OR_RETURN(const auto train, writer_for("train.tokens"));
-  ENGRAM_ASSIGN_OR_RETURN(const auto validation, writer_for("validation.tokens"));
+  ENGRAM_ASSIGN_OR_RETURN(const auto train, writer_for("train.tokens", false));
+  ENGRAM_ASSIGN_OR_RETURN(const auto validation, writer_for("validation.tokens", true));
 
-  const auto tokenise = [&](size_t i) { return tokenizer.encode(texts.pieces[i].text); };
+  const auto produce = [&](size_t i) {
+    return tokenise(tokenizer, texts.pieces[i], texts.documents[texts.pieces[i].document]);
+  };
   std::vector<int32_t> ids;  // of the document so far
-  const auto append = [&](size_t i, const Result<std::vector<int32_t>>& result) -> Status {
+  const auto append = [&](size_t i, const Result<Tokens>& result) -> Status {
     const Piece& piece = texts.pieces[i];
     const Document& document = texts.documents[piece.document];
     if (!result.ok()) return result.status().with_context(*document.file);
     if (options.stop != nullptr && *options.stop)
       return make_status(StatusCode::kCancelled, "interrupted: nothing was written");
-    ids.insert(ids.end(), result->begin(), result->end());
+    ids.insert(ids.end(), result->ids.begin(), result->ids.end());
     if (progress != nullptr) progress->advance(static_cast<int64_t>(piece.text.size()));
     if (!piece.last) return {};
     if (summary.end_of_text_id >= 0) ids.push_back(summary.end_of_text_id);
     TokenShardWriter& writer = document.validation ? *validation : *train;
-    const Status status = writer.append_document(ids, static_cast<int64_t>(document.text.size()));
+    const auto bytes = static_cast<int64_t>(document.text.size());
+    const Status status = writer.append_document(ids, bytes, result->first_counted, bytes - document.answer);
     ids.clear();
     return status;
   };
   const size_t window = static_cast<size_t>(options.threads) * 16;
-  ENGRAM_RETURN_IF_ERROR(OrderedParallel(texts.pieces.size(), window, tokenise, append).run(options.threads));
+  ENGRAM_RETURN_IF_ERROR(OrderedParallel(texts.pieces.size(), window, produce, append).run(options.threads));
   for (const auto& file : texts.files) ENGRAM_RETURN_IF_ERROR(file->readable());  // none was cut meanwhile
   ENGRAM_ASSIGN_OR_RETURN(summary.train, train->finish());
   ENGRAM_ASSIGN_OR_RETURN(summary.validation, validation->finish());

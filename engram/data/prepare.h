@@ -1,4 +1,4 @@
-// Prepare: text files -> train.tokens, validation.tokens and prepare.json.
+// Prepare: text files and JSON lines -> train.tokens, validation.tokens and prepare.json.
 //
 // Whole documents go to validation, by a hash of their text: a text that occurs twice stays on one side, and adding
 // files moves no other document. Where no hash is below the fraction, the document of the smallest goes there. Within a
@@ -20,11 +20,12 @@
 namespace engram {
 
 struct PrepareOptions {
-  std::vector<std::string> files;           // UTF-8 text
+  std::vector<std::string> files;           // UTF-8 text, or JSON lines where a name ends in .jsonl (json_lines.h)
   std::string output_directory;             // made when it does not exist
   double validation_fraction = 0.01;        // of the documents, 0 to below 1
   std::string document_separator = "auto";  // see split_documents()
   std::string end_of_text_token;            // "" finds the tokenizer's own; must be one of its tokens otherwise
+  std::string text_field = "text";          // of JSON lines
   int threads = 1;                          // 1 to 1024
   size_t piece_bytes = size_t{1} << 20;     // longer documents are tokenised in pieces of at least this many bytes
   const std::atomic<bool>* stop = nullptr;  // set (by a signal handler) to stop; nothing is written then
@@ -43,9 +44,10 @@ int32_t find_end_of_text_token(const Tokenizer& tokenizer);
 bool is_validation_document(std::string_view document, double fraction);
 
 // `progress` (may be null) counts bytes of text; create it with prepare_bytes().
-// kInvalidArgument: an option out of range, no text, text that is not UTF-8 (file and byte offset), no document left
-// for training or, with a fraction above 0, for validation. kFailedPrecondition: another process writes to the folder.
-// kCancelled: stopped. Existing outputs are replaced only when the whole text was tokenised.
+// kInvalidArgument: an option out of range, no text, text that is not UTF-8 (file and byte offset), a bad JSON line
+// (kDataLoss where it is not JSON; file and line), an answer without tokens, no document left for training or, with a
+// fraction above 0, for validation. kFailedPrecondition: another process writes to the folder. kCancelled: stopped.
+// Existing outputs are replaced only when the whole text was tokenised.
 Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, const PrepareOptions& options,
                                       Progress* progress);
 // Sum of the files' sizes.

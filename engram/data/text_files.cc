@@ -11,23 +11,24 @@ namespace {
 constexpr int kMaxDepth = 32;  // links may make a circle; the system follows 40
 constexpr const char* kEndings[] = {".txt", ".text", ".md", ".markdown", ".rst"};
 
-bool has_text_ending(std::string name) {
+bool has_text_ending(std::string name, bool json_lines) {
   std::transform(name.begin(), name.end(), name.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; });
-  return std::any_of(std::begin(kEndings), std::end(kEndings),
+  return (json_lines && name.ends_with(".jsonl")) ||
+         std::any_of(std::begin(kEndings), std::end(kEndings),
                      [&](const char* ending) { return name.ends_with(ending); });
 }
 
 Status add_folder(Env& env, const std::string& folder, const std::vector<std::string>& names, int depth,
-                  TextFiles& found) {
+                  bool json_lines, TextFiles& found) {
   if (depth > kMaxDepth)
     return invalid_argument("{}: more than {} folders within each other; does a link lead back?", folder, kMaxDepth);
   for (const std::string& name : names) {
     if (name.starts_with('.')) continue;
     const std::string path = join_path(folder, name);
     if (const auto below = env.list_directory(path); below.ok()) {
-      ENGRAM_RETURN_IF_ERROR(add_folder(env, path, *below, depth + 1, found));
-    } else if (has_text_ending(name)) {
+      ENGRAM_RETURN_IF_ERROR(add_folder(env, path, *below, depth + 1, json_lines, found));
+    } else if (has_text_ending(name, json_lines)) {
       found.files.push_back(path);
     } else {
       if (found.skipped++ == 0) found.first_skipped = path;
@@ -38,7 +39,7 @@ Status add_folder(Env& env, const std::string& folder, const std::vector<std::st
 
 }  // namespace
 
-Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& paths) {
+Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& paths, bool json_lines) {
   TextFiles found;
   for (const std::string& path : paths) {
     if (!env.file_exists(path)) return not_found("{}: no such file or folder", path);
@@ -48,7 +49,7 @@ Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& path
       continue;
     }
     const size_t before = found.files.size();
-    ENGRAM_RETURN_IF_ERROR(add_folder(env, path, *names, 1, found));
+    ENGRAM_RETURN_IF_ERROR(add_folder(env, path, *names, 1, json_lines, found));
     if (found.files.size() == before)
       return invalid_argument(
           "{}: no text in this folder: no file ends in {}; name files with other endings one by one", path,

@@ -17,10 +17,10 @@ struct TextFiles {
   std::string first_skipped;       // one of them
 };
 
-// A file is taken as it is; of a folder, every file below it whose name ends in .txt, .text, .md, .markdown or .rst, in
-// letters of either case. Names that begin with a dot are left out. kNotFound: no such file; kInvalidArgument: a folder
-// without text files, or nested deeper than 32 folders.
-Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& paths);
+// A file is taken as it is; of a folder, every file below it whose name ends in .txt, .text, .md, .markdown or .rst
+// (json_lines: or .jsonl), in letters of either case. Names that begin with a dot are left out. kNotFound: no such
+// file; kInvalidArgument: a folder without text files, or nested deeper than 32 folders.
+Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& paths, bool json_lines = false);
 
 struct MappedText {
   std::unique_ptr<MappedFile> file;  // ask its readable() after the text was used

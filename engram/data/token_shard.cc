@@ -16,7 +16,7 @@ static_assert(std::endian::native == std::endian::little, "shards are little-end
 constexpr size_t kPage = 4096;
 constexpr char kHeaderMagic[8] = {'E', 'N', 'G', 'R', 'T', 'O', 'K', 'S'};
 constexpr char kFooterMagic[8] = {'E', 'N', 'G', 'R', 'T', 'O', 'K', 'E'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 1, kMaskedVersion = 2;
 constexpr size_t kDigestBytes = 32;
 
 // First page: what is known before the first token.
@@ -41,7 +41,12 @@ struct Footer {
   uint64_t starts_offset;  // the tokens' is always one page
   uint32_t tokens_crc;     // of the section, its padding included
   uint32_t starts_crc;
-  uint8_t zeros[kPage - 52];
+  // Of version 2 alone; zeros in version 1.
+  uint32_t counted_crc;
+  uint32_t reserved;  // 0
+  uint64_t counted_tokens;
+  uint64_t counted_bytes;
+  uint8_t zeros[kPage - 76];
   uint32_t crc;
 };
 static_assert(sizeof(Footer) == kPage);
@@ -52,6 +57,10 @@ uint32_t page_crc(const PageStruct& page) {
 }
 
 uint64_t round_up_to_page(uint64_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+uint64_t mask_bytes(uint64_t num_tokens) { return (num_tokens + 7) / 8; }
+
+bool bit_of(const std::byte* bits, int64_t at) { return (std::to_integer<int>(bits[at / 8]) >> (at % 8) & 1) != 0; }
 
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -80,8 +89,8 @@ Status check_header(const std::string& path, const Header& header) {
   if (std::memcmp(header.magic, kHeaderMagic, sizeof kHeaderMagic) != 0)
     return data_loss("{}: not a token shard (it does not start with \"ENGRTOKS\"); `engram data prepare` makes them",
                      path);
-  if (header.version != kVersion)
-    return data_loss("{}: token shard version is {}, wanted {}", path, header.version, kVersion);
+  if (header.version != kVersion && header.version != kMaskedVersion)
+    return data_loss("{}: token shard version is {}, wanted {} or {}", path, header.version, kVersion, kMaskedVersion);
   if (const uint32_t crc = page_crc(header); crc != header.crc)
     return data_loss("{}: token shard header is damaged: CRC32C is {:08x}, wanted {:08x}", path, crc, header.crc);
   if (header.token_bytes != 2 && header.token_bytes != 4)
@@ -92,8 +101,9 @@ Status check_header(const std::string& path, const Header& header) {
   return {};
 }
 
-// Every count against the file's size, so that both sections are known to lie inside it.
-Status check_footer(const std::string& path, const Footer& footer, uint64_t file_bytes, uint64_t token_bytes) {
+// Every count against the file's size, so that all sections are known to lie inside it.
+Status check_footer(const std::string& path, const Footer& footer, uint64_t file_bytes, const Header& header) {
+  const uint64_t token_bytes = header.token_bytes;
   if (std::memcmp(footer.magic, kFooterMagic, sizeof kFooterMagic) != 0)
     return data_loss("{}: token shard is truncated: no footer in the last page of {} bytes", path, file_bytes);
   if (const uint32_t crc = page_crc(footer); crc != footer.crc)
@@ -107,10 +117,16 @@ Status check_footer(const std::string& path, const Footer& footer, uint64_t file
   if (footer.starts_offset != starts_offset)
     return data_loss("{}: starts_offset is {}, wanted {} for {} tokens", path, footer.starts_offset, starts_offset,
                      footer.num_tokens);
-  const uint64_t wanted = starts_offset + round_up_to_page(footer.num_documents * sizeof(int64_t)) + kPage;
+  uint64_t wanted = starts_offset + round_up_to_page(footer.num_documents * sizeof(int64_t)) + kPage;
+  if (header.version == kMaskedVersion) {
+    wanted += round_up_to_page(mask_bytes(footer.num_tokens));
+    if (footer.counted_tokens > footer.num_tokens || footer.counted_bytes > footer.raw_bytes)
+      return data_loss("{}: counted_tokens is {}, wanted at most {}; counted_bytes is {}, wanted at most {}", path,
+                       footer.counted_tokens, footer.num_tokens, footer.counted_bytes, footer.raw_bytes);
+  }
   if (wanted != file_bytes)
-    return data_loss("{}: file has {} bytes, wanted {} for {} tokens and {} documents", path, file_bytes, wanted,
-                     footer.num_tokens, footer.num_documents);
+    return data_loss("{}: file has {} bytes, wanted {} for {} tokens and {} documents{}", path, file_bytes, wanted,
+                     footer.num_tokens, footer.num_documents, header.version == kMaskedVersion ? " with a mask" : "");
   return {};
 }
 
@@ -141,6 +157,17 @@ Status check_starts(const std::string& path, std::span<const int64_t> starts, in
   return {};
 }
 
+// Every bit belongs to a token, and so many of them are set.
+Status check_mask(const std::string& path, const std::byte* bits, int64_t num_tokens, int64_t counted_tokens) {
+  int64_t counted = 0;
+  for (int64_t at = 0; at < static_cast<int64_t>(mask_bytes(static_cast<uint64_t>(num_tokens))); ++at)
+    counted += std::popcount(std::to_integer<uint8_t>(bits[at]));
+  for (int64_t at = num_tokens; at % 8 != 0; ++at)
+    if (bit_of(bits, at)) return data_loss("{}: the mask has a bit for token {} of {}", path, at, num_tokens);
+  if (counted == counted_tokens) return {};
+  return data_loss("{}: the mask counts {} tokens, wanted counted_tokens {}", path, counted, counted_tokens);
+}
+
 }  // namespace
 
 Result<TokenShard> TokenShard::open(Env& env, const std::string& path) {
@@ -158,16 +185,26 @@ Result<TokenShard> TokenShard::open(Env& env, const std::string& path) {
   ENGRAM_RETURN_IF_ERROR(check_header(path, header));
   Footer footer;
   std::memcpy(&footer, bytes.data() + bytes.size() - kPage, kPage);
-  ENGRAM_RETURN_IF_ERROR(check_footer(path, footer, bytes.size(), header.token_bytes));
+  ENGRAM_RETURN_IF_ERROR(check_footer(path, footer, bytes.size(), header));
 
   const auto token_section = bytes.subspan(kPage, footer.starts_offset - kPage);
-  const auto start_section = bytes.subspan(footer.starts_offset, bytes.size() - kPage - footer.starts_offset);
+  const auto start_section =
+      bytes.subspan(footer.starts_offset, round_up_to_page(footer.num_documents * sizeof(int64_t)));
+  const size_t mask_offset = footer.starts_offset + start_section.size();
+  const auto mask_section = bytes.subspan(mask_offset, bytes.size() - kPage - mask_offset);
   ENGRAM_RETURN_IF_ERROR(check_section(path, "token", token_section, footer.tokens_crc));
   ENGRAM_RETURN_IF_ERROR(check_section(path, "document start", start_section, footer.starts_crc));
+  const bool masked = header.version == kMaskedVersion;
+  if (masked) ENGRAM_RETURN_IF_ERROR(check_section(path, "mask", mask_section, footer.counted_crc));
 
-  shard.info_ = {static_cast<int64_t>(footer.num_tokens), static_cast<int64_t>(footer.num_documents),
-                 static_cast<int64_t>(footer.raw_bytes), static_cast<int32_t>(header.vocab_size),
-                 format_digest(header.digest)};
+  shard.info_ = {static_cast<int64_t>(footer.num_tokens),
+                 static_cast<int64_t>(footer.num_documents),
+                 static_cast<int64_t>(footer.raw_bytes),
+                 static_cast<int32_t>(header.vocab_size),
+                 format_digest(header.digest),
+                 masked,
+                 static_cast<int64_t>(masked ? footer.counted_tokens : footer.num_tokens),
+                 static_cast<int64_t>(masked ? footer.counted_bytes : footer.raw_bytes)};
   shard.tokens_ = token_section.data();
   shard.token_bytes_ = static_cast<int>(header.token_bytes);
   shard.starts_ = {reinterpret_cast<const int64_t*>(start_section.data()), static_cast<size_t>(footer.num_documents)};
@@ -175,6 +212,10 @@ Result<TokenShard> TokenShard::open(Env& env, const std::string& path) {
   ENGRAM_RETURN_IF_ERROR(header.token_bytes == 2
                              ? check_ids<uint16_t>(path, shard.tokens_, footer.num_tokens, header.vocab_size)
                              : check_ids<uint32_t>(path, shard.tokens_, footer.num_tokens, header.vocab_size));
+  if (masked) {
+    shard.counted_ = mask_section.data();
+    ENGRAM_RETURN_IF_ERROR(check_mask(path, shard.counted_, shard.info_.num_tokens, shard.info_.counted_tokens));
+  }
   return shard;
 }
 
@@ -191,15 +232,24 @@ void TokenShard::copy_tokens(int64_t begin, std::span<int32_t> out) const {
   }
 }
 
+void TokenShard::copy_targets(int64_t begin, std::span<int32_t> out) const {
+  copy_tokens(begin, out);
+  if (counted_ == nullptr) return;
+  for (size_t i = 0; i < out.size(); ++i)
+    if (!bit_of(counted_, begin + static_cast<int64_t>(i))) out[i] = -1;
+}
+
 TokenText read_shards(std::span<const TokenShard> shards) {
   TokenText text;
   for (const TokenShard& shard : shards) {
-    const size_t begin = text.token_ids.size();
-    text.token_ids.resize(begin + static_cast<size_t>(shard.info().num_tokens));
+    const size_t begin = text.token_ids.size(), end = begin + static_cast<size_t>(shard.info().num_tokens);
+    text.token_ids.resize(end);
+    text.targets.resize(end);
     shard.copy_tokens(0, std::span(text.token_ids).subspan(begin));
+    shard.copy_targets(0, std::span(text.targets).subspan(begin));
     for (const int64_t start : shard.document_starts())
       text.document_starts.push_back(static_cast<int64_t>(begin) + start);
-    text.bytes += shard.info().raw_bytes;
+    text.bytes += shard.info().counted_bytes;
   }
   return text;
 }
@@ -214,6 +264,7 @@ struct TokenShardWriter::Impl {
   uint32_t crc = 0;               // of the current section so far
   uint64_t section_bytes = 0;
   std::vector<int64_t> starts;
+  std::vector<uint8_t> mask;  // a bit for each token, where the shard has a mask
 
   Status flush() {
     if (buffer.empty()) return {};
@@ -247,7 +298,7 @@ TokenShardWriter::~TokenShardWriter() {
 
 Result<std::unique_ptr<TokenShardWriter>> TokenShardWriter::create(Env& env, const std::string& path,
                                                                    int32_t vocab_size,
-                                                                   const std::string& vocabulary_digest) {
+                                                                   const std::string& vocabulary_digest, bool masked) {
   if (vocab_size <= 0) return invalid_argument("{}: vocab_size is {}, wanted at least 1", path, vocab_size);
   Header header{};
   if (!parse_digest(vocabulary_digest, header.digest))
@@ -257,11 +308,12 @@ Result<std::unique_ptr<TokenShardWriter>> TokenShardWriter::create(Env& env, con
   impl->token_bytes = vocab_size <= 65536 ? 2 : 4;
   impl->info.vocab_size = vocab_size;
   impl->info.vocabulary_digest = vocabulary_digest;
+  impl->info.masked = masked;
   ENGRAM_ASSIGN_OR_RETURN(impl->file, env.new_writable_file(impl->temporary_path));
   std::unique_ptr<TokenShardWriter> writer(new TokenShardWriter(std::move(impl)));
 
   std::memcpy(header.magic, kHeaderMagic, sizeof kHeaderMagic);
-  header.version = kVersion;
+  header.version = masked ? kMaskedVersion : kVersion;
   header.token_bytes = writer->impl_->token_bytes;
   header.vocab_size = static_cast<uint32_t>(vocab_size);
   header.crc = page_crc(header);
@@ -269,11 +321,17 @@ Result<std::unique_ptr<TokenShardWriter>> TokenShardWriter::create(Env& env, con
   return writer;
 }
 
-Status TokenShardWriter::append_document(std::span<const int32_t> token_ids, int64_t raw_bytes) {
+Status TokenShardWriter::append_document(std::span<const int32_t> token_ids, int64_t raw_bytes, int64_t first_counted,
+                                         int64_t counted_bytes) {
   Impl& impl = *impl_;
   ENGRAM_CHECK(impl.file != nullptr, "{}: append_document after finish", impl.path);
   if (token_ids.empty()) return invalid_argument("{}: a document without tokens", impl.path);
   if (raw_bytes < 0) return invalid_argument("{}: raw_bytes is {}, wanted at least 0", impl.path, raw_bytes);
+  const auto count = static_cast<int64_t>(token_ids.size());
+  ENGRAM_CHECK(first_counted >= 0 && first_counted <= count && counted_bytes >= 0 && counted_bytes <= raw_bytes &&
+                   (impl.info.masked || first_counted == 0),
+               "{}: first_counted={} of {} counted_bytes={} of {}", impl.path, first_counted, count, counted_bytes,
+               raw_bytes);
   for (int32_t id : token_ids) {
     if (id < 0 || id >= impl.info.vocab_size)
       return invalid_argument("{}: token id is {}, wanted 0 to {}", impl.path, id, impl.info.vocab_size - 1);
@@ -285,9 +343,16 @@ Status TokenShardWriter::append_document(std::span<const int32_t> token_ids, int
     ENGRAM_RETURN_IF_ERROR(impl.append(std::as_bytes(token_ids)));
   }
   impl.starts.push_back(impl.info.num_tokens);
-  impl.info.num_tokens += static_cast<int64_t>(token_ids.size());
+  if (impl.info.masked) {
+    impl.mask.resize(mask_bytes(static_cast<uint64_t>(impl.info.num_tokens + count)));
+    for (int64_t at = impl.info.num_tokens + first_counted; at < impl.info.num_tokens + count; ++at)
+      impl.mask[static_cast<size_t>(at / 8)] |= static_cast<uint8_t>(1 << at % 8);
+  }
+  impl.info.num_tokens += count;
   impl.info.num_documents += 1;
   impl.info.raw_bytes += raw_bytes;
+  impl.info.counted_tokens += count - first_counted;
+  impl.info.counted_bytes += counted_bytes;
   return {};
 }
 
@@ -303,6 +368,12 @@ Result<TokenShardInfo> TokenShardWriter::finish() {
   ENGRAM_ASSIGN_OR_RETURN(footer.tokens_crc, impl.end_section());
   ENGRAM_RETURN_IF_ERROR(impl.append(std::as_bytes(std::span(impl.starts))));
   ENGRAM_ASSIGN_OR_RETURN(footer.starts_crc, impl.end_section());
+  if (impl.info.masked) {
+    footer.counted_tokens = static_cast<uint64_t>(impl.info.counted_tokens);
+    footer.counted_bytes = static_cast<uint64_t>(impl.info.counted_bytes);
+    ENGRAM_RETURN_IF_ERROR(impl.append(std::as_bytes(std::span(impl.mask))));
+    ENGRAM_ASSIGN_OR_RETURN(footer.counted_crc, impl.end_section());
+  }
   footer.crc = page_crc(footer);
   ENGRAM_RETURN_IF_ERROR(impl.append(std::as_bytes(std::span(&footer, 1))));
   ENGRAM_RETURN_IF_ERROR(impl.flush());

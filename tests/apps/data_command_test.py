@@ -77,6 +77,22 @@ class DataCommand(unittest.TestCase):
         self.assertEqual(shard["text"], "one<|endoftext|>zw\u00f6lf<|endoftext|>")
         self.assertEqual((shard["tokens"], shard["documents"], shard["vocab_size"]), (11, 2, 257))
 
+    def test_answers_of_json_lines(self):
+        out, lines = self.folder / "out", self.folder / "lines" / "a.jsonl"
+        lines.parent.mkdir()
+        lines.write_text('{"prompt": "one ", "answer": "two", "id": 1}\n{"body": "three"}\n', encoding="utf-8")
+        wanted = ("--output", out, "--validation-fraction", 0, "--text-field", "body", "--json")
+        result = self.prepare(*wanted, lines.parent)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(json.loads(result.stdout)["train"],
+                         {"documents": 2, "tokens": 14, "raw_bytes": 12, "counted_tokens": 10, "counted_bytes": 8})
+        inspected = self.run_engram("inspect", out / "train.tokens")
+        self.assertIn("; 10 tokens and 8 bytes count", inspected.stdout)
+        lines.write_text('{"body": "three"}\n{"prompt": "one"}\n', encoding="utf-8")
+        before = (out / "train.tokens").read_bytes()
+        self.assert_error(self.prepare(*wanted, lines), "a.jsonl:2: answer: missing")
+        self.assertEqual((out / "train.tokens").read_bytes(), before)
+
     def test_bad_input(self):
         out, text = self.folder / "out", self.folder / "text.txt"
         self.assert_error(self.prepare("--output", out, self.folder / "none.txt"), "none.txt")

@@ -132,6 +132,94 @@ TEST_F(LoaderTest, InOrderCutsTheStream) {
   }
 }
 
+TEST_F(LoaderTest, AMaskTakesTargetsAway) {
+  std::mt19937 random(4);
+  const Documents documents = random_documents(30, 5);
+  std::vector<int64_t> first;
+  std::vector<int32_t> tokens, targets;
+  for (const auto& document : documents) {
+    first.push_back(static_cast<int64_t>(random() % document.size()));
+    tokens.insert(tokens.end(), document.begin(), document.end());
+    targets.insert(targets.end(), document.begin(), document.end());
+    std::fill_n(targets.end() - std::ssize(document), first.back(), -1);
+  }
+  const TokenShard shard = make_masked_shard("masked", documents, first, kVocabSize);
+  auto data =
+      value_or_throw(DataLoader::create({&shard}, {}, {.batch_size = 1, .sequence_length = 8, .shuffle = false}));
+  for (int64_t window = 0; window < data->windows_per_epoch(); ++window) {
+    const Batch batch = value_or_throw(data->next());
+    EXPECT_TRUE(std::equal(batch.tokens.begin(), batch.tokens.end(), tokens.begin() + window * 8));
+    EXPECT_TRUE(std::equal(batch.targets.begin(), batch.targets.end(), targets.begin() + window * 8 + 1));
+  }
+  const TokenShard nothing = make_masked_shard("nothing", {{1, 2, 3}}, {3}, kVocabSize);
+  const Status refused = DataLoader::create({&nothing}, {}, {.batch_size = 1, .sequence_length = 2}).status();
+  EXPECT_NE(refused.message().find("a mask of 3 tokens that leaves none to learn"), std::string::npos);
+}
+
+// A window as the specification has it: tokens, and where documents start in it.
+struct PlainWindow {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> starts;
+};
+std::vector<PlainWindow> pack(const Documents& documents, size_t length) {
+  std::vector<PlainWindow> windows;
+  bool open = false;
+  for (const auto& document : documents) {
+    if (open && windows.back().tokens.size() + document.size() <= length + 1) {
+      windows.back().starts.push_back(static_cast<int32_t>(windows.back().tokens.size()));
+      windows.back().tokens.insert(windows.back().tokens.end(), document.begin(), document.end());
+      continue;
+    }
+    open = document.size() <= length + 1;
+    for (size_t at = 0; at == 0 || at + 1 < document.size(); at += length)
+      windows.push_back({{document.begin() + static_cast<ptrdiff_t>(at),
+                          document.begin() + static_cast<ptrdiff_t>(std::min(at + length + 1, document.size()))},
+                         {}});
+  }
+  return windows;
+}
+
+// Every token but a document's first is a target once. What fills a window up reads no row of its own.
+TEST_F(LoaderTest, DocumentsStayWhole) {
+  Documents documents = random_documents(40, 1);
+  for (auto& document : random_documents(25, 2)) documents.push_back(document);
+  for (const int64_t T : {1, 4, 16, 28, 29, 30, 100}) {
+    const auto windows = pack(documents, static_cast<size_t>(T));
+    auto data = loader({.batch_size = 1, .sequence_length = T, .packing = Packing::kDocuments, .shuffle = false});
+    ASSERT_EQ(data->windows_per_epoch(), std::ssize(windows)) << T;
+    int64_t targets = 0;
+    for (const PlainWindow& window : windows) {
+      const Batch batch = value_or_throw(data->next());
+      std::vector<int32_t> starts = window.starts;
+      std::erase_if(starts, [&](int32_t start) { return start >= T; });
+      ASSERT_EQ(batch.starts[0], starts);
+      const std::span<const int64_t> rows = batch.row_ids.layer(0);
+      const auto R = static_cast<size_t>(hasher_.rows_per_token());
+      ASSERT_EQ(rows.size(), static_cast<size_t>(T) * R);
+      for (size_t t = 0; t < static_cast<size_t>(T); ++t) {
+        const bool fills = t >= window.tokens.size();
+        ASSERT_EQ(batch.tokens[t], fills ? window.tokens.back() : window.tokens[t]);
+        const bool last = t + 1 >= window.tokens.size() || std::ranges::count(window.starts, t + 1) > 0;
+        ASSERT_EQ(batch.targets[t], last ? -1 : window.tokens[t + 1]);
+        targets += last ? 0 : 1;
+        ASSERT_TRUE(!fills || std::ranges::equal(rows.subspan(t * R, R), rows.subspan((t - 1) * R, R)));
+      }
+    }
+    EXPECT_EQ(targets, std::ssize(stream_) - std::ssize(documents)) << T;
+  }
+}
+
+TEST_F(LoaderTest, AsManyDocumentsAsFitShareAWindow) {
+  const TokenShard shard = make_shard("few", {{1, 2, 3}, {4, 5}, {6, 7, 8, 9, 10, 11, 12}, {13}, {14, 15}}, kVocabSize);
+  auto data = value_or_throw(DataLoader::create(
+      {&shard}, {}, {.batch_size = 4, .sequence_length = 4, .packing = Packing::kDocuments, .shuffle = false}));
+  EXPECT_EQ(data->windows_per_epoch(), 4);
+  const Batch batch = value_or_throw(data->next());
+  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 12, 13, 14, 15, 15}));
+  EXPECT_EQ(batch.targets, (std::vector<int32_t>{2, 3, -1, 5, 7, 8, 9, 10, 11, 12, -1, -1, -1, 15, -1, -1}));
+  EXPECT_EQ(batch.starts, (std::vector<std::vector<int32_t>>{{3}, {}, {}, {1}}));
+}
+
 TEST_F(LoaderTest, DropLastLeavesOutTheShortBatch) {
   auto data = loader({.batch_size = 3, .sequence_length = 16, .shuffle = false});
   const int64_t windows = data->windows_per_epoch();

@@ -48,6 +48,17 @@ class DataTest : public ::testing::Test {
     return value_or_throw(TokenShard::open(Env::posix(), path(name)));
   }
 
+  // first_counted of each document.
+  TokenShard make_masked_shard(const std::string& name, const Documents& documents,
+                               const std::vector<int64_t>& first_counted, int32_t vocab_size) const {
+    auto writer =
+        value_or_throw(TokenShardWriter::create(Env::posix(), path(name), vocab_size, kDigest, /*masked=*/true));
+    for (size_t d = 0; d < documents.size(); ++d)
+      throw_if_error(writer->append_document(documents[d], 3, first_counted[d], 2));
+    (void)value_or_throw(writer->finish());
+    return value_or_throw(TokenShard::open(Env::posix(), path(name)));
+  }
+
   std::string folder_;
 };
 

@@ -64,6 +64,71 @@ Image example() {
   return image.seal(2);
 }
 
+// The same with a mask: of the first document the last two tokens count (4 bytes), of the second all (4 bytes).
+Image masked_example() {
+  Image image(5);
+  const std::string plain = example().bytes();
+  image.put_text(0, plain.substr(0, 12288)).put_text(16384, plain.substr(12288));
+  image.put<uint32_t>(8, 2).put<uint8_t>(12288, 0b11110);
+  image.put<uint64_t>(16384 + 56, 4).put<uint64_t>(16384 + 64, 8);
+  return image;
+}
+Image& seal_masked(Image& image) {
+  image.put(4092, image.crc(0, 4092)).put(16384 + 48, image.crc(12288, 16384));
+  return image.put(16384 + 4092, image.crc(16384, 16384 + 4092));
+}
+
+TEST_F(ShardTest, AMaskIsASectionOfVersion2) {
+  Image wanted = masked_example();
+  seal_masked(wanted);
+  auto writer = value_or_throw(TokenShardWriter::create(Env::posix(), path("s"), 300, kDigest, /*masked=*/true));
+  throw_if_error(writer->append_document(std::vector<int32_t>{7, 1, 2}, 5, 1, 4));
+  throw_if_error(writer->append_document(std::vector<int32_t>{7, 3}, 4));
+  EXPECT_EQ(value_or_throw(writer->finish()).counted_tokens, 4);
+  EXPECT_TRUE(contents_of("s") == wanted.bytes());
+
+  const TokenShard shard = value_or_throw(TokenShard::open(Env::posix(), path("s")));
+  EXPECT_TRUE(shard.info().masked);
+  EXPECT_EQ(shard.info().counted_tokens, 4);
+  EXPECT_EQ(shard.info().counted_bytes, 8);
+  EXPECT_EQ(shard.info().raw_bytes, 9);
+  std::vector<int32_t> tokens(5), targets(5), part(2);
+  shard.copy_tokens(0, tokens);
+  shard.copy_targets(0, targets);
+  shard.copy_targets(2, part);
+  EXPECT_EQ(tokens, (std::vector<int32_t>{7, 1, 2, 7, 3}));
+  EXPECT_EQ(targets, (std::vector<int32_t>{-1, 1, 2, 7, 3}));
+  EXPECT_EQ(part, (std::vector<int32_t>{2, 7}));
+  const TokenText text = read_shards({&shard, 1});
+  EXPECT_EQ(text.targets, targets);
+  EXPECT_EQ(text.bytes, 8);
+
+  const TokenShard plain = make_shard("plain", {{7, 1, 2}}, 300);
+  EXPECT_FALSE(plain.info().masked);
+  EXPECT_EQ(plain.info().counted_tokens, 3);
+  EXPECT_EQ(plain.info().counted_bytes, 3);
+}
+
+TEST_F(ShardTest, AMaskThatLiesIsRefused) {
+  const auto refused = [&](Image image, const std::string& wanted) {
+    write("s", seal_masked(image).bytes());
+    const Status status = TokenShard::open(Env::posix(), path("s")).status();
+    EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+    EXPECT_NE(status.message().find(wanted), std::string::npos) << status.message();
+  };
+  refused(masked_example().put<uint8_t>(12288, 0b111110), "the mask has a bit for token 5 of 5");
+  refused(masked_example().put<uint8_t>(12288, 0b1110), "the mask counts 3 tokens, wanted counted_tokens 4");
+  refused(masked_example().put<uint64_t>(16384 + 56, 6), "counted_tokens is 6, wanted at most 5");
+  refused(masked_example().put<uint64_t>(16384 + 64, 10), "counted_bytes is 10, wanted at most 9");
+  refused(masked_example().put<uint32_t>(8, 1), "file has 20480 bytes, wanted 16384");
+  Image damaged = masked_example();
+  write("s", seal_masked(damaged).put<uint8_t>(12288, 0b11100).bytes());
+  EXPECT_NE(TokenShard::open(Env::posix(), path("s")).status().message().find("mask section is damaged"),
+            std::string::npos);
+  write("s", example().put<uint32_t>(8, 2).seal(2).bytes());
+  EXPECT_NE(TokenShard::open(Env::posix(), path("s")).status().message().find("with a mask"), std::string::npos);
+}
+
 TEST_F(ShardTest, WriterGivesTheDocumentedBytes) {
   auto writer = value_or_throw(TokenShardWriter::create(Env::posix(), path("s"), 300, kDigest));
   throw_if_error(writer->append_document(std::vector<int32_t>{7, 1, 2}, 5));
@@ -171,7 +236,7 @@ TEST_F(ShardTest, LyingFieldsAreRefused) {
     EXPECT_NE(shard.status().message().find(wanted), std::string::npos) << shard.status().message();
   };
   refused(example().put_text(0, "ENGRTABL"), "not a token shard");
-  refused(example().put<uint32_t>(8, 2), "version is 2, wanted 1");
+  refused(example().put<uint32_t>(8, 3), "version is 3, wanted 1 or 2");
   refused(example().put<uint32_t>(12, 3), "token_bytes is 3, wanted 2 or 4");
   refused(example().put<uint32_t>(16, 0), "vocab_size is 0");
   refused(example().put<uint32_t>(16, 65537), "vocab_size is 65537, wanted 1 to 65536");
