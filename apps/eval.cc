@@ -50,6 +50,7 @@ Status run_rows(const EvalFlags& flags, LoadedModel model, const ProbeText& text
                           load_table_rows(Env::posix(), model.directory, model.config));
   EvaluateOptions options;
   options.batch_size = flags.batch_size;
+  options.targets = text.targets;
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
   Progress progress("eval", static_cast<int64_t>(flags.rows.size()), "row types");
   std::vector<std::string> lines;
@@ -104,6 +105,7 @@ Status run_eval(const EvalFlags& flags) {
   if (!flags.rows.empty()) return run_rows(flags, std::move(model), text);
   EvaluateOptions options;
   options.batch_size = flags.batch_size;
+  options.targets = text.targets;
   options.memory_off = flags.memory == "off";
   Progress progress("eval", static_cast<int64_t>(text.tokens.size()) - 1, "tokens");
   int64_t shown = 0;

@@ -41,6 +41,7 @@ nlohmann::ordered_json to_json(const TrainSummary& summary) {
     for (const PartLoss& part : summary.validation_parts)
       json["validation_parts"][part.name] = {{"tokens", part.tokens}, {"loss", part.loss}};
   }
+  if (!summary.validation_sets.empty()) json["validation_sets"] = engram::to_json(summary.validation_sets);
   json["p_tot"] = summary.parameters.p_tot;
   json["p_act"] = summary.parameters.p_act;
   json["p_sparse"] = summary.parameters.p_sparse;
@@ -71,6 +72,12 @@ void print_summary(const TrainSummary& summary) {
   fmt::print("\n{} tokens in {}, peak memory {:.2f} GiB\ncheckpoint {}\n",
              format_count(static_cast<double>(summary.tokens)), format_duration(summary.seconds),
              static_cast<double>(summary.peak_rss_bytes) / (1 << 30), summary.checkpoint);
+  if (!summary.validation_sets.empty())
+    fmt::print("{:<24}{:>10}{:>11}{:>10}{:>15}{:>8}\n", "validation set", "tokens", "documents", "loss",
+               "bits per byte", "exact");
+  for (const ValidationSetResult& set : summary.validation_sets)
+    fmt::print("{:<24}{:>10}{:>11}{:>10.4f}{:>15.4f}{:>8.4f}\n", set.name, set.tokens, set.documents, set.loss,
+               set.bits_per_byte, set.exact);
   print_phases(summary);
 }
 

@@ -136,6 +136,7 @@ Result<EvaluateResult> evaluate_shards(const LoadedModel& model, const DemoOptio
   evaluation.memory_off = memory_off;
   evaluation.on_progress = [&](int64_t, int64_t) { return !stopping(options); };
   const TokenText text = read_shards(shards);
+  evaluation.targets = text.targets;
   return evaluate(model, text.token_ids, text.document_starts, text.bytes, evaluation);
 }
 

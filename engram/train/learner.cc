@@ -205,6 +205,7 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   const int64_t own = std::ssize(batches), all = own * ranks_.size();
   const std::vector<MemoryRows> memory = gather(batches, step);
   std::vector<torch::Tensor> losses;
+  StepTotals totals;
   PairwiseSum row_gradients;
   for (int64_t i = 0; i < own; ++i) {
     const Batch& batch = batches[static_cast<size_t>(i)];
@@ -220,12 +221,12 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
     std::vector<torch::Tensor> term;
     for (const MemoryRows& rows : mine) term.push_back(rows.unique_rows.grad());
     row_gradients.push(std::move(term));
-    const int64_t tokens = batch.batch_size * batch.sequence_length * ranks_.size();
-    result.tokens += tokens;
-    result.looked_up_rows += tokens * batch.row_ids.rows_per_token() * std::ssize(tables_);
+    totals.targets += std::ranges::count_if(batch.targets, [](int32_t target) { return target >= 0; });
+    const int64_t positions = batch.batch_size * batch.sequence_length * ranks_.size();
+    result.positions += positions;
+    result.looked_up_rows += positions * batch.row_ids.rows_per_token() * std::ssize(tables_);
   }
   RECORD_USER_SCOPE("phase:optimizers");
-  StepTotals totals;
   totals.stop = stop != nullptr && stop->load();
   totals.losses.resize(static_cast<size_t>(all));
   const torch::Tensor nats = at::stack(losses).to(torch::kCPU, torch::kFloat64);
@@ -267,6 +268,7 @@ std::vector<torch::Tensor> Learner::collect(const std::vector<torch::Tensor>& ro
 void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, const StepTotals& totals,
                      StepResult& result) {
   result.loss = totals.loss();
+  result.tokens = totals.targets;
   result.grad_norm = totals.gradient_norm();
   for (const int64_t count : totals.touched_rows) result.touched_rows += count;
   result.asked_rows = totals.asked_rows;
@@ -288,10 +290,11 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, co
   optimizer_->exchange().finish_return();
 }
 
-Result<EvaluateResult> Learner::validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
-                                         int64_t bytes, const EvaluateOptions& options) {
+template <typename Evaluate>
+auto Learner::evaluate_text(const Evaluate& evaluate, const TokenText& text, const EvaluateOptions& options) {
   for (ShuffledTable* table : shuffled_) table->begin(ShuffledTable::kEvaluation);
   EvaluateOptions shared = options;
+  shared.targets = text.targets;
   shared.part = ranks_.rank();
   shared.parts = ranks_.size();
   shared.sum_over_parts = [this](std::vector<double>& numbers) {
@@ -299,9 +302,17 @@ Result<EvaluateResult> Learner::validate(std::span<const int32_t> token_ids, std
     ranks_.sum(Channel::kControl, torch::from_blob(numbers.data(), {std::ssize(numbers)}, torch::kDouble)).wait();
   };
   model_.model->eval();
-  Result<EvaluateResult> result = evaluate(model_, token_ids, document_starts, bytes, shared);
+  auto result = evaluate(model_, text.token_ids, text.document_starts, text.bytes, shared);
   model_.model->train();
   return result;
+}
+
+Result<EvaluateResult> Learner::validate(const TokenText& text, const EvaluateOptions& options) {
+  return evaluate_text(evaluate, text, options);
+}
+
+Result<DocumentsResult> Learner::validate_documents(const TokenText& text, const EvaluateOptions& options) {
+  return evaluate_text(evaluate_documents, text, options);
 }
 
 }  // namespace engram

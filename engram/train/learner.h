@@ -15,6 +15,7 @@
 
 #include "engram/core/status.h"
 #include "engram/data/data_loader.h"
+#include "engram/data/token_shard.h"
 #include "engram/dist/communicator.h"
 #include "engram/model/decode/evaluate.h"
 #include "engram/train/learning_table.h"
@@ -29,9 +30,10 @@ namespace engram {
 class TrainableTable;
 
 struct StepResult {
-  double loss = 0;                  // nats per token, mean over the step's tokens
+  double loss = 0;                  // nats per target, mean over the micro-batches' means
   double grad_norm = 0;             // before clipping; row gradients included
-  int64_t tokens = 0;               // targets
+  int64_t tokens = 0;               // targets: tokens to learn
+  int64_t positions = 0;            // of all windows
   int64_t touched_rows = 0;         // distinct table rows, all layers
   int64_t looked_up_rows = 0;       // row ids of the step, all layers
   int64_t asked_rows = 0;           // touched ones, a row that several ranks ask for counted for each
@@ -58,9 +60,10 @@ class Learner {
   StepResult step(std::span<const Batch> batches, int64_t step, double multiplier,
                   const std::atomic<bool>* stop = nullptr, std::span<const Batch> next = {});
 
-  // Loss of a token sequence in evaluation mode and fp32, under the recipe's control (model/decode/evaluate.h).
-  Result<EvaluateResult> validate(std::span<const int32_t> token_ids, std::span<const int64_t> document_starts,
-                                  int64_t bytes, const EvaluateOptions& options);
+  // Loss of a text in evaluation mode and fp32, under the recipe's control (model/decode/evaluate.h): of one sequence,
+  // and of each document alone.
+  Result<EvaluateResult> validate(const TokenText& text, const EvaluateOptions& options);
+  Result<DocumentsResult> validate_documents(const TokenText& text, const EvaluateOptions& options);
 
   // Weights that train.freeze leaves as they are. Alike on all ranks.
   const std::vector<torch::Tensor>& frozen() const { return frozen_; }
@@ -79,6 +82,8 @@ class Learner {
   std::vector<torch::Tensor> collect(const std::vector<torch::Tensor>& rows, std::span<const Batch> next,
                                      StepTotals& totals);
   void update(std::vector<torch::Tensor> gradients, double multiplier, const StepTotals& totals, StepResult& result);
+  template <typename Evaluate>
+  auto evaluate_text(const Evaluate& evaluate, const TokenText& text, const EvaluateOptions& options);
   torch::Tensor to_device(const std::vector<int32_t>& ids, const Batch& batch) const;
 
   Communicator& ranks_;

@@ -39,6 +39,7 @@ const EnumNames<ParameterRole> kRoleNames = {
     {ParameterRole::kFfn, "ffn"},           {ParameterRole::kRouter, "router"},
     {ParameterRole::kNorm, "norm"},         {ParameterRole::kHyperConnection, "hyper_connection"},
     {ParameterRole::kLora, "lora"},         {ParameterRole::kMemory, "memory"}};
+const EnumNames<Packing> kPackingNames = {{Packing::kStream, "stream"}, {Packing::kDocuments, "documents"}};
 const EnumNames<std::string> kDeviceNames = {{"cpu", "cpu"}, {"cuda", "cuda"}};
 
 // The one list of keys per section: reading, writing and comparing walk it.
@@ -47,10 +48,16 @@ void visit_data(Data& data, Visitor&& visit) {
   visit("tokenizer", data.tokenizer);
   visit("train", data.train);
   visit("validation", data.validation);
+  visit("packing", data.packing, kPackingNames);
   visit("sequence_length", data.sequence_length, 1, 1 << 20);
   visit("batch_size", data.batch_size, 1, 1 << 20);
   visit("loader_threads", data.loader_threads, 0, 256);
   visit("seed", data.seed, 0, std::numeric_limits<int64_t>::max());
+}
+template <typename Set, typename Visitor>
+void visit_validation_set(Set& set, Visitor&& visit) {
+  visit("name", set.name);
+  visit("files", set.files);
 }
 template <typename Data, typename Visitor>
 void visit_synthetic(Data& data, Visitor&& visit) {
@@ -89,7 +96,7 @@ void visit_lora(Lora& lora, Visitor&& visit) {
 }
 template <typename Train, typename Visitor>
 void visit_train(Train& train, Visitor&& visit) {
-  visit("steps", train.steps, 1, kMaxCount);
+  visit("steps", train.steps, 0, kMaxCount);
   visit("stop_at", train.stop_at, 0, kMaxCount);
   visit("output", train.output);
   visit("start_from", train.start_from);
@@ -160,12 +167,26 @@ Status check_frozen(const Recipe& recipe, const std::string& name) {
   return invalid_argument("{}: train.freeze: got a list of all weights, wanted some that are trained", name);
 }
 
+Status check_validation_sets(const DataRecipe& data, const std::string& name) {
+  std::set<std::string> names;
+  for (const ValidationSet& set : data.validation_sets) {
+    if (set.name.empty() || !names.insert(set.name).second)
+      return invalid_argument("{}: data.validation_set: got the name \"{}\", wanted one name for each set", name,
+                              set.name);
+    if (set.files.empty())
+      return invalid_argument("{}: data.validation_set: got no files for \"{}\", wanted token shards", name, set.name);
+  }
+  return {};
+}
+
 Status check_together(const Recipe& recipe, const std::string& name) {
   const DataRecipe& data = recipe.data;
   if (recipe.model.initializer_range == 0) {
     return invalid_argument("{}: model.initializer_range: got 0, wanted a positive number to draw weights with", name);
   }
-  if (recipe.train.steps == 0) return invalid_argument("{}: train.steps: missing, wanted the number of steps", name);
+  if (recipe.train.steps < 0) return invalid_argument("{}: train.steps: missing, wanted the number of steps", name);
+  if (recipe.train.steps == 0 && recipe.train.start_from.empty())
+    return invalid_argument("{}: train.steps: got 0, wanted at least 1 for a model that is not there yet", name);
   if (recipe.train.stop_at > recipe.train.steps)
     return invalid_argument("{}: train.stop_at: got {}, wanted at most train.steps {}", name, recipe.train.stop_at,
                             recipe.train.steps);
@@ -191,6 +212,7 @@ Status check_together(const Recipe& recipe, const std::string& name) {
   if (recipe.train.shard_experts && recipe.model.ffn != FfnKind::kMoe)
     return invalid_argument("{}: train.shard_experts: got true, wanted false for a model without experts", name);
   ENGRAM_RETURN_IF_ERROR(check_frozen(recipe, name));
+  ENGRAM_RETURN_IF_ERROR(check_validation_sets(data, name));
   if (recipe.train.control != ControlKind::kNone && recipe.model.memory == MemoryKind::kNone)
     return invalid_argument(
         "{}: train.control: got a control of the memory, wanted \"none\" for a model without memory", name);
@@ -242,6 +264,10 @@ Result<Recipe> read_recipe(const TomlDocument& document, const std::string& name
   if (root.find("allocation")) recipe.allocation_rho = 1.0;
   allocation("rho", recipe.allocation_rho, 0, 1);
   visit_data(recipe.data, data);
+  for (Fields& section : data.sections("validation_set")) {
+    visit_validation_set(recipe.data.validation_sets.emplace_back(), section);
+    ENGRAM_RETURN_IF_ERROR(section.finish());
+  }
   if (data.find("synthetic")) recipe.data.synthetic_documents = 1000;
   visit_synthetic(recipe.data, synthetic);
   visit_optimizer(recipe.optimizer, optimizer);
@@ -295,6 +321,8 @@ std::vector<RecipeEntry> Recipe::entries() const {
     for (const char* key : {"tokenizer", "train", "validation"}) data_json.erase(key);
     visit_synthetic(data, FieldWriter(data_json["synthetic"]));
   }
+  for (const ValidationSet& set : data.validation_sets)
+    visit_validation_set(set, FieldWriter(data_json["validation_set"].emplace_back()));
   visit_optimizer(optimizer, FieldWriter(root["optimizer"]));
   if (optimizer.lr_factor != OptimizerRecipe::ones())
     visit_lr_factor(optimizer.lr_factor, FieldWriter(root["optimizer"]["lr_factor"]));
@@ -311,7 +339,9 @@ std::string Recipe::to_toml() const {
     const size_t dot = key.find_last_of('.');
     if (key.substr(0, dot) != section) {
       section = key.substr(0, dot);
-      text += fmt::format("\n[{}]\n", section);
+      const bool is_element = section.ends_with(']');  // of an array of tables: section[0]
+      text += is_element ? fmt::format("\n[[{}]]\n", section.substr(0, section.find_last_of('[')))
+                         : fmt::format("\n[{}]\n", section);
     }
     text += fmt::format("{} = {}\n", key.substr(dot + 1), value);
   }

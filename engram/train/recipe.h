@@ -13,6 +13,7 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
+#include "engram/data/packing.h"
 #include "engram/model/lora_config.h"
 #include "engram/model/model_config.h"
 #include "engram/model/parameter_role.h"
@@ -27,15 +28,23 @@ enum class TrainDtype { kFp32, kBf16 };
 enum class MatrixOptimizer { kMuon, kAdamW };
 enum class ControlKind { kNone, kShuffledHash, kCapacityOne };
 
+// A text that is measured document by document while a model trains.
+struct ValidationSet {
+  std::string name;
+  std::vector<std::string> files;  // token shards
+};
+
 // Files are relative to the working directory. Either `tokenizer`, `train` and `validation`, or [data.synthetic].
 struct DataRecipe {
   std::string tokenizer;                // a tokenizer.json
   std::vector<std::string> train;       // token shards
   std::vector<std::string> validation;  // token shards of whole documents; may be empty
-  int64_t sequence_length = 256;        // T, tokens
-  int64_t batch_size = 8;               // B, sequences of one micro-batch
-  int64_t loader_threads = 1;           // 0: batches are assembled between steps
-  int64_t seed = 0;                     // order of the windows
+  std::vector<ValidationSet> validation_sets;
+  Packing packing = Packing::kStream;  // of training
+  int64_t sequence_length = 256;       // T, tokens
+  int64_t batch_size = 8;              // B, sequences of one micro-batch
+  int64_t loader_threads = 1;          // 0: batches are assembled between steps
+  int64_t seed = 0;                    // order of the windows
   // [data.synthetic]: a small artificial language, made under OUTPUT/data, with a byte-level tokenizer.
   int64_t synthetic_documents = 0;  // 0: no such section
   int64_t synthetic_seed = 0;
@@ -68,7 +77,7 @@ struct OptimizerRecipe {
 };
 
 struct TrainRecipe {
-  int64_t steps = 0;                     // length of the schedule; required
+  int64_t steps = -1;                    // length of the schedule; required; 0: measure start_from
   int64_t stop_at = 0;                   // stop early here, with a checkpoint; 0: at `steps`
   std::string output;                    // directory; empty: runs/RECIPE
   std::string start_from;                // checkpoint whose weights and rows step 0 starts with; empty: random ones
@@ -94,8 +103,6 @@ struct TrainRecipe {
 bool is_frozen(const TrainRecipe& train, ParameterRole role);
 
 using RecipeEntry = std::pair<std::string, std::string>;  // dotted key, value as TOML text
-
-;
 
 struct Recipe {
   ModelConfig model;                     // what the tokenizer decides may still be open: see resolve_recipe()

@@ -94,6 +94,12 @@ Result<RunInputs> open_run_inputs(Env& env, const Recipe& recipe, const std::str
   ENGRAM_ASSIGN_OR_RETURN(inputs.hasher, make_memory_hasher(inputs.recipe.model, *inputs.tokenizer));
   ENGRAM_RETURN_IF_ERROR(open_shards(env, data.train, *inputs.tokenizer, inputs.train));
   ENGRAM_RETURN_IF_ERROR(open_shards(env, data.validation, *inputs.tokenizer, inputs.validation));
+  for (const ValidationSet& set : data.validation_sets) {
+    std::vector<TokenShard> shards;
+    ENGRAM_RETURN_IF_ERROR(open_shards(env, set.files, *inputs.tokenizer, shards));
+    inputs.validation_sets.push_back(read_shards(shards));
+    for (const TokenShard& shard : shards) ENGRAM_RETURN_IF_ERROR(shard.readable());
+  }
   return inputs;
 }
 

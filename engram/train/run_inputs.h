@@ -28,6 +28,7 @@ struct RunInputs {
   std::shared_ptr<const Tokenizer> tokenizer;
   MemoryHasher hasher;
   std::vector<TokenShard> train, validation;
+  std::vector<TokenText> validation_sets;  // as the recipe has them
 
   static std::vector<const TokenShard*> pointers(const std::vector<TokenShard>& shards);
   int64_t train_tokens() const;

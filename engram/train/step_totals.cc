@@ -19,6 +19,7 @@ void for_each_number(StepTotals& totals, ExactSum::Words& words, int64_t& stop, 
     for (int64_t& number : *numbers) each(number);
   for (int64_t& word : words) each(word);
   each(totals.asked_rows);
+  each(totals.targets);
   each(stop);
 }
 

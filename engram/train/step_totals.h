@@ -16,6 +16,7 @@ struct StepTotals {
   ExactSum squares;                   // of the gradients that are summed here
   std::vector<int64_t> touched_rows;  // [ranks] distinct rows of the step that each keeps, filled by itself
   int64_t asked_rows = 0;             // distinct rows that this rank asked for
+  int64_t targets = 0;                // tokens to learn
   std::vector<int64_t> expert_loads;  // [MoE blocks x experts]
   bool stop = false;                  // somebody was asked to stop
 

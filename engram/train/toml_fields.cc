@@ -119,10 +119,16 @@ std::string toml_text(const nlohmann::ordered_json& value) {
 
 void add_entries(const nlohmann::ordered_json& object, const std::string& prefix,
                  std::vector<std::pair<std::string, std::string>>& entries) {
+  const auto holds_tables = [](const auto& value) {
+    return value.is_array() && !value.empty() && value[0].is_object();
+  };
   for (const auto& [key, value] : object.items())
-    if (!value.is_object()) entries.emplace_back(prefix + key, toml_text(value));
-  for (const auto& [key, value] : object.items())
+    if (!value.is_object() && !holds_tables(value)) entries.emplace_back(prefix + key, toml_text(value));
+  for (const auto& [key, value] : object.items()) {
     if (value.is_object()) add_entries(value, prefix + key + ".", entries);
+    for (size_t i = 0; holds_tables(value) && i < value.size(); ++i)
+      add_entries(value[i], fmt::format("{}{}[{}].", prefix, key, i), entries);
+  }
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ struct TomlDocument {
   Status set(const std::string& assignment);
 };
 
-// (dotted key, TOML text) of every value in the order of `object`, those of nested objects last.
+// (dotted key, TOML text) of every value in the order of `object`, those of nested objects last. The key of a value in
+// an array of objects is "array[0].key".
 std::vector<std::pair<std::string, std::string>> toml_entries(const nlohmann::ordered_json& object);
 
 }  // namespace engram

@@ -90,8 +90,8 @@ Result<TrainPosition> load_position(Env& env, const std::string& directory, cons
   TrainPosition position;
   Fields fields(state, path);
   fields.need("format", format, kFormat, kFormat);
-  fields.need("step", position.step, 1);
-  fields.need("next_batch", position.next_batch, 1);
+  fields.need("step", position.step, 0);
+  fields.need("next_batch", position.next_batch, 0);
   fields.need("tokens", position.tokens, 0);
   fields.need("vocabulary_digest", position.vocabulary_digest);
   fields.need("train_tokens", position.train_tokens, 0);

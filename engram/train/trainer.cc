@@ -24,6 +24,7 @@
 #include "engram/train/phase_profiler.h"
 #include "engram/train/run_directory.h"
 #include "engram/train/train_state.h"
+#include "engram/train/validation.h"
 
 namespace engram {
 namespace {
@@ -50,30 +51,6 @@ std::string describe_schedule(const RunInputs& inputs) {
   return fmt::format("{} steps of {} tokens: {} tokens, {:.3g} epochs of the {} in data.train", recipe.train.steps,
                      format_count(step_tokens), format_count(tokens), tokens / std::max(available, 1.0),
                      format_count(available));
-}
-
-// What validation reads, in memory once: every shard of data.validation as one sequence, or its first
-// train.validation_batches batches.
-TokenText read_validation(const RunInputs& inputs) {
-  TokenText text = read_shards(inputs.validation);
-  const DataRecipe& data = inputs.recipe.data;
-  const int64_t length = inputs.recipe.model.max_position_embeddings;
-  const int64_t wanted =
-      saturating_sum({saturating_product({inputs.recipe.train.validation_batches, data.batch_size, length}), 1});
-  if (wanted == 1 || wanted >= static_cast<int64_t>(text.token_ids.size())) return text;
-  // A part of the text has no separate byte count: it is that of its tokens. Special tokens stand for no text.
-  text.token_ids.resize(static_cast<size_t>(wanted));
-  std::erase_if(text.document_starts, [&](int64_t start) { return start >= wanted; });
-  text.bytes = 0;
-  for (const int32_t id : text.token_ids)
-    if (!inputs.tokenizer->is_special(id)) text.bytes += static_cast<int64_t>(inputs.tokenizer->token_bytes(id).size());
-  return text;
-}
-
-nlohmann::ordered_json to_json(const std::vector<PartLoss>& parts) {
-  nlohmann::ordered_json out = nlohmann::ordered_json::object();
-  for (const PartLoss& part : parts) out[part.name] = {{"tokens", part.tokens}, {"loss", part.loss}};
-  return out;
 }
 
 Status check_ranks(const Recipe& recipe, int ranks) {
@@ -127,7 +104,7 @@ class Run {
   void read_last_metrics();
   Result<std::vector<Batch>> step_batches();
   Status step();
-  Status validate(nlohmann::ordered_json& line);
+  Status measure();
   Status save();
   bool due(int64_t every) const { return step_ == last_step_ || (every > 0 && step_ % every == 0); }
   bool stop_requested() const { return options_.stop && options_.stop->load(); }
@@ -148,8 +125,7 @@ class Run {
   std::vector<Batch> next_batches_;  // of several ranks: those of the next step
   std::unique_ptr<Learner> learner_;
   std::unique_ptr<MetricsLog> metrics_;  // at rank 0
-  TokenText validation_;
-  std::optional<TextParts> parts_;  // of validation_; made at the first validation
+  std::optional<Validation> validation_;
   PhaseProfiler profiler_;
   TrainPosition position_;
   int64_t step_ = 0, saved_step_ = 0, last_step_ = 0;
@@ -174,17 +150,18 @@ Status Run::open(const Recipe& recipe) {
   ENGRAM_ASSIGN_OR_RETURN(inputs_, open_run_inputs(env_, recipe, data_path));
   observer_.on_message(describe_schedule(inputs_));
   observer_.on_message(describe(inputs_.parameters));
-  if (inputs_.validation_tokens() < 2)
+  if (inputs_.validation_tokens() < 2 && inputs_.validation_sets.empty())
     observer_.on_message("warning: data.validation holds no text, so that nothing will show overfitting");
   if (root() && directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_resumed_recipe(*directory_->latest()));
   file_ = make_checkpoint_config(inputs_.recipe.model, *inputs_.tokenizer);
-  if (root() && !directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_start());
+  if (root() && (!directory_->latest() || recipe.train.steps == 0)) ENGRAM_RETURN_IF_ERROR(check_start());
   if (root()) ENGRAM_RETURN_IF_ERROR(directory_->create());
 
   const DataRecipe& data = inputs_.recipe.data;
   DataLoaderOptions loading;
   loading.batch_size = data.batch_size;
   loading.sequence_length = data.sequence_length;
+  loading.packing = data.packing;
   loading.seed = data.seed;
   loading.threads = static_cast<int>(data.loader_threads);
   loading.batches_per_step = recipe.train.accumulation;
@@ -193,7 +170,7 @@ Status Run::open(const Recipe& recipe) {
   const MemoryNeed need = memory_need(inputs_, loading.threads > 0 ? loading.prefetch : 0, options_.world.size);
   ENGRAM_RETURN_IF_ERROR(check_memory(need, available_memory_bytes() / options_.world.local_size));
   ENGRAM_ASSIGN_OR_RETURN(loader_, DataLoader::create(RunInputs::pointers(inputs_.train), inputs_.hasher, loading));
-  validation_ = read_validation(inputs_);
+  validation_.emplace(inputs_);
   position_.vocabulary_digest = inputs_.tokenizer->vocabulary_digest();
   position_.train_tokens = inputs_.train_tokens();
   ENGRAM_RETURN_IF_ERROR(connect());
@@ -301,7 +278,8 @@ Status Run::load_model_state(const std::string& checkpoint, bool attach) {
   return Status();
 }
 
-// The model must be the checkpoint's in all but its length and its memory, which are what such a run is for.
+// The model must be the checkpoint's in all but its length, its view of other documents and its memory, which are what
+// such a run is for and need no weights of the checkpoint.
 Status Run::check_start() {
   if (inputs_.recipe.train.start_from.empty()) return {};
   ENGRAM_ASSIGN_OR_RETURN(start_directory_, resolve_checkpoint(env_, inputs_.recipe.train.start_from));
@@ -313,6 +291,7 @@ Status Run::check_start() {
   attach_ = had_none && inputs_.recipe.model.memory == MemoryKind::kEngram;
   for (const std::string& difference : inputs_.recipe.differences(old)) {
     if (difference.starts_with("model.max_position_embeddings:") || difference.starts_with("model.rope_scaling.") ||
+        difference.starts_with("model.attention_document_mask:") ||
         (attach_ && difference.starts_with("model.memory:")) || (had_none && difference.starts_with("model.engram.")))
       continue;
     return make_status(StatusCode::kFailedPrecondition, "train.start_from: {}: another model: {}", start_directory_,
@@ -355,14 +334,11 @@ void Run::read_last_metrics() {
   const nlohmann::json& last = metrics_->last_line();
   seconds_ = last.value("seconds", 0.0);
   summary_.loss = last.value("loss", 0.0);
-  summary_.validation_loss = last.value("validation_loss", 0.0);
-  summary_.bits_per_byte = last.value("bits_per_byte", 0.0);
-  const nlohmann::json parts = last.value("validation_parts", nlohmann::json::object());
-  for (const auto& [name, part] : parts.items())
-    summary_.validation_parts.push_back({name, part.value("tokens", int64_t{0}), part.value("loss", 0.0)});
+  Validation::restore(last, summary_);
 }
 
 Status Run::loop() {
+  if (inputs_.recipe.train.steps == 0) return measure();
   if (step_ >= last_step_) {
     observer_.on_message(fmt::format("{}: already at step {} of {}", inputs_.recipe.train.output, step_, last_step_));
     return Status();
@@ -376,6 +352,15 @@ Status Run::loop() {
   for (const std::string& line : exchanged_.lines()) observer_.on_message(line);
   summary_.interrupted = step_ < last_step_;
   return step_ > saved_step_ ? save() : Status();
+}
+
+// A run of no steps says what the model is before one.
+Status Run::measure() {
+  nlohmann::ordered_json line;
+  line["step"] = step_;
+  ENGRAM_RETURN_IF_ERROR(validation_->measure(*learner_, step_, summary_, line, observer_));
+  if (root()) ENGRAM_RETURN_IF_ERROR(metrics_->append(line));
+  return save();
 }
 
 // This rank's part of a step.
@@ -417,7 +402,7 @@ Status Run::step() {
   seconds_ += elapsed;
   summary_.loss = result.loss;
 
-  const double tokens_per_second = static_cast<double>(result.tokens) / elapsed;
+  const double tokens_per_second = static_cast<double>(result.positions) / elapsed;
   nlohmann::ordered_json line;
   line["step"] = step_;
   line["loss"] = result.loss;
@@ -431,7 +416,8 @@ Status Run::step() {
   if (!result.gate_mean.empty()) line["gate_mean"] = result.gate_mean;
   if (!learner_->tables().empty()) line["touched_rows"] = result.touched_rows;
   if (ranks_->size() > 1) line["exchange"] = exchanged_.add(*ranks_, result, elapsed);
-  if (due(recipe.train.validate_every)) ENGRAM_RETURN_IF_ERROR(validate(line));
+  if (due(recipe.train.validate_every))
+    ENGRAM_RETURN_IF_ERROR(validation_->measure(*learner_, step_, summary_, line, observer_));
   if (root()) ENGRAM_RETURN_IF_ERROR(metrics_->append(line));
 
   observer_.on_step(result.loss, tokens_per_second);
@@ -439,27 +425,6 @@ Status Run::step() {
     observer_.on_message(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {} tokens/s", step_, result.loss,
                                      result.grad_norm, format_count(tokens_per_second)));
   return due(recipe.train.checkpoint_every) ? save() : Status();
-}
-
-Status Run::validate(nlohmann::ordered_json& line) {
-  if (validation_.token_ids.size() < 2) return Status();
-  EvaluateOptions evaluation;
-  evaluation.batch_size = inputs_.recipe.data.batch_size;
-  if (!parts_)
-    parts_ = divide_text(validation_.token_ids, inputs_.recipe.model.max_position_embeddings, inputs_.validation,
-                         RunInputs::pointers(inputs_.train));
-  evaluation.cell_of = parts_->cells;
-  evaluation.cells = parts_->count();
-  ENGRAM_ASSIGN_OR_RETURN(
-      const EvaluateResult result,
-      learner_->validate(validation_.token_ids, validation_.document_starts, validation_.bytes, evaluation));
-  line["validation_loss"] = summary_.validation_loss = result.loss;
-  line["bits_per_byte"] = summary_.bits_per_byte = result.bits_per_byte;
-  summary_.validation_parts = parts_->losses(result.cell_nats, result.cell_tokens);
-  line["validation_parts"] = to_json(summary_.validation_parts);
-  observer_.on_message(fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", step_,
-                                   result.loss, result.bits_per_byte, result.tokens));
-  return Status();
 }
 
 Status Run::save() {

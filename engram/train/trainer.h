@@ -12,29 +12,15 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <string>
-#include <vector>
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/data/text_parts.h"
 #include "engram/dist/world.h"
-#include "engram/model/parameters.h"
 #include "engram/train/recipe.h"
+#include "engram/train/train_summary.h"
 
 namespace engram {
-
-// Hears what a run has to say, on the thread of train().
-class TrainObserver {
- public:
-  virtual ~TrainObserver() = default;
-  virtual void on_message(const std::string& /*line*/) {}
-  // The loop begins: `done` of `steps` steps are complete. Not called when none is left.
-  virtual void on_start(int64_t /*steps*/, int64_t /*done*/) {}
-  virtual void on_step(double /*loss*/, double /*tokens_per_second*/) {}
-  virtual void on_end() {}
-};
 
 struct TrainOptions {
   bool resume = false;                      // continue OUTPUT's latest checkpoint; from step 0 when there is none
@@ -43,22 +29,6 @@ struct TrainOptions {
   TrainObserver* observer = nullptr;        // may be null
   World world;                              // one process, unless a launcher says otherwise
   std::string program;                      // version of the program, which all ranks must share
-};
-
-struct TrainSummary {
-  int64_t step = 0, steps = 0;  // completed; of the schedule
-  int64_t tokens = 0;           // targets, over all sessions of the run
-  double seconds = 0;           // likewise, of training steps
-  double loss = 0;              // of the last step
-  double validation_loss = 0;   // of the last validation; 0: none was made
-  double bits_per_byte = 0;
-  std::vector<PartLoss> validation_parts;  // of that validation: repeats of the context, overlap with training, sources
-  ParameterCount parameters;
-  std::string checkpoint;  // the last one, a directory
-  int64_t peak_rss_bytes = 0;
-  bool interrupted = false;
-  std::map<std::string, double> phase_seconds;
-  std::map<std::string, double> exchange;  // of several ranks: means over this session's steps (docs/training.md)
 };
 
 // Runs to train.steps, to train.stop_at, or until options.stop. Errors leave the last complete checkpoint as it is:

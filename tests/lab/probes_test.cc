@@ -6,7 +6,10 @@
 #include "engram/lab/probes/knock_out.h"
 #include "engram/lab/probes/logit_lens.h"
 #include "engram/lab/text/entities.h"
+#include "engram/lab/text/score.h"
+#include "engram/model/decode/evaluate.h"
 #include "engram/model/decode/generate.h"
+#include "engram/text/byte_alphabet.h"
 #include "tests/lab/probe_test.h"
 
 namespace engram {
@@ -194,6 +197,39 @@ TEST_F(Probes, GreedyTextsAreThoseOfWholePasses) {
     prompts[0].max_tokens = 48;
     EXPECT_EQ(greedy_texts(Env::posix(), model, prompts).status().code(), StatusCode::kInvalidArgument);
   }
+}
+
+// A document is exact when its answer is what the model would have written.
+TEST_F(Probes, AnAnswerIsExactWhereGreedyDecodingWritesIt) {
+  const LoadedModel model = load("model", MemoryKind::kEngram);
+  std::vector<GreedyPrompt> prompts;
+  for (int i = 0; i < 8; ++i)
+    prompts.push_back({value_or_throw(model.tokenizer->encode(fmt::format("{} of Fra", i))), 1 + i % 5});
+  const auto texts = value_or_throw(greedy_texts(Env::posix(), model, prompts));
+  std::vector<int32_t> ids, targets;
+  std::vector<int64_t> starts;
+  int64_t exact = 0, documents = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    std::vector<int32_t> answer;
+    for (const char byte : texts[i]) answer.push_back(model.tokenizer->token_id(byte_level_encode({&byte, 1})));
+    if (answer.empty()) continue;
+    const bool changed = i % 3 == 2;
+    if (changed) answer.back() = answer.back() == 5 ? 6 : 5;
+    exact += changed ? 0 : 1;
+    ++documents;
+    starts.push_back(static_cast<int64_t>(ids.size()));
+    ids.insert(ids.end(), prompts[i].tokens.begin(), prompts[i].tokens.end());
+    targets.resize(ids.size(), -1);
+    ids.insert(ids.end(), answer.begin(), answer.end());
+    targets.insert(targets.end(), answer.begin(), answer.end());
+  }
+  ASSERT_GT(exact, 2);
+  ASSERT_GT(documents, exact);
+  EvaluateOptions options;
+  options.targets = targets;
+  const DocumentsResult got = value_or_throw(evaluate_documents(model, ids, starts, 1, options));
+  EXPECT_EQ(got.documents, documents);
+  EXPECT_EQ(got.exact, static_cast<double>(exact) / static_cast<double>(documents));
 }
 
 TEST_F(Probes, AScoreIsTheLossOfItsTokens) {

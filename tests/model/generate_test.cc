@@ -200,6 +200,60 @@ TEST_F(OnCheckpoint, EvaluationEqualsAHandComputation) {
   }
 }
 
+// Short documents share a batch, filled up; a long one has windows, and its answer may lie in the last.
+TEST_F(OnCheckpoint, ASetOfDocumentsIsTheMeanOfEachAlone) {
+  std::vector<int32_t> ids, targets;
+  std::vector<int64_t> starts;
+  double nats = 0;
+  int64_t counted = 0, documents = 0;
+  int64_t seed = 0;
+  for (const size_t length : {5, 1, 2, 10, 16, 17, 18, 40, 3, 5}) {
+    std::vector<int32_t> document(length), own;
+    for (int32_t& id : document) id = static_cast<int32_t>(1 + ++seed * 7919 % 200);
+    own = document;
+    std::fill_n(own.begin(), length / 2, -1);
+    if (length == 3) std::ranges::fill(own, -1);
+    starts.push_back(static_cast<int64_t>(ids.size()));
+    ids.insert(ids.end(), document.begin(), document.end());
+    targets.insert(targets.end(), own.begin(), own.end());
+    if (length == 1 || length == 3) continue;
+    EvaluateOptions options;
+    options.targets = own;
+    const EvaluateResult alone = value_or_throw(evaluate(model_, document, {}, 1, options));
+    nats += alone.loss * static_cast<double>(alone.tokens);
+    counted += alone.tokens;
+    ++documents;
+  }
+  EvaluateOptions options;
+  options.targets = targets;
+  for (const int64_t batch_size : {1, 3, 20}) {
+    options.batch_size = batch_size;
+    const DocumentsResult got = value_or_throw(evaluate_documents(model_, ids, starts, 50, options));
+    EXPECT_EQ(got.tokens, counted);
+    EXPECT_EQ(got.documents, documents);
+    EXPECT_NEAR(got.loss, nats / static_cast<double>(counted), 1e-5);
+    EXPECT_NEAR(got.bits_per_byte, nats / std::numbers::ln2 / 50, 1e-4);
+    EXPECT_EQ(got.exact, 0);
+    // Two ranks share the batches, and add up what they have.
+    std::vector<double> first;
+    EvaluateOptions half = options;
+    half.parts = 2;
+    half.sum_over_parts = [&](std::vector<double>& numbers) { first = numbers; };
+    (void)value_or_throw(evaluate_documents(model_, ids, starts, 50, half));
+    half.part = 1;
+    half.sum_over_parts = [&](std::vector<double>& numbers) {
+      for (size_t i = 0; i < numbers.size(); ++i) numbers[i] += first[i];
+    };
+    EXPECT_EQ(value_or_throw(evaluate_documents(model_, ids, starts, 50, half)).loss, got.loss);
+  }
+  std::ranges::fill(targets, -1);
+  EXPECT_NE(evaluate_documents(model_, ids, starts, 50, options).status().message().find("no token that counts"),
+            std::string::npos);
+  EXPECT_FALSE(evaluate(model_, ids, starts, 50, options).ok());
+  targets[1] = 201;
+  EXPECT_NE(evaluate(model_, ids, starts, 50, options).status().message().find("targets"), std::string::npos);
+}
+
 TEST_F(OnCheckpoint, EvaluationRefusesBadInput) {
   const std::vector<int32_t> one = {1}, wrong = {1, 2, 400}, good = {1, 2, 3};
   EXPECT_FALSE(evaluate(model_, one, {}, 1).ok());

@@ -109,9 +109,9 @@ TEST(Recipe, StudyIsNoRecipe) {
 
 TEST(Recipe, WrongTypesAndRangesSayWhatWasWanted) {
   EXPECT_EQ(error_of_set("train.steps=ten"),
-            "override: train.steps: got 'ten', wanted an integer in [1, 1099511627776]");
-  EXPECT_EQ(error_of_set("train.steps=0"), "override: train.steps: got 0, wanted an integer in [1, 1099511627776]");
-  EXPECT_EQ(error_of_set("train.steps=1.5"), "override: train.steps: got 1.5, wanted an integer in [1, 1099511627776]");
+            "override: train.steps: got 'ten', wanted an integer in [0, 1099511627776]");
+  EXPECT_EQ(error_of_set("train.steps=-1"), "override: train.steps: got -1, wanted an integer in [0, 1099511627776]");
+  EXPECT_EQ(error_of_set("train.steps=1.5"), "override: train.steps: got 1.5, wanted an integer in [0, 1099511627776]");
   EXPECT_EQ(error_of_set("train.dtype=fp16"), "override: train.dtype: got 'fp16', wanted \"fp32\" or \"bf16\"");
   EXPECT_EQ(error_of_set("train.output=3"), "override: train.output: got 3, wanted a string");
   EXPECT_EQ(error_of_set("optimizer.adamw_beta1=1.0"),
@@ -132,7 +132,28 @@ TEST(Recipe, MissingKeysAreNamed) {
             "r.toml: data.train: missing, wanted token shards (or [data.synthetic])");
 }
 
+TEST(Recipe, ValidationSetsHaveNamesAndFiles) {
+  const Recipe recipe = parsed({"data.validation_set=[{name=\"a\", files=[\"x\", \"y\"]}, {name=\"b\", files=\"z\"}]"});
+  ASSERT_EQ(recipe.data.validation_sets.size(), 2u);
+  EXPECT_EQ(recipe.data.validation_sets[0].files, (std::vector<std::string>{"x", "y"}));
+  const std::string text = recipe.to_toml();
+  EXPECT_NE(text.find("\n[[data.validation_set]]\nname = \"b\"\nfiles = [\"z\"]\n"), std::string::npos) << text;
+  EXPECT_EQ(value_or_throw(Recipe::parse(text, "again.toml", {})).to_toml(), text);
+  EXPECT_EQ(recipe.differences(parsed())[0], "data.validation_set[0].name: \"a\", was absent");
+  EXPECT_NE(error_of_set("data.validation_set=[{name=\"a\", files=[]}]").find("got no files for \"a\""),
+            std::string::npos);
+  EXPECT_NE(error_of_set("data.validation_set=[{files=[\"x\"]}]").find("got the name \"\""), std::string::npos);
+  EXPECT_NE(error_of_set("data.validation_set=[{name=\"a\", files=\"x\"}, {name=\"a\", files=\"y\"}]")
+                .find("got the name \"a\", wanted one name for each set"),
+            std::string::npos);
+  EXPECT_NE(
+      error_of_set("data.validation_set=[{name=\"a\", file=\"x\"}]").find("did you mean data.validation_set[0].files"),
+      std::string::npos);
+}
+
 TEST(Recipe, KeysThatContradictEachOtherAreRefused) {
+  EXPECT_NE(error_of_set("train.steps=0").find("got 0, wanted at least 1 for a model that is not there yet"),
+            std::string::npos);
   EXPECT_NE(error_of_set("train.stop_at=11").find("wanted at most train.steps 10"), std::string::npos);
   EXPECT_NE(error_of_set("data.sequence_length=65").find("model.max_position_embeddings 64"), std::string::npos);
   EXPECT_NE(error_of_set("data.tokenizer=t.json").find("leave out data.tokenizer"), std::string::npos);

@@ -27,7 +27,8 @@ Result<ProbeText> read_shard_text(Env& env, const std::string& path, const Token
     return invalid_argument("{}: got {} tokens, wanted at least 2", path, shard.info().num_tokens);
   }
   TokenText text = read_shards({&shard, 1});
-  return ProbeText{path, std::move(text.token_ids), std::move(text.document_starts), text.bytes};
+  return ProbeText{path, std::move(text.token_ids), std::move(text.document_starts), text.bytes,
+                   std::move(text.targets)};
 }
 
 Result<ProbeText> read_probe_text(Env& env, const std::string& path, const Tokenizer& tokenizer) {

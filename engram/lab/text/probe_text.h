@@ -17,7 +17,8 @@ struct ProbeText {
   std::string path;
   std::vector<int32_t> tokens;
   std::vector<int64_t> document_starts;  // ascending, the first is 0
-  int64_t bytes = 0;                     // UTF-8 bytes of the whole text
+  int64_t bytes = 0;                     // UTF-8 bytes of the text that counts
+  std::vector<int32_t> targets;          // of a shard: the tokens, -1 where one does not count
 };
 
 // kInvalidArgument: a shard of another vocabulary (both digests are named), fewer than 2 tokens. kNotFound, kDataLoss.
@@ -30,7 +31,7 @@ Result<ProbeText> read_probe_text(Env& env, const std::string& path, const Token
 enum class TextRole { kTraining, kValidation };
 Result<std::string> text_of_recipe(Env& env, const LoadedModel& model, TextRole role);
 
-// Keeps the first max_tokens tokens; 0 keeps all. bytes stays that of the whole text.
+// Keeps the first max_tokens tokens; 0 keeps all. bytes and targets stay those of the whole text.
 void shorten(ProbeText& text, int64_t max_tokens);
 
 // The text's bytes, and for each token the index after its last byte: which token a place in the text belongs to.
