@@ -25,15 +25,18 @@ Status bench_train(const bench::TrainBenchOptions& options, bool json) {
   }
   fmt::print("{}: tokens per second, median of {} rounds; {}, commit {}, {}\n\n", options.recipe, options.rounds,
              machine_description(), build_commit(), today());
-  fmt::print("  {:<40}{:>10}{:>10}{:>8}{:>10}{:>8}\n", "", "engram", "eager", "ratio", "compile", "ratio");
+  fmt::print("  {:<40}{:>10}{:>10}{:>8}{:>10}{:>8}   {}\n", "", "engram", "eager", "ratio", "compile", "ratio",
+             "peak memory, MiB: engram, eager");
   for (const auto& cell : result["cells"]) {
-    fmt::print("  {:<40}{:>10}{:>10}{:>8.2f}", cell["name"].get<std::string>(),
-               format_count(cell["ours"].get<double>()), format_count(cell["eager"].get<double>()),
-               cell["ratio_to_eager"].get<double>());
-    if (cell.contains("compile")) {
-      fmt::print("{:>10}{:>8.2f}", format_count(cell["compile"].get<double>()), cell["ratio_to_compile"].get<double>());
-    }
-    fmt::print("\n");
+    const auto speed = [&](const char* key) {
+      return cell.contains(key) ? format_count(cell[key].get<double>()) : std::string();
+    };
+    const auto number = [&](const char* key, int digits, double unit) {
+      return cell.contains(key) ? fmt::format("{:.{}f}", cell[key].get<double>() / unit, digits) : std::string();
+    };
+    fmt::print("  {:<40}{:>10}{:>10}{:>8}{:>10}{:>8}{:>10}{:>10}\n", cell["name"].get<std::string>(), speed("ours"),
+               speed("eager"), number("ratio_to_eager", 2, 1), speed("compile"), number("ratio_to_compile", 2, 1),
+               number("ours_bytes", 0, 1 << 20), number("eager_bytes", 0, 1 << 20));
   }
   fmt::print("\n  Engram step / MoE step (1 thread): {:.3f}\n  where the step's time goes:",
              result["engram_step_over_moe_step"].get<double>());
@@ -48,7 +51,7 @@ Status bench_train(const bench::TrainBenchOptions& options, bool json) {
 void add_bench_train(CLI::App& bench, Invocation& invocation) {
   struct Flags {
     bench::TrainBenchOptions options = bench::default_train_bench_options();
-    std::string worker;
+    std::string worker, worker_recompute = "none";
     int threads = 1;
     bool json = false, no_compile = false;
   };
@@ -69,17 +72,19 @@ void add_bench_train(CLI::App& bench, Invocation& invocation) {
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   command->add_flag("--no-compile", flags->no_compile, "Leave torch.compile out (it takes a minute a process)");
+  command->add_flag("--recompute", flags->options.recompute, "Also with activations that are computed again");
   command->add_flag("--json", flags->json, "Print JSON");
   // What the worker processes are started with; of no use by hand.
   command->add_option("--worker", flags->worker)->check(CLI::IsMember({"train", "engram"}))->group("");
+  command->add_option("--worker-recompute", flags->worker_recompute)->group("");
   command->add_option("--threads", flags->threads)->check(CLI::Range(1, 1024))->group("");
   command->callback([flags, &invocation] {
     invocation.run = [flags]() -> Status {
       flags->options.compile = !flags->no_compile;
       if (flags->worker.empty()) return bench_train(flags->options, flags->json);
-      ENGRAM_ASSIGN_OR_RETURN(
-          const auto result, bench::run_train_worker(Env::posix(), flags->options.recipe, flags->worker, flags->threads,
-                                                     flags->options.steps));
+      ENGRAM_ASSIGN_OR_RETURN(const auto result,
+                              bench::run_train_worker(Env::posix(), flags->options.recipe, flags->worker,
+                                                      flags->worker_recompute, flags->threads, flags->options.steps));
       fmt::print("{}\n", result.dump());
       return {};
     };

@@ -14,6 +14,7 @@ time does not depend on it beyond the share of repeated rows, which follows a Zi
 """
 import json
 import math
+import resource
 import sys
 import time
 
@@ -329,6 +330,7 @@ def main():
 
     result = (bench_engram if job["part"] == "engram" else bench_train)(job, autocast)
     result["torch"] = torch.__version__
+    result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(result))
 
 

@@ -9,6 +9,7 @@
 
 #include "bench/process.h"
 #include "engram/core/json.h"
+#include "engram/core/machine.h"
 #include "engram/core/progress.h"
 #include "engram/model/layers/engram.h"
 #include "engram/train/learner.h"
@@ -114,57 +115,68 @@ Result<std::vector<Json>> run_processes(const std::vector<std::string>& commands
   return results;
 }
 
-double total_tokens_per_second(const std::vector<Json>& results) {
+double total(const std::vector<Json>& results, const char* key) {
   double sum = 0;
-  for (const Json& result : results) sum += result.at("tokens_per_second").get<double>();
+  for (const Json& result : results) sum += result.at(key).get<double>();
   return sum;
 }
 
+// What the rounds gave, over all processes of a cell.
+struct Side {
+  std::vector<double> speeds, bytes;
+  void add(const std::vector<Json>& results) {
+    speeds.push_back(total(results, "tokens_per_second"));
+    bytes.push_back(total(results, "peak_bytes"));
+  }
+};
+
 // One line of the table: a part of the step, on `processes` processes of `threads` threads each.
 struct Cell {
-  std::string name, part;
+  std::string name, part, recompute;
   int processes, threads;
-  std::vector<double> ours, eager, compile;
+  Side ours, eager, compile;
+  bool has_peer() const { return recompute == "none"; }
 };
 
 class Bench {
  public:
   Bench(const TrainBenchOptions& options, Progress& progress) : options_(options), progress_(progress) {}
 
-  Result<double> ours(const Cell& cell, const std::string& recipe, Json* first = nullptr) {
+  Result<std::vector<Json>> ours(const Cell& cell, const std::string& recipe) {
     const std::string command =
-        fmt::format("{} bench train --worker {} --recipe {} --threads {} --steps {}", shell_quoted(options_.executable),
-                    cell.part, shell_quoted(recipe), cell.threads, options_.steps);
-    ENGRAM_ASSIGN_OR_RETURN(const auto results, run_processes(std::vector<std::string>(cell.processes, command)));
-    if (first != nullptr) *first = results[0];
+        fmt::format("{} bench train --worker {} --worker-recompute {} --recipe {} --threads {} --steps {}",
+                    shell_quoted(options_.executable), cell.part, cell.recompute, shell_quoted(recipe), cell.threads,
+                    options_.steps);
+    ENGRAM_ASSIGN_OR_RETURN(auto results, run_processes(std::vector<std::string>(cell.processes, command)));
     progress_.advance(1);
-    return total_tokens_per_second(results);
+    return results;
   }
 
-  Result<double> pytorch(const Cell& cell, Json job, const std::string& mode, const std::string& moe) {
+  Result<std::vector<Json>> pytorch(const Cell& cell, Json job, const std::string& mode, const std::string& moe) {
     job["mode"] = mode;
     job["part"] = cell.part;
     job["moe"] = moe;
     job["threads"] = cell.threads;
     const std::string command = fmt::format("printf %s {} | {} {} 2>/dev/null", shell_quoted(job.dump()),
                                             shell_quoted(options_.python), shell_quoted(options_.script));
-    ENGRAM_ASSIGN_OR_RETURN(const auto results, run_processes(std::vector<std::string>(cell.processes, command)));
+    ENGRAM_ASSIGN_OR_RETURN(auto results, run_processes(std::vector<std::string>(cell.processes, command)));
     progress_.advance(1);
-    return total_tokens_per_second(results);
+    return results;
   }
 
   Status round(Cell& cell, const Json& job) {
-    ENGRAM_ASSIGN_OR_RETURN(const double mine, ours(cell, options_.recipe));
-    cell.ours.push_back(mine);
-    ENGRAM_ASSIGN_OR_RETURN(double eager, pytorch(cell, job, "eager", "grouped"));
+    ENGRAM_ASSIGN_OR_RETURN(const auto mine, ours(cell, options_.recipe));
+    cell.ours.add(mine);
+    if (!cell.has_peer()) return {};
+    ENGRAM_ASSIGN_OR_RETURN(auto eager, pytorch(cell, job, "eager", "grouped"));
     if (cell.part == "train") {
-      ENGRAM_ASSIGN_OR_RETURN(const double loop, pytorch(cell, job, "eager", "loop"));
-      eager = std::max(eager, loop);
+      ENGRAM_ASSIGN_OR_RETURN(auto loop, pytorch(cell, job, "eager", "loop"));
+      if (total(loop, "tokens_per_second") > total(eager, "tokens_per_second")) eager = std::move(loop);
     }
-    cell.eager.push_back(eager);
+    cell.eager.add(eager);
     if (options_.compile) {
-      ENGRAM_ASSIGN_OR_RETURN(const double compiled, pytorch(cell, job, "compile", "grouped"));
-      cell.compile.push_back(compiled);
+      ENGRAM_ASSIGN_OR_RETURN(const auto compiled, pytorch(cell, job, "compile", "grouped"));
+      cell.compile.add(compiled);
     }
     return {};
   }
@@ -175,13 +187,28 @@ class Bench {
 };
 
 Json describe(const Cell& cell) {
-  const double mine = median(cell.ours), eager = median(cell.eager);
-  Json object{{"name", cell.name}, {"ours", mine}, {"eager", eager}, {"ratio_to_eager", mine / eager}};
-  if (!cell.compile.empty()) {
-    object["compile"] = median(cell.compile);
-    object["ratio_to_compile"] = mine / median(cell.compile);
+  const double mine = median(cell.ours.speeds);
+  Json object{{"name", cell.name}, {"ours", mine}, {"ours_bytes", median(cell.ours.bytes)}};
+  if (!cell.has_peer()) return object;
+  object["eager"] = median(cell.eager.speeds);
+  object["ratio_to_eager"] = mine / median(cell.eager.speeds);
+  object["eager_bytes"] = median(cell.eager.bytes);
+  if (!cell.compile.speeds.empty()) {
+    object["compile"] = median(cell.compile.speeds);
+    object["ratio_to_compile"] = mine / median(cell.compile.speeds);
   }
   return object;
+}
+
+std::vector<Cell> cells_of(const TrainBenchOptions& options) {
+  std::vector<Cell> cells = {{"training step, 1 process, 2 threads", "train", "none", 1, 2, {}, {}, {}},
+                             {"training step, 2 processes, 1 thread", "train", "none", 2, 1, {}, {}, {}},
+                             {"Engram module alone, 1 thread", "engram", "none", 1, 1, {}, {}, {}}};
+  for (const char* recompute : {"attention", "blocks"})
+    if (options.recompute)
+      cells.push_back(
+          {fmt::format("recompute {}, 1 process, 2 threads", recompute), "train", recompute, 1, 2, {}, {}, {}});
+  return cells;
 }
 
 }  // namespace
@@ -194,9 +221,9 @@ TrainBenchOptions default_train_bench_options() {
   return options;
 }
 
-Result<Json> run_train_worker(Env& env, const std::string& recipe_path, const std::string& part, int threads,
-                              int steps) {
-  ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::load(env, recipe_path, {}));
+Result<Json> run_train_worker(Env& env, const std::string& recipe_path, const std::string& part,
+                              const std::string& recompute, int threads, int steps) {
+  ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::load(env, recipe_path, {"train.recompute=" + recompute}));
   if (recipe.data.synthetic_documents > 0)
     return invalid_argument("{}: bench train wants a recipe with data files", recipe_path);
   ENGRAM_ASSIGN_OR_RETURN(const RunInputs inputs, open_run_inputs(env, recipe, ""));
@@ -215,6 +242,7 @@ Result<Json> run_train_worker(Env& env, const std::string& recipe_path, const st
   }
   result["tokens_per_second"] = static_cast<double>(recipe.data.batch_size * recipe.data.sequence_length) / seconds;
   result["seconds_per_step"] = seconds;
+  result["peak_bytes"] = peak_rss_bytes();
   result["job"] = job_of(inputs, threads, steps);
   return result;
 }
@@ -225,23 +253,20 @@ Result<Json> run_train_bench(Env& env, const TrainBenchOptions& options) {
                      options.python);
   }
   if (!env.file_exists(options.script)) return not_found("PyTorch side: no script at '{}'", options.script);
-  std::vector<Cell> cells = {{"training step, 1 process, 2 threads", "train", 1, 2},
-                             {"training step, 2 processes, 1 thread", "train", 2, 1},
-                             {"Engram module alone, 1 thread", "engram", 1, 1}};
-  const int per_round = 4 * 2 + 3 - (options.compile ? 0 : 3) + 2;
+  std::vector<Cell> cells = cells_of(options);
+  const int per_round = 4 * 2 + 3 - (options.compile ? 0 : 3) + 2 * (options.recompute ? 2 : 1);
   Progress progress("bench train", int64_t{options.rounds} * per_round, "processes");
   Bench bench(options, progress);
   std::vector<double> engram_steps, moe_steps;
   Json phases;
   for (int round = 0; round < options.rounds; ++round) {
-    const Cell one{"", "train", 1, 1};
-    Json first;
-    ENGRAM_ASSIGN_OR_RETURN(const double with_memory, bench.ours(one, options.recipe, &first));
-    ENGRAM_ASSIGN_OR_RETURN(const double without, bench.ours(one, options.moe_recipe));
-    engram_steps.push_back(1 / with_memory);
-    moe_steps.push_back(1 / without);
-    phases = first.at("phases");
-    for (Cell& cell : cells) ENGRAM_RETURN_IF_ERROR(bench.round(cell, first.at("job")));
+    const Cell one{"", "train", "none", 1, 1, {}, {}, {}};
+    ENGRAM_ASSIGN_OR_RETURN(const auto with_memory, bench.ours(one, options.recipe));
+    ENGRAM_ASSIGN_OR_RETURN(const auto without, bench.ours(one, options.moe_recipe));
+    engram_steps.push_back(1 / total(with_memory, "tokens_per_second"));
+    moe_steps.push_back(1 / total(without, "tokens_per_second"));
+    phases = with_memory[0].at("phases");
+    for (Cell& cell : cells) ENGRAM_RETURN_IF_ERROR(bench.round(cell, with_memory[0].at("job")));
   }
   progress.finish();
   Json result;

@@ -12,6 +12,7 @@
 #include "engram/model/layers/norm.h"
 #include "engram/model/layers/over_encoding.h"
 #include "engram/model/ops/ops.h"
+#include "engram/model/ops/recompute.h"
 #include "engram/store/tiers/huge_memory.h"
 
 namespace engram {
@@ -22,6 +23,7 @@ namespace {
 struct Pass {
   AttentionContext attention;
   torch::Tensor reach;  // [B, T] int32 or undefined (ops.h, engram_fuse)
+  Recompute recompute = Recompute::kNone;
 };
 
 class BlockImpl : public torch::nn::Module {
@@ -45,14 +47,16 @@ class BlockImpl : public torch::nn::Module {
   }
 
   // rows: null where the memory is off or another block's. gates: null, or receives alpha.
-  torch::Tensor forward(torch::Tensor x, const Pass& pass, const MemoryRows* rows, torch::Tensor* gates) {
-    auto memory = [&](const torch::Tensor& input) {
-      torch::Tensor streams =
-          input.view({pass.attention.batch, pass.attention.length, engram_->gated_streams(), hidden_size_});
-      return engram_->forward(streams, *rows, pass.reach, gates).reshape(input.sizes());
+  torch::Tensor forward(const torch::Tensor& x, const Pass& pass, const MemoryRows* rows, torch::Tensor* gates) {
+    if (pass.recompute != Recompute::kBlocks) return keep(x, pass, rows, gates);
+    const torch::Tensor index = rows != nullptr ? rows->index : torch::Tensor();
+    const auto part = [this, pass, index](const std::vector<torch::Tensor>& inputs) {
+      if (inputs.size() == 1) return keep(inputs[0], pass, nullptr, nullptr);
+      const MemoryRows again{inputs[1], index};
+      return keep(inputs[0], pass, &again, nullptr);
     };
-    auto attention = [&](const torch::Tensor& input) { return self_attn_->forward(input, pass.attention); };
-    return run(std::move(x), rows != nullptr, memory, attention);
+    if (rows == nullptr) return engram::recompute(part, {x}, parameters());
+    return engram::recompute(part, {x, rows->unique_rows}, parameters());
   }
 
   // memory_Nm: undefined where no token has memory. Caches: this block's, and its memory layer's.
@@ -63,7 +67,7 @@ class BlockImpl : public torch::nn::Module {
       return engram_->step(streams, memory_Nm, context.step, cache.memory(memory_layer_), gates).reshape(input.sizes());
     };
     auto attention = [&](const torch::Tensor& input) {
-      return self_attn_->step(input, context, cache.attention(index_));
+      return self_attn_->step(input_layernorm_(input), context, cache.attention(index_));
     };
     return run(std::move(x), memory_Nm.defined(), memory, attention);
   }
@@ -74,8 +78,26 @@ class BlockImpl : public torch::nn::Module {
   MoeImpl* moe() const { return dynamic_cast<MoeImpl*>(mlp_.get()); }
 
  private:
-  // The block's order of things, whatever memory and attention read from. Both map rows to rows; attention's input is
-  // normalised here.
+  // forward() with the activations that its backward pass needs.
+  torch::Tensor keep(const torch::Tensor& x, const Pass& pass, const MemoryRows* rows, torch::Tensor* gates) {
+    auto memory = [&](const torch::Tensor& input) {
+      torch::Tensor streams =
+          input.view({pass.attention.batch, pass.attention.length, engram_->gated_streams(), hidden_size_});
+      return engram_->forward(streams, *rows, pass.reach, gates).reshape(input.sizes());
+    };
+    const auto part = [this, context = pass.attention](const std::vector<torch::Tensor>& inputs) {
+      return self_attn_->forward(input_layernorm_(inputs[0]), context);
+    };
+    auto attention = [&](const torch::Tensor& input) {
+      if (pass.recompute != Recompute::kAttention) return part({input});
+      std::vector<torch::Tensor> parameters = self_attn_->parameters();
+      parameters.push_back(input_layernorm_->weight);
+      return engram::recompute(part, {input}, parameters);
+    };
+    return run(x, rows != nullptr, memory, attention);
+  }
+
+  // The block's order of things, whatever memory and attention read from. Both map rows to rows.
   template <typename MemoryFn, typename AttentionFn>
   torch::Tensor run(torch::Tensor x, bool has_rows, const MemoryFn& memory_fn, const AttentionFn& attention_fn) {
     // The phases are what a training profile is split by; a scope costs nothing while no profiler runs.
@@ -85,7 +107,7 @@ class BlockImpl : public torch::nn::Module {
     };
     auto attention = [&](const torch::Tensor& input) {
       RECORD_USER_SCOPE("phase:attention");
-      return attention_fn(input_layernorm_(input));
+      return attention_fn(input);
     };
     const bool remembers = engram_ && has_rows;
     if (remembers && engram_->gated_streams() != streams_) {
@@ -252,7 +274,8 @@ TransformerImpl::~TransformerImpl() = default;
 
 torch::Tensor TransformerImpl::forward(const ForwardInput& input, ForwardTrace* trace) const {
   DecoderImpl& decoder = *parts_->decoder;
-  const Pass pass = parts_->make_pass(config_, input);
+  Pass pass = parts_->make_pass(config_, input);
+  if (trace == nullptr) pass.recompute = input.recompute;
   const int64_t batch = pass.attention.batch, length = pass.attention.length, d = config_.hidden_size;
   const bool hyper = config_.has_hyper_connections();
   if (trace != nullptr) {

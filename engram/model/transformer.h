@@ -18,6 +18,7 @@
 #include "engram/model/memory/memory_source.h"
 #include "engram/model/model_config.h"
 #include "engram/model/paged/paged_cache.h"
+#include "engram/model/recompute.h"
 
 namespace engram {
 
@@ -27,6 +28,7 @@ struct ForwardInput {
   std::vector<std::vector<int32_t>> starts;  // [B] document starts (conv and, if set, attention stop there)
   torch::Tensor masked;                      // [B, T] bool, positions without memory; undefined: none
   bool memory_off = false;                   // knock-out: Engram blocks add nothing (Y = 0)
+  Recompute recompute = Recompute::kNone;    // of a training step; with a trace all activations are kept
 };
 
 // What a forward pass can leave behind for probes. Null pointers in ForwardOptions cost nothing.

@@ -1,6 +1,5 @@
 #include "engram/train/learner.h"
 
-#include <ATen/autocast_mode.h>
 #include <ATen/record_function.h>
 
 #include <algorithm>
@@ -10,34 +9,13 @@
 #include "engram/dist/pairwise_sum.h"
 #include "engram/dist/partition.h"
 #include "engram/model/io/lora.h"
+#include "engram/model/ops/autocast.h"
 #include "engram/train/one_row_table.h"
 #include "engram/train/sharded_table.h"
 #include "engram/train/trainable_table.h"
 
 namespace engram {
 namespace {
-
-// Runs matrix products in bf16 while alive; weights stay fp32.
-class Autocast {
- public:
-  Autocast(bool enabled, torch::Device device) : enabled_(enabled), device_(device.type()) {
-    if (!enabled_) return;
-    at::autocast::set_autocast_enabled(device_, true);
-    at::autocast::set_autocast_dtype(device_, torch::kBFloat16);
-    at::autocast::increment_nesting();
-  }
-  ~Autocast() {
-    if (!enabled_) return;
-    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(device_, false);
-  }
-  Autocast(const Autocast&) = delete;
-  Autocast& operator=(const Autocast&) = delete;
-
- private:
-  bool enabled_;
-  torch::DeviceType device_;
-};
 
 RowIds joined_ids(std::span<const Batch> batches) {
   RowIds joined(batches[0].row_ids.num_layers(), batches[0].row_ids.rows_per_token());
@@ -192,7 +170,8 @@ torch::Tensor Learner::micro_batch_loss(const Batch& batch, std::vector<MemoryRo
   input.tokens = to_device(batch.tokens, batch);
   input.memory = std::move(memory);
   input.starts = batch.starts;
-  const Autocast autocast(recipe_.train.dtype == TrainDtype::kBf16, device_);
+  input.recompute = recipe_.train.recompute;
+  const Autocast autocast(recipe_.train.dtype == TrainDtype::kBf16, device_.type());
   const torch::Tensor hidden = model_.model->forward(input);
   RECORD_USER_SCOPE("phase:head");
   return model_.model->loss(hidden, to_device(batch.targets, batch));

@@ -30,6 +30,8 @@ const EnumNames<TableMomentum> kTableMomentumNames = {
 const EnumNames<TablePlacement> kPlacementNames = {{TablePlacement::kHost, "host"},
                                                    {TablePlacement::kDevice, "device"}};
 const EnumNames<TrainDtype> kDtypeNames = {{TrainDtype::kFp32, "fp32"}, {TrainDtype::kBf16, "bf16"}};
+const EnumNames<Recompute> kRecomputeNames = {
+    {Recompute::kNone, "none"}, {Recompute::kAttention, "attention"}, {Recompute::kBlocks, "blocks"}};
 const EnumNames<ControlKind> kControlNames = {{ControlKind::kNone, "none"},
                                               {ControlKind::kShuffledHash, "shuffled-hash"},
                                               {ControlKind::kCapacityOne, "capacity-1"}};
@@ -103,6 +105,7 @@ void visit_train(Train& train, Visitor&& visit) {
   visit("freeze", train.freeze, kRoleNames);
   visit("seed", train.seed, 0, std::numeric_limits<int64_t>::max());
   visit("dtype", train.dtype, kDtypeNames);
+  visit("recompute", train.recompute, kRecomputeNames);
   visit("table_dtype", train.table_dtype, kDtypeNames);
   visit("device", train.device, kDeviceNames);
   visit("table_placement", train.table_placement, kPlacementNames);
@@ -125,7 +128,7 @@ bool may_change_on_resume(const std::string& key) {
       "train.output",           "train.stop_at",          "train.threads",
       "train.log_every",        "train.validate_every",   "train.validation_batches",
       "train.checkpoint_every", "train.keep_checkpoints", "data.loader_threads",
-      "train.exchange_timeout", "train.shard_experts"};
+      "train.exchange_timeout", "train.shard_experts",    "train.recompute"};
   return keys.contains(key);
 }
 

@@ -69,6 +69,8 @@ class SameBytes(unittest.TestCase):
                     self.assert_equal_runs(whole, shares, but=["recipe.toml"])
                     costs = json.loads((shares / "metrics.jsonl").read_text().splitlines()[-1])["exchange"]
                     self.assertGreater(costs["expert_bytes"], 0)
+                again = self.train(f"{name}-again", 2, (*settings, SHARES, "train.recompute=blocks"))
+                self.assert_equal_runs(whole, again, but=["recipe.toml"])
         self.assert_equal_runs(self.folder / "fp32-2", self.folder / "fp32-4")
 
     def test_shared_out_experts_resume_elsewhere(self):

@@ -328,6 +328,18 @@ TEST_F(Training, ARoleHasALearningRateOfItsOwn) {
   }
 }
 
+TEST_F(Training, RecomputedActivationsChangeNoByte) {
+  value_or_throw(run(recipe("kept", {"train.accumulation=2"})));
+  for (const char* mode : {"attention", "blocks"}) {
+    value_or_throw(run(recipe(mode, {"train.accumulation=2", fmt::format("train.recompute={}", mode)})));
+    for (const char* file : {"model.safetensors", "engram.safetensors", "optimizer.safetensors", "state.json"})
+      EXPECT_TRUE(bytes_of(latest("kept") / file) == bytes_of(latest(mode) / file)) << file << ", " << mode;
+    EXPECT_EQ(metrics(mode).back()["loss"], metrics("kept").back()["loss"]);
+    EXPECT_EQ(metrics(mode).back()["expert_load_max_over_mean"], metrics("kept").back()["expert_load_max_over_mean"]);
+    EXPECT_TRUE(run(recipe(mode, {"train.accumulation=2"}), /*resume=*/true).ok());  // decides no number
+  }
+}
+
 // A recipe takes from the model that it continues what it does not say.
 TEST_F(Training, AModelThatExistsFillsTheRecipe) {
   value_or_throw(run(recipe("base", {"model.memory=none"})));

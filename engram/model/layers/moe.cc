@@ -8,6 +8,7 @@
 #include "engram/kernels/moe.h"
 #include "engram/model/ops/ops.h"
 #include "engram/model/ops/parallel.h"
+#include "engram/model/ops/recompute.h"
 
 namespace engram {
 
@@ -122,7 +123,7 @@ torch::Tensor MoeImpl::forward(const torch::Tensor& x_Nd) {
     torch::Tensor logits = linear_rows(at_least_float(x_Nd), at_least_float(gate_->weight));
     routing = route(logits, gate_->e_score_correction_bias, options_);
   }
-  if (is_training()) {
+  if (is_training() && !is_recomputing()) {
     if (load_.device() != x_Nd.device()) load_ = load_.to(x_Nd.device());
     load_ += count_choices(routing.index, load_.size(0));
   }
