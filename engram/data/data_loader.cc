@@ -9,23 +9,29 @@
 #include <thread>
 
 #include "engram/core/exceptions.h"
+#include "engram/core/mix.h"
+#include "engram/data/mixture.h"
 #include "engram/data/permutation.h"
 #include "engram/data/token_stream.h"
 
 namespace engram {
 namespace {
 
+struct Source {
+  Source(std::vector<const TokenShard*> shards, const DataLoaderOptions& options)
+      : stream(std::move(shards)), windows(stream, options.packing, options.sequence_length) {}
+  TokenStream stream;
+  TokenWindows windows;
+};
+
 // Batch i as a pure function of (shards, hasher, options, i). Immutable; threads share it.
 class BatchAssembler {
  public:
-  BatchAssembler(TokenStream stream, MemoryHasher hasher, const DataLoaderOptions& options)
-      : stream_(std::move(stream)),
-        hasher_(std::move(hasher)),
-        options_(options),
-        windows_(stream_, options.packing, options.sequence_length) {}
+  BatchAssembler(std::vector<Source> sources, Mixture mixture, MemoryHasher hasher, const DataLoaderOptions& options)
+      : sources_(std::move(sources)), mixture_(std::move(mixture)), hasher_(std::move(hasher)), options_(options) {}
 
   const DataLoaderOptions& options() const { return options_; }
-  int64_t num_windows() const { return windows_.count(); }
+  int64_t num_windows(size_t source = 0) const { return sources_[source].windows.count(); }
   // Batches before the end; endless with shuffle.
   int64_t num_batches() const {
     if (options_.shuffle) return std::numeric_limits<int64_t>::max();
@@ -46,34 +52,41 @@ class BatchAssembler {
     batch.row_ids = RowIds(hasher_.num_layers(), hasher_.rows_per_token());
     batch.row_ids.reserve(batch.batch_size * T);
 
-    for (int64_t b = 0; b < batch.batch_size; ++b) ENGRAM_RETURN_IF_ERROR(fill_row(window_of(index, b), b, batch));
-    ENGRAM_RETURN_IF_ERROR(stream_.readable());
+    for (int64_t b = 0; b < batch.batch_size; ++b) ENGRAM_RETURN_IF_ERROR(fill_row(place_of(index, b), b, batch));
+    for (const Source& source : sources_) ENGRAM_RETURN_IF_ERROR(source.stream.readable());
     return batch;
   }
 
  private:
-  int64_t window_of(int64_t index, int64_t b) const {
-    if (!options_.shuffle) return index * options_.batch_size + b;
+  struct Place {
+    size_t source;
+    int64_t window;
+  };
+  Place place_of(int64_t index, int64_t b) const {
+    if (!options_.shuffle) return {0, index * options_.batch_size + b};
     // The batches of all epochs are one sequence; a batch may hold the end of one epoch and the start of the next.
-    const auto sample =
-        static_cast<unsigned __int128>(index) * static_cast<uint64_t>(options_.batch_size) + static_cast<uint64_t>(b);
-    const auto windows = static_cast<uint64_t>(num_windows());
-    const Permutation order(windows, static_cast<uint64_t>(options_.seed), static_cast<uint64_t>(sample / windows));
-    return static_cast<int64_t>(order(static_cast<uint64_t>(sample % windows)));
+    const auto [at, sample] = mixture_(
+        static_cast<unsigned __int128>(index) * static_cast<uint64_t>(options_.batch_size) + static_cast<uint64_t>(b));
+    const auto source = static_cast<size_t>(at);
+    const auto windows = static_cast<uint64_t>(num_windows(source));
+    const uint64_t seed = static_cast<uint64_t>(options_.seed) + (source == 0 ? 0 : splitmix64(source));
+    const Permutation order(windows, seed, static_cast<uint64_t>(sample / windows));
+    return {source, static_cast<int64_t>(order(static_cast<uint64_t>(sample % windows)))};
   }
 
   // A window that is not full repeats its last token and that one's rows, so that no others are read.
-  Status fill_row(int64_t window, int64_t b, Batch& batch) const {
-    const int64_t T = options_.sequence_length, begin = windows_.begin(window), end = windows_.end(window);
+  Status fill_row(const Place& place, int64_t b, Batch& batch) const {
+    const auto& [stream, windows] = sources_[place.source];
+    const int64_t T = options_.sequence_length, begin = windows.begin(place.window), end = windows.end(place.window);
     const auto row = static_cast<size_t>(b * T), inputs = static_cast<size_t>(std::min(T, end - begin));
     const std::span<int32_t> tokens = std::span(batch.tokens).subspan(row, static_cast<size_t>(T));
     const std::span<int32_t> targets = std::span(batch.targets).subspan(row, static_cast<size_t>(T));
     std::vector<int32_t>& starts = batch.starts[static_cast<size_t>(b)];
-    stream_.copy_tokens(begin, tokens.first(inputs));
+    stream.copy_tokens(begin, tokens.first(inputs));
     std::ranges::fill(tokens.subspan(inputs), tokens[inputs - 1]);
-    stream_.copy_targets(begin + 1, targets.first(static_cast<size_t>(end - begin - 1)));
+    stream.copy_targets(begin + 1, targets.first(static_cast<size_t>(end - begin - 1)));
     std::ranges::fill(targets.subspan(static_cast<size_t>(end - begin - 1)), -1);
-    starts = stream_.starts(begin, end);
+    starts = stream.starts(begin, end);
     if (options_.packing == Packing::kDocuments)
       for (const int32_t start : starts) targets[static_cast<size_t>(start) - 1] = -1;
     if (!starts.empty() && starts.back() == T) starts.pop_back();  // of the last target
@@ -92,10 +105,10 @@ class BatchAssembler {
     return {};
   }
 
-  TokenStream stream_;
+  std::vector<Source> sources_;
+  Mixture mixture_;
   MemoryHasher hasher_;
   DataLoaderOptions options_;
-  TokenWindows windows_;
 };
 
 class ThreadedDataLoader : public DataLoader {
@@ -153,7 +166,7 @@ class ThreadedDataLoader : public DataLoader {
     work_available_.notify_all();
   }
 
-  int64_t windows_per_epoch() const override { return assembler_.num_windows(); }
+  int64_t windows_per_epoch(size_t source) const override { return assembler_.num_windows(source); }
 
  private:
   // The `own`th batch of this loader.
@@ -211,39 +224,58 @@ Status check_options(const DataLoaderOptions& options) {
   return check("prefetch", options.prefetch, 1, 1 << 20);
 }
 
-}  // namespace
+Status check_vocabulary(const TokenShard& shard, const TokenShard& first) {
+  const TokenShardInfo &wanted = first.info(), &info = shard.info();
+  if (info.vocab_size == wanted.vocab_size && info.vocabulary_digest == wanted.vocabulary_digest) return {};
+  return invalid_argument(
+      "{}: vocabulary of {} tokens with digest {}, but {} has {} with {}; prepare both with "
+      "one tokenizer",
+      shard.path(), info.vocab_size, info.vocabulary_digest, first.path(), wanted.vocab_size, wanted.vocabulary_digest);
+}
 
-Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenShard*> shards, MemoryHasher hasher,
-                                                       const DataLoaderOptions& options) {
-  ENGRAM_RETURN_IF_ERROR(check_options(options));
-  if (shards.empty()) return invalid_argument("data loader: no token shards");
-  for (const TokenShard* shard : shards) {
-    const TokenShardInfo &first = shards[0]->info(), &info = shard->info();
-    if (info.vocab_size != first.vocab_size || info.vocabulary_digest != first.vocabulary_digest)
-      return invalid_argument(
-          "{}: vocabulary of {} tokens with digest {}, but {} has {} with {}; prepare both with "
-          "one tokenizer",
-          shard->path(), info.vocab_size, info.vocabulary_digest, shards[0]->path(), first.vocab_size,
-          first.vocabulary_digest);
-  }
-  const std::string first_path = shards[0]->path();
-  TokenStream stream(std::move(shards));
-  const int64_t num_tokens = stream.num_tokens();
-  if (num_tokens > 0 && stream.counted_tokens() == 0)
-    return invalid_argument("{}: got a mask of {} tokens that leaves none to learn, wanted some", first_path,
-                            num_tokens);
-  BatchAssembler assembler(std::move(stream), std::move(hasher), options);
-  if (assembler.num_windows() == 0)
-    return invalid_argument("{}: {} tokens are fewer than one window of sequence_length + 1 = {}", first_path,
-                            num_tokens, options.sequence_length + 1);
-  if (assembler.num_batches() == 0)
+Status check_source(const Source& source, const DataLoaderOptions& options) {
+  const std::string& path = source.stream.shards()[0]->path();
+  const int64_t tokens = source.stream.num_tokens(), windows = source.windows.count();
+  if (tokens > 0 && source.stream.counted_tokens() == 0)
+    return invalid_argument("{}: got a mask of {} tokens that leaves none to learn, wanted some", path, tokens);
+  if (windows == 0)
+    return invalid_argument("{}: {} tokens are fewer than one window of sequence_length + 1 = {}", path, tokens,
+                            options.sequence_length + 1);
+  if (!options.shuffle && options.drop_last && windows < options.batch_size)
     return invalid_argument(
         "{}: {} windows of {} tokens are fewer than one batch of {}; set drop_last to false, or a "
         "smaller batch",
-        first_path, assembler.num_windows(), options.sequence_length, options.batch_size);
+        path, windows, options.sequence_length, options.batch_size);
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<DataSource> sources, MemoryHasher hasher,
+                                                       const DataLoaderOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(check_options(options));
+  std::vector<double> shares;
+  for (const DataSource& source : sources) shares.push_back(source.share);
+  ENGRAM_ASSIGN_OR_RETURN(Mixture mixture, Mixture::create(shares));
+  if (sources.size() > 1 && !options.shuffle) return invalid_argument("data loader: several sources without shuffle");
+  std::vector<Source> streams;
+  for (DataSource& source : sources) {
+    if (source.shards.empty()) return invalid_argument("data loader: no token shards");
+    for (const TokenShard* shard : source.shards)
+      ENGRAM_RETURN_IF_ERROR(
+          check_vocabulary(*shard, streams.empty() ? *source.shards[0] : *streams[0].stream.shards()[0]));
+    streams.emplace_back(std::move(source.shards), options);
+    ENGRAM_RETURN_IF_ERROR(check_source(streams.back(), options));
+  }
+  BatchAssembler assembler(std::move(streams), std::move(mixture), std::move(hasher), options);
   auto loader = std::make_unique<ThreadedDataLoader>(std::move(assembler), options.prefetch);
   ENGRAM_RETURN_IF_ERROR(loader->start(options.threads));
   return std::unique_ptr<DataLoader>(std::move(loader));
+}
+
+Result<std::unique_ptr<DataLoader>> DataLoader::create(std::vector<const TokenShard*> shards, MemoryHasher hasher,
+                                                       const DataLoaderOptions& options) {
+  return create(std::vector<DataSource>{{std::move(shards), 1}}, std::move(hasher), options);
 }
 
 }  // namespace engram

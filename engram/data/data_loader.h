@@ -5,7 +5,8 @@
 // (data/packing.h). A shard's mask takes targets away. Each window is a separate sequence: it starts without look-back.
 // One pass over all windows is an epoch; each epoch has its own seeded permutation, so batch i is a pure function of
 // (shards, options, i): resuming is seek(i), and two models given the same options see identical data in identical
-// order. Worker threads assemble and hash ahead, `prefetch` batches at most.
+// order. Several sources give windows in turn (data/mixture.h), each with its epochs and permutations. Worker threads
+// assemble and hash ahead, `prefetch` batches at most.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -33,6 +34,12 @@ struct DataLoaderOptions {
   int64_t batches_per_step = 1, first_batch = 0, num_batches = 1;
 };
 
+// Shards that are one stream, and the share of all windows that come from it.
+struct DataSource {
+  std::vector<const TokenShard*> shards;
+  double share = 1;
+};
+
 struct Batch {
   int64_t index = 0;  // global batch number, 0-based
   int64_t batch_size = 0, sequence_length = 0;
@@ -45,8 +52,11 @@ struct Batch {
 // next() and seek() belong to one caller thread.
 class DataLoader {
  public:
-  // The shards must outlive the loader. kInvalidArgument: an option out of range, fewer tokens than one window (without
-  // shuffle: than one batch), shards of different vocabularies. kResourceExhausted: the system gives no more threads.
+  // The shards must outlive the loader. kInvalidArgument: an option out of range, shares that are none, several sources
+  // without shuffle, a source of fewer tokens than one window (without shuffle: than one batch) or whose mask leaves no
+  // target, shards of different vocabularies. kResourceExhausted: the system gives no more threads.
+  static Result<std::unique_ptr<DataLoader>> create(std::vector<DataSource> sources, MemoryHasher hasher,
+                                                    const DataLoaderOptions& options);
   static Result<std::unique_ptr<DataLoader>> create(std::vector<const TokenShard*> shards, MemoryHasher hasher,
                                                     const DataLoaderOptions& options);
   virtual ~DataLoader() = default;  // stops and joins the workers
@@ -56,7 +66,7 @@ class DataLoader {
   virtual Result<Batch> next() = 0;
   // Continue at global batch number `index`. REQUIRES: 0 <= index <= 2^62; a multiple of batches_per_step.
   virtual void seek(int64_t index) = 0;
-  virtual int64_t windows_per_epoch() const = 0;
+  virtual int64_t windows_per_epoch(size_t source = 0) const = 0;
 };
 
 }  // namespace engram

@@ -47,8 +47,8 @@ struct Run {
 Result<Run> plan_run(Env& env, const DemoOptions& options, const std::string& name, const std::string& recipe_path) {
   Run run{name, recipe_path, join_path(options.output, name), {}};
   ENGRAM_ASSIGN_OR_RETURN(run.recipe, Recipe::load(env, recipe_path, options.overrides));
-  for (const auto* files : {&run.recipe.data.train, &run.recipe.data.validation}) {
-    for (const auto& file : *files) {
+  for (const auto& files : {run.recipe.data.train_files(), run.recipe.data.validation}) {
+    for (const auto& file : files) {
       if (!env.file_exists(file)) {
         return make_status(StatusCode::kFailedPrecondition,
                            "{}: no such file: run scripts/corpus.sh, which makes it from packages", file);

@@ -8,6 +8,7 @@
 
 #include "engram/core/fields.h"
 #include "engram/core/file_kind.h"
+#include "engram/data/mixture.h"
 #include "engram/model/io/config_file.h"
 #include "engram/train/toml_fields.h"
 
@@ -55,6 +56,11 @@ void visit_data(Data& data, Visitor&& visit) {
   visit("batch_size", data.batch_size, 1, 1 << 20);
   visit("loader_threads", data.loader_threads, 0, 256);
   visit("seed", data.seed, 0, std::numeric_limits<int64_t>::max());
+}
+template <typename Source, typename Visitor>
+void visit_source(Source& source, Visitor&& visit) {
+  visit("files", source.files);
+  visit("share", source.share, 0, 1);
 }
 template <typename Set, typename Visitor>
 void visit_validation_set(Set& set, Visitor&& visit) {
@@ -170,6 +176,18 @@ Status check_frozen(const Recipe& recipe, const std::string& name) {
   return invalid_argument("{}: train.freeze: got a list of all weights, wanted some that are trained", name);
 }
 
+Status check_sources(const DataRecipe& data, const std::string& name) {
+  double sum = data.sources.empty() ? 1 : 0;
+  for (const SourceRecipe& source : data.sources) {
+    if (source.files.empty() || source.share < 1e-6)
+      return invalid_argument("{}: data.source: got {} files and a share of {}, wanted token shards and at least 1e-06",
+                              name, source.files.size(), source.share);
+    sum += source.share;
+  }
+  if (is_sum_of_shares(sum)) return {};
+  return invalid_argument("{}: data.source: got shares whose sum is {}, wanted 1", name, sum);
+}
+
 Status check_validation_sets(const DataRecipe& data, const std::string& name) {
   std::set<std::string> names;
   for (const ValidationSet& set : data.validation_sets) {
@@ -196,12 +214,14 @@ Status check_together(const Recipe& recipe, const std::string& name) {
   if (data.synthetic_documents == 0) {
     if (data.tokenizer.empty())
       return invalid_argument("{}: data.tokenizer: missing, wanted a tokenizer.json (or [data.synthetic])", name);
-    if (data.train.empty())
+    if (data.train.empty() && data.sources.empty())
       return invalid_argument("{}: data.train: missing, wanted token shards (or [data.synthetic])", name);
-  } else if (!data.tokenizer.empty() || !data.train.empty() || !data.validation.empty()) {
+    if (!data.train.empty() && !data.sources.empty())
+      return invalid_argument("{}: data.train: got it and data.source, wanted one of them", name);
+  } else if (!data.tokenizer.empty() || !data.train_files().empty() || !data.validation.empty()) {
     return invalid_argument(
         "{}: [data.synthetic] makes its own tokenizer and shards: leave out data.tokenizer, "
-        "data.train and data.validation",
+        "data.train, data.source and data.validation",
         name);
   }
   if (data.sequence_length > recipe.model.max_position_embeddings)
@@ -215,6 +235,7 @@ Status check_together(const Recipe& recipe, const std::string& name) {
   if (recipe.train.shard_experts && recipe.model.ffn != FfnKind::kMoe)
     return invalid_argument("{}: train.shard_experts: got true, wanted false for a model without experts", name);
   ENGRAM_RETURN_IF_ERROR(check_frozen(recipe, name));
+  ENGRAM_RETURN_IF_ERROR(check_sources(data, name));
   ENGRAM_RETURN_IF_ERROR(check_validation_sets(data, name));
   if (recipe.train.control != ControlKind::kNone && recipe.model.memory == MemoryKind::kNone)
     return invalid_argument(
@@ -267,6 +288,10 @@ Result<Recipe> read_recipe(const TomlDocument& document, const std::string& name
   if (root.find("allocation")) recipe.allocation_rho = 1.0;
   allocation("rho", recipe.allocation_rho, 0, 1);
   visit_data(recipe.data, data);
+  for (Fields& section : data.sections("source")) {
+    visit_source(recipe.data.sources.emplace_back(), section);
+    ENGRAM_RETURN_IF_ERROR(section.finish());
+  }
   for (Fields& section : data.sections("validation_set")) {
     visit_validation_set(recipe.data.validation_sets.emplace_back(), section);
     ENGRAM_RETURN_IF_ERROR(section.finish());
@@ -293,6 +318,12 @@ bool is_frozen(const TrainRecipe& train, ParameterRole role) {
     return frozen == role ||
            (frozen == ParameterRole::kBackbone && role != ParameterRole::kLora && role != ParameterRole::kMemory);
   });
+}
+
+std::vector<std::string> DataRecipe::train_files() const {
+  std::vector<std::string> files = train;
+  for (const SourceRecipe& source : sources) files.insert(files.end(), source.files.begin(), source.files.end());
+  return files;
 }
 
 Result<Recipe> Recipe::load(Env& env, const std::string& path, const std::vector<std::string>& overrides) {
@@ -324,6 +355,8 @@ std::vector<RecipeEntry> Recipe::entries() const {
     for (const char* key : {"tokenizer", "train", "validation"}) data_json.erase(key);
     visit_synthetic(data, FieldWriter(data_json["synthetic"]));
   }
+  if (!data.sources.empty()) data_json.erase("train");
+  for (const SourceRecipe& source : data.sources) visit_source(source, FieldWriter(data_json["source"].emplace_back()));
   for (const ValidationSet& set : data.validation_sets)
     visit_validation_set(set, FieldWriter(data_json["validation_set"].emplace_back()));
   visit_optimizer(optimizer, FieldWriter(root["optimizer"]));

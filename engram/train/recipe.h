@@ -29,16 +29,24 @@ enum class TrainDtype { kFp32, kBf16 };
 enum class MatrixOptimizer { kMuon, kAdamW };
 enum class ControlKind { kNone, kShuffledHash, kCapacityOne };
 
+// A part of the training text, and the share of all sequences that come from it.
+struct SourceRecipe {
+  std::vector<std::string> files;  // token shards
+  double share = 0;
+};
+
 // A text that is measured document by document while a model trains.
 struct ValidationSet {
   std::string name;
   std::vector<std::string> files;  // token shards
 };
 
-// Files are relative to the working directory. Either `tokenizer`, `train` and `validation`, or [data.synthetic].
+// Files are relative to the working directory. Either `tokenizer`, `train` or `sources`, and `validation`, or
+// [data.synthetic].
 struct DataRecipe {
   std::string tokenizer;                // a tokenizer.json
   std::vector<std::string> train;       // token shards
+  std::vector<SourceRecipe> sources;    // in place of `train`
   std::vector<std::string> validation;  // token shards of whole documents; may be empty
   std::vector<ValidationSet> validation_sets;
   Packing packing = Packing::kStream;  // of training
@@ -49,6 +57,8 @@ struct DataRecipe {
   // [data.synthetic]: a small artificial language, made under OUTPUT/data, with a byte-level tokenizer.
   int64_t synthetic_documents = 0;  // 0: no such section
   int64_t synthetic_seed = 0;
+
+  std::vector<std::string> train_files() const;  // all of them, in order
 };
 
 struct OptimizerRecipe {

@@ -74,6 +74,19 @@ std::vector<const TokenShard*> RunInputs::pointers(const std::vector<TokenShard>
   return pointers;
 }
 
+std::vector<DataSource> RunInputs::sources() const {
+  std::vector<const TokenShard*> shards = pointers(train);
+  if (recipe.data.sources.empty()) return {{shards, 1}};
+  std::vector<DataSource> sources;
+  auto next = shards.begin();
+  for (const SourceRecipe& source : recipe.data.sources) {
+    const auto end = next + std::ssize(source.files);
+    sources.push_back({{next, end}, source.share});
+    next = end;
+  }
+  return sources;
+}
+
 int64_t RunInputs::train_tokens() const { return tokens_of(train); }
 int64_t RunInputs::validation_tokens() const { return tokens_of(validation); }
 
@@ -92,7 +105,7 @@ Result<RunInputs> open_run_inputs(Env& env, const Recipe& recipe, const std::str
   ENGRAM_ASSIGN_OR_RETURN(inputs.recipe, resolve_recipe(recipe, *inputs.tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(inputs.parameters, count_parameters(inputs.recipe.model));
   ENGRAM_ASSIGN_OR_RETURN(inputs.hasher, make_memory_hasher(inputs.recipe.model, *inputs.tokenizer));
-  ENGRAM_RETURN_IF_ERROR(open_shards(env, data.train, *inputs.tokenizer, inputs.train));
+  ENGRAM_RETURN_IF_ERROR(open_shards(env, data.train_files(), *inputs.tokenizer, inputs.train));
   ENGRAM_RETURN_IF_ERROR(open_shards(env, data.validation, *inputs.tokenizer, inputs.validation));
   for (const ValidationSet& set : data.validation_sets) {
     std::vector<TokenShard> shards;

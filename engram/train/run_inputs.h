@@ -30,6 +30,7 @@ struct RunInputs {
   std::vector<TokenShard> train, validation;
   std::vector<TokenText> validation_sets;  // as the recipe has them
 
+  std::vector<DataSource> sources() const;  // of the training text
   static std::vector<const TokenShard*> pointers(const std::vector<TokenShard>& shards);
   int64_t train_tokens() const;
   int64_t validation_tokens() const;

@@ -41,16 +41,29 @@ Status check_device(const TrainRecipe& recipe) {
   return Status();
 }
 
-// What the schedule reads, against what there is: "40 steps of 256 tokens: 10.2k tokens, 0.12 epochs of the 85.3k ...".
-std::string describe_schedule(const RunInputs& inputs) {
+// What the schedule reads, against what there is: "40 steps of 256 tokens: 10.2k tokens, 0.12 epochs of the 85.3k in
+// data.train", and a line for what is read too often.
+std::vector<std::string> describe_schedule(const RunInputs& inputs, const DataLoader& loader) {
   const Recipe& recipe = inputs.recipe;
-  const auto step_tokens = static_cast<double>(
-      saturating_product({recipe.data.batch_size, recipe.data.sequence_length, recipe.train.accumulation}));
-  const double tokens = step_tokens * static_cast<double>(recipe.train.steps);
-  const auto available = static_cast<double>(inputs.train_tokens());
-  return fmt::format("{} steps of {} tokens: {} tokens, {:.3g} epochs of the {} in data.train", recipe.train.steps,
-                     format_count(step_tokens), format_count(tokens), tokens / std::max(available, 1.0),
-                     format_count(available));
+  const auto sequences = static_cast<double>(saturating_product({recipe.data.batch_size, recipe.train.accumulation}));
+  const double step_tokens = sequences * static_cast<double>(recipe.data.sequence_length);
+  const auto steps = static_cast<double>(recipe.train.steps);
+  std::vector<std::string> lines = {fmt::format("{} steps of {} tokens: {} tokens", recipe.train.steps,
+                                                format_count(step_tokens), format_count(steps * step_tokens))};
+  const std::vector<DataSource> sources = inputs.sources();
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const std::string name = recipe.data.sources.empty() ? "data.train" : fmt::format("data.source[{}]", i);
+    const double epochs = steps * sequences * sources[i].share / static_cast<double>(loader.windows_per_epoch(i));
+    int64_t tokens = 0;
+    for (const TokenShard* shard : sources[i].shards) tokens += shard->info().num_tokens;
+    lines[0] += fmt::format(", {:.3g} epochs of the {} in {}", epochs, format_count(static_cast<double>(tokens)), name);
+    if (epochs > 2)
+      lines.push_back(
+          fmt::format("warning: {} is read {:.3g} times; what is read more than twice tends to be learned "
+                      "by heart",
+                      name, epochs));
+  }
+  return lines;
 }
 
 Status check_ranks(const Recipe& recipe, int ranks) {
@@ -148,10 +161,6 @@ Status Run::open(const Recipe& recipe) {
                                        options_.world.rank, getpid());
   }
   ENGRAM_ASSIGN_OR_RETURN(inputs_, open_run_inputs(env_, recipe, data_path));
-  observer_.on_message(describe_schedule(inputs_));
-  observer_.on_message(describe(inputs_.parameters));
-  if (inputs_.validation_tokens() < 2 && inputs_.validation_sets.empty())
-    observer_.on_message("warning: data.validation holds no text, so that nothing will show overfitting");
   if (root() && directory_->latest()) ENGRAM_RETURN_IF_ERROR(check_resumed_recipe(*directory_->latest()));
   file_ = make_checkpoint_config(inputs_.recipe.model, *inputs_.tokenizer);
   if (root() && (!directory_->latest() || recipe.train.steps == 0)) ENGRAM_RETURN_IF_ERROR(check_start());
@@ -169,7 +178,11 @@ Status Run::open(const Recipe& recipe) {
   loading.first_batch = options_.world.rank * loading.num_batches;
   const MemoryNeed need = memory_need(inputs_, loading.threads > 0 ? loading.prefetch : 0, options_.world.size);
   ENGRAM_RETURN_IF_ERROR(check_memory(need, available_memory_bytes() / options_.world.local_size));
-  ENGRAM_ASSIGN_OR_RETURN(loader_, DataLoader::create(RunInputs::pointers(inputs_.train), inputs_.hasher, loading));
+  ENGRAM_ASSIGN_OR_RETURN(loader_, DataLoader::create(inputs_.sources(), inputs_.hasher, loading));
+  for (const std::string& line : describe_schedule(inputs_, *loader_)) observer_.on_message(line);
+  observer_.on_message(describe(inputs_.parameters));
+  if (inputs_.validation_tokens() < 2 && inputs_.validation_sets.empty())
+    observer_.on_message("warning: data.validation holds no text, so that nothing will show overfitting");
   validation_.emplace(inputs_);
   position_.vocabulary_digest = inputs_.tokenizer->vocabulary_digest();
   position_.train_tokens = inputs_.train_tokens();

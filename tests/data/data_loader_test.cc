@@ -220,6 +220,60 @@ TEST_F(LoaderTest, AsManyDocumentsAsFitShareAWindow) {
   EXPECT_EQ(batch.starts, (std::vector<std::vector<int32_t>>{{3}, {}, {}, {1}}));
 }
 
+// Each source shows all its windows once an epoch, in an order of its own, and a batch is a function of its number.
+TEST_F(LoaderTest, SourcesGiveWindowsByTheirShares) {
+  const std::vector<DataSource> sources = {{{pointers_[2]}, 0.3}, {{pointers_[0], pointers_[1]}, 0.7}};
+  const DataLoaderOptions options{.batch_size = 5, .sequence_length = 8, .seed = 7};
+  auto data = value_or_throw(DataLoader::create(sources, hasher_, options));
+  std::vector<std::vector<int32_t>> streams(2);
+  for (size_t s = 0; s < 2; ++s) {
+    const TokenShard& shard = *sources[s].shards[0];
+    streams[s].resize(static_cast<size_t>(shard.info().num_tokens));
+    shard.copy_tokens(0, streams[s]);
+    EXPECT_EQ(data->windows_per_epoch(s), (std::ssize(streams[s]) - 1) / 8);
+  }
+  std::vector<std::vector<int64_t>> seen(2);
+  std::vector<Batch> batches;
+  int64_t windows = 0;
+  while (std::ssize(seen[0]) < 2 * data->windows_per_epoch(0) || std::ssize(seen[1]) < 2 * data->windows_per_epoch(1)) {
+    batches.push_back(value_or_throw(data->next()));
+    for (int64_t b = 0; b < 5; ++b) {
+      const int64_t first = find_window(streams[0], batches.back(), b);
+      const size_t source = first >= 0 ? 0 : 1;
+      seen[source].push_back(first >= 0 ? first : find_window(streams[1], batches.back(), b));
+      ASSERT_GE(seen[source].back(), 0);
+      ++windows;
+      ASSERT_LT(std::abs(static_cast<double>(seen[0].size()) - 0.3 * static_cast<double>(windows)), 1.0);
+    }
+  }
+  for (size_t s = 0; s < 2; ++s) {
+    const auto epoch = seen[s].begin() + data->windows_per_epoch(s);
+    const std::vector<int64_t> one(seen[s].begin(), epoch), two(epoch, epoch + data->windows_per_epoch(s));
+    EXPECT_EQ(std::set<int64_t>(one.begin(), one.end()).size(), one.size());
+    EXPECT_EQ(std::set<int64_t>(two.begin(), two.end()).size(), two.size());
+    EXPECT_NE(one, two);
+  }
+  data->seek(3);
+  EXPECT_TRUE(equal(value_or_throw(data->next()), batches[3]));
+  DataLoaderOptions part = options;
+  part.batches_per_step = 4;
+  part.first_batch = 2;
+  part.num_batches = 2;
+  auto rank = value_or_throw(DataLoader::create(sources, hasher_, part));
+  for (const size_t wanted : {2, 3, 6, 7}) EXPECT_TRUE(equal(value_or_throw(rank->next()), batches[wanted]));
+
+  const auto message = [&](const std::vector<DataSource>& of, DataLoaderOptions how) {
+    return DataLoader::create(of, hasher_, how).status().message();
+  };
+  EXPECT_NE(message({{{pointers_[0]}, 0.3}, {{pointers_[1]}, 0.7}}, options).find("0 tokens are fewer"),
+            std::string::npos);
+  EXPECT_NE(message({{{pointers_[0]}, 0.3}}, options).find("a sum of 0.3"), std::string::npos);
+  part = options;
+  part.shuffle = false;
+  EXPECT_NE(message(sources, part).find("several sources without shuffle"), std::string::npos);
+  EXPECT_NE(message({}, options).find("got 0 sources"), std::string::npos);
+}
+
 TEST_F(LoaderTest, DropLastLeavesOutTheShortBatch) {
   auto data = loader({.batch_size = 3, .sequence_length = 16, .shuffle = false});
   const int64_t windows = data->windows_per_epoch();

@@ -173,5 +173,28 @@ TEST_F(Answers, PackedRunsResumeExactly) {
   EXPECT_EQ(value_or_throw(Recipe::parse(toml, "again.toml", {})).to_toml(), toml);
 }
 
+// Text that is replayed beside answers: the run says how often it reads each, and goes on where it stopped.
+TEST_F(Answers, SourcesAreMixed) {
+  struct : TrainObserver {
+    void on_message(const std::string& line) override { lines.push_back(line); }
+    std::vector<std::string> lines;
+  } heard;
+  const std::string sources =
+      fmt::format("data.source=[{{files=[\"{}\"], share=0.75}}, {{files=[\"{}\"], share=0.25}}]",
+                  path("answers/train.tokens"), path("data/train.tokens"));
+  const std::vector<std::string> mixed = {"data.train=[]", sources, "train.steps=40"};
+  TrainOptions options;
+  options.observer = &heard;
+  (void)value_or_throw(train(Env::posix(), recipe("whole", mixed), options));
+  EXPECT_NE(heard.lines[0].find(" in data.source[0], "), std::string::npos) << heard.lines[0];
+  EXPECT_TRUE(heard.lines[0].ends_with(" in data.source[1]")) << heard.lines[0];
+  EXPECT_TRUE(heard.lines[1].starts_with("warning: data.source[0] is read ")) << heard.lines[1];
+  EXPECT_FALSE(heard.lines[2].starts_with("warning: data.source[1]")) << heard.lines[2];
+  std::vector<std::string> stopped = mixed;
+  stopped.push_back("train.stop_at=7");
+  run(recipe("halves", stopped));
+  EXPECT_EQ(run(recipe("halves", mixed), /*resume=*/true).loss, last_line("whole")["loss"]);
+}
+
 }  // namespace
 }  // namespace engram

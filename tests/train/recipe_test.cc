@@ -151,6 +151,26 @@ TEST(Recipe, ValidationSetsHaveNamesAndFiles) {
       std::string::npos);
 }
 
+TEST(Recipe, SourcesTakeThePlaceOfTrain) {
+  const std::string text =
+      "[data]\ntokenizer = \"t\"\n[[data.source]]\nfiles = [\"a\", \"b\"]\nshare = 0.7\n"
+      "[[data.source]]\nfiles = [\"c\"]\nshare = 0.3\n[train]\nsteps = 1\n";
+  const Recipe recipe = value_or_throw(Recipe::parse(text, "r.toml", {}));
+  EXPECT_EQ(recipe.data.train_files(), (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(recipe.data.sources[1].share, 0.3);
+  const std::string resolved = recipe.to_toml();
+  EXPECT_NE(resolved.find("\n[[data.source]]\nfiles = [\"c\"]\nshare = 0.3\n"), std::string::npos) << resolved;
+  EXPECT_EQ(value_or_throw(Recipe::parse(resolved, "again.toml", {})).to_toml(), resolved);
+  const auto refused = [&](const std::string& set, const std::string& wanted) {
+    EXPECT_NE(error_of(text, {set}).find(wanted), std::string::npos) << error_of(text, {set});
+  };
+  refused("data.train=[\"x\"]", "data.train: got it and data.source, wanted one of them");
+  refused("data.source=[{files=\"a\", share=0.5}]", "shares whose sum is 0.5, wanted 1");
+  refused("data.source=[{files=\"a\"}]", "got 1 files and a share of 0");
+  refused("data.source=[{files=[], share=1}]", "got 0 files");
+  refused("data.source=[{files=\"a\", share=2}]", "data.source[0].share: got 2, wanted a number in [0, 1]");
+}
+
 TEST(Recipe, KeysThatContradictEachOtherAreRefused) {
   EXPECT_NE(error_of_set("train.steps=0").find("got 0, wanted at least 1 for a model that is not there yet"),
             std::string::npos);

@@ -242,8 +242,8 @@ class Expander {
       data.train = {join_path(folder, "train.tokens")};
       data.validation = {join_path(folder, "validation.tokens")};
     }
-    for (const auto* files : {&data.train, &data.validation})
-      for (const std::string& file : *files)
+    for (const auto& files : {data.train_files(), data.validation})
+      for (const std::string& file : files)
         if (!env_.file_exists(file))
           return make_status(StatusCode::kFailedPrecondition,
                              "{}: no such file: scripts/corpus.sh --study makes the studies' text from packages, "
@@ -257,9 +257,9 @@ class Expander {
   // Files of the same names on another machine, or made anew, may hold another text.
   Result<std::string> describe_text(const DataRecipe& data) {
     std::string text = tokenizer_->vocabulary_digest();
-    for (const auto* files : {&data.train, &data.validation}) {
+    for (const auto& files : {data.train_files(), data.validation}) {
       int64_t tokens = 0;
-      for (const std::string& file : *files) {
+      for (const std::string& file : files) {
         ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env_, file));
         tokens += shard.info().num_tokens;
       }

@@ -46,7 +46,7 @@ Result<std::string> text_of_recipe(Env& env, const LoadedModel& model, TextRole 
     const std::string data = join_path(parent_path(model.directory), "data");
     file = join_path(data, training ? "train.tokens" : "validation.tokens");
   } else {
-    const auto& files = training ? recipe.data.train : recipe.data.validation;
+    const auto files = training ? recipe.data.train_files() : recipe.data.validation;
     if (!files.empty()) file = files.front();
   }
   if (file.empty() || !env.file_exists(file)) {
