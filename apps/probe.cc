@@ -67,6 +67,8 @@ void add_reading_flags(CLI::App& command, ProbeOptions& options, const ProbeEntr
   }
   add("--toward", options.toward, "take the rows of this text's n-gram instead of gradient steps");
   if (auto* option = add("--target", options.target, "what should follow")) option->capture_default_str();
+  add("--save-overlay", options.save_overlay, "write the edited rows here, as an overlay of --table");
+  add("--table", options.table, "row file of this checkpoint that the overlay is for (engram table convert)");
   if (auto* option =
           add("--lengths", options.lengths, "tokens of prompt and answer (default: the context and its half)")) {
     option->delimiter(',');

@@ -33,6 +33,7 @@ std::string shell_quoted(const std::string& text) {
 struct ServeFlags {
   std::string checkpoint, api_key_file, kv_cache = "1GiB", reads = "ahead";
   std::string log_level = "info", log_format = "text";
+  std::vector<std::string> overlays;
   EngineOptions engine;
   HttpServerOptions http;
   std::string device = "cpu", dtype = "auto";
@@ -47,6 +48,21 @@ std::string name_of(const std::string& checkpoint) {
   return slash == std::string::npos ? path : path.substr(slash + 1);
 }
 
+// "NAME=FILE" each.
+Result<std::vector<NamedOverlay>> named_overlays(const std::vector<std::string>& texts) {
+  std::vector<NamedOverlay> out;
+  for (const std::string& text : texts) {
+    const size_t equals = std::min(text.find('='), text.size());
+    NamedOverlay overlay{text.substr(0, equals), equals < text.size() ? text.substr(equals + 1) : ""};
+    if (overlay.name.empty() || overlay.path.empty())
+      return invalid_argument("--overlay: got {}, wanted NAME=FILE", quote_text(text));
+    if (std::ranges::find(out, overlay.name, &NamedOverlay::name) != out.end())
+      return invalid_argument("--overlay: {} is there twice", quote_text(overlay.name));
+    out.push_back(std::move(overlay));
+  }
+  return out;
+}
+
 LogLevel level_of(const std::string& name) {
   if (name == "debug") return LogLevel::kDebug;
   if (name == "warning") return LogLevel::kWarning;
@@ -58,6 +74,8 @@ void print_banner(const std::string& url, const EngineInfo& info, const EngineTh
                   bool keys) {
   fmt::print("{} at {}  (context {} tokens, {} pages of {}, memory {})\n", info.model, url, info.max_context,
              engine.metrics().kv_blocks_total, block_size, info.layer_ids.empty() ? "none" : info.placement);
+  for (const OverlayInfo& one : info.overlays)
+    fmt::print("overlay {}: {} rows, {:.1f} KB\n", one.name, one.rows, static_cast<double>(one.bytes) / 1000);
   fmt::print("page: {}/   API: {}/v1   metrics: {}/metrics   Ctrl-C ends it when what runs is done\n", url, url, url);
   const nlohmann::ordered_json body = {{"model", info.model}, {"prompt", "The king"}, {"max_tokens", 32}};
   fmt::print("the model's name is {}; ask it:\n  curl {}/v1/completions {}-H 'Content-Type: application/json' -d {}\n",
@@ -81,6 +99,7 @@ Status run_serve(const ServeFlags& flags) {
   options.overlap_reads = flags.reads == "ahead";
   if (options.model_name.empty()) options.model_name = name_of(flags.checkpoint);
   ENGRAM_ASSIGN_OR_RETURN(options.kv_cache_bytes, parse_size(flags.kv_cache));
+  ENGRAM_ASSIGN_OR_RETURN(options.overlays, named_overlays(flags.overlays));
   HttpServerOptions http = flags.http;
   if (!flags.api_key_file.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(http.api_keys, read_api_keys(Env::posix(), flags.api_key_file));
@@ -146,6 +165,9 @@ void add_serve(CLI::App& app, Invocation& invocation) {
   command->add_option("--table", flags->engine.tables,
                       "where the tables are: resident (the default), TIER:FILE?key=value (docs/serving.md), or"
                       " LAYER=one of these; may be repeated");
+  command->add_option("--overlay", flags->overlays,
+                      "NAME=FILE: edited rows for the requests with \"overlay\": \"NAME\" (docs/serving.md); may be"
+                      " repeated");
   command->add_option("--model-name", flags->engine.model_name, "what clients call it; default: the checkpoint's name");
   command->add_option("--kv-cache", flags->kv_cache, "memory for keys and values, as 512MiB or 4GiB")
       ->capture_default_str();

@@ -6,12 +6,27 @@
 
 namespace engram {
 
+namespace {
+
+constexpr size_t kMostRoots = 4096;  // clients choose the combinations
+
+}  // namespace
+
 BlockManager::BlockManager(int64_t num_blocks, int64_t block_size, bool prefix_cache)
     : block_size_(block_size), prefix_cache_(prefix_cache), blocks_(static_cast<size_t>(num_blocks)) {
   ENGRAM_CHECK(num_blocks > 0 && block_size > 0, "{} blocks of {} tokens", num_blocks, block_size);
   for (int32_t i = 0; i < static_cast<int32_t>(num_blocks); ++i) {
     blocks_[static_cast<size_t>(i)].free_at = free_.insert(free_.end(), i);
   }
+}
+
+uint64_t BlockManager::root(const Sequence& sequence) {
+  if (sequence.request.memory_off) return 2;
+  if (sequence.request.overlays.empty()) return 1;
+  if (roots_.size() >= kMostRoots) roots_.clear();  // what was cached under them is not found again
+  const auto [root, is_new] = roots_.try_emplace(sequence.request.overlays, next_identity_);
+  if (is_new) ++next_identity_;
+  return root->second;
 }
 
 uint64_t BlockManager::content_key(uint64_t parent, const int32_t* tokens) const {

@@ -1,13 +1,15 @@
 // BlockManager: which sequence owns which page. Pages of block_size tokens, counted references, a prefix cache.
 //
 // A full block whose tokens are computed is known by its content: its tokens, the block before it (by identity, so a
-// match is exact and never a matter of a hash), and whether the memory is on. A new sequence takes over the longest
-// such chain that its prompt begins with. A block without a holder keeps its content until its page is needed.
-// Least recently used blocks are evicted first; within a sequence, from the end.
-// One thread; nothing here touches the pages themselves.
+// match is exact and never a matter of a hash), and whether the memory is on, with which overlays. A new sequence takes
+// over the longest such chain that its prompt begins with. A block without a holder keeps its content until its page is
+// needed. Least recently used blocks are evicted first; within a sequence, from the end. One thread; nothing here
+// touches the pages themselves.
 #pragma once
 #include <cstdint>
 #include <list>
+#include <map>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -41,7 +43,8 @@ class BlockManager {
     std::vector<int32_t> tokens;
     std::list<int32_t>::iterator free_at;
   };
-  static uint64_t root(const Sequence& sequence) { return sequence.request.memory_off ? 2 : 1; }
+  // Where the chains of a sequence's kind begin.
+  uint64_t root(const Sequence& sequence);
   uint64_t content_key(uint64_t parent, const int32_t* tokens) const;
   // The block with this content, -1: none.
   int32_t find(uint64_t parent, const int32_t* tokens) const;
@@ -53,6 +56,7 @@ class BlockManager {
   std::vector<Block> blocks_;
   std::list<int32_t> free_;                                // longest unused first
   std::unordered_multimap<uint64_t, int32_t> by_content_;  // content_key -> block
+  std::map<std::vector<std::string>, uint64_t> roots_;     // by overlays
   uint64_t next_identity_ = 3;
 };
 

@@ -13,6 +13,12 @@
 
 namespace engram {
 
+// Edited rows that a request may ask for by name.
+struct OverlayInfo {
+  std::string name;
+  int64_t rows = 0, bytes = 0;
+};
+
 struct EngineInfo {
   std::string model;    // its public name
   int64_t created = 0;  // seconds since 1970
@@ -24,6 +30,7 @@ struct EngineInfo {
   int max_ngram_size = 0;
   int n_heads = 0;        // rows per n-gram order
   std::string placement;  // where the tables are: the URI's tier, or "resident"
+  std::vector<OverlayInfo> overlays;
 };
 
 // Cumulative counts of durations in seconds under fixed bounds, Prometheus' histogram.

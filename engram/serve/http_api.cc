@@ -174,11 +174,12 @@ std::optional<HttpReply> HttpApi::refuse(const HttpRequest& head) const {
 
 HttpReply HttpApi::models(const std::string& path) const {
   const EngineInfo& info = model_.info;
-  const ordered_json memory = {{"layer_ids", info.layer_ids},
-                               {"streams", info.streams},
-                               {"max_ngram_size", info.max_ngram_size},
-                               {"n_heads", info.n_heads},
-                               {"placement", info.placement}};
+  ordered_json overlays = ordered_json::array();
+  for (const OverlayInfo& one : info.overlays)
+    overlays.push_back({{"name", one.name}, {"rows", one.rows}, {"bytes", one.bytes}});
+  const ordered_json memory = {{"layer_ids", info.layer_ids},           {"streams", info.streams},
+                               {"max_ngram_size", info.max_ngram_size}, {"n_heads", info.n_heads},
+                               {"placement", info.placement},           {"overlays", overlays}};
   const ordered_json model = {{"id", info.model},
                               {"object", "model"},
                               {"created", info.created},

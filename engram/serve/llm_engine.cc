@@ -4,6 +4,7 @@
 #include <set>
 
 #include "engram/core/checked_math.h"
+#include "engram/core/json.h"
 #include "engram/core/machine.h"
 #include "engram/model/decode/sampler.h"
 
@@ -54,6 +55,8 @@ EngineInfo make_info(const LoadedModel& model, const EngineOptions& options, con
     std::set<std::string> placements;
     for (int layer = 0; layer < c.num_memory_layers(); ++layer) placements.insert(tables.placement(layer));
     info.placement = fmt::format("{}", fmt::join(placements, ", "));
+    for (const ServedOverlay& overlay : tables.overlays())
+      info.overlays.push_back({overlay.name(), overlay.num_rows(), overlay.bytes()});
   }
   info.streams = c.engram_branch_gates ? c.hc_mult : 1;
   return info;
@@ -129,7 +132,8 @@ Status EngineOptions::validate() const {
 Result<std::unique_ptr<LLMEngine>> LLMEngine::create(Env& env, const LoadedModel& model, const EngineOptions& options) {
   ENGRAM_RETURN_IF_ERROR(options.validate());
   ENGRAM_RETURN_IF_ERROR(count_blocks(model, options).status());  // before a table is read
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ServedTables> tables, ServedTables::open(env, model, options.tables));
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ServedTables> tables,
+                          ServedTables::open(env, model, options.tables, options.overlays));
   return create(model, options, std::move(tables));
 }
 
@@ -167,6 +171,10 @@ Status LLMEngine::check(const GenerationRequest& request) const {
                                 i, id, info_.vocab_size - 1);
       }
     }
+  }
+  for (const std::string& name : request.overlays) {
+    if (tables_->find_overlay(name) == nullptr)
+      return invalid_argument("overlay: got {}, wanted one that was loaded at the start", quote_text(name));
   }
   for (const auto& [id, bias] : request.sampling.logit_bias) {
     if (id < 0 || id >= info_.vocab_size) {

@@ -23,6 +23,7 @@ namespace engram {
 struct EngineOptions {
   std::string model_name = "engram";
   std::vector<std::string> tables;            // placements (model/memory/served_tables.h); none: resident
+  std::vector<NamedOverlay> overlays;         // that requests may name
   int64_t kv_cache_bytes = int64_t{1} << 30;  // of pages; fewer are made when every sequence fits into fewer
   int64_t block_size = 16;                    // tokens of a page
   int64_t max_context = 0;                    // of a sequence, at most the model's; 0: the model's

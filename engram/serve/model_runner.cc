@@ -192,7 +192,7 @@ void ModelRunner::read_logits(std::span<const ScheduledChunk> chunks, const torc
 }
 
 StepRows ModelRunner::hash(Sequence& sequence, int64_t first, int64_t count) const {
-  if (sequence.request.memory_off || model_.hasher.num_layers() == 0) return {nullptr, 0, count};
+  if (sequence.request.memory_off || model_.hasher.num_layers() == 0) return {nullptr, 0, count, {}};
   SequenceRows& rows = sequence.rows;
   const std::span<const int32_t> tokens = sequence.tokens;
   if (!rows.context || first < rows.begin) {  // what stands in pages of the prefix cache needs no rows
@@ -205,7 +205,9 @@ StepRows ModelRunner::hash(Sequence& sequence, int64_t first, int64_t count) con
     throw_if_error(rows.context->append(tokens.subspan(static_cast<size_t>(rows.end()), static_cast<size_t>(missing))));
     model_.hasher.hash(*rows.context, missing, rows.ids);
   }
-  return {&rows.ids, first - rows.begin, count};
+  std::vector<const ServedOverlay*> overlays;
+  for (const std::string& name : sequence.request.overlays) overlays.push_back(tables_.find_overlay(name));
+  return {&rows.ids, first - rows.begin, count, std::move(overlays)};
 }
 
 std::vector<TokenTrace> ModelRunner::trace(const ScheduledChunk& chunk, const StepRows& step_rows, int64_t first_token,
@@ -217,7 +219,12 @@ std::vector<TokenTrace> ModelRunner::trace(const ScheduledChunk& chunk, const St
   for (size_t layer = 0; layer < gates.size() && step_rows.row_ids != nullptr; ++layer) {
     const int at = static_cast<int>(layer);
     const std::span<const int64_t> row_ids = step_rows.row_ids->layer(at, step_rows.first, step_rows.count);
-    const std::vector<std::string> tiers = tables_.source(at).tiers(row_ids);
+    std::vector<std::string> tiers = tables_.source(at).tiers(row_ids);
+    for (const ServedOverlay* overlay : step_rows.overlays) {
+      for (size_t i = 0; i < row_ids.size(); ++i) {
+        if (overlay->edits(at, row_ids[i])) tiers[i] = "overlay " + overlay->name();
+      }
+    }
     const torch::Tensor gate = gates[layer].to(torch::kCPU, torch::kFloat).contiguous();
     const int64_t streams = gate.size(1);
     const size_t rows = row_ids.size() / out.size();

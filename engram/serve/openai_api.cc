@@ -75,8 +75,25 @@ void read_logit_bias(ApiFields& fields, const EngineInfo& info, SamplingParams& 
   }
 }
 
+// A name or a list of names, each once.
+void read_overlays(ApiFields& fields, const EngineInfo& info, std::vector<std::string>& overlays) {
+  fields("overlay", overlays);
+  for (auto name = overlays.begin(); name != overlays.end() && !fields.error(); ++name) {
+    if (std::find(overlays.begin(), name, *name) != name) {
+      fields.fail("overlay", fmt::format("got {} twice", quote_text(*name)));
+    } else if (info.overlays.empty()) {
+      fields.fail("overlay", fmt::format("got {}, and this server has no overlays", quote_text(*name)));
+    } else if (std::ranges::find(info.overlays, *name, &OverlayInfo::name) == info.overlays.end()) {
+      std::vector<std::string> known;
+      for (const OverlayInfo& one : info.overlays) known.push_back(one.name);
+      fields.fail("overlay", fmt::format("got {}, wanted one of: {}", quote_text(*name), fmt::join(known, ", ")));
+    }
+  }
+}
+
 void read_memory(ApiFields& fields, const EngineInfo& info, GenerationCall& call, GenerationRequest& request) {
   fields("memory", request.memory_off, kMemoryOff);
+  read_overlays(fields, info, request.overlays);
   fields("memory_trace", call.memory_trace);
   request.trace = call.memory_trace;
   if (call.memory_trace && info.layer_ids.empty()) fields.fail("memory_trace", "this model has no memory to trace");
@@ -212,6 +229,7 @@ Parsed trace_of(const ApiModel& model, ApiFields& fields) {
   request.sampling.temperature = 0;
   request.trace = true;
   fields("memory", request.memory_off, kMemoryOff);
+  read_overlays(fields, model.info, request.overlays);
   if (model.info.layer_ids.empty()) fields.fail("model", "this model has no memory to trace");
   int64_t max_tokens = 0;
   fields("max_tokens", max_tokens, 0, INT32_MAX);

@@ -2,7 +2,8 @@
 //
 // Strict: a wrong type or range, a feature that is not served, or a prompt that does not fit is an error that says
 // what, where, got and wanted. Unknown fields are ignored, as OpenAI's servers do. Extensions:
-// top_k, min_p, repetition_penalty, ignore_eos, "memory": "on"|"off", "memory_trace". The answers: answer.h.
+// top_k, min_p, repetition_penalty, ignore_eos, "memory": "on"|"off", "overlay": a name or several, "memory_trace". The
+// answers: answer.h.
 #pragma once
 #include <string_view>
 #include <variant>
@@ -29,7 +30,7 @@ struct GenerationCall {
 
 std::variant<GenerationCall, ApiError> parse_completion(const ApiModel& model, std::string_view body);
 std::variant<GenerationCall, ApiError> parse_chat_completion(const ApiModel& model, std::string_view body);
-// {"prompt", "max_tokens": 0 by default, "memory"}: greedy, never streamed.
+// {"prompt", "max_tokens": 0 by default, "memory", "overlay"}: greedy, never streamed.
 std::variant<GenerationCall, ApiError> parse_memory_trace(const ApiModel& model, std::string_view body);
 
 }  // namespace engram

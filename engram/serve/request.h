@@ -31,7 +31,8 @@ struct GenerationRequest {
   SamplingParams sampling;
   std::vector<int32_t> forced;  // generated instead of what is sampled, as far as they go: measurements and scoring
   bool memory_off = false;      // knock-out: Engram blocks add nothing
-  bool trace = false;           // events carry what the memory did
+  std::vector<std::string> overlays;  // names; their rows in the tables' place, of two the later one's
+  bool trace = false;                 // events carry what the memory did
 };
 
 // What one Engram layer did at one token.
@@ -39,7 +40,8 @@ struct LayerTrace {
   int layer_id = 0;
   std::vector<float> gates;        // [M] alpha per residual stream
   std::vector<int64_t> row_ids;    // [R], order-major
-  std::vector<std::string> tiers;  // [R] which tier served the row: hot, cache, dram, page_cache, drive, resident
+  std::vector<std::string> tiers;  // [R] what served the row: hot, cache, dram, page_cache, drive, resident, or
+                                   // "overlay NAME"
 };
 struct TokenTrace {
   int32_t token = -1;

@@ -2,6 +2,8 @@
 
 #include "engram/lab/probes/patchscope.h"
 #include "engram/lab/text/score.h"
+#include "engram/store/import/table_tools.h"
+#include "engram/store/open.h"
 #include "tests/lab/probe_test.h"
 
 namespace engram {
@@ -75,6 +77,32 @@ TEST_F(Edit, TowardItselfChangesNothing) {
   options_.toward = "ay";
   EXPECT_NE(run("edit", {save("model", MemoryKind::kEngram)}).status().message().find("wanted 3 like ngram's"),
             std::string::npos);
+}
+
+TEST_F(Edit, EditedRowsBecomeAnOverlay) {
+  const std::string checkpoint = save("model", MemoryKind::kEngram), file = folder_ / "model.rows";
+  const auto source = value_or_throw(open_table_source(Env::posix(), checkpoint));
+  const RowFileInfo info = value_or_throw(plan_convert(*source, RowType::kFP32));
+  throw_if_error(convert_table(Env::posix(), *source, file, info, /*resume=*/false, nullptr));
+  options_.ngram = "Milky Way";
+  options_.target = "z";
+  options_.save_overlay = folder_ / "z.overlay";
+  EXPECT_NE(run("edit", {checkpoint}).status().message().find("table: got none"), std::string::npos);
+  options_.table = file;
+  const auto data = value_or_throw(run("edit", {checkpoint}));
+  EXPECT_EQ(data.at("overlay").at("rows"), 4);
+
+  const LoadedModel model = value_or_throw(load_model(Env::posix(), checkpoint));
+  const NgramRowIds rows = value_or_throw(rows_of_ngram(model, encode(model, "Milky Way")));
+  const auto values = train_rows(model, rows, encode(model, "Milky Way"), encode(model, "z"), options_.steps);
+  const auto stores =
+      value_or_throw(open_row_stores(Env::posix(), "dram:" + file + "?overlay=" + options_.save_overlay));
+  for (size_t layer = 0; layer < 2; ++layer) {
+    std::vector<std::byte> got(2 * stores.stores[layer]->row_bytes());
+    throw_if_error(stores.stores[layer]->read(rows.row_ids[layer], got).wait());
+    const torch::Tensor wanted = values[layer].contiguous();
+    EXPECT_EQ(std::memcmp(got.data(), wanted.data_ptr(), got.size()), 0) << layer;
+  }
 }
 
 TEST_F(Edit, APatchOfTheOwnStateChangesNothingAndAnotherDoes) {

@@ -83,6 +83,17 @@ TEST_F(ServeApi, CompletionDefaults) {
                made.requests[0].memory_off);
 }
 
+TEST_F(ServeApi, OverlaysByName) {
+  const auto overlays = [&](const std::string& text) {
+    return call(kCompletions, R"({"prompt": "ab", "overlay": )" + text + "}").requests[0].overlays;
+  };
+  EXPECT_EQ(overlays("null"), std::vector<std::string>());
+  EXPECT_EQ(overlays(R"("rome")"), std::vector<std::string>({"rome"}));
+  EXPECT_EQ(overlays(R"(["rome", "paris"])"), (std::vector<std::string>{"rome", "paris"}));
+  EXPECT_EQ(call(kTrace, R"({"prompt": "ab", "overlay": "paris"})").requests[0].overlays,
+            std::vector<std::string>({"paris"}));
+}
+
 TEST_F(ServeApi, CompletionFields) {
   const GenerationCall made = call(kCompletions, R"({"model": "fake-model", "prompt": "ab", "max_tokens": 5.0,
       "temperature": 0.5, "top_p": 0.9, "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.2, "presence_penalty": -1,
@@ -202,6 +213,9 @@ TEST_F(ServeApi, CompletionsThatCannotBeServed) {
       {R"({"prompt": "a", "logit_bias": {"-1": 1}})", 400, "logit_bias", "got token '-1'"},
       {R"({"prompt": "a", "logit_bias": {"5x": 1}})", 400, "logit_bias", "got token '5x'"},
       {R"({"prompt": "a", "logit_bias": {"": 1}})", 400, "logit_bias", "got token ''"},
+      {R"({"prompt": "a", "overlay": "x"})", 400, "overlay", "got 'x', wanted one of: paris, rome"},
+      {R"({"prompt": "a", "overlay": ["rome", "rome"]})", 400, "overlay", "got 'rome' twice"},
+      {R"({"prompt": "a", "overlay": [1]})", 400, "overlay", "got 1"},
       {R"({"prompt": "a", "logit_bias": {"5": 101}})", 400, "logit_bias", "got 101, wanted biases in [-100, 100]"},
       {R"({"prompt": "a", "logit_bias": {"5": "x"}})", 400, "logit_bias", "got 'x'"},
       {R"({"prompt": "a", "best_of": 2})", 400, "best_of", "only the value of n"},

@@ -12,6 +12,7 @@
 #include "engram/model/decode/generate.h"
 #include "engram/serve/engine_thread.h"
 #include "engram/store/import/table_tools.h"
+#include "engram/store/tiers/overlay_store.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {
@@ -297,6 +298,66 @@ TEST_F(ServeEngine, EqualsGenerateWithTablesInAnyTier) {
 }
 
 // A long prompt runs in chunks: the rows of the next one are on their way into the cache while this one runs.
+// A request's overlay is the same as a table with it in front; who does not ask for it sees the table.
+TEST_F(ServeEngine, OverlaysAreOfTheRequestsThatNameThem) {
+  const std::string file = row_file(), prompt = "the rows of this text";
+  const RowFileReader table = value_or_throw(RowFileReader::open(Env::posix(), file));
+  const auto edit = [&](const std::string& name, float value, std::vector<int64_t> ids) {
+    Overlay overlay{folder_ / name, {}};
+    std::ranges::sort(ids);
+    ids.erase(std::ranges::unique(ids).begin(), ids.end());
+    const std::vector<float> values(ids.size() * static_cast<size_t>(model_.config.engram.head_dim), value);
+    throw_if_error(add_values(table, model_.config.engram.layer_ids[0], ids, values, overlay));
+    throw_if_error(overlay.save(Env::posix(), table.info()));
+    return overlay.path;
+  };
+  const auto tokens = value_or_throw(model_.tokenizer->encode(prompt));
+  const RowIds rows = value_or_throw(model_.hasher.hash(tokens));
+  const auto ids = rows.layer(0);
+  const std::string all = edit("all", 3.0F, {ids.begin(), ids.end()}), some = edit("some", -2.0F, {ids[0], ids[5]});
+  const auto traced = [&](LLMEngine& e, std::vector<std::vector<std::string>> overlays) {
+    outcomes_.clear();
+    for (uint64_t i = 0; i < overlays.size(); ++i) {
+      GenerationRequest r = request(prompt, 12);
+      r.trace = true;
+      r.overlays = overlays[i];
+      add(e, i, r);
+    }
+    run(e);
+  };
+  EngineOptions options;
+  options.tables = {"dram:" + file + "?overlay=" + all};
+  traced(*engine(options), {{}});
+  const std::vector<int32_t> edited = outcomes_[0].tokens;
+  const std::vector<float> edited_gates = outcomes_[0].trace[4].layers[0].gates;
+  ASSERT_NE(edited, reference(prompt, 12));
+
+  options.tables = {"dram:" + file};
+  options.overlays = {{"all", all}, {"some", some}};
+  auto e = engine(options);
+  ASSERT_EQ(e->info().overlays.size(), 2u);
+  EXPECT_EQ(e->info().overlays[1].rows, 2);
+  EXPECT_EQ(e->info().overlays[1].bytes, 2 * 4 * model_.config.engram.head_dim);
+  traced(*e, {{}, {"all"}, {"all", "some"}, {}});
+  EXPECT_EQ(outcomes_[0].tokens, reference(prompt, 12));
+  EXPECT_EQ(outcomes_[3].tokens, outcomes_[0].tokens);
+  EXPECT_EQ(outcomes_[1].tokens, edited);
+  for (size_t m = 0; m < 2; ++m)  // batches of other sizes round differently
+    EXPECT_NEAR(outcomes_[1].trace[4].layers[0].gates[m], edited_gates[m], 1e-5);
+  const auto& both = outcomes_[2].trace[0].layers[0];
+  EXPECT_EQ(both.tiers[0], "overlay some");
+  EXPECT_EQ(both.tiers[1], "overlay all");
+  EXPECT_EQ(outcomes_[2].trace[0].layers[1].tiers[0], "dram");
+  EXPECT_EQ(outcomes_[0].trace[0].layers[0].tiers[0], "dram");
+
+  GenerationRequest unknown = request(prompt, 1);
+  unknown.overlays = {"other"};
+  EXPECT_NE(e->check(unknown).message().find("overlay: got 'other', wanted one that was loaded"), std::string::npos);
+  options.tables = {};
+  EXPECT_NE(LLMEngine::create(Env::posix(), model_, options).status().message().find("no table is in a row file"),
+            std::string::npos);
+}
+
 TEST_F(ServeEngine, RowsOfTheNextChunkArePrefetched) {
   EngineOptions options;
   options.tables = {"nvme:" + row_file() + "?cache=64KiB"};

@@ -39,6 +39,7 @@ FakeEngine::FakeEngine(FakeEngineOptions options) : options_(std::move(options))
     info_.streams = 2;
     info_.max_ngram_size = 3;
     info_.n_heads = 2;
+    info_.overlays = {{"paris", 8, 72}, {"rome", 16, 144}};
     info_.placement = options_.resident ? "resident" : "cache over drive";
     for (const int layer : info_.layer_ids) {
       if (options_.resident) break;

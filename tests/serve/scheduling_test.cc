@@ -77,6 +77,25 @@ TEST(BlockManager, PrefixesDifferByMemory) {
   EXPECT_EQ(off->num_computed, 0) << "keys and values depend on whether the memory is on";
 }
 
+TEST(BlockManager, PrefixesDifferByOverlays) {
+  BlockManager blocks(20, 4);
+  std::vector<std::vector<std::string>> kinds = {{}, {"a"}, {"b"}, {"a", "b"}, {"b", "a"}};
+  for (uint64_t i = 0; i < kinds.size(); ++i) {
+    auto first = make_sequence(2 * i + 1, tokens_from(0, 9)), second = make_sequence(2 * i + 2, tokens_from(0, 9));
+    first->request.overlays = second->request.overlays = kinds[i];
+    blocks.take_prefix(*first);
+    EXPECT_EQ(first->num_computed, 0) << i;
+    blocks.release(*first);
+    first = make_sequence(2 * i + 1, tokens_from(0, 9));
+    first->request.overlays = kinds[i];
+    compute(blocks, *first);
+    blocks.take_prefix(*second);
+    EXPECT_EQ(second->num_computed, 8) << i;
+    blocks.release(*first);
+    blocks.release(*second);
+  }
+}
+
 // The second block of two chains has the same tokens; what stands before it differs.
 TEST(BlockManager, ABlockIsKnownByWhatStandsBeforeIt) {
   BlockManager blocks(10, 2);

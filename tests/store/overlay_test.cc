@@ -103,15 +103,15 @@ TEST_F(OverlayTest, ValuesBecomeRowsOfTheTablesKind) {
   Overlay overlay{path("values"), {}};
   std::vector<float> values(2 * 146);
   std::iota(values.begin(), values.end(), -50.0f);
-  throw_if_error(overlay.add_values(reader, 5, {7, 99}, values));
+  throw_if_error(add_values(reader, 5, {7, 99}, values, overlay));
   const OpenTable table = value_or_throw(open("dram", {save(overlay)}));
   std::vector<std::byte> out(2 * 584);
   throw_if_error(table.stores[1]->read(std::vector<int64_t>{7, 99}, out).wait());
   EXPECT_TRUE(std::ranges::equal(out, std::as_bytes(std::span(values))));  // fp32 as it is
-  EXPECT_EQ(overlay.add_values(reader, 5, {99, 7}, values).code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(overlay.add_values(reader, 5, {7}, values).code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(overlay.add_values(reader, 5, {7, 100}, values).code(), StatusCode::kOutOfRange);
-  EXPECT_EQ(overlay.add_values(reader, 6, {7, 99}, values).code(), StatusCode::kNotFound);
+  EXPECT_EQ(add_values(reader, 5, {99, 7}, values, overlay).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(add_values(reader, 5, {7}, values, overlay).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(add_values(reader, 5, {7, 100}, values, overlay).code(), StatusCode::kOutOfRange);
+  EXPECT_EQ(add_values(reader, 6, {7, 99}, values, overlay).code(), StatusCode::kNotFound);
 }
 
 TEST_F(OverlayTest, TwoComposeInTheirOrder) {

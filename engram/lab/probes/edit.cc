@@ -9,7 +9,10 @@
 
 #include "engram/core/json.h"
 #include "engram/lab/text/score.h"
+#include "engram/model/memory/served_tables.h"
 #include "engram/model/windows.h"
+#include "engram/store/rowfile/row_file.h"
+#include "engram/store/tiers/overlay_store.h"
 
 namespace engram {
 namespace {
@@ -97,6 +100,31 @@ void show_locality(const EditedPositions& positions, Page& page, Json& numbers) 
   }
   page.table("What else changed", "KL(before || after) at every position of the held-out text, in nats.",
              {"position", "count", "mean KL", "largest KL"}, rows);
+}
+
+// The edited rows as an overlay of a row file, which a server reads for those who ask for it.
+Status save_overlay(Env& env, const ProbeOptions& options, const LoadedModel& model, const NgramRowIds& rows,
+                    const std::vector<torch::Tensor>& values, Page& page, Json& numbers) {
+  ENGRAM_ASSIGN_OR_RETURN(const RowFileReader table, RowFileReader::open(env, options.table));
+  Overlay overlay{options.save_overlay, {}};
+  int64_t count = 0, bytes = 0;
+  for (size_t layer = 0; layer < rows.row_ids.size(); ++layer) {
+    const int layer_id = model.config.engram.layer_ids[layer];
+    ENGRAM_RETURN_IF_ERROR(check_row_file(table.info(), model, layer_id).with_context(options.table));
+    const std::vector<int64_t>& ids = rows.row_ids[layer];  // they ascend: heads' rows lie one behind the other
+    const torch::Tensor edited = values[layer].contiguous();
+    ENGRAM_RETURN_IF_ERROR(add_values(table, layer_id, ids,
+                                      {edited.const_data_ptr<float>(), static_cast<size_t>(edited.numel())}, overlay));
+    count += std::ssize(ids);
+    bytes += std::ssize(overlay.layers.back().rows);
+  }
+  ENGRAM_RETURN_IF_ERROR(overlay.save(env, table.info()));
+  numbers["overlay"] = {{"path", options.save_overlay}, {"table", options.table}, {"rows", count}, {"bytes", bytes}};
+  page.paragraph(
+      fmt::format("{} has the {} edited rows, {} bytes, for the table {}. A server can read it for the "
+                  "requests that name it (docs/serving.md).",
+                  options.save_overlay, count, bytes, options.table));
+  return {};
 }
 
 }  // namespace
@@ -224,6 +252,9 @@ Result<ProbeResult> probe_edit(const ProbeContext& context) {
       context.model_with_memory({MemoryKind::kEngram}, "no Engram layer, so it has no rows to edit"));
   const LoadedModel& model = *found;
   const ProbeOptions& options = context.options;
+  if (options.save_overlay.empty() != options.table.empty())
+    return invalid_argument("{}: got none, wanted {}", options.table.empty() ? "table" : "save-overlay",
+                            options.table.empty() ? "the row file that the overlay is for" : "the overlay's path");
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
   ENGRAM_ASSIGN_OR_RETURN(const auto tokens, encode(model, options.ngram, "ngram"));
   ENGRAM_ASSIGN_OR_RETURN(const auto target, encode(model, options.target, "target"));
@@ -273,6 +304,8 @@ Result<ProbeResult> probe_edit(const ProbeContext& context) {
                   {"order", rows.order},      {"toward", options.toward},     {"target", options.target},
                   {"steps", options.steps},   {"row_ids", rows.row_ids},      {"effect", Json::array()},
                   {"locality", Json::array()}};
+  if (!options.save_overlay.empty())
+    ENGRAM_RETURN_IF_ERROR(save_overlay(context.env, options, model, rows, values, page, numbers));
   show_effect(effect, options.target, page, numbers);
   show_locality(compare_edit(model, after, rows, text), page, numbers);
   return ProbeResult{std::move(numbers), std::move(page)};

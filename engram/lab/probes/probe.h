@@ -35,6 +35,7 @@ struct ProbeOptions {
   std::string toward;                    // another text whose rows they become; empty: gradient steps on `target`
   std::string target = " of America";    // what should follow
   int64_t steps = 20;
+  std::string table, save_overlay;  // a row file of the checkpoint, and the overlay of it to write; both or neither
   // ruler
   std::vector<int64_t> lengths;  // tokens; empty: the shorter model's context and its half
   int64_t samples = 50;          // of each task and length

@@ -31,7 +31,7 @@ constexpr std::array kProbes = {
     ProbeEntry{"gates", "Does the gate fire at the end of names and fixed phrases?", probe_gates, "text entities"},
     ProbeEntry{"collisions", "Which n-grams share rows, and does it hurt?", probe_collisions, "text train-text"},
     ProbeEntry{"edit", "Change the rows of one n-gram: what else changes?", probe_edit,
-               "text ngram toward target steps"},
+               "text ngram toward target steps save-overlay table"},
     ProbeEntry{"ruler", "Does the model find what is far back in its context?", probe_ruler,
                "lengths samples digits needles haystack facts"},
     ProbeEntry{"long-ppl", "How well does it predict the tokens that a long context helps with?", probe_long_ppl,

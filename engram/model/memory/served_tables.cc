@@ -42,9 +42,13 @@ Result<std::vector<std::string>> place_layers(const ModelConfig& config, std::sp
   return out;
 }
 
-// The same primes, multipliers and pad in file and model, for one layer: a row id means the same row.
-Status check_layer(const OpenTable& table, const EngramLayout& wanted, int layer_id) {
-  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout got, table.info.layout());
+}  // namespace
+
+// The same primes, multipliers and pad in file and model: a row id means the same row.
+Status check_row_file(const RowFileInfo& info, const LoadedModel& model, int layer_id) {
+  ENGRAM_RETURN_IF_ERROR(info.check_token_map(model.hasher.map()));
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout wanted, EngramLayout::create(model.config.engram, model.hasher.map()));
+  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout got, info.layout());
   ENGRAM_ASSIGN_OR_RETURN(const int layer, wanted.config().find_layer(layer_id));
   const Result<int> at = got.config().find_layer(layer_id);
   const auto same = [](std::span<const int64_t> a, std::span<const int64_t> b) { return std::ranges::equal(a, b); };
@@ -57,8 +61,6 @@ Status check_layer(const OpenTable& table, const EngramLayout& wanted, int layer
   }
   return {};
 }
-
-}  // namespace
 
 bool may_be_resident(std::span<const std::string> placements) {
   bool resident = true;
@@ -104,8 +106,10 @@ Result<std::unique_ptr<ServedTables>> ServedTables::create(const LoadedModel& mo
 }
 
 Result<std::unique_ptr<ServedTables>> ServedTables::open(Env& env, const LoadedModel& model,
-                                                         std::span<const std::string> placements) {
+                                                         std::span<const std::string> placements,
+                                                         std::span<const NamedOverlay> overlays) {
   std::unique_ptr<ServedTables> out(new ServedTables(model));
+  RowFiles files;
   ENGRAM_ASSIGN_OR_RETURN(out->placements_, place_layers(model.config, placements));
   out->sources_.resize(out->placements_.size());
   for (size_t layer = 0; layer < out->placements_.size(); ++layer) {
@@ -115,28 +119,27 @@ Result<std::unique_ptr<ServedTables>> ServedTables::open(Env& env, const LoadedM
       out->sources_[layer] = out->own(std::make_unique<ConstantTable>(
           model.hasher.layer(static_cast<int>(layer)).num_rows(), model.config.engram.head_dim));
     } else if (placement != kResident) {
-      ENGRAM_RETURN_IF_ERROR(out->open_stores(env, placement));
+      ENGRAM_RETURN_IF_ERROR(out->open_stores(env, placement, files));
     } else if (model.tables.size() > layer) {
       out->sources_[layer] = model.tables[layer].get();
     } else {
       return Status(StatusCode::kFailedPrecondition, "resident tables: the model was loaded without them");
     }
   }
+  ENGRAM_RETURN_IF_ERROR(out->open_overlays(env, overlays, files));
   return out;
 }
 
 // Layers of one URI are opened together: they share the file, its thread and the cache's budget.
-Status ServedTables::open_stores(Env& env, const std::string& uri) {
+Status ServedTables::open_stores(Env& env, const std::string& uri, RowFiles& files) {
   const EngramConfig& config = model_->config.engram;
   std::vector<int> layer_ids;
   for (size_t layer = 0; layer < placements_.size(); ++layer) {
     if (placements_[layer] == uri) layer_ids.push_back(config.layer_ids[layer]);
   }
   ENGRAM_ASSIGN_OR_RETURN(OpenTable table, open_row_stores(env, uri, layer_ids));
-  ENGRAM_RETURN_IF_ERROR(table.info.check_token_map(model_->hasher.map()).with_context(uri));
-  ENGRAM_ASSIGN_OR_RETURN(const EngramLayout layout, EngramLayout::create(config, model_->hasher.map()));
   for (size_t i = 0; i < layer_ids.size(); ++i) {
-    ENGRAM_RETURN_IF_ERROR(check_layer(table, layout, layer_ids[i]).with_context(uri));
+    ENGRAM_RETURN_IF_ERROR(check_row_file(table.info, *model_, layer_ids[i]).with_context(uri));
     ENGRAM_ASSIGN_OR_RETURN(const int layer, config.find_layer(layer_ids[i]));
     ENGRAM_ASSIGN_OR_RETURN(const int at, table.info.find_layer(layer_ids[i]));
     const RowFormat& format = table.info.tables[static_cast<size_t>(at)].format;
@@ -146,7 +149,43 @@ Status ServedTables::open_stores(Env& env, const std::string& uri) {
     sources_[static_cast<size_t>(layer)] =
         own(std::make_unique<StoredTable>(std::move(table.stores[i]), format, device_, dtype_, staging_));
   }
+  files.emplace(uri, std::move(table.info));
   return {};
+}
+
+// An overlay is of the row file that takes it.
+Status ServedTables::open_overlays(Env& env, std::span<const NamedOverlay> overlays, const RowFiles& files) {
+  std::vector<EditedRows> edited(sources_.size());
+  for (const NamedOverlay& named : overlays) {
+    Status problem = invalid_argument("no table is in a row file: an overlay edits the rows of one");
+    for (const auto& [uri, info] : files) {
+      const Result<Overlay> overlay = Overlay::load(env, named.path, info);
+      problem = overlay.ok() ? add_overlay(named, *overlay, uri, info, edited) : overlay.status();
+      if (overlay.ok()) break;
+    }
+    ENGRAM_RETURN_IF_ERROR(problem.with_context("overlay " + named.name));
+  }
+  return {};
+}
+
+Status ServedTables::add_overlay(const NamedOverlay& named, const Overlay& overlay, const std::string& uri,
+                                 const RowFileInfo& info, std::vector<EditedRows>& edited) {
+  ServedOverlay& out = overlays_.emplace_back(named.name, std::ssize(sources_));
+  for (const Overlay::Layer& edits : overlay.layers) {
+    const Result<int> layer = model_->config.engram.find_layer(edits.layer_id);
+    if (!layer.ok() || placement(*layer) != uri)
+      return invalid_argument("{}: edits layer {}, which is not read from {}", named.path, edits.layer_id, uri);
+    ENGRAM_ASSIGN_OR_RETURN(const int at, info.find_layer(edits.layer_id));
+    RowStore& store = static_cast<StoredTable&>(source(*layer)).store();
+    ENGRAM_RETURN_IF_ERROR(add_edits(store, edits, named.path, edited[static_cast<size_t>(*layer)]));
+    out.add(*layer, edits, info.tables[static_cast<size_t>(at)].format);
+  }
+  return {};
+}
+
+const ServedOverlay* ServedTables::find_overlay(const std::string& name) const {
+  const auto found = std::ranges::find(overlays_, name, &ServedOverlay::name);
+  return found == overlays_.end() ? nullptr : &*found;
 }
 
 std::vector<std::pair<int, StoreStats>> ServedTables::stats() const {
@@ -193,6 +232,7 @@ torch::Tensor StepMemory::rows(int layer) {
   const int64_t width = tables_->model_->config.engram.memory_dim();
   torch::Tensor dense =
       num_read_ == 0 ? torch::empty({0, width}, options) : finish(layer).to(options).view({num_read_, width});
+  apply_overlays(layer, dense);
   if (num_read_ == num_tokens_) return dense;
   torch::Tensor all = torch::zeros({num_tokens_, width}, options);
   int64_t from = 0, to = 0;
@@ -204,6 +244,18 @@ torch::Tensor StepMemory::rows(int layer) {
     to += s.count;
   }
   return all;
+}
+
+void StepMemory::apply_overlays(int layer, const torch::Tensor& rows) const {
+  int64_t first = 0;
+  for (const StepRows& s : sequences_) {
+    if (s.row_ids == nullptr) continue;
+    for (const ServedOverlay* overlay : s.overlays) {
+      const std::span<const int64_t> ids = s.row_ids->layer(layer, s.first, s.count);
+      overlay->apply(layer, ids, rows.narrow(0, first, s.count).view({std::ssize(ids), -1}));
+    }
+    first += s.count;
+  }
 }
 
 torch::Tensor StepMemory::finish(int layer) {

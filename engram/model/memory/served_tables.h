@@ -2,6 +2,8 @@
 //
 // Row ids depend on tokens alone, so begin() starts every read before the model runs; rows() waits only where a layer
 // needs its rows. How long it waited is measured.
+// Edited rows in front of them (overlays) hold for the sequences that name them.
+//
 // A placement says where a layer's table is:
 //   resident       in this process, as the checkpoint has it
 //   constant       nowhere: every token gets the same row. Shows what the arithmetic costs without the reads
@@ -9,6 +11,7 @@
 #pragma once
 #include <torch/types.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,7 +23,9 @@
 #include "engram/kernels/row_format.h"
 #include "engram/model/io/checkpoint.h"
 #include "engram/model/memory/memory_source.h"
+#include "engram/model/memory/served_overlay.h"
 #include "engram/store/row_store.h"
+#include "engram/store/rowfile/row_file.h"
 
 namespace engram {
 
@@ -28,7 +33,11 @@ namespace engram {
 struct StepRows {
   const RowIds* row_ids = nullptr;  // of the sequence; null: its memory is off, and rows() has zeros there
   int64_t first = 0, count = 0;
+  std::vector<const ServedOverlay*> overlays;  // of two that edit one row the later counts
 };
+
+// kInvalidArgument: the file hashes tokens to other rows of this layer than the model does.
+Status check_row_file(const RowFileInfo& info, const LoadedModel& model, int layer_id);
 
 class ServedTables;
 
@@ -50,6 +59,7 @@ class StepMemory {
  private:
   friend class ServedTables;
   torch::Tensor finish(int layer);
+  void apply_overlays(int layer, const torch::Tensor& rows) const;
   torch::Tensor reread(int layer);
 
   const ServedTables* tables_ = nullptr;
@@ -66,9 +76,11 @@ class ServedTables {
  public:
   // placements: none is "resident" for all layers; one without a layer is for all; "LAYER_ID=PLACEMENT" for one.
   // kInvalidArgument: a layer without memory, a row file that holds other tables than the model's (its hash, rows, or
-  // width); and what opening a store says.
+  // width), an overlay without a table in a row file; kFailedPrecondition: an overlay of another table; and what
+  // opening a store says.
   static Result<std::unique_ptr<ServedTables>> open(Env& env, const LoadedModel& model,
-                                                    std::span<const std::string> placements);
+                                                    std::span<const std::string> placements,
+                                                    std::span<const NamedOverlay> overlays = {});
   // The same over stores that the caller made, one per memory layer, in `formats`; `placement` is what they are called.
   static Result<std::unique_ptr<ServedTables>> create(const LoadedModel& model, const std::string& placement,
                                                       std::vector<std::unique_ptr<RowStore>> stores,
@@ -80,6 +92,9 @@ class ServedTables {
                    bool overlap = true) const;
   MemorySource& source(int layer) const { return *sources_[static_cast<size_t>(layer)]; }
 
+  const std::vector<ServedOverlay>& overlays() const { return overlays_; }
+  const ServedOverlay* find_overlay(const std::string& name) const;  // null: there is none
+
   // "resident", "constant", or the tiers' URIs, as given.
   const std::string& placement(int layer) const { return placements_[static_cast<size_t>(layer)]; }
   // Per layer with a store: its block id and what it has counted.
@@ -89,7 +104,11 @@ class ServedTables {
   friend class StepMemory;
   explicit ServedTables(const LoadedModel& model);
   MemorySource* own(std::unique_ptr<MemorySource> source);
-  Status open_stores(Env& env, const std::string& uri);
+  using RowFiles = std::map<std::string, RowFileInfo>;  // by URI
+  Status open_stores(Env& env, const std::string& uri, RowFiles& files);
+  Status open_overlays(Env& env, std::span<const NamedOverlay> overlays, const RowFiles& files);
+  Status add_overlay(const NamedOverlay& named, const Overlay& overlay, const std::string& uri, const RowFileInfo& info,
+                     std::vector<EditedRows>& edited);
 
   const LoadedModel* model_;
   torch::Device device_;                 // of the model
@@ -98,6 +117,7 @@ class ServedTables {
   std::vector<std::string> placements_;  // [layers]
   std::vector<MemorySource*> sources_;   // [layers] the model's, or owned_'s
   std::vector<std::unique_ptr<MemorySource>> owned_;
+  std::vector<ServedOverlay> overlays_;
 };
 
 }  // namespace engram

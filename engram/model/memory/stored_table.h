@@ -29,6 +29,7 @@ class StoredTable : public MemorySource {
   std::vector<std::string> tiers(std::span<const int64_t> row_ids) const override;
   std::optional<StoreStats> stats() const override { return store_->stats(); }
   int64_t bytes_per_row() const override { return format_.row_bytes(); }
+  RowStore& store() const { return *store_; }
 
  private:
   class Read;

@@ -1,4 +1,4 @@
-// Overlays: a few edited rows in front of a table, whose file stays as it is. File: docs/formats/overlay.md.
+// OverlayStore: a few edited rows in front of a table, whose file stays as it is.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -6,39 +6,26 @@
 #include <unordered_map>
 #include <vector>
 
-#include "engram/core/env.h"
 #include "engram/store/row_store.h"
-#include "engram/store/rowfile/row_file.h"
+#include "engram/store/rowfile/overlay_file.h"
 
 namespace engram {
 
-// What an overlay's file holds. Plain value.
-struct Overlay {
-  struct Layer {
-    int layer_id = 0;
-    std::vector<int64_t> row_ids;    // ascending, each once
-    std::vector<std::byte> rows;     // [n, row_bytes], encoded as the table's
-    std::vector<uint32_t> replaced;  // [n] CRC-32C of the rows that these take the place of
-  };
-  std::string path;  // for messages
-  std::vector<Layer> layers;
+// One more layer of an overlay: values [n, width], encoded as the table's rows. row_ids ascend. kInvalidArgument,
+// kNotFound; kDataLoss of the table.
+Status add_values(const RowFileReader& table, int layer_id, const std::vector<int64_t>& row_ids,
+                  std::span<const float> values, Overlay& overlay);
 
-  // kFailedPrecondition: made for a table with another header. kDataLoss: what, got, wanted.
-  static Result<Overlay> load(Env& env, const std::string& path, const RowFileInfo& table);
-  // One more layer: values [n, width], encoded as the table's rows. row_ids ascend. kInvalidArgument, kNotFound;
-  // kDataLoss of the table.
-  Status add_values(const RowFileReader& table, int layer_id, const std::vector<int64_t>& row_ids,
-                    std::span<const float> values);
-  // REQUIRES: layers of the table, rows of their sizes.
-  Status save(Env& env, const RowFileInfo& table) const;
-};
+using EditedRows = std::unordered_map<int64_t, std::vector<std::byte>>;
+// Puts the rows of one more overlay into `rows`, those of `base` that earlier overlays edit; the later one counts.
+// kFailedPrecondition: it replaces bytes that neither `base` nor `rows` has, so it was made for another table.
+Status add_edits(RowStore& base, const Overlay::Layer& layer, const std::string& path, EditedRows& rows);
 
 // A store with the rows of overlays in front. Rows elsewhere are the store's, to the bit. A read of an edited row reads
 // the row below too: its page has to be good.
 class OverlayStore final : public RowStore {
  public:
-  // Overlays in their order; of two rows the later one counts. kFailedPrecondition: an overlay replaces bytes that
-  // neither the store nor an overlay before it has, so it was made for another table.
+  // Overlays in their order. kFailedPrecondition: of add_edits().
   static Result<std::unique_ptr<OverlayStore>> create(std::unique_ptr<RowStore> base,
                                                       const std::vector<Overlay>& overlays, int layer_id);
 
@@ -56,10 +43,9 @@ class OverlayStore final : public RowStore {
 
  private:
   explicit OverlayStore(std::unique_ptr<RowStore> base) : base_(std::move(base)) {}
-  Status add(const Overlay::Layer& layer, const std::string& path);
   Pending patch(Pending below, std::span<const int64_t> row_ids, std::span<std::byte> out);
 
-  std::unordered_map<int64_t, std::vector<std::byte>> rows_;
+  EditedRows rows_;
   std::atomic<uint64_t> hits_{0}, misses_{0};
   const std::unique_ptr<RowStore> base_;  // last: what its reads end with uses the others
 };
