@@ -1,6 +1,7 @@
-// The Python module engram._engram: the C ABI's handles as objects, numpy arrays in and out. It has no other logic.
+// The Python module engram._engram: the C ABI's handles as objects. Python brings the memory that a call fills in:
+// numpy arrays, or tensors of anybody who speaks DLPack. There is no other logic.
 //
-// The GIL is released while the library works. Rows of a read in flight belong to the Pending that was returned.
+// The GIL is released while the library works. A read in flight holds on to the memory that it fills.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -9,7 +10,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -24,9 +24,9 @@ namespace {
 
 template <typename T>
 using Input = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <typename T>
-using Output = nb::ndarray<nb::numpy, T>;
+using Output = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+using Memory = nb::ndarray<nb::c_contig>;  // the caller's, of any type, to be written to
 
 // ValueError, IndexError, FileNotFoundError, MemoryError or RuntimeError, with the library's message.
 void check(engram_status status) {
@@ -53,12 +53,11 @@ void call(Function function) {
   check(status);
 }
 
-// An array [rows, columns] that owns its memory.
-template <typename T>
-Output<T> own(std::unique_ptr<T[]> data, size_t rows, size_t columns) {
-  T* const raw = data.release();
-  nb::capsule owner(raw, [](void* pointer) noexcept { delete[] static_cast<T*>(pointer); });
-  return Output<T>(raw, {rows, columns}, owner);
+// Where the processor may write: its memory, or such as it shares with a device (pinned).
+void* host_pointer(const Memory& memory) {
+  if (memory.device_type() != nb::device::cpu::value && memory.device_type() != nb::device::cuda_host::value)
+    throw nb::value_error("out: wanted memory of the host, got a device's");
+  return memory.data();
 }
 
 struct Hasher {
@@ -78,18 +77,11 @@ struct Table {
     nb::gil_scoped_release release;
     engram_table_close(handle);
   }
-  engram_layer_info layer(size_t index) const {
-    engram_layer_info info{};
-    info.size = sizeof info;
-    check(engram_table_layer(handle, index, &info));
-    return info;
-  }
   engram_table* const handle;
 };
 
 struct Pending {
-  Pending(size_t rows_count, size_t bytes_each)
-      : rows(new uint8_t[rows_count * bytes_each]), num_rows(rows_count), row_bytes(bytes_each) {}
+  Pending(engram_pending* started, Memory filled) : handle(started), memory(std::move(filled)) {}
   Pending(const Pending&) = delete;
   Pending& operator=(const Pending&) = delete;
   ~Pending() {
@@ -97,9 +89,8 @@ struct Pending {
     nb::gil_scoped_release release;
     (void)engram_wait(handle);
   }
-  engram_pending* handle = nullptr;  // nullptr after wait()
-  std::unique_ptr<uint8_t[]> rows;
-  const size_t num_rows, row_bytes;
+  engram_pending* handle;  // nullptr after wait()
+  const Memory memory;
 };
 
 Hasher* create_hasher(const std::vector<int32_t>& layer_ids, int32_t max_ngram_size, int32_t n_heads,
@@ -129,21 +120,20 @@ Hasher* create_hasher(const std::vector<int32_t>& layer_ids, int32_t max_ngram_s
   return new Hasher(handle);
 }
 
-Output<int64_t> hash(const Hasher& hasher, size_t layer, Input<int32_t> token_ids, Input<int32_t> starts,
-                     Input<int32_t> lookback) {
-  const auto width = static_cast<size_t>(engram_hasher_rows_per_token(hasher.handle));
-  std::unique_ptr<int64_t[]> rows(new int64_t[token_ids.size() * width]);
+// out [tokens, R]
+void hash(const Hasher& hasher, size_t layer, Input<int32_t> token_ids, Input<int32_t> starts, Input<int32_t> lookback,
+          Output<int64_t> out) {
+  if (out.size() != token_ids.size() * static_cast<size_t>(engram_hasher_rows_per_token(hasher.handle)))
+    throw nb::value_error("out: wanted [tokens, rows_per_token]");
   call([&] {
     return engram_hash(hasher.handle, layer, token_ids.data(), token_ids.size(), starts.data(), starts.size(),
-                       lookback.data(), lookback.size(), rows.get());
+                       lookback.data(), lookback.size(), out.data());
   });
-  return own(std::move(rows), token_ids.size(), width);
 }
 
-Output<int32_t> canonical_ids(const Hasher& hasher, Input<int32_t> token_ids) {
-  std::unique_ptr<int32_t[]> ids(new int32_t[token_ids.size()]);
-  call([&] { return engram_canonical_ids(hasher.handle, token_ids.data(), token_ids.size(), ids.get()); });
-  return own(std::move(ids), token_ids.size(), 1);
+void canonical_ids(const Hasher& hasher, Input<int32_t> token_ids, Output<int32_t> out) {
+  if (out.size() != token_ids.size()) throw nb::value_error("out: wanted one for each token");
+  call([&] { return engram_canonical_ids(hasher.handle, token_ids.data(), token_ids.size(), out.data()); });
 }
 
 Table* open_table(const std::string& uri) {
@@ -158,32 +148,55 @@ Hasher* table_hasher(const Table& table, const std::optional<std::string>& token
   return new Hasher(handle);
 }
 
-Pending* start_read(const Table& table, size_t layer, Input<int64_t> row_ids) {
-  const auto row_bytes = static_cast<size_t>(table.layer(layer).row_bytes);
-  auto pending = std::make_unique<Pending>(row_ids.size(), row_bytes);
-  call([&] {
-    return engram_read(table.handle, layer, row_ids.data(), row_ids.size(), pending->rows.get(),
-                       row_ids.size() * row_bytes, &pending->handle);
-  });
-  return pending.release();
+Pending* start_read(const Table& table, size_t layer, Input<int64_t> row_ids, Memory out) {
+  void* const rows = host_pointer(out);
+  engram_pending* handle = nullptr;
+  call([&] { return engram_read(table.handle, layer, row_ids.data(), row_ids.size(), rows, out.nbytes(), &handle); });
+  return new Pending(handle, std::move(out));
 }
 
-Output<uint8_t> wait(Pending& pending) {
+// lookback [sequences, N - 1]; outs and what comes back: one for each layer
+nb::list read_step(const Table& table, const Hasher& hasher, Input<int32_t> token_ids,
+                   const std::vector<size_t>& lengths, std::optional<Input<int32_t>> lookback,
+                   std::vector<Memory> outs) {
+  if (outs.size() != static_cast<size_t>(engram_table_num_layers(table.handle)))
+    throw nb::value_error("out: wanted one for each layer");
+  const auto before = static_cast<size_t>(engram_hasher_max_ngram_size(hasher.handle) - 1);
+  if (lookback && lookback->size() != lengths.size() * before)
+    throw nb::value_error("lookback: wanted [sequences, max_ngram_size - 1]");
+  std::vector<void*> rows;
+  std::vector<size_t> bytes;
+  for (const Memory& out : outs) {
+    rows.push_back(host_pointer(out));
+    bytes.push_back(out.nbytes());
+  }
+  std::vector<engram_pending*> handles(outs.size());
+  call([&] {
+    return engram_read_step(table.handle, hasher.handle, token_ids.data(), token_ids.size(), lengths.data(),
+                            lengths.size(), lookback ? lookback->data() : nullptr, rows.data(), bytes.data(),
+                            handles.data());
+  });
+  nb::list started;
+  for (size_t i = 0; i < outs.size(); ++i)
+    started.append(nb::cast(new Pending(handles[i], std::move(outs[i])), nb::rv_policy::take_ownership));
+  return started;
+}
+
+void wait(Pending& pending) {
   if (pending.handle == nullptr) throw nb::value_error("this read has been waited for already");
   engram_pending* const handle = std::exchange(pending.handle, nullptr);
   call([&] { return engram_wait(handle); });
-  return own(std::move(pending.rows), pending.num_rows, pending.row_bytes);
 }
 
-template <typename T>
-Output<T> decode(const Table& table, size_t layer, Rows rows,
-                 engram_status (*decoder)(const engram_table*, size_t, const void*, size_t, T*)) {
-  const engram_layer_info info = table.layer(layer);
-  if (rows.shape(1) != static_cast<size_t>(info.row_bytes)) throw nb::value_error("rows: wanted [num_rows, row_bytes]");
-  const size_t num_rows = rows.shape(0), width = static_cast<size_t>(info.row_dim);
-  std::unique_ptr<T[]> values(new T[num_rows * width]);
-  call([&] { return decoder(table.handle, layer, rows.data(), num_rows, values.get()); });
-  return own(std::move(values), num_rows, width);
+void decode(const Table& table, size_t layer, nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu> rows,
+            const std::string& dtype, Memory out) {
+  const bool is_half = out.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float);
+  if (dtype == "float32" ? out.dtype() != nb::dtype<float>() : out.dtype().bits != 16 || is_half)
+    throw nb::value_error("out: wanted float32 for float32, bfloat16 or 16-bit integers for bfloat16");
+  void* const values = host_pointer(out);
+  call([&] {
+    return engram_decode(table.handle, layer, rows.data(), rows.size(), dtype.c_str(), values, out.nbytes());
+  });
 }
 
 std::string stats_text(const Table& table, size_t layer, const std::string& format) {
@@ -195,16 +208,26 @@ std::string stats_text(const Table& table, size_t layer, const std::string& form
   return text;
 }
 
+nb::tuple layer_info(const Table& table, size_t layer) {
+  engram_layer_info info{};
+  info.size = sizeof info;
+  check(engram_table_layer(table.handle, layer, &info));
+  return nb::make_tuple(info.layer_id, info.is_hashed == 1, info.num_rows, info.row_dim, info.row_bytes, info.dtype);
+}
+
 }  // namespace
 
+// noconvert: what a call fills in is never a copy of the caller's.
 NB_MODULE(_engram, module) {
   module.attr("abi_version") = engram_abi_version();
   nb::class_<Hasher>(module, "Hasher")
       .def("num_layers", [](const Hasher& h) { return engram_hasher_num_layers(h.handle); })
       .def("rows_per_token", [](const Hasher& h) { return engram_hasher_rows_per_token(h.handle); })
+      .def("max_ngram_size", [](const Hasher& h) { return engram_hasher_max_ngram_size(h.handle); })
       .def("num_rows", [](const Hasher& h, size_t layer) { return engram_hasher_num_rows(h.handle, layer); })
-      .def("hash", &hash)
-      .def("canonical_ids", &canonical_ids);
+      .def("hash", &hash, nb::arg("layer"), nb::arg("token_ids"), nb::arg("starts"), nb::arg("lookback"),
+           nb::arg("out").noconvert())
+      .def("canonical_ids", &canonical_ids, nb::arg("token_ids"), nb::arg("out").noconvert());
   module.def("create_hasher", &create_hasher, nb::arg("layer_ids"), nb::arg("max_ngram_size"), nb::arg("n_heads"),
              nb::arg("vocab_size"), nb::arg("seed"), nb::arg("pad_token_id"), nb::arg("tokenizer").none(),
              nb::arg("token_map").none(), nb::arg("compressed_vocab_size"), nb::arg("rule"),
@@ -214,22 +237,16 @@ NB_MODULE(_engram, module) {
       .def("wait", &wait);
   nb::class_<Table>(module, "Table")
       .def("num_layers", [](const Table& t) { return engram_table_num_layers(t.handle); })
-      .def("layer",
-           [](const Table& t, size_t index) {
-             const engram_layer_info info = t.layer(index);
-             return nb::make_tuple(info.layer_id, info.is_hashed == 1, info.num_rows, info.row_dim, info.row_bytes,
-                                   info.dtype);
-           })
+      .def("layer", &layer_info)
       .def("hasher", &table_hasher, nb::arg("tokenizer").none())
-      .def("read", &start_read, nb::keep_alive<0, 1>())  // the table outlives its reads
+      .def("read", &start_read, nb::arg("layer"), nb::arg("row_ids"), nb::arg("out").noconvert())
+      .def("read_step", &read_step, nb::arg("hasher"), nb::arg("token_ids"), nb::arg("lengths"),
+           nb::arg("lookback").none(), nb::arg("outs").noconvert())
       .def("prefetch",
            [](const Table& t, size_t layer, Input<int64_t> row_ids) {
              call([&] { return engram_prefetch(t.handle, layer, row_ids.data(), row_ids.size()); });
            })
-      .def("decode_float",
-           [](const Table& t, size_t layer, Rows rows) { return decode<float>(t, layer, rows, engram_decode_float); })
-      .def("decode_bfloat16", [](const Table& t, size_t layer,
-                                 Rows rows) { return decode<uint16_t>(t, layer, rows, engram_decode_bfloat16); })
+      .def("decode", &decode, nb::arg("layer"), nb::arg("rows"), nb::arg("dtype"), nb::arg("out").noconvert())
       .def("stats_text", &stats_text);
   module.def("open_table", &open_table);
 }

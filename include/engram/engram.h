@@ -16,7 +16,7 @@
  * Arrays are the caller's, row-major, and copied unless the function says otherwise. Ids count from 0. `layer` is a
  * position in the hasher's or the table's list of layers, not a block id.
  *
- * An example: tests/cabi/example.c. A guide: docs/embedding.md.
+ * Examples: examples/. A guide: docs/embedding.md.
  */
 #ifndef ENGRAM_ENGRAM_H_
 #define ENGRAM_ENGRAM_H_
@@ -88,6 +88,7 @@ ENGRAM_API engram_status engram_hasher_create(const engram_hash_config* config, 
 ENGRAM_API void engram_hasher_free(engram_hasher* hasher); /* NULL is allowed */
 
 ENGRAM_API int32_t engram_hasher_rows_per_token(const engram_hasher* hasher); /* R, of one layer */
+ENGRAM_API int32_t engram_hasher_max_ngram_size(const engram_hasher* hasher); /* N; N - 1 tokens are the look-back */
 ENGRAM_API int32_t engram_hasher_num_layers(const engram_hasher* hasher);
 ENGRAM_API int64_t engram_hasher_num_rows(const engram_hasher* hasher, size_t layer); /* -1: no such layer */
 
@@ -136,6 +137,21 @@ ENGRAM_API engram_status engram_table_hasher(const engram_table* table, const ch
  * is full. An error here means that nothing was started. */
 ENGRAM_API engram_status engram_read(const engram_table* table, size_t layer, const int64_t* row_ids, size_t num_rows,
                                      void* rows, size_t rows_bytes, engram_pending** pending);
+/* A step of an engine in one call: from the new tokens of several sequences to the rows of every layer. Each token is
+ * hashed once, and one read is started for each layer, in order; the engine waits for a layer's where it needs it.
+ *   hasher      of this table: engram_table_hasher()
+ *   token_ids   [num_tokens]            raw ids, the sequences' one after the other; -1 is a masked position
+ *   lengths     [num_sequences]         how many of them each sequence has, num_tokens together
+ *   lookback    [num_sequences, N - 1]  canonical ids of the tokens before them, oldest first, -1 before the sequence's
+ *                                       begin; NULL: every sequence begins here
+ *   rows        [num_layers]            for each layer [num_tokens, R, row_bytes], as for engram_read()
+ *   rows_bytes  [num_layers]
+ *   pending     [num_layers]            out
+ * After an error nothing is in flight. */
+ENGRAM_API engram_status engram_read_step(const engram_table* table, const engram_hasher* hasher,
+                                          const int32_t* token_ids, size_t num_tokens, const size_t* lengths,
+                                          size_t num_sequences, const int32_t* lookback, void* const* rows,
+                                          const size_t* rows_bytes, engram_pending** pending);
 ENGRAM_API int32_t engram_pending_done(const engram_pending* pending); /* 1: engram_wait() will not block */
 /* Waits for the read, gives its status, and frees `pending`. After an error the rows are unspecified. */
 ENGRAM_API engram_status engram_wait(engram_pending* pending);

@@ -219,6 +219,50 @@ static void test_table(const char* uri) {
   engram_table_close(NULL);
 }
 
+/* Two sequences in one call: a prefill of 3 tokens, and 1 token with a look-back of 2 of at most N - 1 ids. */
+static void test_step(const char* uri) {
+  enum { kTokens = 4, kMaxRows = 24, kBytes = 264 };
+  engram_table* table = NULL;
+  engram_hasher* hasher = NULL;
+  EXPECT(engram_table_open(uri, &table) == ENGRAM_OK && engram_table_hasher(table, NULL, &hasher) == ENGRAM_OK);
+  if (hasher == NULL) return;
+  const int32_t width = engram_hasher_rows_per_token(hasher), before = engram_hasher_max_ngram_size(hasher) - 1;
+  EXPECT(width <= kMaxRows && before == 3);
+  const int32_t tokens[kTokens] = {5, 6, 7, 9}, lookback[2 * 3] = {-1, -1, -1, -1, 8, 4};
+  const size_t lengths[2] = {3, 1}, bytes = kTokens * (size_t)width * kBytes, sizes[2] = {bytes, bytes};
+  static unsigned char rows[2][kTokens * kMaxRows * kBytes], wanted[kTokens * kMaxRows * kBytes];
+  void* const buffers[2] = {rows[0], rows[1]};
+  engram_pending* pending[2] = {NULL, NULL};
+  EXPECT(engram_read_step(table, hasher, tokens, kTokens, lengths, 2, lookback, buffers, sizes, pending) == ENGRAM_OK);
+  for (size_t layer = 0; layer < 2; ++layer) {
+    int64_t ids[kTokens * kMaxRows];
+    engram_pending* plain = NULL;
+    EXPECT(engram_hash(hasher, layer, tokens, 3, NULL, 0, NULL, 0, ids) == ENGRAM_OK);
+    EXPECT(engram_hash(hasher, layer, tokens + 3, 1, NULL, 0, lookback + 4, 2, ids + 3 * width) == ENGRAM_OK);
+    EXPECT(engram_read(table, layer, ids, kTokens * (size_t)width, wanted, bytes, &plain) == ENGRAM_OK);
+    EXPECT(engram_wait(plain) == ENGRAM_OK && engram_wait(pending[layer]) == ENGRAM_OK);
+    EXPECT(memcmp(rows[layer], wanted, bytes) == 0);
+  }
+  pending[0] = pending[1] = NULL;
+  const size_t long_lengths[2] = {3, 2}, short_lengths[2] = {3, 0}, small[2] = {bytes, bytes - 1};
+  const int32_t outside[2 * 3] = {-1, -1, -1, -1, 8, 2000000000};
+  EXPECT_ERROR(engram_read_step(table, hasher, tokens, kTokens, long_lengths, 2, NULL, buffers, sizes, pending),
+               ENGRAM_INVALID_ARGUMENT, "lengths[1] is 2, wanted at most the 1");
+  EXPECT_ERROR(engram_read_step(table, hasher, tokens, kTokens, short_lengths, 2, NULL, buffers, sizes, pending),
+               ENGRAM_INVALID_ARGUMENT, "add up to 3, wanted the 4");
+  EXPECT_ERROR(engram_read_step(table, hasher, tokens, kTokens, lengths, 2, outside, buffers, sizes, pending),
+               ENGRAM_INVALID_ARGUMENT, "sequence 1");
+  EXPECT_ERROR(engram_read_step(table, hasher, tokens, kTokens, lengths, 2, NULL, buffers, small, pending),
+               ENGRAM_INVALID_ARGUMENT, "layer 1");
+  EXPECT_ERROR(engram_read_step(table, NULL, tokens, kTokens, lengths, 2, NULL, buffers, sizes, pending),
+               ENGRAM_INVALID_ARGUMENT, "hasher is NULL");
+  EXPECT_ERROR(engram_read_step(table, hasher, tokens, kTokens, lengths, 2, NULL, buffers, sizes, NULL),
+               ENGRAM_INVALID_ARGUMENT, "pending is NULL");
+  EXPECT(pending[0] == NULL && pending[1] == NULL);
+  engram_hasher_free(hasher);
+  engram_table_close(table);
+}
+
 static void* other_thread(void* unused) {
   (void)unused;
   EXPECT(engram_last_error()[0] == '\0');
@@ -240,6 +284,7 @@ int main(int argc, char** argv) {
     char uri[4096];
     snprintf(uri, sizeof uri, "%s%s", tiers[i], argv[1]);
     test_table(uri);
+    test_step(uri);
   }
   engram_table* table = NULL;
   EXPECT_ERROR(engram_table_open("tape:x", &table), ENGRAM_INVALID_ARGUMENT, "tape");

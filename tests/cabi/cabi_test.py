@@ -1,6 +1,6 @@
 """The C programs of this folder over tables that `engram table` makes, against what the command says.
 
-    cabi_test.py ENGRAM CABI_TEST EXAMPLE
+    cabi_test.py ENGRAM CABI_TEST LOOKUP DECODE_LOOP
 """
 
 import json
@@ -10,7 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-ENGRAM, CABI_TEST, EXAMPLE = "", "", ""
+ENGRAM, CABI_TEST, LOOKUP, DECODE_LOOP = "", "", "", ""
 TABLES = Path(__file__).resolve().parents[1] / "parity/tables"
 
 
@@ -19,7 +19,7 @@ def run(*arguments):
 
 
 def parse(output):
-    """What example.c prints: {layer id: [(row id, first column)]}."""
+    """What lookup.c prints: {layer id: [(row id, first column)]}."""
     layers, rows = {}, None
     for line in output.splitlines():
         words = line.split()
@@ -48,7 +48,7 @@ class CAbi(unittest.TestCase):
         self.assertEqual(0, done.returncode, done.stderr)
         self.assertEqual("ok\n", done.stdout)
 
-    def test_example_equals_the_command(self):
+    def test_lookup_equals_the_command(self):
         file = self.folder / "t.rows"
         model = TABLES / "deepseek_v41"
         self.engram("table", "convert", model, file)
@@ -59,7 +59,7 @@ class CAbi(unittest.TestCase):
             "--vocab-size", ",".join(map(str, facts["vocab_size"])), "--ids", " ".join(map(str, ids)), "--json"))
         for tier in ("dram", "mapped", "pagecache", "nvme"):
             for lookback in (0, 2):
-                done = run(EXAMPLE, f"{tier}:{file}", model / "tokenizer.json", lookback, *ids)
+                done = run(LOOKUP, f"{tier}:{file}", model / "tokenizer.json", lookback, *ids)
                 self.assertEqual(0, done.returncode, done.stderr)
                 layers = parse(done.stdout)
                 self.assertEqual([1, 14], sorted(layers))
@@ -81,23 +81,40 @@ class CAbi(unittest.TestCase):
         ids = [70, 71, 5, 100, 2, 70, 71]
         outputs = set()
         for uri in (f"dram:{file}", f"nvme:{file}?hot={profile}", f"nvme:{file}?cache=1MiB&hot={profile}&hot_size=1MiB"):
-            done = run(EXAMPLE, uri, tokenizer, 0, *ids)
+            done = run(LOOKUP, uri, tokenizer, 0, *ids)
             self.assertEqual(0, done.returncode, done.stderr)
             outputs.add(done.stdout)
         self.assertEqual(1, len(outputs))
 
-    def test_example_fails_in_one_line(self):
+    def test_a_decode_loop_that_reads_ahead(self):
+        """The same tokens as when every row is waited for where it is needed, whatever the tier."""
+        file = self.folder / "t.rows"
+        self.engram("table", "convert", TABLES / "deepseek_v41", file)
+        arguments = (TABLES / "deepseek_v41/tokenizer.json", 128, 3, 20)
+        outputs = set()
+        for tier in ("dram", "pagecache", "nvme"):
+            for mode in ((), ("one-by-one",)):
+                done = run(DECODE_LOOP, f"{tier}:{file}", *arguments, *mode)
+                self.assertEqual(0, done.returncode, done.stderr)
+                self.assertRegex(done.stderr, r"us a step, .* waiting for rows\n\Z")
+                outputs.add(done.stdout)
+        self.assertEqual(1, len(outputs))
+        texts = outputs.pop().splitlines()
+        self.assertEqual([3, 20], [len(texts), len(texts[2].split(":")[1].split())])
+        self.assertGreater(len(set(texts[2].split())), 10)
+
+    def test_lookup_fails_in_one_line(self):
         file = self.folder / "t.rows"
         self.engram("table", "convert", TABLES / "deepseek_v41", file)
         for arguments, part in (((f"dram:{file}", "-", 0, 1), "tokenizer"), ((f"dram:{file}x", "-", 0), "t.rowsx"),
                                 ((f"dram:{file}", TABLES / "deepseek_v41/tokenizer.json", 0, 9999), "9999")):
-            done = run(EXAMPLE, *arguments)
+            done = run(LOOKUP, *arguments)
             self.assertEqual(1, done.returncode)
             self.assertRegex(done.stderr, r"\Aerror: [^\n]*\n\Z")
             self.assertIn(part, done.stderr)
 
 
 if __name__ == "__main__":
-    ENGRAM, CABI_TEST, EXAMPLE = sys.argv[1:4]
-    del sys.argv[1:4]
+    ENGRAM, CABI_TEST, LOOKUP, DECODE_LOOP = sys.argv[1:5]
+    del sys.argv[1:5]
     unittest.main()

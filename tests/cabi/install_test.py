@@ -1,4 +1,4 @@
-"""Installs libengram into an empty folder and builds the C example against it as a stranger would.
+"""Installs libengram into an empty folder and builds examples/ against it as a stranger would.
 
     install_test.py BUILD_DIR ENGRAM
 """
@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 
 BUILD_DIR, ENGRAM = "", ""
-HERE = Path(__file__).resolve().parent
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def run(*arguments, **options):
@@ -35,21 +35,24 @@ class Install(unittest.TestCase):
         self.table = self.folder / "t.rows"
         run(ENGRAM, "table", "create", "--synthetic", "--size", "2MiB", self.table)
 
-    def check_example(self, program):
-        output = run(program, f"dram:{self.table}", "-", 0, 1, 2, 3, env={**os.environ, "LD_LIBRARY_PATH": self.library})
-        self.assertIn("72 rows read in 1 calls", output)
+    def example(self, program, *arguments):
+        return run(program, f"dram:{self.table}", "-", *arguments, env={**os.environ, "LD_LIBRARY_PATH": self.library})
+
+    def check_lookup(self, program):
+        self.assertIn("72 rows read in 1 calls", self.example(program, 0, 1, 2, 3))
 
     def test_cmake_package(self):
         build = self.folder / "build"
-        run("cmake", "-S", HERE / "consumer", "-B", build, f"-DCMAKE_PREFIX_PATH={self.prefix}")
+        run("cmake", "-S", EXAMPLES, "-B", build, f"-DCMAKE_PREFIX_PATH={self.prefix}")
         run("cmake", "--build", build)
-        self.check_example(build / "example")
+        self.check_lookup(build / "lookup")
+        self.assertIn("sequence 1: ", self.example(build / "decode_loop", 1000, 2, 3))
 
     def test_pkg_config(self):
         environment = {**os.environ, "PKG_CONFIG_PATH": str(self.library / "pkgconfig")}
         flags = run("pkg-config", "--cflags", "--libs", "engram", env=environment).split()
-        run(os.environ.get("CC", "cc"), HERE / "example.c", "-o", self.folder / "example", *flags)
-        self.check_example(self.folder / "example")
+        run(os.environ.get("CC", "cc"), EXAMPLES / "lookup.c", "-o", self.folder / "lookup", *flags)
+        self.check_lookup(self.folder / "lookup")
 
     def test_only_the_abi_is_visible(self):
         symbols = run("nm", "-D", "--defined-only", self.library / "libengram.so").split("\n")

@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import tempfile
 import threading
 import unittest
 from pathlib import Path
@@ -88,6 +87,39 @@ class TableTest(unittest.TestCase):
             pending.wait()
         self.assertEqual((0, 256), table.lookup([]).shape)
         self.assertGreaterEqual(table.stats(1)["reads"], 2)
+
+    def test_the_three_lines_of_the_guide(self):
+        guide = (Path(__file__).resolve().parents[2] / "docs/embedding.md").read_text()
+        lines = guide.split("```python\n")[1].split("```")[0]
+        self.assertEqual(3, lines.count("\n"))
+        found = {"token_ids": [70, 71, 5, 100]}
+        exec(lines.replace("table.rows?", f"{ROWS}?").replace("tokenizer.json", TOKENIZER), found)
+        self.assertEqual((4, 4, 256), found["rows"].shape)
+
+    def test_a_step_equals_its_parts(self):
+        table = engram.Table(f"nvme:{ROWS}")
+        hasher = table.hasher(TOKENIZER)
+        self.assertEqual(3, hasher.max_ngram_size)
+        before = hasher.canonical_ids([[70, 71], [5, 100]])
+        step = table.read_step(hasher, [5, 100, 9], [2, 1], before)
+        for layer, pending in enumerate(step):
+            rows = [hasher.hash([5, 100], layer, lookback=before[0]), hasher.hash([9], layer, lookback=before[1])]
+            np.testing.assert_array_equal(table.read(np.concatenate(rows), layer).wait(), pending.wait())
+        with self.assertRaisesRegex(ValueError, "lookback"):
+            table.read_step(hasher, [5, 100, 9], [2, 1], [1])
+
+    def test_memory_of_the_caller(self):
+        table = engram.Table(f"nvme:{ROWS}")
+        wanted = table.lookup([3, 1])
+        out = np.empty((2, 256), np.float32)
+        self.assertIs(out, table.lookup([3, 1], out=out))
+        np.testing.assert_array_equal(wanted, out)
+        taken = np.from_dlpack(wanted)
+        self.assertEqual(wanted.ctypes.data, taken.ctypes.data)
+        for bad in (np.empty((2, 255), np.float32), np.empty((4, 256), np.float32)[::2], np.empty((2, 256), np.int32),
+                    np.frombuffer(bytes(2048), np.float32)):
+            with self.assertRaises((TypeError, ValueError)):
+                table.lookup([3, 1], out=bad)
 
     def test_errors(self):
         table = engram.Table(f"dram:{ROWS}")

@@ -37,7 +37,7 @@ TORCH_ROOMS = {"dist", "model", "train", "serve", "lab", "bench", "apps"}
 TORCH_HEADER = re.compile(r"^(torch|ATen|c10|caffe2)/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 SOURCE_SUFFIXES = {".h", ".cc", ".cu", ".c", ".cpp", ".cuh"}
-TOP_FOLDERS = ["include", "engram", "apps", "bench", "reference", "tests", "bindings"]
+TOP_FOLDERS = ["include", "engram", "apps", "bench", "reference", "tests", "bindings", "examples"]
 
 
 def sources(root):

@@ -1,6 +1,6 @@
 /* How a C program uses libengram: opens a table, hashes token ids as they come, prefetches, reads and decodes rows.
  *
- *   example URI TOKENIZER|- LOOKBACK ID...
+ *   lookup URI TOKENIZER|- LOOKBACK ID...
  *
  * URI as in engram.h; "-" for a table of canonical ids; LOOKBACK: how many of the ids stand before the chunk. For every
  * layer it prints the row ids of each token of the chunk and the first column of each row.
@@ -61,7 +61,7 @@ static void print_layer(const engram_table* table, const engram_hasher* hasher, 
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    fprintf(stderr, "usage: example URI TOKENIZER|- LOOKBACK ID...\n");
+    fprintf(stderr, "usage: lookup URI TOKENIZER|- LOOKBACK ID...\n");
     return 2;
   }
   engram_table* table = NULL;
