@@ -5,8 +5,8 @@
 For each family of tests/golden/make/families.py, a model with fresh random weights: transformers saves it, we import
 it; our log probabilities are those of transformers; we export it; the exported folder has the same tensors, bit for
 bit, and transformers computes the same logits from it. Models of ours that no family computes are exported with
-modeling_engram.py, and transformers gets our log probabilities from it. Also what is refused: each with one line, and
-nothing written.
+modeling_engram.py, and transformers gets our log probabilities from it. Low-rank changes that we trained are read by
+PEFT, and merged by an export. Also what is refused: each with one line, and nothing written.
 """
 import json
 import os
@@ -77,6 +77,52 @@ class Families(unittest.TestCase):
                 theirs = AutoModelForCausalLM.from_pretrained(back, dtype=torch.float32).eval()
                 self.assertLess((families.logits_of(theirs, tokens) - wanted).abs().max().item(), 1e-6)
                 self.assertEqual(self.tensors(saved), self.tensors(back))
+
+    def test_low_rank_changes_leave_by_two_doors(self):
+        """Merged, as a model that transformers computes; and as they are, as an adapter that PEFT puts beside the base."""
+        every = '["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]'
+        latent = '["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]'
+        for name, targets in {"llama": every, "qwen2": every, "deepseek_v3": latent}.items():
+            with self.subTest(name):
+                saved, base = self.saved(name), self.folder / f"{name}_base"
+                run, back, text = self.folder / f"{name}_lora", self.folder / f"{name}_merged", self.folder / f"{name}.txt"
+                text.write_text("the cat sat on the mat and the dog sat on the log\n" * 20)
+                self.check(engram("import", saved, base))
+                self.check(engram("data", "prepare", "--tokenizer", base / "tokenizer.json", "--output", self.folder / f"{name}_data",
+                                  "--validation-fraction", "0", text))
+                recipe = self.folder / f"{name}.toml"
+                recipe.write_text(f"""
+                    [model]
+                    max_position_embeddings = 64
+                    [data]
+                    train = ["{self.folder}/{name}_data/train.tokens"]
+                    sequence_length = 32
+                    batch_size = 2
+                    [optimizer]
+                    adamw_lr = 0.02
+                    [lora]
+                    rank = 3
+                    targets = {targets}
+                    [train]
+                    start_from = "{base}"
+                    freeze = ["backbone"]
+                    steps = 4
+                    output = "{run}"
+                    """)
+                self.check(engram("train", recipe))
+                tokens = torch.randint(0, 256, (1, 60), generator=torch.Generator().manual_seed(1))
+                score = json.loads(self.check(engram("score", run, "--ids", " ".join(map(str, tokens[0].tolist())), "--json")))
+                ours = torch.tensor(score["logprobs"][1:])
+                self.check(engram("export", "hf", run, back))
+                plain = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32).eval()
+                before = families.logits_of(plain, tokens)
+                merged = AutoModelForCausalLM.from_pretrained(back, dtype=torch.float32).eval()
+                adapted = peft.PeftModel.from_pretrained(plain, run / "latest").eval()
+                for model in (merged, adapted):
+                    logits = families.logits_of(model, tokens)
+                    self.assertGreater((logits - before).abs().max().item(), 0.05)  # something was learned
+                    logprobs = logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0]
+                    self.assertLess((ours - logprobs).abs().max().item(), 1e-4)
 
     def test_our_own_code(self):
         gqa = ["model.attention=gqa", "model.head_dim=8"]
@@ -172,6 +218,7 @@ if __name__ == "__main__":
         os.execv(ORACLES, [str(ORACLES), *sys.argv])
     sys.path.insert(0, str(SOURCE / "tests/golden/make"))
     os.environ.setdefault("HF_MODULES_CACHE", tempfile.mkdtemp(prefix="engram_modules_"))
+    import peft
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

@@ -1,5 +1,7 @@
 #include "engram/model/convert/convert_model.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -11,6 +13,8 @@
 #include "engram/hash/layout.h"
 #include "engram/kernels/bf16.h"
 #include "engram/model/convert/hf_config.h"
+#include "engram/model/io/checkpoint.h"
+#include "engram/model/io/lora.h"
 
 namespace engram {
 namespace assets {
@@ -200,6 +204,13 @@ Status import_model(Env& env, const SourceModel& source, const std::string& dest
 Status export_hf_folder(Env& env, const std::string& checkpoint, const std::string& destination,
                         const ConvertOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string directory, resolve_checkpoint(env, checkpoint));
+  if (env.file_exists(join_path(directory, kAdapterFile))) {  // other programs get the sum
+    const std::string merged = fmt::format("{}/merged-{}", parent_path(destination), getpid());
+    Status status = copy_model(env, directory, merged);
+    if (status.ok()) status = export_hf_folder(env, merged, destination, options);
+    (void)env.remove_directory_recursively(merged).ok();
+    return status;
+  }
   ENGRAM_ASSIGN_OR_RETURN(const CheckpointConfig file, read_checkpoint_config(env, join_path(directory, kConfigFile)));
   ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env, join_path(directory, kTokenizerFile)));
   ENGRAM_RETURN_IF_ERROR(check_vocabulary(file.config, tokenizer));

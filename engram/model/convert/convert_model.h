@@ -1,5 +1,4 @@
 // Import: another program's model becomes a checkpoint, streamed, as a whole or not at all. Export: the other way.
-// Torch-free.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -20,8 +19,8 @@ struct ConvertOptions {
 Status import_model(Env& env, const SourceModel& source, const std::string& destination,
                     const ConvertOptions& options = {});
 
-// A checkpoint as a folder that `transformers` loads: of a family of its own, or with assets/modeling_engram.py, which
-// it runs under trust_remote_code.
+// A checkpoint, its low-rank changes merged, as a folder that `transformers` loads: of a family of its own, or with
+// assets/modeling_engram.py, which it runs under trust_remote_code.
 Status export_hf_folder(Env& env, const std::string& checkpoint, const std::string& destination,
                         const ConvertOptions& options = {});
 

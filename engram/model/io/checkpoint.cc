@@ -312,4 +312,14 @@ Result<std::vector<torch::Tensor>> load_table_rows(Env& env, const std::string& 
   return out;
 }
 
+Status copy_model(Env& env, const std::string& path, const std::string& directory, std::optional<torch::Dtype> dtype) {
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env, path));
+  ENGRAM_ASSIGN_OR_RETURN(const auto tables, load_table_rows(env, model.directory, model.config));
+  std::vector<StreamedTensor> rows;
+  for (const torch::Tensor& table : tables) rows.push_back(whole_tensor("rows", table));
+  const CheckpointConfig file{model.config, model.special, model.tokenizer->vocabulary_digest(), model.chat_template};
+  return save_model(env, directory, file, *model.tokenizer, *model.model, rows,
+                    dtype.value_or(model.model->parameters().front().scalar_type()));
+}
+
 }  // namespace engram

@@ -56,6 +56,10 @@ Result<LoadedModel> load_model(Env& env, const std::string& path, const LoadOpti
 Status save_model(Env& env, const std::string& directory, const CheckpointConfig& file, const Tokenizer& tokenizer,
                   const TransformerImpl& model, std::vector<StreamedTensor> table_rows,
                   torch::Dtype dtype = torch::kFloat);
+// The checkpoint `path` in a new folder, its low-rank changes merged; it keeps no state of training. dtype: as stored
+// when it is absent.
+Status copy_model(Env& env, const std::string& path, const std::string& directory,
+                  std::optional<torch::Dtype> dtype = std::nullopt);
 // Those of the model's weights that lie with several ranks, in the order in which rank 0's save_model() and
 // load_weights() go through them: the other ranks follow (streamed_tensor.h).
 std::vector<StreamedTensor> spread_weights(const TransformerImpl& model);

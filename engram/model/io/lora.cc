@@ -123,7 +123,10 @@ Status load_lora(Env& env, const std::string& directory, TransformerImpl& model)
 }
 
 Status merge_lora(Env& env, const std::string& directory, TransformerImpl& model) {
-  if (!env.file_exists(join_path(directory, kAdapterConfigFile))) return {};
+  if (!env.file_exists(join_path(directory, kAdapterConfigFile))) {
+    if (!env.file_exists(join_path(directory, kAdapterFile))) return {};
+    return not_found("{}: no such file, and {} is there", join_path(directory, kAdapterConfigFile), kAdapterFile);
+  }
   ENGRAM_ASSIGN_OR_RETURN(const LoraConfig config, read_adapter_config(env, directory));
   struct Change {
     Projection projection;
