@@ -59,7 +59,7 @@ Status run_prepare(PrepareFlags flags) {
   }
   print_shard("train", summary.train);
   print_shard("validation", summary.validation);
-  if (summary.end_of_text_id < 0)
+  if (summary.end_of_text_id < 0 && options.end_of_text_token != kNoEndOfText)
     std::fputs("note: the tokenizer has no end-of-text token; documents follow each other without one\n", stderr);
   return {};
 }
@@ -126,7 +126,7 @@ void add_prepare(CLI::App& data, Invocation& invocation) {
                       "What stands between documents: auto (a line <|endoftext|> or form feed; default), blank-line, "
                       "none (a file is a document), or the text of a line");
   command->add_option("--end-of-text", options.end_of_text_token,
-                      "Token after each document (default: the tokenizer's own, such as <|endoftext|>)");
+                      "Token after each document (default: the tokenizer's own, such as <|endoftext|>), or none");
   command->add_option("--text-field", options.text_field, "Key of a document's text in .jsonl files (default text)");
   command->add_option("--threads", options.threads, "0 for all cores (default)")->check(CLI::Range(0, 1024));
   command->add_flag("--json", flags->json, "Print the summary as JSON");

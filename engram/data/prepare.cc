@@ -212,6 +212,7 @@ Result<Tokens> tokenise(const Tokenizer& tokenizer, const Piece& piece, const Do
 
 Result<int32_t> end_of_text_id(const Tokenizer& tokenizer, const PrepareOptions& options) {
   if (options.end_of_text_token.empty()) return find_end_of_text_token(tokenizer);
+  if (options.end_of_text_token == kNoEndOfText) return int32_t{-1};
   const int32_t id = tokenizer.token_id(options.end_of_text_token);
   if (id < 0) return invalid_argument("the tokenizer has no token \"{}\"", options.end_of_text_token);
   return id;

@@ -19,12 +19,14 @@
 
 namespace engram {
 
+inline constexpr const char* kNoEndOfText = "none";  // for PrepareOptions::end_of_text_token
+
 struct PrepareOptions {
   std::vector<std::string> files;           // UTF-8 text, or JSON lines where a name ends in .jsonl (json_lines.h)
   std::string output_directory;             // made when it does not exist
   double validation_fraction = 0.01;        // of the documents, 0 to below 1
   std::string document_separator = "auto";  // see split_documents()
-  std::string end_of_text_token;            // "" finds the tokenizer's own; must be one of its tokens otherwise
+  std::string end_of_text_token;            // "" finds the tokenizer's own; "none", or one of its tokens
   std::string text_field = "text";          // of JSON lines
   int threads = 1;                          // 1 to 1024
   size_t piece_bytes = size_t{1} << 20;     // longer documents are tokenised in pieces of at least this many bytes
