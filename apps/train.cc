@@ -46,6 +46,7 @@ nlohmann::ordered_json to_json(const TrainSummary& summary) {
   json["p_act"] = summary.parameters.p_act;
   json["p_sparse"] = summary.parameters.p_sparse;
   json["rho"] = summary.parameters.rho;
+  json["trained_parameters"] = summary.trained_parameters;
   json["checkpoint"] = summary.checkpoint;
   json["peak_rss_bytes"] = summary.peak_rss_bytes;
   if (!summary.exchange.empty()) json["exchange"] = summary.exchange;

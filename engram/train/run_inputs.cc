@@ -68,6 +68,26 @@ Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer) 
   return resolved;
 }
 
+Result<Tokenizer> load_run_tokenizer(Env& env, const Recipe& recipe, const std::string& path) {
+  ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env, path));
+  if (!recipe.train.start_from.empty() && recipe.model.vocab_size > tokenizer.vocab_size())
+    tokenizer.fill_up(recipe.model.vocab_size);
+  return tokenizer;
+}
+
+std::vector<std::vector<std::string>*> file_lists(DataRecipe& data) {
+  std::vector<std::vector<std::string>*> lists = {&data.train, &data.validation};
+  for (ValidationSet& set : data.validation_sets) lists.push_back(&set.files);
+  return lists;
+}
+
+void fill_in_seed(DataRecipe& data) {
+  const std::string mark = "{seed}", seed = std::to_string(data.seed);
+  for (std::vector<std::string>* files : file_lists(data))
+    for (std::string& file : *files)
+      for (size_t at; (at = file.find(mark)) != std::string::npos;) file.replace(at, mark.size(), seed);
+}
+
 std::vector<const TokenShard*> RunInputs::pointers(const std::vector<TokenShard>& shards) {
   std::vector<const TokenShard*> pointers;
   for (const TokenShard& shard : shards) pointers.push_back(&shard);
@@ -92,6 +112,7 @@ int64_t RunInputs::validation_tokens() const { return tokens_of(validation); }
 
 Result<RunInputs> open_run_inputs(Env& env, const Recipe& recipe, const std::string& data_directory) {
   DataRecipe data = recipe.data;
+  fill_in_seed(data);
   if (data.synthetic_documents > 0) {
     data.tokenizer = join_path(data_directory, "tokenizer.json");
     data.train = {join_path(data_directory, "train.tokens")};
@@ -100,7 +121,7 @@ Result<RunInputs> open_run_inputs(Env& env, const Recipe& recipe, const std::str
     ENGRAM_RETURN_IF_ERROR(make_synthetic_corpus(env, data_directory, data.synthetic_documents, data.synthetic_seed));
   }
   RunInputs inputs;
-  ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env, data.tokenizer));
+  ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, load_run_tokenizer(env, recipe, data.tokenizer));
   inputs.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(inputs.recipe, resolve_recipe(recipe, *inputs.tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(inputs.parameters, count_parameters(inputs.recipe.model));

@@ -22,6 +22,13 @@ namespace engram {
 // names and the tokenizer contradicts, an allocation that cannot be paid, an invalid model.
 Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer);
 
+// The tokenizer of `path`. A model that exists may have more ids than its tokenizer: those are in no text.
+Result<Tokenizer> load_run_tokenizer(Env& env, const Recipe& recipe, const std::string& path);
+
+// The lists of files that a run reads, with data.seed in the place of "{seed}".
+void fill_in_seed(DataRecipe& data);
+std::vector<std::vector<std::string>*> file_lists(DataRecipe& data);
+
 struct RunInputs {
   Recipe recipe;  // resolved
   ParameterCount parameters;

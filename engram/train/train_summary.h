@@ -39,7 +39,8 @@ struct TrainSummary {
   std::vector<PartLoss> validation_parts;  // of that validation: repeats of the context, overlap with training, sources
   std::vector<ValidationSetResult> validation_sets;
   ParameterCount parameters;
-  std::string checkpoint;  // the last one, a directory
+  int64_t trained_parameters = 0;  // weights that are not frozen, and all rows
+  std::string checkpoint;          // the last one, a directory
   int64_t peak_rss_bytes = 0;
   bool interrupted = false;
   std::map<std::string, double> phase_seconds;

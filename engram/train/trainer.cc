@@ -468,6 +468,9 @@ TrainSummary Run::summary() {
   summary_.tokens = position_.tokens;
   summary_.seconds = seconds_;
   summary_.parameters = inputs_.parameters;
+  summary_.trained_parameters = inputs_.parameters.table;
+  for (const torch::Tensor& weight : learner_->model().parameters())
+    if (weight.requires_grad()) summary_.trained_parameters += weight.numel();
   summary_.peak_rss_bytes = peak_rss_bytes();
   summary_.exchange = exchanged_.means();
   if (options_.profile) summary_.phase_seconds = profiler_.seconds();
