@@ -18,8 +18,8 @@ namespace engram::apps {
 namespace {
 
 // Those of recipes/studies. The file of another study brings its name.
-const std::vector<std::string> kStudies = {"ablation",  "allocation",     "long-context", "memory",
-                                           "placement", "training-curve", "tune"};
+const std::vector<std::string> kStudies = {"ablation",  "allocation", "long-context",   "memory",
+                                           "placement", "retrofit",   "training-curve", "tune"};
 
 // Throws for a word that nothing goes by.
 void check_word(const std::string& word, const std::string& path) {

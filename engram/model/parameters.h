@@ -23,6 +23,13 @@ struct ParameterCount {
 };
 Result<ParameterCount> count_parameters(const ModelConfig& config);
 
+// What one token uses of block `block`, norms of its layers included; memory without its rows. Over-encoding counts for
+// block 0.
+struct BlockParameters {
+  int64_t attention = 0, ffn = 0, memory = 0;
+};
+BlockParameters active_parameters(const ModelConfig& config, int block);
+
 // "Equal parameters": how far P_act and P_tot may lie from what they are to equal, as a share of it. One promise, kept
 // by solve_allocation() and by the controls of a study.
 inline constexpr double kActiveTolerance = 0.005, kTotalTolerance = 0.002;

@@ -77,6 +77,7 @@ Result<Tokenizer> load_run_tokenizer(Env& env, const Recipe& recipe, const std::
 
 std::vector<std::vector<std::string>*> file_lists(DataRecipe& data) {
   std::vector<std::vector<std::string>*> lists = {&data.train, &data.validation};
+  for (SourceRecipe& source : data.sources) lists.push_back(&source.files);
   for (ValidationSet& set : data.validation_sets) lists.push_back(&set.files);
   return lists;
 }

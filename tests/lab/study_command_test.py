@@ -166,6 +166,35 @@ class StudyTest(unittest.TestCase):
         self.run_lab("long-context", "--resume")
         self.check_folder("long-context", 4)
 
+    def test_retrofit_measures_questions(self):
+        self.run_lab("retrofit", "--dry-run")  # makes the text
+        tokenizer = self.folder / "work/retrofit-cpu-smoke/data/tokenizer.json"
+        sets = []
+        for name, question in {"told-1": ("The cat", " sat"), "told-2": ("One of", " them"), "told-4": ("A", " b")}.items():
+            folder, lines = self.folder / name, self.folder / f"{name}.jsonl"
+            lines.write_text(json.dumps({"prompt": question[0], "answer": question[1]}) + "\n")
+            subprocess.run([ENGRAM, "data", "prepare", "--tokenizer", tokenizer, "--output", folder, "--validation-fraction", "0",
+                            "--end-of-text", "none", lines], check=True, capture_output=True, timeout=60)
+            sets.append(f'{{name = "{name}", files = ["{folder}/train.tokens"]}}')
+        self.run_lab("retrofit", "--jobs", "2", "--set", f"data.validation_set=[{', '.join(sets)}]")
+        data = self.check_folder("retrofit", 11)
+        runs = {(run["group"], run["budget"]): run for run in data["runs"]}
+        model, base = runs["model", 5120], runs["base", 0]
+        self.assertEqual((base["flops"], base["train_curve"]), (0, []))
+        self.assertAlmostEqual(base["val_loss"], model["val_loss"], delta=0.01)  # the weights that stay are bf16
+        for run in data["runs"]:
+            self.assertEqual({name: numbers["tokens"] for name, numbers in run["validation_sets"].items()},
+                             {"told-1": 4, "told-2": 5, "told-4": 2}, "an answer is a token for each byte, and nothing else")
+        lora, memory, both = runs["LoRA, rank 2", 5120], runs["engram", 5120], runs["engram and LoRA", 5120]
+        self.assertEqual(lora["added_parameters"], lora["trained_parameters"])
+        self.assertEqual(memory["added_parameters"], memory["trained_parameters"])
+        self.assertGreater(both["added_parameters"], memory["added_parameters"])
+        self.assertLess(memory["flops"], runs["engram and continued training", 5120]["flops"])
+        summary = (self.results("retrofit") / "summary.md").read_text()
+        for title in ("What was expected", "told: exact answers", "Equal training operations", "What it costs"):
+            self.assertIn("## " + title, summary)
+        self.assertTrue((self.results("retrofit") / "plot.svg").exists())
+
     def test_dry_run_trains_nothing(self):
         self.run_lab("allocation", "--dry-run")
         self.assertFalse((self.folder / "results").exists())

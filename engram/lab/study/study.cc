@@ -15,6 +15,18 @@ const EnumNames<StudyControl> kControls = {{StudyControl::kNone, "none"},
                                            {StudyControl::kCapacityOne, "capacity-1"},
                                            {StudyControl::kShuffledHash, "shuffled-hash"},
                                            {StudyControl::kDense, "dense"}};
+const EnumNames<Expectation> kExpectations = {{Expectation::kMore, "more"},
+                                              {Expectation::kLess, "less"},
+                                              {Expectation::kNotMore, "not more"},
+                                              {Expectation::kNotLess, "not less"}};
+const EnumNames<std::string> kMeasures = {{"exact", "exact"}, {"bits_per_byte", "bits_per_byte"}};
+
+template <typename Value>
+const char* name_of(const EnumNames<Value>& names, Value value) {
+  for (const auto& [known, name] : names)
+    if (known == value) return name;
+  ENGRAM_CHECK(false, "value {} has no name", static_cast<int>(value));
+}
 
 // One number, or an array of different numbers.
 template <typename Number>
@@ -48,7 +60,7 @@ Result<StudyGroup> read_group(Fields& fields) {
   fields("set", group.set);
   read_numbers(fields, "rho", 0.0, 1.0, group.rho);
   read_numbers(fields, "rows", int64_t{1}, kMostRows, group.rows);
-  read_numbers(fields, "budgets", int64_t{1}, kMostTokens, group.budgets);
+  read_numbers(fields, "budgets", int64_t{0}, kMostTokens, group.budgets);
   read_sweep(fields, group);
   if (group.name.empty()) fields.fail("name", "got '', wanted a name");
   if (!group.rho.empty() && !group.rows.empty()) fields.fail("rho", "got it and rows, wanted one of them");
@@ -82,6 +94,24 @@ Status check_after(const StudyGroup& group, std::span<const StudyGroup> earlier,
   return {};
 }
 
+StudyHypothesis read_hypothesis(Fields& fields) {
+  StudyHypothesis hypothesis;
+  fields.need("text", hypothesis.text);
+  fields.need("arm", hypothesis.arm);
+  fields.need("than", hypothesis.than);
+  fields.need("sets", hypothesis.sets);
+  fields.need("measure", hypothesis.measure, kMeasures);
+  fields.need("expect", hypothesis.expect, kExpectations);
+  fields("margin", hypothesis.margin, 0, 1e3);
+  if (hypothesis.sets.empty()) fields.fail("sets", "got none, wanted names of validation sets");
+  return hypothesis;
+}
+
+Status check_known(const std::string& group, const std::vector<std::string>& names, const std::string& where) {
+  if (std::find(names.begin(), names.end(), group) != names.end()) return {};
+  return invalid_argument("{}: no group is named {}, only {}", where, quote_text(group), fmt::join(names, ", "));
+}
+
 Status check_name(const std::string& text, const char* key, const std::string& path) {
   const bool good = !text.empty() && text.size() <= 64 && std::all_of(text.begin(), text.end(), [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
@@ -93,11 +123,8 @@ Status check_name(const std::string& text, const char* key, const std::string& p
 
 }  // namespace
 
-const char* study_control_name(StudyControl control) {
-  for (const auto& [known, name] : kControls)
-    if (known == control) return name;
-  ENGRAM_CHECK(false, "study control {} has no name", static_cast<int>(control));
-}
+const char* study_control_name(StudyControl control) { return name_of(kControls, control); }
+const char* expectation_name(Expectation expectation) { return name_of(kExpectations, expectation); }
 
 Result<Study> Study::load(Env& env, const std::string& path) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string text, env.read_file(path, {.max_bytes = int64_t{16} << 20}));
@@ -119,8 +146,10 @@ Result<Study> Study::parse(const std::string& text, const std::string& path) {
   fields.need("recipe", study.recipe);
   fields("seeds", study.seeds, 1, 1000);
   fields("set", study.set);
-  read_numbers(fields, "budgets", int64_t{1}, kMostTokens, study.budgets);
-  std::vector<Fields> groups = fields.sections("group");
+  fields("keep_weights", study.keep_weights);
+  fields("references", study.references);
+  read_numbers(fields, "budgets", int64_t{0}, kMostTokens, study.budgets);
+  std::vector<Fields> groups = fields.sections("group"), hypotheses = fields.sections("hypothesis");
   if (groups.empty()) fields.fail("group", "missing, wanted at least one [[group]]");
   ENGRAM_RETURN_IF_ERROR(fields.finish());
   ENGRAM_RETURN_IF_ERROR(check_name(study.name, "study", path));
@@ -139,11 +168,21 @@ Result<Study> Study::parse(const std::string& text, const std::string& path) {
   }
   for (auto group = study.groups.begin(); group != study.groups.end(); ++group)
     ENGRAM_RETURN_IF_ERROR(check_after(*group, {study.groups.begin(), group}, path));
+  if (!study.keep_weights && std::ranges::any_of(study.groups, [](const auto& group) { return !group.after.empty(); }))
+    return invalid_argument("{}: keep_weights: got false, wanted true for groups that start from another's", path);
   for (StudyGroup& group : study.groups) {
     if (group.baseline.empty()) group.baseline = study.groups.front().name;
-    if (std::find(names.begin(), names.end(), group.baseline) == names.end())
-      return invalid_argument("{}: group {}: baseline: no group is named {}, only {}", path, quote_text(group.name),
-                              quote_text(group.baseline), fmt::join(names, ", "));
+    ENGRAM_RETURN_IF_ERROR(
+        check_known(group.baseline, names, fmt::format("{}: group {}: baseline", path, quote_text(group.name))));
+  }
+  if (study.references.empty()) study.references = {study.groups.front().name};
+  for (const std::string& group : study.references)
+    ENGRAM_RETURN_IF_ERROR(check_known(group, names, path + ": references"));
+  for (Fields& hypothesis_fields : hypotheses) {
+    const StudyHypothesis& hypothesis = study.hypotheses.emplace_back(read_hypothesis(hypothesis_fields));
+    ENGRAM_RETURN_IF_ERROR(hypothesis_fields.finish());
+    for (const std::string& group : {hypothesis.arm, hypothesis.than})
+      ENGRAM_RETURN_IF_ERROR(check_known(group, names, path + ": hypothesis"));
   }
   return study;
 }

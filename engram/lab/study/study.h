@@ -4,7 +4,8 @@
 //   scale = "cpu-small"             together with the study: the name of its folders
 //   recipe = "recipes/xs_cpu.toml"  describes the model at rho = 1
 //   seeds = 3                       0 .. seeds - 1: initial weights, order of the text, controls
-//   budgets = [4608000, 18432000]   training tokens; each budget is a separate run with its own decay
+//   budgets = [4608000, 18432000]   training tokens; each budget is a separate run with its own decay. 0: the model of
+//                                   train.start_from is measured
 //   [[group]]                       one line of the plot; docs/lab.md lists the keys
 //
 // Equal parameters are a promise: what cannot be solved within the tolerances of model/parameters.h is an error here,
@@ -18,6 +19,7 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
+#include "engram/lab/study/training_cost.h"
 #include "engram/model/parameters.h"
 #include "engram/train/recipe.h"
 
@@ -44,6 +46,18 @@ struct StudyGroup {
   int64_t seeds = 0;             // 0: the study's
 };
 
+// What is expected of named validation sets, written down before the runs.
+enum class Expectation { kMore, kLess, kNotMore, kNotLess };
+const char* expectation_name(Expectation expectation);  // as a study file says it
+struct StudyHypothesis {
+  std::string text;
+  std::string arm, than;          // groups
+  std::vector<std::string> sets;  // their mean
+  std::string measure;            // "exact" or "bits_per_byte"
+  Expectation expect = Expectation::kMore;
+  double margin = 0;  // of "not more" and "not less": so much is no difference
+};
+
 struct StudyRun {
   std::string name;  // unique, a file name
   std::string group;
@@ -53,11 +67,13 @@ struct StudyRun {
   int64_t budget = 0;                  // training tokens: whole steps
   std::optional<double> rho;           // as asked for
   std::string after;                   // the run whose weights it starts from; empty: random ones
-  std::string text;                    // what is read: digest of the vocabulary, training and validation tokens
+  std::string text;                    // what is read: digest of the vocabulary, tokens of every list of files
   Recipe recipe;                       // resolved: nothing is left open
   ParameterCount parameters;           // with the one row of each head that capacity-1 uses
   std::optional<ParameterCount> base;  // of the model that P_tot and P_act are to equal; none: no such promise
   int64_t rows = 0;                    // of all tables, likewise
+  TrainingCost cost;
+  int64_t added = 0;  // parameters that the model of train.start_from has not: memory and low-rank changes
 };
 
 struct Study {
@@ -67,6 +83,9 @@ struct Study {
   std::vector<int64_t> budgets;
   std::vector<std::string> set;
   std::vector<StudyGroup> groups;
+  std::vector<std::string> references;  // groups that validation sets are compared with; empty: the first group
+  std::vector<StudyHypothesis> hypotheses;
+  bool keep_weights = true;
 
   std::string folder_name() const { return name + "-" + scale; }
   // kNotFound, kInvalidArgument: the message says where. Does not read the recipe.

@@ -30,15 +30,6 @@ struct Point {
   }
 };
 
-std::string sweep_label(const nlohmann::json& run) {
-  std::string label;
-  if (const auto* sweep = json_find(run, "sweep"); sweep && sweep->is_object())
-    for (const auto& [key, value] : sweep->items())
-      label += fmt::format("{}{} {}", label.empty() ? "" : ", ", key.substr(key.find_last_of('.') + 1),
-                           value.is_string() ? value.get<std::string>() : value.dump());
-  return label;
-}
-
 // The sweep's values, which records keep as a recipe writes them ("[11]"), with numbers as numbers: what sorts them.
 nlohmann::json sweep_order(const nlohmann::json& run) {
   nlohmann::json order = nlohmann::json::array();
@@ -245,6 +236,15 @@ void add_fits(const std::vector<Point>& points, const std::string& targets, Json
 }
 
 }  // namespace
+
+std::string sweep_label(const nlohmann::json& run) {
+  std::string label;
+  if (const auto* sweep = json_find(run, "sweep"); sweep && sweep->is_object())
+    for (const auto& [key, value] : sweep->items())
+      label += fmt::format("{}{} {}", label.empty() ? "" : ", ", key.substr(key.find_last_of('.') + 1),
+                           value.is_string() ? value.get<std::string>() : value.dump());
+  return label;
+}
 
 Result<Json> analyse_study(const nlohmann::json& data) {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<Point> points, collect_points(data));

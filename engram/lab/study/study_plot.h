@@ -11,4 +11,8 @@ namespace engram {
 // analysis: analyse_study(). Empty where no group has three points on one of the two axes.
 std::string study_svg(const std::string& title, const nlohmann::ordered_json& analysis);
 
+// The same for sets that are named by a dose ("trained-16"), of analyse_sets(): what every arm says over the dose.
+// Empty where no family has three doses.
+std::string doses_svg(const std::string& title, const nlohmann::ordered_json& sets);
+
 }  // namespace engram

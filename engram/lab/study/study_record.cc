@@ -42,7 +42,8 @@ Json train_curve(const std::vector<Json>& metrics) {
 Json validation_curve(const std::vector<Json>& metrics) {
   Json curve = Json::array();
   for (const Json& line : metrics)
-    if (line.contains("validation_loss")) curve.push_back({line.at("tokens"), line.at("validation_loss")});
+    if (line.contains("validation_loss"))
+      curve.push_back({line.value("tokens", int64_t{0}), line.at("validation_loss")});
   return curve;
 }
 
@@ -135,16 +136,18 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
   const std::string where = "result of " + run.name;
   ENGRAM_ASSIGN_OR_RETURN(const auto metrics, read_metrics(env, output));
   double validation_loss = 0, bits_per_byte = 0, seconds = 0;
-  int64_t tokens = 0, peak = 0;
+  int64_t tokens = 0, peak = 0, trained = 0;
   Fields fields(summary, where);
   fields.need("validation_loss", validation_loss);
   fields.need("bits_per_byte", bits_per_byte);
-  fields.need("tokens", tokens, 1);
+  fields.need("tokens", tokens, run.recipe.train.steps > 0 ? 1 : 0);
   fields.need("seconds", seconds);
   fields.need("peak_rss_bytes", peak, 0);
+  fields("trained_parameters", trained, 0);
   ENGRAM_RETURN_IF_ERROR(fields.status());
+  // A run without a step has one line, for what it measured.
   const int64_t steps = run.recipe.train.steps;
-  if (static_cast<int64_t>(metrics.size()) != steps)
+  if (static_cast<int64_t>(metrics.size()) != std::max<int64_t>(steps, 1))
     return data_loss("{}: {} steps in metrics.jsonl, wanted {}", where, metrics.size(), steps);
   const size_t tail = std::max<size_t>(1, std::min<size_t>(100, metrics.size() / 10));
   double train_loss = 0;
@@ -153,7 +156,10 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
   const bool moe = model.ffn == FfnKind::kMoe;
   Json sweep = Json::object();
   for (const auto& [key, value] : run.sweep) sweep[key] = value;
-  const auto parts = summary.find("validation_parts");
+  const auto measured = [&](const char* key) {
+    const auto found = summary.find(key);
+    return found != summary.end() ? Json(*found) : Json::object();
+  };
   return Json{{"study", study.name},
               {"scale", study.scale},
               {"run", run.name},
@@ -166,7 +172,8 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
               {"budget", run.budget},
               {"val_loss", validation_loss},
               {"bits_per_byte", bits_per_byte},
-              {"val_parts", parts != summary.end() ? Json(*parts) : Json::object()},
+              {"val_parts", measured("validation_parts")},
+              {"validation_sets", measured("validation_sets")},
               {"train_loss", train_loss / static_cast<double>(tail)},
               {"p_tot", run.parameters.p_tot},
               {"p_act", run.parameters.p_act},
@@ -175,7 +182,10 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
               {"tokens", tokens},
               {"steps", steps},
               {"seconds", seconds},
-              {"seconds_per_step", seconds / static_cast<double>(steps)},
+              {"seconds_per_step", seconds / static_cast<double>(std::max<int64_t>(steps, 1))},
+              {"flops", run.cost.flops_per_token * static_cast<double>(run.budget)},
+              {"added_parameters", run.added},
+              {"trained_parameters", trained},
               {"peak_rss_bytes", peak},
               {"experts", moe ? model.n_routed_experts : 0},
               {"ffn_width", moe ? model.shared_expert_intermediate_size : model.intermediate_size},
@@ -185,7 +195,7 @@ Result<Json> make_record(Env& env, const Study& study, const StudyRun& run, cons
               {"date", today()},
               {"text", run.text},
               {"validation_curve", validation_curve(metrics)},
-              {"train_curve", train_curve(metrics)},
+              {"train_curve", steps > 0 ? train_curve(metrics) : Json::array()},
               {"recipe", run.recipe.to_toml()}};
 }
 
@@ -218,6 +228,15 @@ Json make_study_data(const Study& study, const std::string& command, size_t plan
                                                : "sweep";
     groups.push_back({{"name", group.name}, {"axis", axis}, {"baseline", group.baseline}});
   }
+  Json hypotheses = Json::array();
+  for (const StudyHypothesis& hypothesis : study.hypotheses)
+    hypotheses.push_back({{"text", hypothesis.text},
+                          {"arm", hypothesis.arm},
+                          {"than", hypothesis.than},
+                          {"sets", hypothesis.sets},
+                          {"measure", hypothesis.measure},
+                          {"expect", expectation_name(hypothesis.expect)},
+                          {"margin", hypothesis.margin}});
   return Json{{"study", study.name},
               {"scale", study.scale},
               {"title", study.title},
@@ -227,6 +246,8 @@ Json make_study_data(const Study& study, const std::string& command, size_t plan
               {"command", command},
               {"recipe", study.recipe},
               {"groups", groups},
+              {"references", study.references},
+              {"hypotheses", hypotheses},
               {"planned_runs", planned},
               {"runs", runs}};
 }

@@ -8,15 +8,17 @@
 #include "engram/lab/study/equal_parameters.h"
 #include "engram/lab/study/study_analysis.h"
 #include "engram/lab/study/study_plot.h"
+#include "engram/lab/study/study_sets.h"
 
 namespace engram {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string text_of(const Json& data, const char* key) {
+template <typename Object>
+std::string text_of(const Object& data, const char* key) {
   const auto found = data.find(key);
-  return found != data.end() && found->is_string() ? found->get<std::string>() : std::string("unknown");
+  return found != data.end() && found->is_string() ? found->template get<std::string>() : std::string("unknown");
 }
 
 std::string tokens_text(const Json& budget) { return format_count(budget.get<double>()); }
@@ -166,7 +168,28 @@ std::string summary_page(const Json& data, const Json& analysis, const Json& fit
 
 }  // namespace
 
+namespace {
+
+// Of a study that measures validation sets.
+Status write_sets_pages(Env& env, const std::string& folder, const nlohmann::json& data) {
+  ENGRAM_ASSIGN_OR_RETURN(const Json sets, analyse_sets(data));
+  Json shown{{"page", sets_page(data, sets).json()}};
+  for (const char* key : {"command", "commit", "machine"}) shown[key] = text_of(data, key);
+  std::string date;
+  for (const auto& run : data.at("runs")) date = std::max(date, run.value("date", std::string()));
+  shown["date"] = date;
+  const std::string plot = doses_svg(text_of(data, "title"), sets);
+  if (!plot.empty()) ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(folder, "plot.svg"), plot));
+  std::string markdown = render_page_markdown(shown);
+  if (!plot.empty()) markdown += "\n![answers by dose](plot.svg)\n";
+  ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(folder, "summary.md"), markdown));
+  return write_file_atomic(env, join_path(folder, "report.html"), render_page_html(shown));
+}
+
+}  // namespace
+
 Status write_study_pages(Env& env, const std::string& folder, const Json& data) {
+  if (has_validation_sets(nlohmann::json(data))) return write_sets_pages(env, folder, nlohmann::json(data));
   ENGRAM_ASSIGN_OR_RETURN(const Json analysis, analyse_study(nlohmann::json(data)));
   const Json fits = fit_sentences(analysis);
   const std::string page = render_report(
@@ -185,6 +208,9 @@ Result<Json> study_numbers(Env& env, const std::string& folder) {
   ENGRAM_ASSIGN_OR_RETURN(const Json data, parse_ordered_json(text, path));
   ENGRAM_ASSIGN_OR_RETURN(Json numbers, analyse_study(nlohmann::json(data)));
   numbers["fits"] = fit_sentences(numbers);
+  if (has_validation_sets(nlohmann::json(data))) {
+    ENGRAM_ASSIGN_OR_RETURN(numbers["validation_sets"], analyse_sets(nlohmann::json(data)));
+  }
   return numbers;
 }
 

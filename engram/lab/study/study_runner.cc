@@ -182,7 +182,7 @@ class Runner {
   Status finish(const StudyRun& run) {
     const std::string line = last_log_line(env_, log_of(run));
     ENGRAM_ASSIGN_OR_RETURN(const auto summary, parse_json(line, log_of(run)));
-    if (weights_are_the_model(run.control)) ENGRAM_RETURN_IF_ERROR(keep_weights(run));
+    if (study_.keep_weights && weights_are_the_model(run.control)) ENGRAM_RETURN_IF_ERROR(keep_weights(run));
     ENGRAM_ASSIGN_OR_RETURN(auto record, make_record(env_, study_, run, output_of(run), summary));
     ENGRAM_RETURN_IF_ERROR(write_record(env_, folder_, run.name, record));
     ENGRAM_RETURN_IF_ERROR(remove_work(run));
@@ -206,12 +206,7 @@ class Runner {
     ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(temporary));
     ENGRAM_RETURN_IF_ERROR(env_.create_directories(parent_path(directory)));
     ENGRAM_RETURN_IF_ERROR(env_.create_directory(temporary));
-    ENGRAM_ASSIGN_OR_RETURN(const LoadedModel model, load_model(env_, output_of(run)));
-    ENGRAM_ASSIGN_OR_RETURN(const auto tables, load_table_rows(env_, model.directory, model.config));
-    std::vector<StreamedTensor> rows;
-    for (const torch::Tensor& table : tables) rows.push_back(whole_tensor("rows", table));
-    const CheckpointConfig file{model.config, model.special, model.tokenizer->vocabulary_digest(), model.chat_template};
-    ENGRAM_RETURN_IF_ERROR(save_model(env_, temporary, file, *model.tokenizer, *model.model, rows, torch::kBFloat16));
+    ENGRAM_RETURN_IF_ERROR(copy_model(env_, output_of(run), temporary, torch::kBFloat16));
     ENGRAM_RETURN_IF_ERROR(write_file_atomic(env_, join_path(temporary, "recipe.toml"), run.recipe.to_toml()));
     ENGRAM_RETURN_IF_ERROR(env_.remove_directory_recursively(directory));
     return env_.rename_file(temporary, directory);
