@@ -9,6 +9,8 @@ the ranks share out the experts. Then a run of two ranks is stopped and continue
 """
 
 import json
+import re
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -28,10 +30,12 @@ class SameBytes(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 
-    def train(self, name, size, settings=(), *arguments):
-        command = [ENGRAM, "train", str(SOURCE / "recipes/smoke.toml"), *arguments, "--set",
+    def train(self, name, size, settings=(), *arguments, recipe=None):
+        command = [ENGRAM, "train", str(recipe or SOURCE / "recipes/smoke.toml"), *arguments, "--set",
                    f"train.output={self.folder / name}"]
         for setting in [*SETTINGS, *settings]:
+            if recipe and setting.startswith("data.synthetic"):
+                continue
             command += ["--set", setting]
         codes, errors = Ranks(command, size).finish()
         self.assertEqual([0] * size, codes, "\n".join(errors)[-3000:])
@@ -57,6 +61,24 @@ class SameBytes(unittest.TestCase):
                 self.assertIn("validation_loss", metrics(one)[5])
                 for size in (2, 4):
                     self.assert_equal_runs(one, self.train(f"{name}-{size}", size, settings))
+
+    def test_answers_of_two_sources(self):
+        """Masks, packed documents, a mixture and named sets: micro-batches differ in what counts."""
+        data = self.train("text", 1, ("train.steps=1",)) / "data"
+        lines = [json.dumps({"prompt": f"{i} and ", "answer": "a" * (1 + i * i % 60)}) for i in range(200)]
+        (self.folder / "a.jsonl").write_text("\n".join(lines))
+        subprocess.run([ENGRAM, "data", "prepare", "--tokenizer", data / "tokenizer.json", "--output",
+                        self.folder / "answers", self.folder / "a.jsonl"], check=True, capture_output=True)
+        recipe = (SOURCE / "recipes/smoke.toml").read_text()
+        (self.folder / "answers.toml").write_text(re.sub(r"\[data\.synthetic\]\n([^\[]*)", "", recipe))
+        sources = ", ".join(f'{{files=["{folder}/train.tokens"], share={share}}}'
+                            for folder, share in ((self.folder / "answers", 0.6), (data, 0.4)))
+        settings = (f'data.tokenizer="{data}/tokenizer.json"', f"data.source=[{sources}]", "data.packing=documents",
+                    f'data.validation_set=[{{name="a", files=["{self.folder}/answers/validation.tokens"]}}]')
+        runs = [self.train(f"answers-{size}", size, settings, recipe=self.folder / "answers.toml") for size in (1, 2, 4)]
+        self.assertGreater(metrics(runs[0])[-1]["validation_sets"]["a"]["documents"], 0)
+        for run in runs[1:]:
+            self.assert_equal_runs(runs[0], run)
 
     def test_shared_out_experts_change_nothing(self):
         # Of three experts a rank of four has none. All of the validation text: its last windows are few and short.

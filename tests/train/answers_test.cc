@@ -121,6 +121,41 @@ TEST_F(Answers, GradientsComeFromCountedTargetsAlone) {
   EXPECT_EQ(nothing.tokens, 0);
 }
 
+// Hidden from each other, the documents of a window are what each is alone: attention, n-grams and convolution.
+TEST_F(Answers, PackedDocumentsDoNotSeeEachOther) {
+  for (const bool hidden : {false, true}) {
+    const Recipe tiny =
+        recipe("a", {"model.initializer_range=0.2", fmt::format("model.attention_document_mask={}", hidden)});
+    const RunInputs inputs = value_or_throw(open_run_inputs(Env::posix(), tiny, path("data")));
+    const std::unique_ptr<Communicator> alone = Communicator::alone();
+    Learner learner(inputs, *alone);
+    EvaluateOptions options;
+    options.batch_size = 4;
+    const TokenText text = read_shards(inputs.train);
+    const DocumentsResult wanted = value_or_throw(learner.validate_documents(text, options));
+    auto loader = value_or_throw(DataLoader::create(
+        RunInputs::pointers(inputs.train), inputs.hasher,
+        {.batch_size = 1, .sequence_length = 16, .packing = Packing::kDocuments, .shuffle = false, .threads = 0}));
+    learner.model().eval();
+    torch::NoGradGuard no_grad;
+    double nats = 0;
+    int64_t tokens = 0, inner = 0;
+    for (int64_t window = 0; window < loader->windows_per_epoch(); ++window) {
+      const Batch batch = value_or_throw(loader->next());
+      const ForwardInput input = learner.loaded_model().prepare_input(batch.tokens, 1, 16, batch.starts);
+      const torch::Tensor targets = torch::tensor(batch.targets, torch::kLong).view({1, 16});
+      const auto [sum, count] = learner.model().loss_sum(learner.model().forward(input), targets);
+      nats += sum;
+      tokens += count;
+      inner += std::ssize(batch.starts[0]);
+    }
+    EXPECT_GT(inner, 1);
+    EXPECT_EQ(tokens, wanted.tokens);
+    const double difference = std::abs(nats / static_cast<double>(tokens) - wanted.loss);
+    EXPECT_TRUE(hidden ? difference < 1e-5 : difference > 1e-4) << difference;
+  }
+}
+
 TEST_F(Answers, NamedSetsAreMeasuredWhileARunLearns) {
   const Recipe learned = recipe("run", {"train.steps=60", "train.validate_every=30", "optimizer.muon_lr=0.02"});
   const TrainSummary summary = run(learned);

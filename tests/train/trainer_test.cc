@@ -157,9 +157,9 @@ TEST_F(Training, AdamWTakesTheMatricesToo) {
   value_or_throw(run(recipe("adamw", {"optimizer.matrices=adamw"})));
   const std::string muon = bytes_of(latest("muon") / "optimizer.safetensors"),
                     adamw = bytes_of(latest("adamw") / "optimizer.safetensors");
-  EXPECT_NE(muon.find("muon.momentum.layers.0.self_attn"), std::string::npos);
+  EXPECT_NE(muon.find("muon.momentum.model.layers.0.self_attn"), std::string::npos);
   EXPECT_EQ(adamw.find("muon.momentum"), std::string::npos);
-  EXPECT_NE(adamw.find("adamw.exp_avg_sq.layers.0.self_attn"), std::string::npos);
+  EXPECT_NE(adamw.find("adamw.exp_avg_sq.model.layers.0.self_attn"), std::string::npos);
 }
 
 TEST_F(Training, ValidatesBetweenStepsWithLongerWindows) {
