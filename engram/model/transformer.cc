@@ -333,6 +333,9 @@ torch::Tensor TransformerImpl::step(const StepInput& input) const {
     torch::Tensor gates, rows = reads ? input.memory(block->memory_layer()) : torch::Tensor();
     x = block->step(x, context, *input.cache, rows, input.gates != nullptr ? &gates : nullptr);
     if (input.gates != nullptr && reads) input.gates->push_back(gates);
+    if (input.after_block) {
+      input.after_block(block->index(), x.view({x.size(0), hyper ? config_.hc_mult : 1, config_.hidden_size}));
+    }
   }
   return decoder.norm(hyper ? decoder.hc_head(x) : x);
 }

@@ -50,6 +50,8 @@ struct StepInput {
   // memory. It may throw.
   std::function<torch::Tensor(int memory_layer)> memory;
   std::vector<torch::Tensor>* gates = nullptr;  // out, when given: per Engram layer alpha [N, G]
+  // As ForwardTrace's, with streams [N, M, d].
+  std::function<void(int block, torch::Tensor streams)> after_block;
 };
 
 class TransformerImpl : public torch::nn::Module {
