@@ -5,8 +5,9 @@
                        [--text demo/data/text] [--glosses 500] [--limit 2000]
 
 Writes DIR/in-domain.jsonl from the text (facts of documents that the demo trains on, and of documents it holds out),
-DIR/bigbench.jsonl and DIR/evals.jsonl from the archives, which are read in place. At most --limit items of a task, drawn
-with a fixed seed. The same input gives the same bytes. Needs only the standard library.
+DIR/bigbench.jsonl and DIR/evals.jsonl from the archives, which are read in place. DIR/knock-out has facts.jsonl and
+reading.jsonl for `engram lab knock-out`. At most --limit items of a task, drawn with a fixed seed. The same input gives
+the same bytes. Needs only the standard library.
 """
 import argparse
 import hashlib
@@ -154,6 +155,51 @@ def bigbench(archive: Path, limit: int) -> list:
     return [item for name in BIGBENCH for item in found[name]]
 
 
+def wikidata_facts(examples: list) -> list:
+    """Facts with one answer and three others of the same relation, the text's first three words."""
+    known = [(" ".join(e["input"].split(" ")[:3]), e["input"], e["target"]) for e in examples
+             if isinstance(e["target"], str)]
+    answers = {}
+    for relation, _, target in known:
+        answers.setdefault(relation, []).append(target)
+    rng = random.Random("wikidata")
+    return [choice_item("wikidata", str(number), "", prompt, target, answers[relation], rng)
+            for number, (relation, prompt, target) in enumerate(known) if len(set(answers[relation])) >= 8]
+
+
+def substituted_answers(examples: list) -> tuple:
+    """Questions of NaturalQuestions and contexts in which another name stands for the answer: asked without the context
+    the true name is right, asked with it the other one."""
+    facts, reading = [], []
+    rng = random.Random("substituted")
+    for number, example in enumerate(examples):
+        question, _, context = example["input"].strip().partition("\nContext: ")
+        choices = sorted(example["target_scores"])
+        if len(choices) != 2 or not 0 < len(context) <= 1000 or sum(example["target_scores"].values()) != 1:
+            continue
+        rng.shuffle(choices)
+        told = choices.index(max(example["target_scores"], key=example["target_scores"].get))
+        item = {"id": str(number), "choices": [" " + choice for choice in choices]}
+        facts.append({"task": "questions", "prompt": f"{question}\nAnswer:", "answer": 1 - told} | item)
+        reading.append({"task": "questions, read", "prompt": f"Context: {context}\n{question}\nAnswer:",
+                        "answer": told} | item)
+    return facts, reading
+
+
+def knock_out(archive: Path, limit: int) -> tuple:
+    """(facts, reading) for `engram lab knock-out`."""
+    found = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            match = re.search(r"/benchmark_tasks/(qa_wikidata|contextual_parametric_knowledge_conflicts)/task\.json$",
+                              member.name)
+            if match:
+                found[match[1]] = json.load(tar.extractfile(member))["examples"]
+    facts, reading = substituted_answers(found["contextual_parametric_knowledge_conflicts"])
+    wikidata = [{k: v for k, v in item.items() if k != "split"} for item in wikidata_facts(found["qa_wikidata"])]
+    return (draw(wikidata, limit, "wikidata") + draw(facts, limit, "questions"), draw(reading, limit, "questions"))
+
+
 def chat_prompt(messages) -> str:
     return "\n".join(message["content"].strip() for message in messages if message["role"] != "system")
 
@@ -197,6 +243,10 @@ def main() -> None:
         write(arguments.output / "in-domain.jsonl", in_domain(arguments.text, arguments.glosses))
     if arguments.bigbench:
         write(arguments.output / "bigbench.jsonl", bigbench(arguments.bigbench, arguments.limit))
+        (arguments.output / "knock-out").mkdir(exist_ok=True)
+        facts, reading = knock_out(arguments.bigbench, arguments.limit)
+        write(arguments.output / "knock-out/facts.jsonl", facts)
+        write(arguments.output / "knock-out/reading.jsonl", reading)
     if arguments.evals:
         write(arguments.output / "evals.jsonl", evals(arguments.evals, arguments.limit))
 

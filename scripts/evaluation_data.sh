@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the questions of `engram eval --suite`: demo/eval/in-domain.jsonl from the demo's own text, and, with
 # --packages, bigbench.jsonl and evals.jsonl from PyPI packages (405 MB to download, nothing is installed; kept in
-# .cache/packages/evaluation). Safe to run again.
+# .cache/packages/evaluation), and demo/eval/knock-out for `engram lab knock-out`. Safe to run again.
 #
 #   scripts/evaluation_data.sh [--packages] [DIR]    DIR: default demo/eval
 #
