@@ -57,10 +57,19 @@ void add_reading_flags(CLI::App& command, ProbeOptions& options, const ProbeEntr
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
   }
+  if (auto* option =
+          add("--window", options.window, "tokens that are read together (default: the context, at most 1024)")) {
+    option->check(CLI::PositiveNumber);
+  }
+  add("--null", options.null, "a third checkpoint that differs from the baseline by its seed only");
   add("--train-text", options.train_text, "what the rows learned from (default: the recipe's)");
-  add("--entities", options.entities, "names, one a line (default: a built-in list)");
+  const bool with_words = std::string_view(probe.name) == "patchscope";
+  add("--entities", options.entities,
+      with_words ? "NAME | WORD, WORD, one a line (default: 200 names)"
+                 : "names, one a line (default: a built-in list)");
   add("--items", options.items, "questions with choices, JSON lines (default: built-in facts)");
-  if (auto* option = add("--entity", options.entity, "whose last token is read")) option->capture_default_str();
+  add("--reading", options.reading, "such questions whose prompts hold the answer (default: made from the facts)");
+  if (auto* option = add("--entity", options.entity, "whose every description is shown")) option->capture_default_str();
   add("--describe", options.describe, "prompt that ends in a placeholder token (default: three examples and x)");
   if (auto* option = add("--ngram", options.ngram, "text that ends in the n-gram to change")) {
     option->capture_default_str();

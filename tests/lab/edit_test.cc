@@ -1,6 +1,5 @@
 #include "engram/lab/probes/edit.h"
 
-#include "engram/lab/probes/patchscope.h"
 #include "engram/lab/text/score.h"
 #include "engram/store/import/table_tools.h"
 #include "engram/store/open.h"
@@ -103,25 +102,6 @@ TEST_F(Edit, EditedRowsBecomeAnOverlay) {
     const torch::Tensor wanted = values[layer].contiguous();
     EXPECT_EQ(std::memcmp(got.data(), wanted.data_ptr(), got.size()), 0) << layer;
   }
-}
-
-TEST_F(Edit, APatchOfTheOwnStateChangesNothingAndAnotherDoes) {
-  window_ = 64;
-  const LoadedModel model = load("model", MemoryKind::kEngram);
-  const std::string prompt = "France: a country\nx";
-  const auto own = value_or_throw(last_token_states(model, prompt));
-  const auto other = value_or_throw(last_token_states(model, "New York"));
-  ASSERT_EQ(own.size(), 3u);
-  EXPECT_EQ(own[0].sizes(), (std::vector<int64_t>{2, 32}));
-  const std::string plain = value_or_throw(describe_with(model, prompt, -1, {}, 12));
-  bool differs = false;
-  for (int block = 0; block < 3; ++block) {
-    const auto at = static_cast<size_t>(block);
-    EXPECT_EQ(value_or_throw(describe_with(model, prompt, block, own[at], 12)), plain);
-    differs = differs || value_or_throw(describe_with(model, prompt, block, other[at], 12)) != plain;
-  }
-  EXPECT_TRUE(differs);
-  EXPECT_FALSE(describe_with(model, std::string(60, 'a'), -1, {}, 12).ok());
 }
 
 }  // namespace

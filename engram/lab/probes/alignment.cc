@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -39,6 +40,10 @@ struct Alignment {
   std::vector<std::vector<double>> similarity;
   std::vector<double> index;
   std::vector<Interval> intervals;
+  // Of each column: the most similar layer, and by how much it is more similar than the layer of the same number.
+  std::vector<size_t> nearest;
+  std::vector<double> lead;
+  std::vector<Interval> lead_intervals;
 };
 
 Alignment align(const std::vector<torch::Tensor>& a, const std::vector<torch::Tensor>& b, int64_t seed) {
@@ -49,9 +54,26 @@ Alignment align(const std::vector<torch::Tensor>& a, const std::vector<torch::Te
   Alignment out;
   out.similarity = similarity(batches, all);
   out.index = soft_index(out.similarity);
+  const size_t rows = out.similarity.size(), columns = out.index.size();
+  for (size_t j = 0; j < columns; ++j) {
+    size_t best = 0;
+    for (size_t i = 1; i < rows; ++i) best = out.similarity[i][j] > out.similarity[best][j] ? i : best;
+    out.nearest.push_back(best);
+  }
+  const auto leads = [&](const std::vector<std::vector<double>>& found) {
+    std::vector<double> lead;
+    for (size_t j = 0; j < columns; ++j) lead.push_back(found[out.nearest[j]][j] - found[std::min(j, rows - 1)][j]);
+    return lead;
+  };
+  out.lead = leads(out.similarity);
   out.intervals = bootstrap_intervals(count, kDraws, static_cast<uint64_t>(seed), [&](std::span<const int64_t> chosen) {
-    return soft_index(similarity(batches, chosen));
+    const auto drawn = similarity(batches, chosen);
+    std::vector<double> values = soft_index(drawn);
+    std::ranges::copy(leads(drawn), std::back_inserter(values));
+    return values;
   });
+  out.lead_intervals.assign(out.intervals.begin() + static_cast<std::ptrdiff_t>(columns), out.intervals.end());
+  out.intervals.resize(columns);
   return out;
 }
 
@@ -59,25 +81,32 @@ Alignment align(const std::vector<torch::Tensor>& a, const std::vector<torch::Te
 void show(Page& page, Json& numbers, const Alignment& found, const std::string& first, const std::string& second) {
   Series curve{fmt::format("soft alignment index of {}", second), {}, found.index, {}, {}};
   std::vector<std::vector<std::string>> rows;
-  Json intervals = Json::array();
+  Json intervals = Json::array(), lead_intervals = Json::array();
   for (size_t j = 0; j < found.index.size(); ++j) {
     const Interval interval = found.intervals[j];
     curve.x.push_back(static_cast<double>(j));
     curve.low.push_back(interval.low);
     curve.high.push_back(interval.high);
     rows.push_back(
-        {fmt::format("{}", j), fixed_text(found.index[j], 2), interval_text(interval.low, interval.high, 2)});
+        {fmt::format("{}", j), fixed_text(found.index[j], 2), interval_text(interval.low, interval.high, 2),
+         fmt::format("{}", found.nearest[j]), fixed_text(found.similarity[found.nearest[j]][j]),
+         fixed_text(found.lead[j]) + " " + interval_text(found.lead_intervals[j].low, found.lead_intervals[j].high)});
     intervals.push_back(to_json(interval));
+    lead_intervals.push_back(to_json(found.lead_intervals[j]));
   }
   page.heatmap(fmt::format("{} against {}", second, first), "Colour: CKA. Line: soft alignment index, 95 % intervals.",
                fmt::format("layer of {}", second), fmt::format("layer of {}", first), found.similarity, curve);
-  page.table(fmt::format("Soft alignment index of {} in layers of {}", second, first), "",
-             {"layer", "index", "95 % interval"}, rows);
+  page.table(fmt::format("Soft alignment index of {} in layers of {}", second, first),
+             "Lead: how much more alike the nearest layer is than the layer of the same number.",
+             {"layer", "index", "95 % interval", "nearest layer", "its CKA", "lead"}, rows);
   numbers["alignments"].push_back({{"first", first},
                                    {"second", second},
                                    {"similarity", found.similarity},
                                    {"soft_index", found.index},
-                                   {"intervals", intervals}});
+                                   {"intervals", intervals},
+                                   {"nearest", found.nearest},
+                                   {"lead", found.lead},
+                                   {"lead_intervals", lead_intervals}});
 }
 
 }  // namespace
@@ -161,28 +190,29 @@ std::vector<torch::Tensor> states_at(const LoadedModel& model, const ProbeText& 
   }
   const Transformer& transformer = model.model;
   size_t next = 0;
-  for_each_window(
-      text.tokens, text.document_starts, window, windows_per_batch(model.config), [&](const WindowBatch& batch) {
-        const int64_t end = batch.begin + batch.count * batch.length;
-        if (next == order.size()) return false;
-        if (positions[order[next]] >= end) return true;
-        ForwardTrace trace;
-        trace.want_block_outputs = true;
-        transformer->forward(model.prepare_input(batch.tokens, batch.count, batch.length, batch.starts), &trace);
-        for (; next < order.size() && positions[order[next]] < end; ++next) {
-          const int64_t at = positions[order[next]] - batch.begin;
-          for (size_t block = 0; block < blocks; ++block) {
-            states[block][static_cast<int64_t>(order[next])].copy_(
-                trace.block_outputs[block][at / batch.length][at % batch.length]);
-          }
-        }
-        return true;
-      });
+  for_each_window(text.tokens, text.document_starts, window, windows_per_batch(model.config, window),
+                  [&](const WindowBatch& batch) {
+                    const int64_t end = batch.begin + batch.count * batch.length;
+                    if (next == order.size()) return false;
+                    if (positions[order[next]] >= end) return true;
+                    ForwardTrace trace;
+                    trace.want_block_outputs = true;
+                    transformer->forward(model.prepare_input(batch.tokens, batch.count, batch.length, batch.starts),
+                                         &trace);
+                    for (; next < order.size() && positions[order[next]] < end; ++next) {
+                      const int64_t at = positions[order[next]] - batch.begin;
+                      for (size_t block = 0; block < blocks; ++block) {
+                        states[block][static_cast<int64_t>(order[next])].copy_(
+                            trace.block_outputs[block][at / batch.length][at % batch.length]);
+                      }
+                    }
+                    return true;
+                  });
   return states;
 }
 
 Result<ProbeResult> probe_alignment(const ProbeContext& context) {
-  ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
+  ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_windows());
   ENGRAM_ASSIGN_OR_RETURN(const auto entities, read_entities(context.env, context.options.entities));
   std::vector<EntityMatch> matches = find_entities(token_bytes_of(*context.models[0].tokenizer, text.tokens), entities);
   // The text's last token is predicted but never read.
@@ -204,9 +234,11 @@ Result<ProbeResult> probe_alignment(const ProbeContext& context) {
   }
   Page page("Alignment of blocks (CKA)",
             "Centred kernel alignment of states at the last token of named entities: unbiased HSIC over mini-batches.");
-  page.paragraph(fmt::format("{} entity ends of {} found in {} tokens of {}, {} mini-batches of {}. {}", used, found,
-                             text.tokens.size(), text.path, used / kAlignmentBatch, kAlignmentBatch,
-                             kLayersCountFromZero));
+  page.paragraph(fmt::format(
+      "{} entity ends of {} found in {} tokens of {}, in windows of {} spread over the text; {} mini-batches "
+      "of {}. {}",
+      used, found, text.tokens.size(), text.path, context.window(), used / kAlignmentBatch, kAlignmentBatch,
+      kLayersCountFromZero));
   const int blocks = context.models[0].config.num_hidden_layers;
   if (blocks <= static_cast<int>(kAlignmentTop)) {
     page.paragraph(
@@ -219,6 +251,11 @@ Result<ProbeResult> probe_alignment(const ProbeContext& context) {
   const std::string& first = context.labels[0];
   if (states.size() == 2) {
     show(page, numbers, align(states[0], states[1], context.options.seed), first, context.labels[1]);
+    if (context.null) {
+      page.paragraph(fmt::format("The null: a model that differs from {} by its seed only.", first));
+      const auto null = states_at(*context.null, text, positions, context.window());
+      show(page, numbers, align(states[0], null, context.options.seed), first, kNullLabel);
+    }
     page.paragraph(fmt::format("What the index would be if nothing had changed: {} against itself.", first));
   }
   show(page, numbers, align(states[0], states[0], context.options.seed), first, first);

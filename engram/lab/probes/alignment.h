@@ -6,7 +6,7 @@
 //   HSIC(K, L) = [tr(K L) + (1'K1)(1'L1) / ((n-1)(n-2)) - 2 / (n-2) 1'KL1] / (n (n-3)),  diagonals of K, L set to 0
 //   S_ij = sum HSIC(K_i, L_j) / sqrt(sum HSIC(K_i, K_i) sum HSIC(L_j, L_j))
 // Soft alignment index: a_j = sum S_ij i / sum S_ij over the 5 largest S_ij of column j, layers counted from 0
-// (the paper counts from 1).
+// (the paper counts from 1). Beside it stands the nearest single layer.
 #pragma once
 #include <torch/types.h>
 

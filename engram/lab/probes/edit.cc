@@ -207,8 +207,8 @@ EditedPositions compare_edit(const LoadedModel& before, const LoadedModel& after
   for (const auto& ids : rows.row_ids) edited.emplace_back(ids.begin(), ids.end());
   EditedPositions out;
   for_each_window(
-      text.tokens, text.document_starts, before.config.max_position_embeddings, windows_per_batch(before.config),
-      [&](const WindowBatch& batch) {
+      text.tokens, text.document_starts, before.config.max_position_embeddings,
+      windows_per_batch(before.config, before.config.max_position_embeddings), [&](const WindowBatch& batch) {
         for (int64_t w = 0; w < batch.count; ++w) {
           const std::vector<int32_t> window(batch.tokens.begin() + w * batch.length,
                                             batch.tokens.begin() + (w + 1) * batch.length);

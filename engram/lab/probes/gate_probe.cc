@@ -1,10 +1,14 @@
 #include "engram/lab/probes/gate_probe.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "engram/hash/draw.h"
 #include "engram/lab/text/entities.h"
+#include "engram/lab/text/ngram_rows.h"
 
 namespace engram {
 namespace {
@@ -32,7 +36,7 @@ std::vector<double> gates_at(const GateTrace& trace, int layer, int branch, cons
 struct View {
   int layer = 0, branch = 0;
   GateSpread spread;
-  GateContrast random, words;
+  GateContrast random, words, matched;
 };
 
 std::vector<Page::Piece> coloured(const LoadedModel& model, const View& view, const std::vector<int32_t>& tokens) {
@@ -58,9 +62,11 @@ Status show_sentences(const LoadedModel& model, const View& view, const ProbeTex
                                         fixed_text(view.spread.low, 2), fixed_text(view.spread.high, 2));
   page.coloured_text("The paper's sentences", scale, lines);
   lines.clear();
-  const size_t length = std::min<size_t>(text.tokens.size(), 120);
+  const auto piece = static_cast<size_t>(text.piece > 0 ? text.piece : 1);  // an excerpt begins where a window does
+  const size_t length = std::min<size_t>({text.tokens.size(), 120, text.piece > 0 ? piece : 120});
   for (size_t i = 0; i < 3; ++i) {
-    const auto begin = text.tokens.begin() + static_cast<std::ptrdiff_t>((text.tokens.size() - length) * i / 2);
+    const size_t at = (text.tokens.size() - length) * i / 2 / piece * piece;
+    const auto begin = text.tokens.begin() + static_cast<std::ptrdiff_t>(at);
     lines.push_back(coloured(model, view, {begin, begin + static_cast<std::ptrdiff_t>(length)}));
   }
   page.coloured_text("Held-out text, three excerpts", scale, lines);
@@ -95,7 +101,8 @@ void show_contrasts(const LoadedModel& model, const std::vector<View>& views, Pa
                 {"branch", view.branch},
                 {"mean", view.spread.mean},
                 {"deviation", view.spread.deviation}};
-    for (const auto& [name, found] : {std::pair{"random", &view.random}, std::pair{"word_ends", &view.words}}) {
+    for (const auto& [name, found] : {std::pair{"random", &view.random}, std::pair{"word_ends", &view.words},
+                                      std::pair{"matched_word_ends", &view.matched}}) {
       const Interval precision = wilson_interval(found->top_ends, found->top);
       const double share = static_cast<double>(found->top_ends) / static_cast<double>(found->top);
       row.push_back(fixed_text(found->auc) + " " + interval_text(found->auc_interval.low, found->auc_interval.high));
@@ -114,12 +121,15 @@ void show_contrasts(const LoadedModel& model, const std::vector<View>& views, Pa
       "AUC: probability that an end's gate exceeds the other token's (0.5: no relation). Precision: share of ends "
       "among the highest gates when as many ends as other tokens are ranked (chance 0.5). 95 % intervals: over windows "
       "for AUC; for precision as if tokens were independent, so a little narrow.",
-      {"gate", "mean", "spread", "AUC, random tokens", "precision", "AUC, other word ends", "precision"}, rows);
+      {"gate", "mean", "spread", "AUC, random tokens", "precision", "AUC, other word ends", "precision",
+       "AUC, as frequent word ends", "precision"},
+      rows);
 }
 
 }  // namespace
 
-GateGroups gate_groups(const TokenBytes& bytes, const std::vector<std::string>& entities, int64_t seed) {
+GateGroups gate_groups(const TokenBytes& bytes, const std::vector<std::string>& entities,
+                       const std::vector<int64_t>& counts, int64_t seed) {
   const std::vector<EntityMatch> matches = find_entities(bytes, entities);
   const std::vector<bool> word_end = word_ends(bytes);
   std::vector<bool> inside(bytes.ends.size(), false);
@@ -136,7 +146,18 @@ GateGroups gate_groups(const TokenBytes& bytes, const std::vector<std::string>& 
   }
   NumpyRandom random(static_cast<uint64_t>(seed));
   out.random = draw(std::move(others), out.ends.size(), random);
-  out.word_ends = draw(std::move(other_words), out.ends.size(), random);
+  out.word_ends = draw(other_words, out.ends.size(), random);
+  std::map<int, std::array<std::vector<int64_t>, 2>> classes;  // ends, other word ends
+  const auto class_of = [&](int64_t t) {
+    return std::bit_width(static_cast<uint64_t>(counts[static_cast<size_t>(t)]));
+  };
+  for (const int64_t t : out.ends) classes[class_of(t)][0].push_back(t);
+  for (const int64_t t : other_words) classes[class_of(t)][1].push_back(t);
+  for (auto& [frequency, sides] : classes) {
+    const size_t count = std::min(sides[0].size(), sides[1].size());
+    for (int64_t t : draw(std::move(sides[0]), count, random)) out.matched_ends.push_back(t);
+    for (int64_t t : draw(std::move(sides[1]), count, random)) out.matched_word_ends.push_back(t);
+  }
   return out;
 }
 
@@ -178,36 +199,51 @@ GateContrast contrast(const GateTrace& trace, int layer, int branch, const std::
 Result<ProbeResult> probe_gates(const ProbeContext& context) {
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel* const model,
                           context.model_with_memory({MemoryKind::kEngram}, "no Engram layer, so it has no gates"));
-  ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
+  ENGRAM_ASSIGN_OR_RETURN(ProbeText text, context.read_whole_text());
+  const auto bigrams = [&] {
+    const int pad = model->config.engram.pad_token_id;
+    return ngram_keys(model->hasher.map(), text.tokens, text.document_starts, 2, pad);
+  };
+  const NgramCounts seen = count_ngrams(bigrams());
+  const int64_t window = context.window();
+  spread(text, context.options.max_tokens, window);
+  std::vector<int64_t> counts;  // 0: the first token of a window
+  for (const uint64_t key : bigrams()) {
+    const int64_t found = seen.find(key);
+    counts.push_back(found < 0 ? 0 : seen.counts[static_cast<size_t>(found)]);
+  }
   ENGRAM_ASSIGN_OR_RETURN(const auto entities, read_entities(context.env, context.options.entities));
-  const GateGroups groups = gate_groups(token_bytes_of(*model->tokenizer, text.tokens), entities, context.options.seed);
+  const GateGroups groups =
+      gate_groups(token_bytes_of(*model->tokenizer, text.tokens), entities, counts, context.options.seed);
   if (groups.ends.size() < 20 || groups.word_ends.size() < 20) {
     return invalid_argument(
         "{}: got {} names of the list in {} tokens, wanted at least 20: give more text "
         "(max_tokens) or more names (entities)",
         text.path, groups.ends.size(), text.tokens.size());
   }
-  const GateTrace trace = trace_gates(*model, text.tokens);
-  const int64_t window = model->config.max_position_embeddings;
+  const GateTrace trace = trace_gates(*model, text.tokens, window);
   std::vector<View> views;
   for (int layer = 0; layer < trace.layers; ++layer) {
     for (int branch = 0; branch < trace.branches; ++branch) {
-      views.push_back({layer, branch, gate_spread(trace, layer, branch),
-                       contrast(trace, layer, branch, groups.ends, groups.random, window, context.options.seed),
-                       contrast(trace, layer, branch, groups.ends, groups.word_ends, window, context.options.seed)});
+      const auto against = [&](const std::vector<int64_t>& ends, const std::vector<int64_t>& others) {
+        return contrast(trace, layer, branch, ends, others, window, context.options.seed);
+      };
+      views.push_back({layer, branch, gate_spread(trace, layer, branch), against(groups.ends, groups.random),
+                       against(groups.ends, groups.word_ends), against(groups.matched_ends, groups.matched_word_ends)});
     }
   }
   const View& clearest = *std::max_element(views.begin(), views.end(),
                                            [](const View& a, const View& b) { return a.words.auc < b.words.auc; });
 
   Page page("Gates", "Does the gate fire at the end of names and fixed phrases?");
-  page.paragraph(fmt::format("{} tokens of {}; {} ends of named entities, {} other tokens, {} other word ends.",
-                             text.tokens.size(), text.path, groups.ends.size(), groups.random.size(),
-                             groups.word_ends.size()));
-  Json numbers = {{"text", text.path},
-                  {"tokens", text.tokens.size()},
-                  {"ends", groups.ends.size()},
-                  {"views", Json::array()},
+  page.paragraph(fmt::format(
+      "{} tokens of {}, in windows of {} spread over the text; {} ends of named entities, {} other tokens, {} other "
+      "word "
+      "ends; {} pairs of an end and a word end whose bigrams are as frequent in the text, by powers of two.",
+      text.tokens.size(), text.path, window, groups.ends.size(), groups.random.size(), groups.word_ends.size(),
+      groups.matched_ends.size()));
+  Json numbers = {{"text", text.path},          {"tokens", text.tokens.size()},          {"window", window},
+                  {"ends", groups.ends.size()}, {"matched", groups.matched_ends.size()}, {"views", Json::array()},
                   {"ngrams", Json::array()}};
   show_contrasts(*model, views, page, numbers);
   page.paragraph(fmt::format(

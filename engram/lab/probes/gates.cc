@@ -25,13 +25,13 @@ const std::array<const char*, 2> kChineseSentences = {
 std::span<const char* const> english_gate_sentences() { return kEnglishSentences; }
 std::span<const char* const> chinese_gate_sentences() { return kChineseSentences; }
 
-GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens) {
+GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens, int64_t window) {
   TORCH_CHECK(model.config.memory == MemoryKind::kEngram, "gates: the checkpoint has no Engram layer");
   torch::NoGradGuard no_grad;
   GateTrace trace;
   trace.layers = model.config.num_memory_layers();
   trace.length = static_cast<int64_t>(tokens.size());
-  const int64_t window = model.config.max_position_embeddings;
+  if (window == 0) window = model.config.max_position_embeddings;
   for (int64_t begin = 0; begin < trace.length; begin += window) {
     const int64_t length = std::min(window, trace.length - begin);
     const std::vector<int32_t> chunk(tokens.begin() + begin, tokens.begin() + begin + length);

@@ -27,9 +27,9 @@ struct GateTrace {
     return values[static_cast<size_t>((int64_t{layer} * branches + branch) * length + t)];
   }
 };
-// Any number of tokens, in windows of max_position_embeddings; each window is a separate sequence.
+// Any number of tokens, in windows of `window` (0: max_position_embeddings); each window is a separate sequence.
 // REQUIRES: a model with memory = engram.
-GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens);
+GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens, int64_t window = 0);
 
 struct TextPiece {
   std::string text;   // whole UTF-8

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "engram/core/progress.h"
 #include "engram/lab/pages/assets.h"
 #include "engram/lab/pages/statistics.h"
 
@@ -17,16 +19,44 @@ using Outcomes = std::vector<ChoiceOutcome>;
 
 constexpr int64_t kDraws = 2000;
 
-Result<std::vector<EvalItem>> read_items(const ProbeContext& context) {
-  const std::string& path = context.options.items;
-  if (path.empty()) return parse_eval_items(assets::facts_jsonl, "built-in facts");
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<EvalItem> items, read_eval_items(context.env, path));
+// Questions that are asked and counted together.
+struct ItemSet {
+  std::string name;
+  bool reading = false;  // the prompt has the answer
+  std::vector<EvalItem> items;
+};
+
+// One set for each task; path empty: the built-in facts.
+Result<std::vector<ItemSet>> read_sets(const ProbeContext& context, const std::string& path, bool reading) {
+  ENGRAM_ASSIGN_OR_RETURN(
+      const std::vector<EvalItem> items,
+      path.empty() ? parse_eval_items(assets::facts_jsonl, "built-in facts") : read_eval_items(context.env, path));
+  std::vector<ItemSet> sets;
   for (const EvalItem& item : items) {
     if (!item.is_choice()) {
       return invalid_argument("{}: item {} of task {}: got a cloze, wanted choices", path, item.id, item.task);
     }
+    auto found = std::ranges::find(sets, item.task, &ItemSet::name);
+    if (found == sets.end()) found = sets.insert(sets.end(), {item.task, reading, {}});
+    found->items.push_back(item);
   }
-  return items;
+  return sets;
+}
+
+// The facts, and what is read: from options.reading, or made from the facts.
+Result<std::vector<ItemSet>> all_sets(const ProbeContext& context) {
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<ItemSet> sets, read_sets(context, context.options.items, false));
+  std::vector<ItemSet> reading;
+  if (context.options.reading.empty()) {
+    for (const ItemSet& facts : sets) {
+      reading.push_back({sets.size() == 1 ? "answer in the prompt" : facts.name + ", answer in the prompt", true, {}});
+      for (const EvalItem& item : facts.items) reading.back().items.push_back(grounded_item(item));
+    }
+  } else {
+    ENGRAM_ASSIGN_OR_RETURN(reading, read_sets(context, context.options.reading, true));
+  }
+  std::ranges::move(reading, std::back_inserter(sets));
+  return sets;
 }
 
 template <typename Field>
@@ -58,7 +88,7 @@ struct Comparison {
   std::vector<std::string> row;
 };
 
-Comparison compare_set(const std::string& label, const std::string& set, const Outcomes& on, const Outcomes& off,
+Comparison compare_set(const std::string& label, const ItemSet& set, const Outcomes& on, const Outcomes& off,
                        int64_t seed) {
   std::vector<int64_t> all(on.size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
@@ -70,7 +100,8 @@ Comparison compare_set(const std::string& label, const std::string& set, const O
   const char* names[] = {"accuracy_on", "accuracy_off", "kept_above_chance",    "exact_on",
                          "exact_off",   "kept_exact",   "log_likelihood_change"};
   Comparison out;
-  out.numbers = {{"model", label}, {"set", set}, {"items", on.size()}, {"chance", chance}, {"testable", testable}};
+  out.numbers = {{"model", label},     {"set", set.name},  {"kind", set.reading ? "reading" : "facts"},
+                 {"items", on.size()}, {"chance", chance}, {"testable", testable}};
   for (size_t i = 0; i < values.size(); ++i) {
     out.numbers[names[i]] = {{"value", values[i]}, {"interval", to_json(intervals[i])}};
   }
@@ -78,7 +109,9 @@ Comparison compare_set(const std::string& label, const std::string& set, const O
     return fixed_text(values[i], 2) + " " + interval_text(intervals[i].low, intervals[i].high, 2);
   };
   const bool exact = intervals[3].low > 0;
-  out.row = {label + ", " + set,
+  out.row = {label + ", " + set.name,
+             fmt::format("{}", on.size()),
+             fixed_text(chance, 2),
              cell(0),
              cell(1),
              testable ? cell(2) : "not above chance",
@@ -131,39 +164,45 @@ Result<Outcomes> answer_choices(const LoadedModel& model, const std::vector<Eval
 }
 
 Result<ProbeResult> probe_knock_out(const ProbeContext& context) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::vector<EvalItem> facts, read_items(context));
-  std::vector<EvalItem> grounded;
-  for (const EvalItem& item : facts) grounded.push_back(grounded_item(item));
-
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<ItemSet> sets, all_sets(context));
   Json comparisons = Json::array();
   std::vector<std::vector<std::string>> rows;
+  size_t facts = 0;
+  Progress progress("knock-out", std::ssize(sets) * std::ssize(context.models), "sets");
   for (size_t i = 0; i < context.models.size(); ++i) {
-    for (const std::vector<EvalItem>* items : {&facts, &std::as_const(grounded)}) {
+    for (const ItemSet& set : sets) {
       ScoreOptions options;
-      ENGRAM_ASSIGN_OR_RETURN(const Outcomes on, answer_choices(context.models[i], *items, options));
+      ENGRAM_ASSIGN_OR_RETURN(const Outcomes on, answer_choices(context.models[i], set.items, options));
       options.memory_off = true;
-      ENGRAM_ASSIGN_OR_RETURN(const Outcomes off, answer_choices(context.models[i], *items, options));
-      Comparison found = compare_set(context.labels[i], items == &facts ? "facts" : "answer in the prompt", on, off,
-                                     context.options.seed);
+      Outcomes off = on;
+      if (context.models[i].config.memory != MemoryKind::kNone) {
+        ENGRAM_ASSIGN_OR_RETURN(off, answer_choices(context.models[i], set.items, options));
+      }
+      Comparison found = compare_set(context.labels[i], set, on, off, context.options.seed);
       comparisons.push_back(std::move(found.numbers));
       rows.push_back(std::move(found.row));
+      if (i == 0 && !set.reading) facts += set.items.size();
+      progress.advance(1);
     }
   }
+  progress.finish();
   Page page("Knock-out",
-            "What does the memory hold? Facts asked from memory, and the same questions with an answer in "
-            "the prompt, with the rows and without them.");
+            "What does the memory hold? Facts asked from memory, and questions whose prompt has the answer, with the "
+            "rows and without them.");
   page.paragraph(
-      fmt::format("{} facts with choices, and as many grounded questions made from them: the prompt states "
-                  "another of the choices first, so that knowing the fact does not help. Brackets: 95 % "
-                  "bootstrap intervals over items. The model without memory shows what the second reading "
-                  "changes when there is nothing to withhold.",
-                  facts.size()));
+      fmt::format("{} facts with choices. {} Brackets: 95 % bootstrap intervals over items. A model without "
+                  "memory has nothing to withhold: it shows how well the questions are answered.",
+                  facts,
+                  context.options.reading.empty()
+                      ? "The grounded questions are made from them: the prompt states another of the choices "
+                        "first, so that knowing the fact does not help."
+                      : fmt::format("What is read: {}.", context.options.reading)));
   page.table("Kept without the rows",
              "Kept: what is left of the accuracy above chance, and of the answers given exactly (greedy).",
-             {"model, questions", "accuracy, rows on", "accuracy, rows off", "kept above chance", "kept exact",
-              "change of the answer's log-likelihood, nats per token"},
+             {"model, questions", "items", "chance", "accuracy, rows on", "accuracy, rows off", "kept above chance",
+              "kept exact", "change of the answer's log-likelihood, nats per token"},
              rows);
-  return ProbeResult{{{"items", facts.size()}, {"comparisons", comparisons}}, std::move(page)};
+  return ProbeResult{{{"items", facts}, {"comparisons", comparisons}}, std::move(page)};
 }
 
 }  // namespace engram

@@ -3,6 +3,7 @@
 // Facts are asked as a cloze with choices, once from memory and once with the answer in the prompt: the same words, but
 // the prompt first states another of the choices, so that knowing the fact does not help ("The capital of France is
 // Rome. The capital of France is"). Both sets are asked with the rows and without them (Engram blocks add nothing).
+// Other questions may stand for the second kind, and each task of a file is counted by itself.
 // kept share = (score without rows - chance) / (score with rows - chance), with a bootstrap interval over items.
 #pragma once
 #include <string>

@@ -17,7 +17,8 @@ void append_window_means(std::vector<double>& out, const torch::Tensor& values_W
   out.insert(out.end(), means.const_data_ptr<double>(), means.const_data_ptr<double>() + means.numel());
 }
 
-void trace_batch(const LoadedModel& model, const WindowBatch& batch, LensTrace& out) {
+// What follows a window's last token is known where windows are neighbours.
+void trace_batch(const LoadedModel& model, const WindowBatch& batch, bool neighbours, LensTrace& out) {
   const Transformer& transformer = model.model;
   ForwardTrace trace;
   trace.want_block_outputs = true;
@@ -36,7 +37,8 @@ void trace_batch(const LoadedModel& model, const WindowBatch& batch, LensTrace& 
     const torch::Tensor logits = transformer->block_logits(trace.block_outputs[block]);
     const torch::Tensor scale = logits.logsumexp(2);
     append_window_means(out.divergence[block], negative_entropy - (expected(logits) - scale));
-    append_window_means(out.loss[block], scale - logits.gather(2, targets).squeeze(2));
+    const torch::Tensor nats = scale - logits.gather(2, targets).squeeze(2);
+    append_window_means(out.loss[block], nats.narrow(1, 0, batch.length - (neighbours ? 0 : 1)));
     append_window_means(out.agreement[block], logits.argmax(2).eq(choice));
   }
 }
@@ -73,6 +75,35 @@ std::vector<Estimate> paired_differences(const LensTrace& a, const LensTrace& b)
   return out;
 }
 
+// null: of a model that has what the first has, trained with another seed; or empty.
+void show_differences(const ProbeContext& context, const std::vector<Estimate>& differences,
+                      const std::vector<Estimate>& null, Page& page, Json& numbers) {
+  const std::string &first = context.labels[0], &second = context.labels[1];
+  std::vector<std::string> header = {"layer", "KL difference, nats", fmt::format("{} is", second)};
+  if (!null.empty()) header.push_back(fmt::format("the null minus {}", first));
+  std::vector<std::vector<std::string>> rows;
+  for (size_t block = 0; block < differences.size(); ++block) {
+    const auto [mean, error, count] = differences[block];
+    // The last block is the end itself: what differs there is rounding.
+    rows.push_back({fmt::format("{}", block), with_error(mean, error),
+                    std::abs(mean) < 1e-5  ? "no difference seen"
+                    : mean < -1.96 * error ? "nearer to its end"
+                    : mean > 1.96 * error  ? "further from its end"
+                                           : "no difference seen"});
+    numbers["difference"].push_back(to_json(differences[block]));
+    if (null.empty()) continue;
+    rows.back().push_back(block < null.size() ? with_error(null[block].mean, null[block].error) : "-");
+  }
+  for (const Estimate& one : null) numbers["null_difference"].push_back(to_json(one));
+  page.table(
+      fmt::format("{} minus {}", second, first),
+      "Paired by window, so the errors are over text and for these models alone. Below zero: the layer is nearer "
+      "to its final prediction.",
+      header, rows);
+  if (null.empty())
+    page.paragraph("No null: how much two models of different seeds differ in this way is not known here.");
+}
+
 }  // namespace
 
 LensTrace trace_lens(const LoadedModel& model, const ProbeText& text, int64_t window) {
@@ -83,9 +114,9 @@ LensTrace trace_lens(const LoadedModel& model, const ProbeText& text, int64_t wi
   out.loss.resize(blocks);
   out.agreement.resize(blocks);
   Progress progress("logit-lens", static_cast<int64_t>(text.tokens.size()) - 1, "tokens");
-  for_each_window(text.tokens, text.document_starts, window, windows_per_batch(model.config),
+  for_each_window(text.tokens, text.document_starts, window, windows_per_batch(model.config, window),
                   [&](const WindowBatch& batch) {
-                    if (batch.length == window || batch.begin == 0) trace_batch(model, batch, out);
+                    if (batch.length == window || batch.begin == 0) trace_batch(model, batch, text.piece == 0, out);
                     progress.advance(batch.count * batch.length);
                     return true;
                   });
@@ -93,7 +124,7 @@ LensTrace trace_lens(const LoadedModel& model, const ProbeText& text, int64_t wi
 }
 
 Result<ProbeResult> probe_logit_lens(const ProbeContext& context) {
-  ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
+  ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_windows());
   std::vector<LensTrace> traces;
   Json models = Json::array();
   std::vector<Series> divergence, loss;
@@ -117,30 +148,19 @@ Result<ProbeResult> probe_logit_lens(const ProbeContext& context) {
   Page page("Logit lens",
             "Are predictions ready in earlier blocks? KL between what the model finally predicts and what "
             "each block's state predicts through the same norm and head, in nats per token.");
-  page.paragraph(fmt::format("{} tokens of {}; {} windows are the sample. Bars and +- : 1.96 and 1 standard errors. {}",
-                             text.tokens.size(), text.path, traces[0].divergence[0].size(), kLayersCountFromZero));
+  page.paragraph(fmt::format(
+      "{} tokens of {}; {} windows of {} tokens, spread over the text, are the sample. Bars and +- : 1.96 "
+      "and 1 standard errors. {}",
+      text.tokens.size(), text.path, traces[0].divergence[0].size(), context.window(), kLayersCountFromZero));
   page.lines("Distance from the final prediction", "", "layer", "KL(final || layer), nats", divergence);
   page.lines("Loss if the model ended here", "", "layer", "nats per token", loss);
   page.table("Per layer", "", {"model, layer", "KL, nats", "loss, nats", "same first choice"}, rows);
-  Json numbers = {{"text", text.path}, {"tokens", text.tokens.size()}, {"models", models}};
+  Json numbers = {
+      {"text", text.path}, {"tokens", text.tokens.size()}, {"window", context.window()}, {"models", models}};
   if (traces.size() == 2) {
-    rows.clear();
-    Json differences = Json::array();
-    const auto paired = paired_differences(traces[0], traces[1]);
-    for (size_t block = 0; block < paired.size(); ++block) {
-      const auto [mean, error, count] = paired[block];
-      // The last block is the end itself: what differs there is rounding.
-      rows.push_back({fmt::format("{}", block), with_error(mean, error),
-                      std::abs(mean) < 1e-5  ? "no difference seen"
-                      : mean < -1.96 * error ? "nearer to its end"
-                      : mean > 1.96 * error  ? "further from its end"
-                                             : "no difference seen"});
-      differences.push_back(to_json(paired[block]));
-    }
-    page.table(fmt::format("{} minus {}", context.labels[1], context.labels[0]),
-               "Paired by window. Below zero: the second model's layer is nearer to its final prediction.",
-               {"layer", "KL difference, nats", fmt::format("{} is", context.labels[1])}, rows);
-    numbers["difference"] = differences;
+    std::vector<Estimate> null;
+    if (context.null) null = paired_differences(traces[0], trace_lens(*context.null, text, context.window()));
+    show_differences(context, paired_differences(traces[0], traces[1]), null, page, numbers);
   }
   return ProbeResult{std::move(numbers), std::move(page)};
 }

@@ -123,7 +123,7 @@ std::vector<std::vector<bool>> key_tokens(const LongShortLosses& judge) {
 }
 
 Result<ProbeResult> probe_long_ppl(const ProbeContext& context) {
-  const int64_t length = context.window();
+  const int64_t length = context.context_length();
   const int64_t short_context = context.options.short_context > 0 ? context.options.short_context : length / 8;
   if (short_context < 4 || short_context + short_context / 4 > length)
     return invalid_argument("short_context: got {} tokens, wanted 4 to four fifths of the models' {}", short_context,

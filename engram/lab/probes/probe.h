@@ -5,6 +5,7 @@
 // sampled is drawn with options.seed. c10::Error for what a model cannot do, Status for bad input.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -21,15 +22,18 @@ struct ProbeOptions {
   std::vector<std::string> checkpoints;  // one or two
   std::string text;                      // held-out text; empty: the validation text of the first checkpoint's recipe
   std::string train_text;                // collisions: what rows were learned from; empty: the recipe's training text
-  std::string entities;                  // cka, gates: names, one a line; empty: the built-in list
+  std::string null;                      // logit-lens, cka: a checkpoint that differs from the first by its seed only
+  std::string entities;                  // cka, gates: names; patchscope: with key words; empty: built-in lists
   std::string items;                     // knock-out: docs/formats/evaluation.md; empty: the built-in facts
+  std::string reading;                   // knock-out: items whose prompt has the answer; empty: made from the facts
   std::string output;                    // folder; empty: results/PROBE-DATE
   std::string command;                   // as typed, for the record
   int64_t max_tokens = 65536;            // of held-out text; 0: all
+  int64_t window = 0;                    // logit-lens, cka, gates: tokens; 0: the models' context, at most 1,024
   int64_t seed = 0;
   // patchscope
   std::string entity = "Diana, Princess of Wales";
-  std::string describe;  // prompt that ends in a placeholder word; empty: the built-in one
+  std::string describe;  // prompt that ends in a placeholder token; empty: the built-in one
   // edit
   std::string ngram = " United States";  // the text whose n-gram rows change
   std::string toward;                    // another text whose rows they become; empty: gradient steps on `target`
@@ -47,17 +51,24 @@ struct ProbeOptions {
   int64_t short_context = 0;  // tokens; 0: an eighth of the shorter model's context
 };
 
+inline constexpr const char* kNullLabel = "null";  // of options.null, on pages and in data.json
+
 struct ProbeContext {
   Env& env;
   const ProbeOptions& options;
   std::vector<LoadedModel> models;
   std::vector<std::string> labels;  // one per model, distinct
+  std::optional<LoadedModel> null;  // options.null, of the same vocabulary
 
-  // The held-out text, shortened to max_tokens.
+  // The held-out text: the whole of it; its first max_tokens; windows of it, spread over the whole.
+  Result<ProbeText> read_whole_text() const;
   Result<ProbeText> read_text() const;
+  Result<ProbeText> read_windows() const;
   // The last model whose memory is one of these. kInvalidArgument: "the checkpoint has " and `without`.
   Result<const LoadedModel*> model_with_memory(const std::set<MemoryKind>& kinds, const char* without) const;
-  // Tokens of one window: what the model with the shorter context reads, so that both read the same.
+  // What the model with the shorter context reads, so that all read the same.
+  int64_t context_length() const;
+  // Tokens of one window of read_windows().
   int64_t window() const;
 };
 

@@ -23,12 +23,14 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::array kProbes = {
-    ProbeEntry{"logit-lens", "Are predictions ready in earlier blocks?", probe_logit_lens, "text"},
+    ProbeEntry{"logit-lens", "Are predictions ready in earlier blocks?", probe_logit_lens, "text window null"},
     ProbeEntry{"cka", "Which block of one model does a block of the other look like?", probe_alignment,
-               "text entities"},
-    ProbeEntry{"patchscope", "In which block is an entity resolved?", probe_patchscope, "entity describe"},
-    ProbeEntry{"knock-out", "What does the memory hold: facts, or what is in the prompt?", probe_knock_out, "items"},
-    ProbeEntry{"gates", "Does the gate fire at the end of names and fixed phrases?", probe_gates, "text entities"},
+               "text window entities null"},
+    ProbeEntry{"patchscope", "In which block is an entity resolved?", probe_patchscope, "entities entity describe"},
+    ProbeEntry{"knock-out", "What does the memory hold: facts, or what is in the prompt?", probe_knock_out,
+               "items reading"},
+    ProbeEntry{"gates", "Does the gate fire at the end of names and fixed phrases?", probe_gates,
+               "text window entities"},
     ProbeEntry{"collisions", "Which n-grams share rows, and does it hurt?", probe_collisions, "text train-text"},
     ProbeEntry{"edit", "Change the rows of one n-gram: what else changes?", probe_edit,
                "text ngram toward target steps save-overlay table"},
@@ -82,13 +84,23 @@ const ProbeEntry* find_probe(const std::string& name) {
   return nullptr;
 }
 
-Result<ProbeText> ProbeContext::read_text() const {
+Result<ProbeText> ProbeContext::read_whole_text() const {
   std::string path = options.text;
   if (path.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(path, text_of_recipe(env, models[0], TextRole::kValidation));
   }
-  ENGRAM_ASSIGN_OR_RETURN(ProbeText text, read_probe_text(env, path, *models[0].tokenizer));
+  return read_probe_text(env, path, *models[0].tokenizer);
+}
+
+Result<ProbeText> ProbeContext::read_text() const {
+  ENGRAM_ASSIGN_OR_RETURN(ProbeText text, read_whole_text());
   shorten(text, options.max_tokens);
+  return text;
+}
+
+Result<ProbeText> ProbeContext::read_windows() const {
+  ENGRAM_ASSIGN_OR_RETURN(ProbeText text, read_whole_text());
+  spread(text, options.max_tokens, window());
   return text;
 }
 
@@ -100,32 +112,45 @@ Result<const LoadedModel*> ProbeContext::model_with_memory(const std::set<Memory
   return invalid_argument("{}: the checkpoint has {}", models[0].directory, without);
 }
 
+int64_t ProbeContext::context_length() const {
+  int64_t length = (null ? *null : models[0]).config.max_position_embeddings;
+  for (const LoadedModel& model : models) length = std::min<int64_t>(length, model.config.max_position_embeddings);
+  return length;
+}
+
 int64_t ProbeContext::window() const {
-  int64_t window = models[0].config.max_position_embeddings;
-  for (const LoadedModel& model : models) window = std::min<int64_t>(window, model.config.max_position_embeddings);
-  return window;
+  const int64_t window = std::min(context_length(), options.window > 0 ? options.window : int64_t{1024});
+  return options.max_tokens > 0 ? std::min(window, options.max_tokens) : window;
 }
 
 Result<std::vector<LoadedModel>> load_probe_models(Env& env, const std::vector<std::string>& checkpoints) {
-  if (checkpoints.empty() || checkpoints.size() > 2) {
-    return invalid_argument("checkpoints: got {}, wanted one or two", checkpoints.size());
-  }
   std::vector<LoadedModel> models;
   for (const std::string& path : checkpoints) {
     ENGRAM_ASSIGN_OR_RETURN(LoadedModel model, load_model(env, path));
     models.push_back(std::move(model));
-  }
-  if (models.size() == 2 && models[0].tokenizer->vocabulary_digest() != models[1].tokenizer->vocabulary_digest()) {
-    return invalid_argument("{}: got the vocabulary {}, wanted {}, that of {}", models[1].directory,
-                            models[1].tokenizer->vocabulary_digest(), models[0].tokenizer->vocabulary_digest(),
-                            models[0].directory);
+    const auto &digest = models.back().tokenizer->vocabulary_digest(),
+               &first = models[0].tokenizer->vocabulary_digest();
+    if (digest != first) {
+      return invalid_argument("{}: got the vocabulary {}, wanted {}, that of {}", models.back().directory, digest,
+                              first, models[0].directory);
+    }
   }
   return models;
 }
 
 Result<Json> run_probe(Env& env, const ProbeEntry& probe, const ProbeOptions& options, std::string* output) {
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<LoadedModel> models, load_probe_models(env, options.checkpoints));
-  ProbeContext context{env, options, std::move(models), {}};
+  std::vector<std::string> paths = options.checkpoints;
+  if (paths.empty() || paths.size() > 2)
+    return invalid_argument("checkpoints: got {}, wanted one or two", paths.size());
+  if (!options.null.empty() && paths.size() < 2)
+    return invalid_argument("null: got one without a pair to compare with it");
+  if (!options.null.empty()) paths.push_back(options.null);
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<LoadedModel> models, load_probe_models(env, paths));
+  ProbeContext context{env, options, std::move(models), {}, {}};
+  if (!options.null.empty()) {
+    context.null = std::move(context.models.back());
+    context.models.pop_back();
+  }
   for (const LoadedModel& model : context.models) context.labels.push_back(memory_name(model.config.memory));
   if (context.labels.size() == 2 && context.labels[0] == context.labels[1]) {
     context.labels[0] += " (first)";
@@ -134,6 +159,10 @@ Result<Json> run_probe(Env& env, const ProbeEntry& probe, const ProbeOptions& op
   Json checkpoints = Json::array();
   for (size_t i = 0; i < context.models.size(); ++i) {
     ENGRAM_ASSIGN_OR_RETURN(Json one, describe_checkpoint(context.models[i], context.labels[i]));
+    checkpoints.push_back(std::move(one));
+  }
+  if (context.null) {
+    ENGRAM_ASSIGN_OR_RETURN(Json one, describe_checkpoint(*context.null, kNullLabel));
     checkpoints.push_back(std::move(one));
   }
   Json data = {{"probe", probe.name},      {"question", probe.question},       {"command", options.command},

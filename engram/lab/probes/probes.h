@@ -18,11 +18,12 @@ std::span<const ProbeEntry> probe_table();
 // nullptr when there is none.
 const ProbeEntry* find_probe(const std::string& name);
 
-// Loads the checkpoints. kInvalidArgument: none or more than two, or two of different vocabularies.
+// kInvalidArgument: two have different vocabularies.
 Result<std::vector<LoadedModel>> load_probe_models(Env& env, const std::vector<std::string>& checkpoints);
 
-// Returns what data.json holds; `output` receives the folder. kAlreadyExists: the folder holds a result of another
-// probe, of other checkpoints or of another commit; it is found before anything is computed.
+// Returns what data.json holds. kInvalidArgument: none or more than two checkpoints; `output` receives the folder.
+// kAlreadyExists: the folder holds a result of another probe, of other checkpoints or of another commit; it is found
+// before anything is computed.
 Result<nlohmann::ordered_json> run_probe(Env& env, const ProbeEntry& probe, const ProbeOptions& options,
                                          std::string* output);
 

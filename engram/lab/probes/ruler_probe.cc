@@ -100,14 +100,15 @@ Result<ProbeResult> probe_ruler(const ProbeContext& context) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string haystack, read_optional(context.env, options.haystack));
   ENGRAM_ASSIGN_OR_RETURN(const std::string facts, read_optional(context.env, options.facts));
   std::vector<int64_t> lengths = options.lengths;
-  if (lengths.empty()) lengths = {context.window() / 2, context.window()};
+  if (lengths.empty()) lengths = {context.context_length() / 2, context.context_length()};
   std::vector<Cell> cells;
   std::vector<std::string> left_out;
   Progress progress("ruler", static_cast<int64_t>(lengths.size() * context.models.size() * kRulerTasks.size()),
                     "tasks");
   for (int64_t length : lengths) {
-    if (length > context.window()) {
-      return invalid_argument("lengths: got {}, wanted at most the models' {} tokens", length, context.window());
+    if (length > context.context_length()) {
+      return invalid_argument("lengths: got {}, wanted at most the models' {} tokens", length,
+                              context.context_length());
     }
     const RulerOptions ruler{
         .length = length, .digits = options.digits, .needles = options.needles, .seed = options.seed};

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engram/core/env.h"
@@ -13,6 +14,19 @@ namespace engram {
 // One name a line; empty lines and lines that begin with '#' are skipped. path empty: the built-in list.
 // kInvalidArgument: no name in the file.
 Result<std::vector<std::string>> read_entities(Env& env, const std::string& path);
+
+// A name, and words of which a text that knows the entity holds one.
+struct KnownEntity {
+  std::string name;
+  std::vector<std::string> words;
+};
+// Lines "NAME | WORD, WORD"; otherwise as above. kInvalidArgument names the line: no word, a name twice, or a word that
+// the name's own last word holds: it would tell nothing.
+Result<std::vector<KnownEntity>> read_known_entities(Env& env, const std::string& path);
+// Whether one of the words stands in the text, at the beginning of a word of it. Case of ASCII letters is ignored.
+bool holds_word(std::string_view text, const std::vector<std::string>& words);
+// "Wales" of "Diana, Princess of Wales".
+std::string_view last_word(std::string_view name);
 
 struct EntityMatch {
   size_t entity = 0;                        // index into the list

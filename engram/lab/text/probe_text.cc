@@ -62,6 +62,29 @@ void shorten(ProbeText& text, int64_t max_tokens) {
   while (!text.document_starts.empty() && text.document_starts.back() >= max_tokens) text.document_starts.pop_back();
 }
 
+void spread(ProbeText& text, int64_t max_tokens, int64_t window) {
+  const int64_t all = (static_cast<int64_t>(text.tokens.size()) - 1) / window;  // each with a token behind it
+  const int64_t count = max_tokens > 0 ? std::clamp<int64_t>(max_tokens / window, 1, std::max<int64_t>(1, all)) : all;
+  if (all < 2) return shorten(text, max_tokens);
+  std::vector<int32_t> tokens;
+  std::vector<int64_t> starts;
+  auto next = text.document_starts.begin();
+  int64_t end = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = i * all / count * window;
+    end = begin + window;
+    const auto moved = static_cast<int64_t>(tokens.size()) - begin;
+    starts.push_back(begin + moved);
+    next = std::upper_bound(next, text.document_starts.end(), begin);
+    for (; next != text.document_starts.end() && *next < end; ++next) starts.push_back(*next + moved);
+    tokens.insert(tokens.end(), text.tokens.begin() + begin, text.tokens.begin() + end);
+  }
+  tokens.push_back(text.tokens[static_cast<size_t>(end)]);
+  text.tokens = std::move(tokens);
+  text.document_starts = std::move(starts);
+  text.piece = window;
+}
+
 TokenBytes token_bytes_of(const Tokenizer& tokenizer, const std::vector<int32_t>& tokens) {
   TokenBytes out;
   out.ends.reserve(tokens.size());
@@ -81,7 +104,7 @@ std::vector<float> token_losses(const LoadedModel& model, const ProbeText& text,
   const Transformer& transformer = model.model;
   std::vector<float> losses;
   for_each_window(text.tokens, text.document_starts, model.config.max_position_embeddings,
-                  windows_per_batch(model.config), [&](const WindowBatch& batch) {
+                  windows_per_batch(model.config, model.config.max_position_embeddings), [&](const WindowBatch& batch) {
                     const ForwardInput input =
                         model.prepare_input(batch.tokens, batch.count, batch.length, batch.starts, memory_off);
                     const torch::Tensor logits = transformer->logits(transformer->forward(input));
@@ -93,8 +116,8 @@ std::vector<float> token_losses(const LoadedModel& model, const ProbeText& text,
   return losses;
 }
 
-int64_t windows_per_batch(const ModelConfig& config) {
-  const int64_t logits = int64_t{config.vocab_size} * config.max_position_embeddings;
+int64_t windows_per_batch(const ModelConfig& config, int64_t window) {
+  const int64_t logits = int64_t{config.vocab_size} * window;
   return std::clamp<int64_t>((int64_t{1} << 22) / logits, 1, 16);
 }
 

@@ -19,6 +19,7 @@ struct ProbeText {
   std::vector<int64_t> document_starts;  // ascending, the first is 0
   int64_t bytes = 0;                     // UTF-8 bytes of the text that counts
   std::vector<int32_t> targets;          // of a shard: the tokens, -1 where one does not count
+  int64_t piece = 0;                     // spread(): tokens that were neighbours in the text; 0: all
 };
 
 // kInvalidArgument: a shard of another vocabulary (both digests are named), fewer than 2 tokens. kNotFound, kDataLoss.
@@ -33,6 +34,10 @@ Result<std::string> text_of_recipe(Env& env, const LoadedModel& model, TextRole 
 
 // Keeps the first max_tokens tokens; 0 keeps all. bytes and targets stay those of the whole text.
 void shorten(ProbeText& text, int64_t max_tokens);
+// Keeps windows of `window` tokens, max_tokens in all (0: as many as there are), spread evenly over the text, and one
+// token behind the last. Each window begins as a document does; what follows its last token stands elsewhere in the
+// text. A text that is shorter than two windows is shortened. bytes and targets stay those of the whole text.
+void spread(ProbeText& text, int64_t max_tokens, int64_t window);
 
 // The text's bytes, and for each token the index after its last byte: which token a place in the text belongs to.
 struct TokenBytes {
@@ -46,8 +51,8 @@ torch::Tensor target_nats(const torch::Tensor& logits, const torch::Tensor& targ
 // Nats of every token after the first, in windows of the model's length (model/windows.h): [tokens - 1].
 std::vector<float> token_losses(const LoadedModel& model, const ProbeText& text, bool memory_off);
 
-// Windows per forward pass such that logits over all of them stay near 16 MB: larger ones are fetched from the system
-// and given back at every step, which takes longer than the arithmetic.
-int64_t windows_per_batch(const ModelConfig& config);
+// Windows of `window` tokens per forward pass such that logits over all of them stay near 16 MB: larger ones are
+// fetched from the system and given back at every step, which takes longer than the arithmetic.
+int64_t windows_per_batch(const ModelConfig& config, int64_t window);
 
 }  // namespace engram
