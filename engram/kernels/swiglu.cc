@@ -4,6 +4,7 @@
 #define HWY_TARGET_INCLUDE "engram/kernels/swiglu.cc"
 #include <hwy/foreach_target.h>
 
+#include "engram/kernels/bf16-inl.h"
 #include "engram/kernels/simd-inl.h"
 
 #include <cmath>
@@ -12,32 +13,56 @@ HWY_BEFORE_NAMESPACE();
 namespace engram {
 namespace HWY_NAMESPACE {
 
-void SwigluForward(const float* gate_up, int64_t width, int64_t begin, int64_t end, float* y) {
+HWY_INLINE Floats get(const float* from, int64_t n) { return load(from, n); }
+HWY_INLINE Floats get(const uint16_t* from, int64_t n) {
+  return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(load_halves(from, n)));
+}
+HWY_INLINE void put(Floats v, float* to, int64_t n) { store(v, to, n); }
+HWY_INLINE void put(Floats v, uint16_t* to, int64_t n) { store_halves(bf16_words(v), to, n); }
+
+template <typename Number>
+HWY_INLINE void forward(const Number* gate_up, int64_t width, int64_t begin, int64_t end, Number* y) {
   for (int64_t row = begin; row < end; ++row) {
-    const float* gate = gate_up + row * 2 * width;
+    const Number* gate = gate_up + row * 2 * width;
     for (int64_t c = 0; c < width; c += lanes()) {
       const int64_t n = valid_lanes(c, width);
-      const Floats g = load(gate + c, n), u = load(gate + width + c, n);
-      store(hn::Mul(hn::Mul(g, sigmoid(g)), u), y + row * width + c, n);
+      const Floats g = get(gate + c, n), u = get(gate + width + c, n);
+      put(hn::Mul(hn::Mul(g, sigmoid(g)), u), y + row * width + c, n);
     }
   }
 }
 
-void SwigluBackward(const float* gate_up, const float* dy, int64_t width, int64_t begin, int64_t end, float* dgate_up) {
+template <typename Number>
+HWY_INLINE void backward(const Number* gate_up, const Number* dy, int64_t width, int64_t begin, int64_t end,
+                         Number* dgate_up) {
   const Floats one = splat(1);
   for (int64_t row = begin; row < end; ++row) {
-    const float* gate = gate_up + row * 2 * width;
-    float* dgate = dgate_up + row * 2 * width;
+    const Number* gate = gate_up + row * 2 * width;
+    Number* dgate = dgate_up + row * 2 * width;
     for (int64_t c = 0; c < width; c += lanes()) {
       const int64_t n = valid_lanes(c, width);
-      const Floats g = load(gate + c, n), u = load(gate + width + c, n), grad = load(dy + row * width + c, n);
+      const Floats g = get(gate + c, n), u = get(gate + width + c, n), grad = get(dy + row * width + c, n);
       const Floats s = sigmoid(g);
       // d silu(g) / dg = s * (1 + g * (1 - s))
       const Floats slope = hn::Mul(s, hn::MulAdd(g, hn::Sub(one, s), one));
-      store(hn::Mul(hn::Mul(grad, u), slope), dgate + c, n);
-      store(hn::Mul(grad, hn::Mul(g, s)), dgate + width + c, n);
+      put(hn::Mul(hn::Mul(grad, u), slope), dgate + c, n);
+      put(hn::Mul(grad, hn::Mul(g, s)), dgate + width + c, n);
     }
   }
+}
+
+void SwigluForward(const float* gate_up, int64_t width, int64_t begin, int64_t end, float* y) {
+  forward(gate_up, width, begin, end, y);
+}
+void SwigluForwardBf16(const uint16_t* gate_up, int64_t width, int64_t begin, int64_t end, uint16_t* y) {
+  forward(gate_up, width, begin, end, y);
+}
+void SwigluBackward(const float* gate_up, const float* dy, int64_t width, int64_t begin, int64_t end, float* dgate_up) {
+  backward(gate_up, dy, width, begin, end, dgate_up);
+}
+void SwigluBackwardBf16(const uint16_t* gate_up, const uint16_t* dy, int64_t width, int64_t begin, int64_t end,
+                        uint16_t* dgate_up) {
+  backward(gate_up, dy, width, begin, end, dgate_up);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -48,7 +73,9 @@ HWY_AFTER_NAMESPACE();
 namespace engram {
 
 HWY_EXPORT(SwigluForward);
+HWY_EXPORT(SwigluForwardBf16);
 HWY_EXPORT(SwigluBackward);
+HWY_EXPORT(SwigluBackwardBf16);
 
 void swiglu_forward(const float* gate_up, int64_t width, int64_t begin, int64_t end, float* y) {
   HWY_DYNAMIC_DISPATCH(SwigluForward)(gate_up, width, begin, end, y);
@@ -57,6 +84,15 @@ void swiglu_forward(const float* gate_up, int64_t width, int64_t begin, int64_t 
 void swiglu_backward(const float* gate_up, const float* dy, int64_t width, int64_t begin, int64_t end,
                      float* dgate_up) {
   HWY_DYNAMIC_DISPATCH(SwigluBackward)(gate_up, dy, width, begin, end, dgate_up);
+}
+
+void swiglu_forward(const uint16_t* gate_up, int64_t width, int64_t begin, int64_t end, uint16_t* y) {
+  HWY_DYNAMIC_DISPATCH(SwigluForwardBf16)(gate_up, width, begin, end, y);
+}
+
+void swiglu_backward(const uint16_t* gate_up, const uint16_t* dy, int64_t width, int64_t begin, int64_t end,
+                     uint16_t* dgate_up) {
+  HWY_DYNAMIC_DISPATCH(SwigluBackwardBf16)(gate_up, dy, width, begin, end, dgate_up);
 }
 
 void swiglu_forward_plain(const float* gate_up, int64_t width, int64_t begin, int64_t end, float* y) {

@@ -100,7 +100,7 @@ std::string machine_kind() {
 #ifdef __OPTIMIZE__
                   ""
 #else
-                   " without optimization"
+                  " without optimization"
 #endif
       );
   for (const char* name : {"DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"})

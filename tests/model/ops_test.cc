@@ -129,6 +129,20 @@ TEST_F(OpsTest, Swiglu) {
   EXPECT_TRUE(std::isnan(swiglu(torch::full({1, 2}, NAN)).item<float>()));
 }
 
+// bf16 rows are read and written as they are, with the numbers that fp32 copies would give.
+TEST_F(OpsTest, SwigluOfBf16EqualsRoundedFp32) {
+  for (const int64_t width : {1, 7, 16, 33, 100}) {
+    const Tensor x = random({5, 2 * width}, 3).to(torch::kBFloat16).set_requires_grad(true);
+    const Tensor wide = x.detach().to(torch::kFloat).set_requires_grad(true);
+    const Tensor dy = random({5, width}).to(torch::kBFloat16);
+    const Tensor y = swiglu(x), expected = swiglu(wide);
+    EXPECT_TRUE(y.equal(expected.to(torch::kBFloat16))) << width;
+    y.backward(dy);
+    expected.backward(dy.to(torch::kFloat));
+    EXPECT_TRUE(x.grad().equal(wide.grad().to(torch::kBFloat16))) << width;
+  }
+}
+
 TEST_F(OpsTest, Rope) {
   for (bool interleaved : {false, true}) {
     for (int64_t half : {1, 4, 8, 19}) {
@@ -184,6 +198,24 @@ TEST_F(OpsTest, LinearCrossEntropyEdges) {
   EXPECT_NEAR(linear_cross_entropy(far, eye, torch::zeros({1}, torch::kLong)).item<float>(), 0, 1e-6);
   Tensor broken = torch::full({1, 2}, NAN);
   EXPECT_TRUE(std::isnan(linear_cross_entropy(broken, eye, torch::zeros({1}, torch::kLong)).item<float>()));
+}
+
+// Tokens that do not count cost nothing and change nothing: the rest is as if they were not there, to the bit.
+TEST_F(OpsTest, LinearCrossEntropyLeavesUncountedTokensOut) {
+  Tensor hidden = random({150, 32}).set_requires_grad(true), weight = random({70, 32}).set_requires_grad(true);
+  Tensor targets = torch::randint(0, 70, {150}, torch::kLong);
+  targets.masked_fill_(torch::rand({150}) < 0.6, -1);
+  const Tensor counted = (targets >= 0).nonzero().squeeze(1);
+  const Tensor loss = linear_cross_entropy(hidden, weight, targets);
+  loss.backward();
+  Tensor rows = hidden.detach().index_select(0, counted).set_requires_grad(true);
+  Tensor again = weight.detach().clone().set_requires_grad(true);
+  const Tensor alone = linear_cross_entropy(rows, again, targets.index_select(0, counted));
+  alone.backward();
+  EXPECT_TRUE(loss.equal(alone));
+  EXPECT_TRUE(weight.grad().equal(again.grad()));
+  EXPECT_TRUE(hidden.grad().index_select(0, counted).equal(rows.grad()));
+  EXPECT_EQ(hidden.grad().masked_fill((targets >= 0).unsqueeze(1), 0).abs().max().item<float>(), 0);
 }
 
 TEST_F(OpsTest, LinearCrossEntropyInBf16) {

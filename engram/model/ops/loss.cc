@@ -79,6 +79,21 @@ LossParts chunked_parts(const torch::Tensor& hidden, const torch::Tensor& weight
   return parts;
 }
 
+// Tokens whose target does not count (of a prompt, of padding) need no logits: their gradients are zero.
+LossParts counted_parts(const torch::Tensor& hidden, const torch::Tensor& weight, const torch::Tensor& targets,
+                        double scale, WantedGradients wanted, bool bf16) {
+  const auto parts_of = [&](const torch::Tensor& rows, const torch::Tensor& ids) {
+    return internal::has_kernel(hidden) ? kernel_parts(rows, weight, ids, scale, wanted, bf16)
+                                        : chunked_parts(rows, weight, ids, scale, wanted);
+  };
+  const torch::Tensor counted = (targets >= 0).nonzero().squeeze(1);
+  if (counted.numel() == targets.numel()) return parts_of(hidden, targets);
+  LossParts parts = parts_of(hidden.index_select(0, counted), targets.index_select(0, counted));
+  if (parts.dhidden.defined())
+    parts.dhidden = torch::zeros(hidden.sizes(), parts.dhidden.options()).index_copy_(0, counted, parts.dhidden);
+  return parts;
+}
+
 // Gradients are computed with the loss, so that logits never outlive their chunk; backward only scales them.
 struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& hidden, const torch::Tensor& weight,
@@ -88,8 +103,7 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
     const int64_t count = reduction_sum ? 1 : std::max<int64_t>(1, (targets >= 0).sum().item<int64_t>());
     const double scale = 1.0 / static_cast<double>(count);
     const WantedGradients wanted{hidden_gradient, weight_gradient};
-    const LossParts parts = internal::has_kernel(hidden) ? kernel_parts(hidden, weight, targets, scale, wanted, bf16)
-                                                         : chunked_parts(hidden, weight, targets, scale, wanted);
+    const LossParts parts = counted_parts(hidden, weight, targets, scale, wanted, bf16);
     context->save_for_backward({parts.dhidden, parts.dweight});
     context->saved_data["hidden_type"] = hidden.scalar_type();
     context->saved_data["weight_type"] = weight.scalar_type();

@@ -61,14 +61,25 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   }
 };
 
+bool is_half(const torch::Tensor& x) { return x.scalar_type() == torch::kBFloat16 && x.is_contiguous(); }
+uint16_t* mutable_halves(const torch::Tensor& x) {
+  return reinterpret_cast<uint16_t*>(x.mutable_data_ptr<at::BFloat16>());
+}
+
+// bf16 in and out goes without an fp32 copy of what is the widest tensor of a block.
 struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& gate_up_any) {
-    torch::Tensor gate_up = to_fp32(gate_up_any);
+    const bool half = is_half(gate_up_any);
+    torch::Tensor gate_up = half ? gate_up_any : to_fp32(gate_up_any);
     auto sizes = gate_up.sizes().vec();
     const int64_t width = sizes.back() /= 2;
     torch::Tensor y = torch::empty(sizes, gate_up.options());
     parallel_ranges(width == 0 ? 0 : y.numel() / width, row_grain(8 * width), [&](int64_t begin, int64_t end) {
-      swiglu_forward(floats(gate_up), width, begin, end, mutable_floats(y));
+      if (half) {
+        swiglu_forward(halves(gate_up), width, begin, end, mutable_halves(y));
+      } else {
+        swiglu_forward(floats(gate_up), width, begin, end, mutable_floats(y));
+      }
     });
     if (context != nullptr) context->save_for_backward({gate_up_any});
     return y.to(gate_up_any.scalar_type());
@@ -76,10 +87,16 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
 
   static tensor_list backward(AutogradContext* context, tensor_list gradients) {
     const torch::Tensor saved = context->get_saved_variables()[0];
-    torch::Tensor gate_up = to_fp32(saved), dy = to_fp32(gradients[0]), dgate_up = torch::empty_like(gate_up);
+    const bool half = is_half(saved) && is_half(gradients[0]);
+    torch::Tensor gate_up = half ? saved : to_fp32(saved), dy = half ? gradients[0] : to_fp32(gradients[0]);
+    torch::Tensor dgate_up = torch::empty_like(gate_up);
     const int64_t width = dy.size(-1);
     parallel_ranges(width == 0 ? 0 : dy.numel() / width, row_grain(8 * width), [&](int64_t begin, int64_t end) {
-      swiglu_backward(floats(gate_up), floats(dy), width, begin, end, mutable_floats(dgate_up));
+      if (half) {
+        swiglu_backward(halves(gate_up), halves(dy), width, begin, end, mutable_halves(dgate_up));
+      } else {
+        swiglu_backward(floats(gate_up), floats(dy), width, begin, end, mutable_floats(dgate_up));
+      }
     });
     return {dgate_up.to(saved.scalar_type())};
   }
