@@ -52,11 +52,9 @@ HWY_INLINE double product_sum(const float* a, const float* b, const float* c, co
   const auto width = static_cast<int64_t>(hn::Lanes(dd));
   auto total = hn::Zero(dd);
   for (int64_t at = 0; at < dim; at += width) {
-    const auto valid = hn::FirstN(df, static_cast<size_t>(dim - at < width ? dim - at : width));
-    const auto ab = hn::Mul(hn::PromoteTo(dd, hn::MaskedLoad(valid, df, a + at)),
-                            hn::PromoteTo(dd, hn::MaskedLoad(valid, df, b + at)));
-    const auto cd = hn::Mul(hn::PromoteTo(dd, hn::MaskedLoad(valid, df, c + at)),
-                            hn::PromoteTo(dd, hn::MaskedLoad(valid, df, d + at)));
+    const int64_t valid = dim - at < width ? dim - at : width;
+    const auto wide = [&](const float* from) { return hn::PromoteTo(dd, load_part(df, from + at, valid)); };
+    const auto ab = hn::Mul(wide(a), wide(b)), cd = hn::Mul(wide(c), wide(d));
     total = hn::MulAdd(ab, cd, total);
   }
   return hn::GetLane(hn::SumOfLanes(dd, total));

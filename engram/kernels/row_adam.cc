@@ -31,8 +31,8 @@ struct Correction {
 
 Correction correction(const RowAdamOptions& options, uint32_t t) {
   Correction out;
-  out.step_size = static_cast<float>(options.lr / (1 - std::pow(double{options.beta1}, double{t})));
-  out.v_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(double{options.beta2}, double{t})));
+  out.step_size = static_cast<float>(options.lr / (1 - std::pow(double{options.beta1}, static_cast<double>(t))));
+  out.v_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(double{options.beta2}, static_cast<double>(t))));
   return out;
 }
 

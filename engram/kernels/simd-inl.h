@@ -12,6 +12,7 @@
 #include <hwy/highway.h>
 
 #include <cstdint>
+#include <cstring>
 
 HWY_BEFORE_NAMESPACE();
 namespace engram {
@@ -29,20 +30,32 @@ HWY_INLINE int64_t valid_lanes(int64_t at, int64_t size) { return size - at < la
 
 HWY_INLINE Floats splat(float value) { return hn::Set(FloatTag(), value); }
 
-// Lanes past n are zero.
-HWY_INLINE Floats load(const float* from, int64_t n) {
-  const FloatTag d;
-  if (HWY_LIKELY(n == lanes())) return hn::LoadU(d, from);
+// The first n lanes of a vector; those past n are zero. SSE4 and NEON read whole vectors, masked or not
+// (HWY_MEM_OPS_MIGHT_FAULT), so there a part goes through a copy.
+template <class D>
+HWY_INLINE hn::Vec<D> load_part(D d, const float* from, int64_t n) {
+  if (HWY_LIKELY(n == static_cast<int64_t>(hn::Lanes(d)))) return hn::LoadU(d, from);
+#if HWY_MEM_OPS_MIGHT_FAULT
+  HWY_ALIGN float part[hn::MaxLanes(D())] = {};
+  std::memcpy(part, from, static_cast<size_t>(n) * sizeof(float));
+  return hn::Load(d, part);
+#else
   return hn::MaskedLoad(hn::FirstN(d, static_cast<size_t>(n)), d, from);
+#endif
 }
+
+HWY_INLINE Floats load(const float* from, int64_t n) { return load_part(FloatTag(), from, n); }
 
 HWY_INLINE void store(Floats value, float* to, int64_t n) {
   const FloatTag d;
-  if (HWY_LIKELY(n == lanes())) {
-    hn::StoreU(value, d, to);
-  } else {
-    hn::BlendedStore(value, hn::FirstN(d, static_cast<size_t>(n)), d, to);
-  }
+  if (HWY_LIKELY(n == lanes())) return hn::StoreU(value, d, to);
+#if HWY_MEM_OPS_MIGHT_FAULT  // they also write back what they read behind the part, perhaps another thread's
+  HWY_ALIGN float part[hn::MaxLanes(FloatTag())];
+  hn::Store(value, d, part);
+  std::memcpy(to, part, static_cast<size_t>(n) * sizeof(float));
+#else
+  hn::BlendedStore(value, hn::FirstN(d, static_cast<size_t>(n)), d, to);
+#endif
 }
 
 HWY_INLINE float sum(Floats v) { return hn::GetLane(hn::SumOfLanes(FloatTag(), v)); }
