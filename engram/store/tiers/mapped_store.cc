@@ -1,4 +1,5 @@
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -23,6 +24,13 @@ class BytesFile final : public RandomAccessFile {
  private:
   const std::span<const std::byte> bytes_;
 };
+
+// The system's pages that hold these bytes: they may be larger than a row file's.
+std::span<std::byte> system_pages(const std::byte* at, size_t bytes) {
+  static const auto size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t before = reinterpret_cast<uintptr_t>(at) % size;
+  return {const_cast<std::byte*>(at) - before, before + bytes};
+}
 
 }  // namespace
 
@@ -105,16 +113,17 @@ void MappedStore::prefetch(std::span<const int64_t> row_ids) {
   for (int64_t id : row_ids) {
     if (id < 0 || id >= table_.num_rows) continue;
     prefetched_.fetch_add(1, std::memory_order_relaxed);
-    const auto bytes = static_cast<size_t>(table_.pages_per_row * kRowPageBytes);
-    (void)::madvise(const_cast<std::byte*>(page(table_.page_of(id))), bytes, MADV_WILLNEED);
+    const auto pages =
+        system_pages(page(table_.page_of(id)), static_cast<size_t>(table_.pages_per_row * kRowPageBytes));
+    (void)::madvise(pages.data(), pages.size(), MADV_WILLNEED);
   }
 }
 
 bool MappedStore::is_resident(int64_t row) const {
   unsigned char resident = 0;
   for (int64_t segment = 0; segment < table_.pages_per_row; ++segment) {
-    auto* const at = const_cast<std::byte*>(page(table_.page_of(row) + segment));
-    if (::mincore(at, kRowPageBytes, &resident) != 0 || (resident & 1) == 0) return false;
+    const auto one = system_pages(page(table_.page_of(row) + segment), kRowPageBytes);
+    if (::mincore(one.data(), one.size(), &resident) != 0 || (resident & 1) == 0) return false;
   }
   return true;
 }
