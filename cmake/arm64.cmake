@@ -1,0 +1,15 @@
+# Toolchain file of preset arm64: Debian's cross compiler, third-party packages from .cache/arm64-root (made by
+# scripts/setup.sh --arm64), and qemu-user to run what is built.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+get_filename_component(ENGRAM_SYSROOT "${CMAKE_CURRENT_LIST_DIR}/../.cache/arm64-root" ABSOLUTE)
+set(CMAKE_FIND_ROOT_PATH "${ENGRAM_SYSROOT}")
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+set(ENV{PKG_CONFIG_LIBDIR} "${ENGRAM_SYSROOT}/usr/lib/aarch64-linux-gnu/pkgconfig:${ENGRAM_SYSROOT}/usr/share/pkgconfig")
+set(ENV{PKG_CONFIG_SYSROOT_DIR} "${ENGRAM_SYSROOT}")
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L /usr/aarch64-linux-gnu)
