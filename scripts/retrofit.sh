@@ -4,8 +4,8 @@
 #
 #   scripts/retrofit.sh [cpu-small|gpu] [--jobs N]
 #
-# cpu-small (default): 28 trials and 29 runs, about 8 hours on a thread. gpu: 50 times the facts, then the factbook and
-# dictionaries, three seeds, for one NVIDIA GPU. Safe to stop and to run again. ENGRAM names the built command (default
+# cpu-small (default): 27 trials and 29 runs, about 8 hours on a thread (an estimate). gpu: 50 times the facts,
+# three seeds, for one NVIDIA GPU; it has not run yet. Safe to stop and to run again. ENGRAM names the built command (default
 # build/release/engram). Text in corpora/retrofit, results in results/*retrofit*-DATE.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 scale=cpu-small
@@ -25,7 +25,7 @@ if [[ $scale == cpu-small ]]; then
   scripts/retrofit_data.sh
   tuning=tune_retrofit_cpu_small tuned=tune-retrofit-cpu-small
 else
-  scripts/retrofit_data.sh --scale 50 --domain
+  scripts/retrofit_data.sh --scale 50
   tuning=tune_retrofit_gpu tuned=tune-retrofit-gpu
 fi
 study tune $tuning
