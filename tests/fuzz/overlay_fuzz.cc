@@ -1,7 +1,6 @@
 // Any bytes as an overlay's header, over a table of two layers: refused with a one-line reason, or rows of the table
 // that ascend. The data behind the header is zeros, as many as the header names.
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 

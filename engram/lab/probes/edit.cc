@@ -106,11 +106,12 @@ void show_locality(const EditedPositions& positions, Page& page, Json& numbers) 
 Status save_overlay(Env& env, const ProbeOptions& options, const LoadedModel& model, const NgramRowIds& rows,
                     const std::vector<torch::Tensor>& values, Page& page, Json& numbers) {
   ENGRAM_ASSIGN_OR_RETURN(const RowFileReader table, RowFileReader::open(env, options.table));
+  ENGRAM_RETURN_IF_ERROR(
+      check_row_file(table.info(), model, model.config.engram.layer_ids).with_context(options.table));
   Overlay overlay{options.save_overlay, {}};
   int64_t count = 0, bytes = 0;
   for (size_t layer = 0; layer < rows.row_ids.size(); ++layer) {
     const int layer_id = model.config.engram.layer_ids[layer];
-    ENGRAM_RETURN_IF_ERROR(check_row_file(table.info(), model, layer_id).with_context(options.table));
     const std::vector<int64_t>& ids = rows.row_ids[layer];  // they ascend: heads' rows lie one behind the other
     const torch::Tensor edited = values[layer].contiguous();
     ENGRAM_RETURN_IF_ERROR(add_values(table, layer_id, ids,

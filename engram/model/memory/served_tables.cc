@@ -45,19 +45,20 @@ Result<std::vector<std::string>> place_layers(const ModelConfig& config, std::sp
 }  // namespace
 
 // The same primes, multipliers and pad in file and model: a row id means the same row.
-Status check_row_file(const RowFileInfo& info, const LoadedModel& model, int layer_id) {
+Status check_row_file(const RowFileInfo& info, const LoadedModel& model, std::span<const int> layer_ids) {
   ENGRAM_RETURN_IF_ERROR(info.check_token_map(model.hasher.map()));
   ENGRAM_ASSIGN_OR_RETURN(const EngramLayout wanted, EngramLayout::create(model.config.engram, model.hasher.map()));
   ENGRAM_ASSIGN_OR_RETURN(const EngramLayout got, info.layout());
-  ENGRAM_ASSIGN_OR_RETURN(const int layer, wanted.config().find_layer(layer_id));
-  const Result<int> at = got.config().find_layer(layer_id);
   const auto same = [](std::span<const int64_t> a, std::span<const int64_t> b) { return std::ranges::equal(a, b); };
-  if (!at.ok() || got.config().rule != wanted.config().rule || !same(got.primes(*at), wanted.primes(layer)) ||
-      !same(got.multipliers(*at), wanted.multipliers(layer)) || got.compressed_pad_id() != wanted.compressed_pad_id()) {
-    return invalid_argument(
-        "layer {}: the row file hashes tokens to other rows than the model does; convert this"
-        " model's checkpoint with `engram table convert`",
-        layer_id);
+  for (const int layer_id : layer_ids) {
+    ENGRAM_ASSIGN_OR_RETURN(const int layer, wanted.config().find_layer(layer_id));
+    const Result<int> at = got.config().find_layer(layer_id);
+    if (!at.ok() || got.config().rule != wanted.config().rule || !same(got.primes(*at), wanted.primes(layer)) ||
+        !same(got.multipliers(*at), wanted.multipliers(layer)) || got.compressed_pad_id() != wanted.compressed_pad_id())
+      return invalid_argument(
+          "layer {}: the row file hashes tokens to other rows than the model does; convert this"
+          " model's checkpoint with `engram table convert`",
+          layer_id);
   }
   return {};
 }
@@ -138,8 +139,8 @@ Status ServedTables::open_stores(Env& env, const std::string& uri, RowFiles& fil
     if (placements_[layer] == uri) layer_ids.push_back(config.layer_ids[layer]);
   }
   ENGRAM_ASSIGN_OR_RETURN(OpenTable table, open_row_stores(env, uri, layer_ids));
+  ENGRAM_RETURN_IF_ERROR(check_row_file(table.info, *model_, layer_ids).with_context(uri));
   for (size_t i = 0; i < layer_ids.size(); ++i) {
-    ENGRAM_RETURN_IF_ERROR(check_row_file(table.info, *model_, layer_ids[i]).with_context(uri));
     ENGRAM_ASSIGN_OR_RETURN(const int layer, config.find_layer(layer_ids[i]));
     ENGRAM_ASSIGN_OR_RETURN(const int at, table.info.find_layer(layer_ids[i]));
     const RowFormat& format = table.info.tables[static_cast<size_t>(at)].format;

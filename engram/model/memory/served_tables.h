@@ -36,8 +36,8 @@ struct StepRows {
   std::vector<const ServedOverlay*> overlays;  // of two that edit one row the later counts
 };
 
-// kInvalidArgument: the file hashes tokens to other rows of this layer than the model does.
-Status check_row_file(const RowFileInfo& info, const LoadedModel& model, int layer_id);
+// kInvalidArgument: the file hashes tokens to other rows of one of these layers than the model does.
+Status check_row_file(const RowFileInfo& info, const LoadedModel& model, std::span<const int> layer_ids);
 
 class ServedTables;
 
