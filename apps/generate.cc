@@ -9,6 +9,7 @@
 #include "apps/stop_signal.h"
 #include "apps/torch_commands.h"
 #include "apps/torch_process.h"
+#include "engram/core/machine.h"
 
 namespace engram::apps {
 namespace {
@@ -42,10 +43,16 @@ Status run_generate(const GenerateFlags& flags) {
     }
     return !stop;
   };
-  Result<std::vector<int32_t>> tokens = generate_text(Env::posix(), model, flags.prompt, options, on_text);
+  GenerationTimes times;
+  Result<std::vector<int32_t>> tokens = generate_text(Env::posix(), model, flags.prompt, options, on_text, &times);
   if (!tokens.ok()) return tokens.status();
   if (flags.json) {
-    nlohmann::ordered_json out = {{"prompt", flags.prompt}, {"text", text}, {"token_ids", *tokens}};
+    nlohmann::ordered_json out = {{"prompt", flags.prompt},
+                                  {"text", text},
+                                  {"token_ids", *tokens},
+                                  {"first_token_seconds", times.first_token},
+                                  {"tokens_per_second", times.tokens_per_second},
+                                  {"peak_rss_bytes", peak_rss_bytes()}};
     std::printf("%s\n", out.dump().c_str());
   } else {
     show_prompt();
@@ -74,11 +81,13 @@ void add_generate(CLI::App& app, Invocation& invocation) {
       ->capture_default_str();
   command->add_option("--seed", flags->options.sampler.seed, "the same seed gives the same text")
       ->capture_default_str();
+  command->add_flag("--ignore-eos", flags->options.ignore_eos, "go on to --max-tokens where the text ends");
   add_dtype_option(*command, flags->dtype);
   command->add_option("--memory", flags->memory, "off: knock the rows out, Engram blocks add nothing")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
-  command->add_flag("--json", flags->json, R"(print {"prompt", "text", "token_ids"} at the end)");
+  command->add_flag("--json", flags->json,
+                    "print text, token ids, tokens per second behind the first and peak memory as one JSON object");
   command->callback([flags, &invocation] { invocation.run = [flags] { return run_generate(*flags); }; });
 }
 

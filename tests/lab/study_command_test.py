@@ -190,6 +190,10 @@ class StudyTest(unittest.TestCase):
         self.assertEqual(memory["added_parameters"], memory["trained_parameters"])
         self.assertGreater(both["added_parameters"], memory["added_parameters"])
         self.assertLess(memory["flops"], runs["engram and continued training", 5120]["flops"])
+        for run in data["runs"]:  # a control's checkpoint is not its model
+            self.assertEqual("decode" in run, run["control"] is None)
+        self.assertGreater(memory["decode"]["tokens_per_second"], 0)
+        self.assertGreater(memory["decode"]["peak_rss_bytes"], 10 << 20)
         summary = (self.results("retrofit") / "summary.md").read_text()
         for title in ("What was expected", "told: exact answers", "Equal training operations", "What it costs"):
             self.assertIn("## " + title, summary)

@@ -92,6 +92,9 @@ TEST_P(GenerateText, EqualsRecomputation) {
     const Written ended = write(generate, model_, c.prompt, options);
     EXPECT_EQ(write(by_engine, model_, c.prompt, options), ended) << c.prompt << ", " << c.temperature;
     EXPECT_LE(ended.tokens.size(), 21u);
+    options.ignore_eos = true;
+    EXPECT_EQ(write(generate, model_, c.prompt, options), wanted) << c.prompt << ", " << c.temperature;
+    EXPECT_EQ(write(by_engine, model_, c.prompt, options), wanted) << c.prompt << ", " << c.temperature;
   }
 }
 

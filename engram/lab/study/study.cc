@@ -147,6 +147,7 @@ Result<Study> Study::parse(const std::string& text, const std::string& path) {
   fields("seeds", study.seeds, 1, 1000);
   fields("set", study.set);
   fields("keep_weights", study.keep_weights);
+  fields("decode_tokens", study.decode_tokens, 0, 1 << 20);
   fields("references", study.references);
   read_numbers(fields, "budgets", int64_t{0}, kMostTokens, study.budgets);
   std::vector<Fields> groups = fields.sections("group"), hypotheses = fields.sections("hypothesis");

@@ -86,6 +86,7 @@ struct Study {
   std::vector<std::string> references;  // groups that validation sets are compared with; empty: the first group
   std::vector<StudyHypothesis> hypotheses;
   bool keep_weights = true;
+  int64_t decode_tokens = 0;  // every run's model writes so many, timed; 0: none
 
   std::string folder_name() const { return name + "-" + scale; }
   // kNotFound, kInvalidArgument: the message says where. Does not read the recipe.

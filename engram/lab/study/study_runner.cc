@@ -184,6 +184,9 @@ class Runner {
     ENGRAM_ASSIGN_OR_RETURN(const auto summary, parse_json(line, log_of(run)));
     if (study_.keep_weights && weights_are_the_model(run.control)) ENGRAM_RETURN_IF_ERROR(keep_weights(run));
     ENGRAM_ASSIGN_OR_RETURN(auto record, make_record(env_, study_, run, output_of(run), summary));
+    if (study_.decode_tokens > 0 && weights_are_the_model(run.control)) {
+      ENGRAM_ASSIGN_OR_RETURN(record["decode"], time_decoding(run));
+    }
     ENGRAM_RETURN_IF_ERROR(write_record(env_, folder_, run.name, record));
     ENGRAM_RETURN_IF_ERROR(remove_work(run));
     lines_.log(fmt::format("{}: validation loss {:.4f}, {:.4f} bits per byte, {} ({} of {})", run.name,
@@ -191,6 +194,25 @@ class Runner {
                            format_duration(record.at("seconds").get<double>()), records_.size() + 1, runs_.size()));
     records_.emplace(run.name, std::move(record));
     return write_pages();
+  }
+
+  // What the final model costs those who use it: tokens per second of one text, and the memory of its process.
+  Result<nlohmann::ordered_json> time_decoding(const StudyRun& run) {
+    const std::string tokens = std::to_string(study_.decode_tokens);
+    ENGRAM_ASSIGN_OR_RETURN(ChildProcess child,
+                            ChildProcess::start({options_.executable, "generate", output_of(run), "--prompt", "The",
+                                                 "--max-tokens", tokens, "--ignore-eos", "--json"},
+                                                log_of(run)));
+    std::optional<int> exit_code;
+    while (!(exit_code = child.poll())) std::this_thread::sleep_for(kPoll);
+    const std::string line = last_log_line(env_, log_of(run));
+    if (*exit_code != 0)
+      return make_status(stopping() ? StatusCode::kCancelled : StatusCode::kFailedPrecondition,
+                         "{} (exit code {}): decoding: {}", run.name, *exit_code, line);
+    ENGRAM_ASSIGN_OR_RETURN(const auto told, parse_json(line, log_of(run)));
+    nlohmann::ordered_json out;
+    for (const char* key : {"tokens_per_second", "peak_rss_bytes"}) out[key] = told.at(key);
+    return out;
   }
 
   Status remove_work(const StudyRun& run) {

@@ -30,6 +30,18 @@ struct Arm {
     for (const auto& [seed, run] : runs) values.push_back(run.value(key, 0.0));
     return mean_of(values);
   }
+  // The means of what was measured of the models that write; none: of no run.
+  std::optional<Json> decode() const {
+    Json out;
+    for (const char* key : {"tokens_per_second", "peak_rss_bytes"}) {
+      std::vector<double> values;
+      for (const auto& [seed, run] : runs)
+        if (const auto* decode = json_find(run, "decode")) values.push_back(decode->at(key));
+      if (values.empty()) return std::nullopt;
+      out[key] = mean_of(values);
+    }
+    return out;
+  }
 };
 
 // "trained-16" is of the family "trained" at 16; other sets are at -1.
@@ -178,6 +190,7 @@ class SetAnalysis {
       Json described{{"group", arm.group}, {"label", label(arm)}, {"budget", arm.budget}, {"runs", arm.runs.size()}};
       for (const char* key : {"tokens", "flops", "seconds", "peak_rss_bytes", "added_parameters", "trained_parameters"})
         described[key] = arm.mean(key);
+      if (const auto decode = arm.decode()) described["decode"] = *decode;
       out.push_back(std::move(described));
     }
     return out;

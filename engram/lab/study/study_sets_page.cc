@@ -176,25 +176,30 @@ class SetsPage {
     line.high.push_back(high);
   }
 
+  static std::string gib(double bytes) { return fmt::format("{:.2f}", bytes / (1 << 30)); }
   void prices() {
     std::vector<std::vector<std::string>> rows;
     for (const Json& arm : sets_.at("arms")) {
       const auto number = [&](const char* key) { return arm.at(key).get<double>(); };
       const double positions = number("budget"), seconds = number("seconds");
+      const bool writes = arm.contains("decode");
+      const auto decode = [&](const char* key) { return arm.at("decode").at(key).get<double>(); };
       rows.push_back({arm.at("label"), format_count(number("added_parameters")),
                       format_count(number("trained_parameters")), format_count(positions),
                       format_count(number("tokens")), positions > 0 ? format_count(number("flops") / positions) : "-",
                       fmt::format("{:.2e}", number("flops")), fmt::format("{:.0f}", seconds),
-                      seconds > 0 ? fmt::format("{:.0f}", positions / seconds) : "-",
-                      fmt::format("{:.2f}", number("peak_rss_bytes") / (1 << 30)),
-                      fmt::format("{}", arm.at("runs").get<int64_t>())});
+                      seconds > 0 ? fmt::format("{:.0f}", positions / seconds) : "-", gib(number("peak_rss_bytes")),
+                      writes ? fmt::format("{:.1f}", decode("tokens_per_second")) : "-",
+                      writes ? gib(decode("peak_rss_bytes")) : "-", fmt::format("{}", arm.at("runs").get<int64_t>())});
     }
-    page_.table("What it costs",
-                "Operations are counted (engram/lab/study/training_cost.h), seconds measured. Positions are tokens of "
-                "windows; targets those that were learned.",
-                {"arm", "added parameters", "trained parameters", "positions", "targets", "operations a position",
-                 "operations", "seconds", "positions a second", "peak GiB", "runs"},
-                rows);
+    page_.table(
+        "What it costs",
+        "Operations are counted (engram/lab/study/training_cost.h), seconds measured. Positions are tokens of "
+        "windows; targets those that were learned. Written tokens: those of one text behind its first, from the "
+        "final model, by itself; peak GiB after them is of its process.",
+        {"arm", "added parameters", "trained parameters", "positions", "targets", "operations a position", "operations",
+         "seconds", "positions a second", "peak GiB", "written tokens a second", "peak GiB, writing", "runs"},
+        rows);
   }
 
   const nlohmann::json& data_;

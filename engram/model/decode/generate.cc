@@ -28,7 +28,7 @@ Result<std::vector<int32_t>> prompt_context(const LoadedModel& model, const std:
 
 bool GeneratedText::push(int32_t token) {
   tokens_.push_back(token);
-  if (model_.special.ends_text(token)) return false;
+  if (model_.special.ends_text(token) && !ignore_eos_) return false;
   if (model_.tokenizer->is_special(token)) return true;
   const std::string piece = utf8_.push(model_.tokenizer->token_bytes(token));
   stopped_ = !piece.empty() && !on_text_(piece);
@@ -62,7 +62,7 @@ Result<std::vector<int32_t>> generate(const LoadedModel& model, const std::strin
   ENGRAM_RETURN_IF_ERROR(options.validate());
   ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> context, prompt_context(model, prompt));
   Sampler sampler(options.sampler);
-  GeneratedText text(model, on_text);
+  GeneratedText text(model, on_text, options.ignore_eos);
   generate_by_recomputing(model, std::move(context), options, sampler, text);
   text.finish();
   return text.tokens();

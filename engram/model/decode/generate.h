@@ -20,6 +20,7 @@ struct GenerateOptions {
   int max_tokens = 128;
   SamplerOptions sampler;
   bool memory_off = false;  // knock the rows out: Engram blocks add nothing
+  bool ignore_eos = false;  // go on to max_tokens
   Status validate() const;  // names the field, got, wanted
 };
 
@@ -40,7 +41,8 @@ Result<std::vector<int32_t>> prompt_context(const LoadedModel& model, const std:
 class GeneratedText {
  public:
   // Both outlive it.
-  GeneratedText(const LoadedModel& model, const OnText& on_text) : model_(model), on_text_(on_text) {}
+  GeneratedText(const LoadedModel& model, const OnText& on_text, bool ignore_eos)
+      : model_(model), on_text_(on_text), ignore_eos_(ignore_eos) {}
   // False: the text ends with this token.
   bool push(int32_t token);
   const std::vector<int32_t>& tokens() const { return tokens_; }
@@ -50,6 +52,7 @@ class GeneratedText {
  private:
   const LoadedModel& model_;
   const OnText& on_text_;
+  const bool ignore_eos_;
   std::vector<int32_t> tokens_;
   Utf8Stream utf8_;
   bool stopped_ = false;
