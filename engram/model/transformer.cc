@@ -256,9 +256,10 @@ Pass TransformerImpl::Parts::make_pass(const ModelConfig& config, const ForwardI
 }
 
 // The embedding, and weights that only linear_rows() and moe_experts() read: most bytes of a decode step.
+static bool has(const std::string& name, const char* part) { return name.find(part) != std::string::npos; }
+static bool is_projection(const std::string& name) { return has(name, "_proj.weight") && !has(name, "kv_b_proj."); }
 static bool is_read_by_rows(const std::string& name) {
-  const auto has = [&name](const char* part) { return name.find(part) != std::string::npos; };
-  return has("embed_tokens.") || has("lm_head.") || has(".experts.") || (has("_proj.weight") && !has("kv_b_proj."));
+  return has(name, "embed_tokens.") || has(name, "lm_head.") || has(name, ".experts.") || is_projection(name);
 }
 
 TransformerImpl::TransformerImpl(const ModelConfig& config, std::optional<ExpertRanks> expert_ranks)
@@ -375,6 +376,12 @@ void TransformerImpl::place(torch::Device device, torch::Dtype dtype) {
     at += space.size();
   }
   for (torch::Tensor& buffer : buffers()) buffer.set_data(buffer.to(device));
+}
+
+void TransformerImpl::halve_frozen_projections() {
+  for (auto& item : named_parameters())
+    if (!item.value().requires_grad() && is_projection(item.key()))
+      item.value().set_data(item.value().to(torch::kBFloat16));
 }
 
 torch::Tensor TransformerImpl::logits(const torch::Tensor& hidden_BTd) const {

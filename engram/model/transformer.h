@@ -93,6 +93,9 @@ class TransformerImpl : public torch::nn::Module {
   // Moves the model for inference. Parameters get the dtype; routing biases, which are sums of small steps, stay fp32.
   // On the CPU, bf16 is for the embedding, the head, experts and projections, and the arithmetic stays in fp32.
   void place(torch::Device device, torch::Dtype dtype);
+  // Projections that are not trained (requires_grad is false) become bf16, for training in bf16: products round them to
+  // that in any case.
+  void halve_frozen_projections();
 
   const ModelConfig& config() const { return config_; }
   const std::optional<ExpertRanks>& expert_ranks() const { return expert_ranks_; }

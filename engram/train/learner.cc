@@ -61,6 +61,7 @@ Learner::Learner(const RunInputs& inputs, Communicator& ranks)
   model_.model->train();
   make_tables(inputs);
   optimizer_.emplace(ranks_, freeze(parameter_groups(*model_.model)), recipe_.optimizer);
+  if (recipe_.train.frozen_dtype == TrainDtype::kBf16) model_.model->halve_frozen_projections();
 }
 
 // What is to be trained, and by what; the rest has no gradient from here on, nor anything that only its gradient needs.

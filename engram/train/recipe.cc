@@ -112,6 +112,7 @@ void visit_train(Train& train, Visitor&& visit) {
   visit("seed", train.seed, 0, std::numeric_limits<int64_t>::max());
   visit("dtype", train.dtype, kDtypeNames);
   visit("recompute", train.recompute, kRecomputeNames);
+  visit("frozen_dtype", train.frozen_dtype, kDtypeNames);
   visit("table_dtype", train.table_dtype, kDtypeNames);
   visit("device", train.device, kDeviceNames);
   visit("table_placement", train.table_placement, kPlacementNames);
@@ -230,6 +231,8 @@ Status check_together(const Recipe& recipe, const std::string& name) {
   if (recipe.train.table_placement == TablePlacement::kDevice && recipe.train.device == "cpu")
     return invalid_argument("{}: train.table_placement: got \"device\", wanted \"host\" when train.device is \"cpu\"",
                             name);
+  if (recipe.train.frozen_dtype == TrainDtype::kBf16 && recipe.train.dtype != TrainDtype::kBf16)
+    return invalid_argument("{}: train.frozen_dtype: got \"bf16\", wanted \"fp32\" when train.dtype is \"fp32\"", name);
   if (recipe.train.shard_experts && is_frozen(recipe.train, ParameterRole::kFfn))
     return invalid_argument("{}: train.shard_experts: got true, wanted false when train.freeze has the experts", name);
   if (recipe.train.shard_experts && recipe.model.ffn != FfnKind::kMoe)

@@ -88,16 +88,17 @@ struct OptimizerRecipe {
 };
 
 struct TrainRecipe {
-  int64_t steps = -1;                      // length of the schedule; required; 0: measure start_from
-  int64_t stop_at = 0;                     // stop early here, with a checkpoint; 0: at `steps`
-  std::string output;                      // directory; empty: runs/RECIPE
-  std::string start_from;                  // checkpoint whose weights and rows step 0 starts with; empty: random ones
-  std::vector<ParameterRole> freeze;       // weights that stay as they are, and keep neither gradient nor state
-  int64_t seed = 0;                        // initial weights, controls
-  TrainDtype dtype = TrainDtype::kFp32;    // of the matrix products; dense weights are fp32 always
-  Recompute recompute = Recompute::kNone;  // activations that a backward pass computes again; decides no number
-  TrainDtype table_dtype = TrainDtype::kFp32;  // of table rows in memory; bf16: rounded at random
-  std::string device = "cpu";                  // cpu or cuda
+  int64_t steps = -1;                    // length of the schedule; required; 0: measure start_from
+  int64_t stop_at = 0;                   // stop early here, with a checkpoint; 0: at `steps`
+  std::string output;                    // directory; empty: runs/RECIPE
+  std::string start_from;                // checkpoint whose weights and rows step 0 starts with; empty: random ones
+  std::vector<ParameterRole> freeze;     // weights that stay as they are, and keep neither gradient nor state
+  int64_t seed = 0;                      // initial weights, controls
+  TrainDtype dtype = TrainDtype::kFp32;  // of the matrix products; dense weights are fp32 always
+  TrainDtype frozen_dtype = TrainDtype::kFp32;  // of frozen projections in memory; bf16 needs dtype bf16
+  Recompute recompute = Recompute::kNone;       // activations that a backward pass computes again; decides no number
+  TrainDtype table_dtype = TrainDtype::kFp32;   // of table rows in memory; bf16: rounded at random
+  std::string device = "cpu";                   // cpu or cuda
   TablePlacement table_placement = TablePlacement::kHost;
   int64_t threads = 0;             // of the arithmetic; 0: one per processor
   int64_t log_every = 100;         // steps between printed lines

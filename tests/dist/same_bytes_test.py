@@ -161,6 +161,8 @@ class SameBytes(unittest.TestCase):
         self.train("first", 2, ("train.steps=3",))
         start = (f"train.start_from={self.folder / 'first'}", "train.steps=4")
         self.assert_equal_runs(self.train("alone", 1, start), self.train("together", 2, start))
+        half = (*start, 'train.freeze=["backbone"]', "train.dtype=bf16", "train.frozen_dtype=bf16")
+        self.assert_equal_runs(self.train("half-alone", 1, half), self.train("half-together", 2, half))
 
 
 if __name__ == "__main__":

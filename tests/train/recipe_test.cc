@@ -58,6 +58,8 @@ TEST(Recipe, FrozenRolesAreThoseOfTheModel) {
             "r.toml: train.freeze: got a list of all weights, wanted some that are trained");
   EXPECT_EQ(error_of(kSmall, {"model.memory=none", "train.freeze=backbone"}),
             "r.toml: train.freeze: got a list of all weights, wanted some that are trained");
+  EXPECT_EQ(error_of(kSmall, {"train.frozen_dtype=bf16"}),
+            "r.toml: train.frozen_dtype: got \"bf16\", wanted \"fp32\" when train.dtype is \"fp32\"");
   EXPECT_NE(error_of_set("train.freeze=[\"body\"]").find("train.freeze[0]: got 'body', wanted \"backbone\" or"),
             std::string::npos);
 }

@@ -273,6 +273,31 @@ TEST_F(Training, AnAttachedMemoryAddsNothingAtFirst) {
   EXPECT_FALSE(fs::exists(folder_ / "other" / "metrics.jsonl"));
 }
 
+// bf16 is what the products of a run in bf16 take anyway.
+TEST_F(Training, FrozenProjectionsMayBeHalfAsLarge) {
+  value_or_throw(run(recipe("base", {"model.memory=none"})));
+  std::vector<std::string> wide = {"train.start_from=" + (folder_ / "base").string(),
+                                   "train.freeze=[\"backbone\"]",
+                                   "train.dtype=bf16",
+                                   "train.steps=12",
+                                   "lora.rank=2",
+                                   "lora.targets=[\"o_proj\"]"};
+  std::vector<std::string> half = wide;
+  half.push_back("train.frozen_dtype=bf16");
+  value_or_throw(run(recipe("wide", wide)));
+  value_or_throw(run(recipe("half", half)));
+  for (const char* key : {"loss", "grad_norm"})
+    EXPECT_EQ(metrics("wide").back()[key], metrics("half").back()[key]) << key;
+  EXPECT_TRUE(bytes_of(latest("wide") / "engram.safetensors") == bytes_of(latest("half") / "engram.safetensors"));
+  half.push_back("train.stop_at=5");
+  value_or_throw(run(recipe("again", half)));
+  half.pop_back();
+  value_or_throw(run(recipe("again", half), /*resume=*/true));
+  for (const char* file :
+       {"model.safetensors", "adapter_model.safetensors", "engram.safetensors", "optimizer.safetensors"})
+    EXPECT_TRUE(bytes_of(latest("half") / file) == bytes_of(latest("again") / file)) << file;
+}
+
 // The base stays; what is loaded for use is the sum of both, and what is resumed goes on with its changes.
 TEST_F(Training, LowRankChangesLieBesideTheBase) {
   const TrainSummary base = value_or_throw(run(recipe("base")));

@@ -1,5 +1,8 @@
 // Operators that work row by row: norm, SwiGLU, rotary embedding, and the gather of table rows.
 #include "engram/kernels/rows.h"
+
+#include <ATen/autocast_mode.h>
+
 #include "engram/kernels/gemm.h"
 #include "engram/kernels/gemv.h"
 #include "engram/kernels/norm.h"
@@ -198,8 +201,9 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
 
 torch::Tensor linear_rows(const torch::Tensor& x_any, const torch::Tensor& weight) {
   const int64_t k = weight.size(1), n = weight.size(0), rows = k == 0 ? 0 : x_any.numel() / k;
-  // fp32 x and bf16 weights, which are kept for their size.
-  const bool half = weight.is_cpu() && weight.scalar_type() == torch::kBFloat16 && x_any.scalar_type() == torch::kFloat;
+  // fp32 x and bf16 weights, which are kept for their size. Where a model trains, autocast makes x bf16 too.
+  const bool half = !at::autocast::is_autocast_enabled(at::kCPU) && weight.is_cpu() &&
+                    weight.scalar_type() == torch::kBFloat16 && x_any.scalar_type() == torch::kFloat;
   const torch::Tensor x = half ? x_any.contiguous() : x_any;
   const bool has_gemv =
       half || (c10::InferenceMode::is_enabled() && x.is_cpu() && internal::is_plain(x) && internal::is_plain(weight));
