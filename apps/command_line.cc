@@ -12,6 +12,7 @@
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/core/machine.h"
+#include "engram/port/process.h"
 #include "engram/text/unicode.h"
 
 namespace engram::apps {
@@ -89,7 +90,8 @@ int flush_output(int code) {
 
 }  // namespace
 
-void hold_standard_streams() {
+void start_program(int argc, char** argv) {
+  port::remember_arguments(argc, argv);
   for (int fd = 0; fd <= 2; ++fd) {
     if (::fcntl(fd, F_GETFD) == -1) (void)::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
   }

@@ -4,10 +4,10 @@
 
 namespace engram::apps {
 
-// A standard stream that the caller closed would give its number, and our output, to the first file we open. A
-// descriptor that cannot be used that way takes its place: what is written to it then fails, and run_command_line()
-// says so.
-void hold_standard_streams();
+// First in main(). A standard stream that the caller closed would give its number, and our output, to the first file we
+// open. A descriptor that cannot be used that way takes its place: what is written to it then fails, and
+// run_command_line() says so.
+void start_program(int argc, char** argv);
 // Sets the program's name, its description and --version.
 void describe_program(CLI::App& app);
 // Parses and runs. Returns the exit code: 0 done; 1 failed, one line `error: ...` on stderr (none where the

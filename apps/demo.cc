@@ -9,6 +9,7 @@
 #include "engram/core/json.h"
 #include "engram/dist/world.h"
 #include "engram/lab/demo.h"
+#include "engram/port/process.h"
 
 namespace engram::apps {
 namespace {
@@ -59,7 +60,7 @@ void add_demo(CLI::App& app, Invocation& invocation) {
   command->callback([&invocation, options, json] {
     invocation.run = [options, json]() -> Status {
       leave_world();  // both models train in a process each, whatever started this one
-      options->executable = "/proc/self/exe";
+      options->executable = port::program_path();
       options->stop = &stop_on_signals();
       set_up_torch();
       ENGRAM_RETURN_IF_ERROR(run_demo(Env::posix(), *options));

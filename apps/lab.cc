@@ -13,6 +13,7 @@
 #include "engram/lab/probes/probes.h"
 #include "engram/lab/study/study_report.h"
 #include "engram/lab/study/study_runner.h"
+#include "engram/port/process.h"
 
 namespace engram::apps {
 namespace {
@@ -74,7 +75,7 @@ void add_lab(CLI::App& app, Invocation& invocation) {
       if (options->name == "report")
         return *json ? print_numbers(options->path) : render_results(Env::posix(), options->path);
       leave_world();  // each run of a study is a process by itself, whatever started this one
-      options->executable = "/proc/self/exe";
+      options->executable = port::program_path();
       options->command = fmt::format("engram lab {} {}", options->name, options->path);
       if (options->seeds > 0) options->command += fmt::format(" --seeds {}", options->seeds);
       if (options->jobs > 1) options->command += fmt::format(" --jobs {}", options->jobs);

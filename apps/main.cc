@@ -4,7 +4,7 @@
 
 int main(int argc, char** argv) {
   using namespace engram::apps;
-  hold_standard_streams();
+  start_program(argc, argv);
   if (const TorchCommand* command = find_torch_command(argc, argv)) {
     print_error(become_torch_program(*command, argv).message());
     return 1;

@@ -4,7 +4,7 @@
 
 int main(int argc, char** argv) {
   using namespace engram::apps;
-  hold_standard_streams();
+  start_program(argc, argv);
   CLI::App app;
   Invocation invocation;
   describe_program(app);

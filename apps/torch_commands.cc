@@ -6,6 +6,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "engram/port/process.h"
+
 namespace engram::apps {
 
 const char* torch_command_help(std::string_view group, std::string_view name) {
@@ -40,8 +42,9 @@ const TorchCommand* find_torch_command(int argc, char** argv) {
 
 Status become_torch_program(const TorchCommand& command, char** argv) {
   std::error_code error;
-  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) return make_status(StatusCode::kUnavailable, "/proc/self/exe: {}", error.message());
+  const std::filesystem::path self = std::filesystem::weakly_canonical(port::program_path(), error);
+  if (error || self.empty())
+    return make_status(StatusCode::kUnavailable, "cannot find this program's folder: {}", error.message());
   const std::string program = self.parent_path() / command.program;
   execv(program.c_str(), argv);
   if (errno == ENOENT)

@@ -1,6 +1,4 @@
 // engram train: one run from a recipe.
-#include <malloc.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -16,6 +14,7 @@
 #include "engram/core/machine.h"
 #include "engram/core/progress.h"
 #include "engram/dist/world.h"
+#include "engram/port/process.h"
 #include "engram/train/recipe.h"
 #include "engram/train/trainer.h"
 
@@ -82,16 +81,6 @@ void print_summary(const TrainSummary& summary) {
   print_phases(summary);
 }
 
-// Every step frees what the next one asks for again. By default each large tensor is a mapping of its own, whose pages
-// the system hands out and clears anew at every step; kept in the process they save 8 % of a small model's step.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
-  mallopt(M_TOP_PAD, 8 << 20);
-#endif
-}
-
 // Messages and a bar on stderr.
 class Display : public TrainObserver {
  public:
@@ -124,7 +113,10 @@ Status run_rank(const TrainFlags& flags, const World& world) {
   options.program = fmt::format("{} ({})", build_version(), build_commit());
   Display display;
   options.observer = &display;
-  keep_freed_memory();
+  // Every step frees what the next one asks for again. By default each large tensor is a mapping of its own, whose
+  // pages the system hands out and clears anew at every step; kept in the process they save 8 % of a small model's
+  // step.
+  port::keep_freed_memory();
   const int64_t processors =
       std::max(1u, std::thread::hardware_concurrency() / static_cast<unsigned>(world.local_size));
   set_up_torch(recipe.train.threads > 0 ? recipe.train.threads : processors);

@@ -34,7 +34,9 @@ engram_pkg(utf8proc libutf8proc libutf8proc.a)
 engram_pkg(pcre2 libpcre2-8 libpcre2-8.a)
 engram_pkg(onig oniguruma)  # as libhwy below
 engram_pkg(zstd libzstd libzstd.a)
-engram_pkg(uring liburing liburing.a)
+if(NOT ENGRAM_PORTABLE)
+  engram_pkg(uring liburing liburing.a)
+endif()
 engram_pkg(hwy libhwy)  # Debian ships only the shared library (39 KB, libonig has 614): scripts/bundle.sh carries it along
 find_package(tomlplusplus REQUIRED)
 # Header-only and without exceptions, whatever the system's package was built as.

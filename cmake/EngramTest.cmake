@@ -1,10 +1,11 @@
 # engram_add_test(NAME LABELS unit SOURCES a_test.cc ... LINKS engram::core): one GoogleTest binary, one ctest entry.
 # TORCH marks a test that computes with libtorch: it takes the precompiled header, and ctest counts it as two
 # processors because its thread pool has two threads.
+# PORTABLE makes a second entry, NAME_portable: the same test over port/portable in place of port/linux.
 # Label threads: the test runs code of ours on more than one thread. Target `threaded_tests` builds these, and the
 # thread sanitizer runs them alone, since it can find nothing in the others.
 function(engram_add_test name)
-  cmake_parse_arguments(TEST "TORCH" "TIMEOUT" "LABELS;SOURCES;LINKS" ${ARGN})
+  cmake_parse_arguments(TEST "TORCH;PORTABLE" "TIMEOUT" "LABELS;SOURCES;LINKS" ${ARGN})
   if(NOT TEST_LABELS)
     message(FATAL_ERROR "engram_add_test(${name}): no LABELS (unit, contract, parity, fault, golden, e2e; threads beside them)")
   endif()
@@ -33,6 +34,11 @@ function(engram_add_test name)
     set_tests_properties(${name} PROPERTIES PROCESSORS 2)
   else()
     target_compile_options(${name} PRIVATE -O1)  # a quarter less time to compile; what is tested keeps its own level
+  endif()
+  if(TEST_PORTABLE AND NOT ENGRAM_PORTABLE)
+    engram_add_test(${name}_portable LABELS ${TEST_LABELS} LINKS ${TEST_LINKS}
+      SOURCES $<TARGET_OBJECTS:${name}> $<TARGET_OBJECTS:engram_port_portable>)
+    set_target_properties(${name}_portable PROPERTIES LINKER_LANGUAGE CXX)
   endif()
 endfunction()
 

@@ -2,13 +2,14 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <utility>
+
+#include "engram/port/process.h"
 
 namespace engram {
 
@@ -44,7 +45,7 @@ Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& argumen
   if (pid < 0)
     return make_status(StatusCode::kResourceExhausted, "cannot start {}: {}", arguments[0], std::strerror(errno));
   if (pid == 0) {  // only async-signal-safe calls until exec
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    port::end_with_parent();
     if (getppid() != parent) _exit(127);
     if (options.own_session) setsid();
     const int empty = open("/dev/null", O_RDONLY);

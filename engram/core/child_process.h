@@ -22,7 +22,7 @@ struct ChildOptions {
 // Move-only. Destroyed while the child runs, it asks the child to stop (SIGTERM) and waits for it.
 class ChildProcess {
  public:
-  // arguments[0] is the program's path. stdin is empty. The child is told to end if this process dies.
+  // arguments[0] is the program's path. stdin is empty. The system ends the child if this process dies, where it can.
   static Result<ChildProcess> start(const std::vector<std::string>& arguments, const ChildOptions& options = {});
   // stdout and stderr are appended to log_path.
   static Result<ChildProcess> start(const std::vector<std::string>& arguments, const std::string& log_path);

@@ -3,15 +3,7 @@
 #include <array>
 #include <cstring>
 
-#if defined(__x86_64__)
-#include <nmmintrin.h>
-#define ENGRAM_CRC32C_TARGET "sse4.2"
-#elif defined(__aarch64__)
-#include <arm_acle.h>
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-#define ENGRAM_CRC32C_TARGET "+crc"
-#endif
+#include "engram/port/instructions.h"
 
 namespace engram {
 namespace {
@@ -26,25 +18,6 @@ constexpr std::array<uint32_t, 256> make_table() {
   return table;
 }
 constexpr std::array<uint32_t, 256> kTable = make_table();
-
-#if defined(ENGRAM_CRC32C_TARGET)
-#if defined(__x86_64__)
-bool has_instruction() { return __builtin_cpu_supports("sse4.2"); }
-__attribute__((target(ENGRAM_CRC32C_TARGET))) inline uint64_t step(uint64_t state, uint64_t word) {
-  return _mm_crc32_u64(state, word);
-}
-__attribute__((target(ENGRAM_CRC32C_TARGET))) inline uint32_t step(uint32_t state, uint8_t byte) {
-  return _mm_crc32_u8(state, byte);
-}
-#else
-bool has_instruction() { return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0; }
-__attribute__((target(ENGRAM_CRC32C_TARGET))) inline uint64_t step(uint64_t state, uint64_t word) {
-  return __crc32cd(static_cast<uint32_t>(state), word);
-}
-__attribute__((target(ENGRAM_CRC32C_TARGET))) inline uint32_t step(uint32_t state, uint8_t byte) {
-  return __crc32cb(state, byte);
-}
-#endif
 
 // A step waits three cycles for the one before it, and one can start every cycle: three lanes go side by side. Three
 // lanes are a page of a row file except for a few bytes.
@@ -78,24 +51,22 @@ uint64_t load_word(const std::byte* data) {
   return word;
 }
 
-__attribute__((target(ENGRAM_CRC32C_TARGET))) uint32_t extend_by_instruction(uint32_t crc, const std::byte* data,
-                                                                             size_t size) {
+ENGRAM_CRC32C_FUNCTION uint32_t extend_by_instruction(uint32_t crc, const std::byte* data, size_t size) {
   uint64_t state = static_cast<uint32_t>(~crc);
   for (; size >= 3 * kLane; data += 3 * kLane, size -= 3 * kLane) {
     uint64_t second = 0, third = 0;
     for (size_t at = 0; at < kLane; at += 8) {
-      state = step(state, load_word(data + at));
-      second = step(second, load_word(data + kLane + at));
-      third = step(third, load_word(data + 2 * kLane + at));
+      state = port::crc32c_step(state, load_word(data + at));
+      second = port::crc32c_step(second, load_word(data + kLane + at));
+      third = port::crc32c_step(third, load_word(data + 2 * kLane + at));
     }
     state = shift_lane(shift_lane(state) ^ second) ^ third;
   }
-  for (; size >= 8; data += 8, size -= 8) state = step(state, load_word(data));
+  for (; size >= 8; data += 8, size -= 8) state = port::crc32c_step(state, load_word(data));
   auto narrow = static_cast<uint32_t>(state);
-  for (; size > 0; ++data, --size) narrow = step(narrow, static_cast<uint8_t>(*data));
+  for (; size > 0; ++data, --size) narrow = port::crc32c_step(narrow, static_cast<uint8_t>(*data));
   return ~narrow;
 }
-#endif
 
 }  // namespace
 
@@ -106,10 +77,8 @@ uint32_t extend_crc32c_plain(uint32_t crc, std::span<const std::byte> bytes) {
 }
 
 uint32_t extend_crc32c(uint32_t crc, std::span<const std::byte> bytes) {
-#if defined(ENGRAM_CRC32C_TARGET)
-  static const bool has = has_instruction();
+  static const bool has = port::has_crc32c();
   if (has) return extend_by_instruction(crc, bytes.data(), bytes.size());
-#endif
   return extend_crc32c_plain(crc, bytes);
 }
 

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <ctime>
 #include <system_error>
@@ -14,6 +13,7 @@
 
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
+#include "engram/port/process.h"
 
 namespace engram {
 namespace {
@@ -46,13 +46,8 @@ std::string read_start(int file) {
 
 // This process's arguments with blanks between: "engram train recipes/smoke.toml".
 std::string command_line() {
-  const int file = ::open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-  if (file < 0) return "unknown command";
-  std::string text = read_start(file);
-  ::close(file);
-  while (!text.empty() && text.back() == '\0') text.pop_back();
-  std::replace(text.begin(), text.end(), '\0', ' ');
-  return text;
+  const std::string text = fmt::format("{}", fmt::join(port::program_arguments(), " "));
+  return text.empty() ? "unknown command" : text.substr(0, 2 * kLongestCommand);
 }
 
 Status cannot_lock(const std::string& path, int error) {
@@ -75,17 +70,6 @@ std::string plain(const std::string& text) {
   return quoted.substr(1, quoted.size() - 2);
 }
 
-// False for a zombie, which holds nothing any more.
-bool is_running(int64_t pid) {
-  const int file = ::open(fmt::format("/proc/{}/stat", pid).c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) return errno != ENOENT;
-  const std::string stat = read_start(file);
-  ::close(file);
-  const size_t name_end = stat.rfind(')');
-  return name_end == std::string::npos || name_end + 2 >= stat.size() ||
-         (stat[name_end + 2] != 'Z' && stat[name_end + 2] != 'X');
-}
-
 struct Holder {
   std::string text = "another process";  // "process 12 on host since 2026-11-30 03:00:00 UTC (engram train a.toml)"
   bool ended = false;                    // only its children still hold the lock
@@ -102,7 +86,7 @@ Holder read_holder(int file) {
   fields.need("since", since);
   fields.need("command", command);
   if (!fields.status().ok()) return {};
-  const bool ended = host == host_name() && !is_running(pid);
+  const bool ended = host == host_name() && !port::is_running(pid);
   return {fmt::format("{}process {} on {} since {} ({})", ended ? "the children of ended " : "", pid, plain(host),
                       plain(since), plain(command)),
           ended};

@@ -3,6 +3,8 @@
 #include <bit>
 #include <cmath>
 
+#include "engram/port/instructions.h"
+
 namespace engram {
 namespace {
 
@@ -36,23 +38,11 @@ struct Parts {
   return parts;
 }
 
-#ifdef __x86_64__
-[[gnu::target("avx512f")]] Parts parts_avx512(const float* values, int count) { return parts_of(values, count); }
-[[gnu::target("avx2")]] Parts parts_avx2(const float* values, int count) { return parts_of(values, count); }
-#endif
-
-Parts parts_here(const float* values, int count) {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512f")) return parts_avx512(values, count);
-  if (__builtin_cpu_supports("avx2")) return parts_avx2(values, count);
-#endif
-  return parts_of(values, count);
-}
-
 }  // namespace
 
 void ExactSum::add_block(const float* values, int count) {
-  const Parts parts = parts_here(values, count);
+  const auto add = [&]() __attribute__((always_inline)) { return parts_of(values, count); };
+  const Parts parts = port::with_widest_vectors(add);
   const auto integer = [count](uint64_t sum, double constant) {
     return Integer{static_cast<int64_t>(sum - static_cast<uint64_t>(count) * std::bit_cast<uint64_t>(constant))};
   };

@@ -50,6 +50,13 @@ class DriveFaultTest : public StoreTest {
   std::unique_ptr<RowStore> open_page_cache(PageFaultPlan plan = {}) const {
     return value_or_throw(PageCacheStore::open(value_or_throw(DriveFile::open(path("rows"), options(plan))), 1));
   }
+  bool knows_the_page_cache() const {  // the file has just been written, so it is there
+    std::byte byte[1];
+    const int file = port::open_for_reading(path("rows").c_str(), false);
+    const int64_t got = port::read_resident(file, 0, byte);
+    ::close(file);
+    return got == 1;
+  }
   Status read(RowStore& store, std::span<const int64_t> ids) {
     out_.assign(ids.size() * store.row_bytes(), std::byte{0});
     return store.read(ids, out_).wait();
@@ -95,6 +102,7 @@ TEST_F(DriveFaultTest, EachFaultIsRepeatedOnceThenReported) {
 }
 
 TEST_F(DriveFaultTest, ResidentPagesAreCheckedToo) {
+  if (!knows_the_page_cache()) GTEST_SKIP() << "the system does not tell what its page cache holds";
   const std::vector<int64_t> ids = {0, 31, 16};
   for (PageFault fault : {PageFault::kError, PageFault::kShort, PageFault::kFlip, PageFault::kWrongPage}) {
     const auto healing = open_page_cache(fail_page(table_, fault, 2));
@@ -196,6 +204,7 @@ TEST_F(DriveFaultTest, HintsAreUsed) {
 }
 
 TEST_F(DriveFaultTest, LocateTellsHotCacheAndBelow) {
+  if (!knows_the_page_cache()) GTEST_SKIP() << "the system does not tell what its page cache holds";
   auto base = open_page_cache();
   auto hot = value_or_throw(HotSet::load(*base, {3, 700}));
   CachedStore store(std::move(base), std::move(hot), value_or_throw(RowCache::create(1 << 20, 264)));

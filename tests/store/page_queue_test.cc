@@ -93,6 +93,7 @@ class PageQueueTest : public StoreTest, public testing::WithParamInterface<PageR
  protected:
   void SetUp() override {
     StoreTest::SetUp();
+    if (GetParam() == PageReaderKind::kUring && !has_read_ring()) GTEST_SKIP() << "the system has no io_uring";
     throw_if_error(write_row_file(Env::posix(), path("rows"), info_));
   }
   template <typename Wrap>

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engram/core/env.h"
+#include "engram/port/reads.h"
 #include "engram/store/rowfile/row_file.h"
 
 namespace engram {
@@ -92,6 +93,12 @@ inline std::vector<int64_t> random_ids(std::mt19937_64& random, int64_t num_rows
     id = static_cast<int64_t>(random() %
                               static_cast<uint64_t>(random() % 3 == 0 ? std::min<int64_t>(5, num_rows) : num_rows));
   return ids;
+}
+
+inline bool has_read_ring() {
+  std::byte buffer[512];
+  int error = 0;
+  return port::open_read_ring({STDIN_FILENO, buffer, 1}, error) != nullptr;
 }
 
 // The rows of `ids` as they must come back.

@@ -19,14 +19,15 @@ BUILD_DIR = None
 
 # Room -> the rooms whose headers it may include (itself always).
 ARROWS = {
-    "core": set(),
+    "port": set(),
+    "core": {"port"},
     "text": {"core"},
     "hash": {"core", "text"},
     "formats": {"core"},
-    "kernels": {"core"},
-    "store": {"core", "text", "hash", "formats", "kernels"},
+    "kernels": {"port", "core"},
+    "store": {"port", "core", "text", "hash", "formats", "kernels"},
     "data": {"core", "text", "hash"},
-    "dist": {"core"},
+    "dist": {"port", "core"},
     "model": {"core", "text", "hash", "formats", "kernels", "store", "dist"},
     "train": {"core", "text", "hash", "formats", "kernels", "store", "data", "dist", "model"},
     "serve": {"core", "text", "hash", "formats", "kernels", "store", "model"},
@@ -238,6 +239,29 @@ def flag_complaints(root):
     return complaints
 
 
+# What only Linux or one processor has. (ENGRAM_CRC32C_FUNCTION and the like are port/instructions.h's own words.)
+OF_ONE_SYSTEM = re.compile(
+    r"#\s*include\s*<(linux/|asm/|sys/(syscall|prctl|eventfd|epoll|auxv|sysinfo)\.h|liburing|malloc\.h|sched\.h|arm_\w+\.h|\w*intrin\.h)"
+    r"|\b__(linux__|x86_64__|aarch64__|GLIBC__|APPLE__|builtin_cpu_supports)\b|\b(O_DIRECT|RWF_NOWAIT|mincore|preadv2)\b"
+    r"|\bMADV_|\bMAP_NORESERVE\b|\"/(proc|sys)/")
+
+
+def system_complaints(root):
+    """What only one system or processor has is in engram/port, or in a source that CMake takes for that processor."""
+    complaints = []
+    for path, relative in sources(root):
+        if relative.parts[0] not in ("engram", "apps", "bindings", "include") or relative.parts[1] == "port":
+            continue
+        if path.stem.endswith("_x86"):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            code = re.sub(r"(^|\s)//.*", "", line)
+            found = OF_ONE_SYSTEM.search(re.sub(r'"(?!/)(\\.|[^"\\])*"', '""', code))
+            if found:
+                complaints.append(f"{relative}:{number}: {found[0]} belongs into engram/port")
+    return complaints
+
+
 def label_complaints(listing):
     """listing: what `ctest --show-only=json-v1` prints, parsed."""
     complaints = []
@@ -363,6 +387,16 @@ class Structure(unittest.TestCase):
                                                  'f("--suite: got {}");\nf("scripts/corpus.sh --study makes it");\n'})
         self.assertEqual(["engram/core/a.cc:3: names a flag: name another --output",
                           "engram/core/a.cc:4: names a flag: --suite: got {}"], flag_complaints(root))
+
+    def test_systems(self):
+        self.check(system_complaints(SOURCE_DIR))
+
+    def test_systems_sees_faults(self):
+        root = self.planted({"engram/core/a.cc": '#include <sys/prctl.h>\n// O_DIRECT\nf("past it (O_DIRECT)");\nO_DIRECT;\n'
+                                                 'f("/proc/self/exe");\n#ifdef __x86_64__\n',
+                             "engram/port/linux/a.cc": "O_DIRECT;\n", "engram/kernels/a_x86.cc": "#include <immintrin.h>\n"})
+        self.assertEqual([f"engram/core/a.cc:{line}" for line in (1, 4, 5, 6)],
+                         [complaint.split(": ")[0] for complaint in system_complaints(root)])
 
     def test_labels(self):
         if BUILD_DIR is None:

@@ -14,13 +14,11 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
+#include "engram/port/reads.h"
 
 namespace engram {
 
-struct PageDone {
-  int slot = 0;
-  int64_t result = 0;  // bytes read, or -errno
-};
+using PageDone = port::ReadDone;  // a slot and its result: bytes read, or -errno
 
 // start() and wait() belong to one thread; the rest to any. Destroy it with no read in flight.
 class PageReader {
@@ -48,7 +46,7 @@ class PageReader {
 enum class PageReaderKind { kAny, kUring, kThreads };
 
 struct PageReaderOptions {
-  bool direct = true;  // O_DIRECT: past the page cache
+  bool direct = true;  // past the page cache (O_DIRECT), where the system has a way to
   int depth = 64;      // reads in flight, 1 .. kMaxReadDepth
   PageReaderKind kind = PageReaderKind::kAny;
   // Tests: puts a reader around the real one.

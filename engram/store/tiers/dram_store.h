@@ -59,6 +59,7 @@ class MappedStore final : public RowStore {
   MappedStore() = default;
   const std::byte* page(int64_t number) const;
   Status check_page(int64_t number);
+  std::span<std::byte> pages_of(int64_t row) const;
   bool is_resident(int64_t row) const;
   template <typename Checked>
   void copy_rows(std::span<const int64_t> row_ids, std::span<std::byte> out, const Checked& checked) const;

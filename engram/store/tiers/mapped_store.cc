@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "engram/port/memory.h"
 #include "engram/store/rowfile/page_queue.h"
 #include "engram/store/tiers/dram_store.h"
 
@@ -25,13 +26,6 @@ class BytesFile final : public RandomAccessFile {
   const std::span<const std::byte> bytes_;
 };
 
-// The system's pages that hold these bytes: they may be larger than a row file's.
-std::span<std::byte> system_pages(const std::byte* at, size_t bytes) {
-  static const auto size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-  const size_t before = reinterpret_cast<uintptr_t>(at) % size;
-  return {const_cast<std::byte*>(at) - before, before + bytes};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<MappedStore>> MappedStore::open(Env& env, const std::string& path, int layer_id) {
@@ -44,7 +38,7 @@ Result<std::unique_ptr<MappedStore>> MappedStore::open(Env& env, const std::stri
   store->table_ = info.tables[static_cast<size_t>(table)];
   store->checked_ = std::make_unique<CheckedPages>(store->table_);
   // A hint: single pages are wanted, no read-ahead.
-  (void)::madvise(const_cast<std::byte*>(bytes.data()), bytes.size(), MADV_RANDOM);
+  (void)::posix_madvise(const_cast<std::byte*>(bytes.data()), bytes.size(), POSIX_MADV_RANDOM);
   return store;
 }
 
@@ -109,23 +103,26 @@ Pending MappedStore::read(std::span<const int64_t> row_ids, std::span<std::byte>
   return status;
 }
 
+// Of the system, which may be larger than a row file's.
+std::span<std::byte> MappedStore::pages_of(int64_t row) const {
+  static const auto size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const std::byte* const at = page(table_.page_of(row));
+  const size_t before = reinterpret_cast<uintptr_t>(at) % size;
+  return {const_cast<std::byte*>(at) - before, before + static_cast<size_t>(table_.pages_per_row * kRowPageBytes)};
+}
+
 void MappedStore::prefetch(std::span<const int64_t> row_ids) {
   for (int64_t id : row_ids) {
     if (id < 0 || id >= table_.num_rows) continue;
     prefetched_.fetch_add(1, std::memory_order_relaxed);
-    const auto pages =
-        system_pages(page(table_.page_of(id)), static_cast<size_t>(table_.pages_per_row * kRowPageBytes));
-    (void)::madvise(pages.data(), pages.size(), MADV_WILLNEED);
+    const auto pages = pages_of(id);
+    (void)::posix_madvise(pages.data(), pages.size(), POSIX_MADV_WILLNEED);
   }
 }
 
 bool MappedStore::is_resident(int64_t row) const {
-  unsigned char resident = 0;
-  for (int64_t segment = 0; segment < table_.pages_per_row; ++segment) {
-    const auto one = system_pages(page(table_.page_of(row) + segment), kRowPageBytes);
-    if (::mincore(one.data(), one.size(), &resident) != 0 || (resident & 1) == 0) return false;
-  }
-  return true;
+  const auto pages = pages_of(row);
+  return port::is_in_memory(pages.data(), pages.size());
 }
 
 Pending MappedStore::try_read(std::span<const int64_t> row_ids, std::span<std::byte> out) {

@@ -1,5 +1,3 @@
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
 #include <fstream>
@@ -7,9 +5,9 @@
 #include <sstream>
 #include <string_view>
 
-#include "engram/core/machine.h"
+#include "engram/port/memory.h"
 
-namespace engram {
+namespace engram::port {
 namespace {
 
 // The number after `key` and white space in a file of "key number" lines ("MemAvailable:  123 kB").
@@ -79,7 +77,8 @@ int64_t available_memory_bytes(const std::string& root) {
   while (std::getline(groups, line)) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = fmt::format(",{},", line.substr(first + 1, second - first - 1));
+    std::string controllers(1, ',');
+    controllers.append(line, first + 1, second - first - 1).append(1, ',');
     const std::string path = line.substr(second + 1);
     if (controllers == ",,")
       left = std::min(left, left_in_groups(root + "/sys/fs/cgroup", path, kVersion2));
@@ -89,4 +88,4 @@ int64_t available_memory_bytes(const std::string& root) {
   return left;
 }
 
-}  // namespace engram
+}  // namespace engram::port
