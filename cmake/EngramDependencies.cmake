@@ -34,6 +34,7 @@ engram_pkg(utf8proc libutf8proc libutf8proc.a)
 engram_pkg(pcre2 libpcre2-8 libpcre2-8.a)
 engram_pkg(onig oniguruma)  # as libhwy below
 engram_pkg(zstd libzstd libzstd.a)
+engram_pkg(zlib zlib libz.a)
 if(NOT ENGRAM_PORTABLE)
   engram_pkg(uring liburing liburing.a)
 endif()

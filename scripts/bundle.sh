@@ -50,7 +50,7 @@ copy_licences() {
   cp docs/corpus.md "$bundle/licences/text.md"  # names the text's sources, CC-CEDICT's licence asks for it
   local package
   for package in libfmt-dev libutf8proc-dev libpcre2-dev libonig-dev libzstd-dev libhwy-dev nlohmann-json3-dev libtomlplusplus-dev \
-    libcli11-dev libboost-dev libspdlog-dev libjs-chart.js libstdc++6 zlib1g liblzma5 liblz4-1; do
+    libcli11-dev libboost-dev libspdlog-dev libjs-chart.js libstdc++6 zlib1g-dev zlib1g liblzma5 liblz4-1; do
     cp -L "/usr/share/doc/$package/copyright" "$bundle/licences/$package.txt"
   done
 }

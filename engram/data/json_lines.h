@@ -18,7 +18,7 @@ struct JsonDocument {
   bool operator==(const JsonDocument&) const = default;
 };
 
-bool is_json_lines_name(std::string_view path);  // ends in .jsonl
+bool is_json_lines_name(std::string_view path);  // ends in .jsonl, .jsonl.gz or .jsonl.zst
 
 // name: the file's. text_field: the key that stands for "text". kInvalidArgument, kDataLoss, with file and line: not
 // UTF-8, not a JSON object, none or both of the two forms, a value that is no string, an empty answer.

@@ -6,24 +6,33 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
+#include <unordered_map>
 
 #include "engram/core/exceptions.h"
 #include "engram/core/file_kind.h"
 #include "engram/core/json.h"
 #include "engram/core/output_lock.h"
+#include "engram/core/progress.h"
 #include "engram/core/sha256.h"
 #include "engram/data/documents.h"
 #include "engram/data/json_lines.h"
 #include "engram/data/text_files.h"
+#include "engram/data/token_files.h"
 
 namespace engram {
 namespace {
 
 struct Document {
   std::string_view text;
+  std::span<const int32_t> ids;  // of a token file, instead of a text
   const std::string* file;
   int64_t answer = 0;  // the byte from which on it counts
   bool validation = false;
+  bool repeated = false;  // an earlier one is equal
+
+  bool equals(const Document& other) const {
+    return text == other.text && answer == other.answer && std::ranges::equal(ids, other.ids);
+  }
 };
 // The part of a document that one thread tokenises.
 struct Piece {
@@ -98,8 +107,9 @@ class OrderedParallel {
 };
 
 struct Texts {
-  std::vector<std::unique_ptr<MappedFile>> files;
+  std::vector<MappedText> files;
   std::vector<std::vector<JsonDocument>> json_lines;
+  std::vector<std::vector<std::vector<int32_t>>> token_files;
   std::vector<Document> documents;  // views into these
   std::vector<Piece> pieces;
   std::optional<TextCuts> cuts;  // made for the first document that is long
@@ -119,52 +129,86 @@ void add_document(const Tokenizer& tokenizer, const PrepareOptions& options, con
 }
 
 Status add_file(Env& env, const Tokenizer& tokenizer, const std::string& path, const PrepareOptions& options,
-                Texts& texts) {
+                int32_t end_of_text, Texts& texts) {
+  if (is_token_file_name(path)) {
+    ENGRAM_ASSIGN_OR_RETURN(auto documents, read_token_file(env, path, tokenizer.vocab_size(), end_of_text));
+    for (const std::vector<int32_t>& ids : texts.token_files.emplace_back(std::move(documents)))
+      add_document(tokenizer, options, {{}, ids, &path}, texts);
+    return {};
+  }
   if (is_json_lines_name(path)) {
-    ENGRAM_ASSIGN_OR_RETURN(const auto file, env.map_file(path));
-    ENGRAM_RETURN_IF_ERROR(check_not_foreign(file->bytes(), path));
-    const std::string_view text(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
-    ENGRAM_ASSIGN_OR_RETURN(auto documents, read_json_lines(text, path, options.text_field));
-    ENGRAM_RETURN_IF_ERROR(file->readable());
+    ENGRAM_ASSIGN_OR_RETURN(const MappedText lines, map_unpacked(env, path));
+    ENGRAM_RETURN_IF_ERROR(check_not_foreign(std::as_bytes(std::span(lines.text)), path));
+    ENGRAM_ASSIGN_OR_RETURN(auto documents, read_json_lines(lines.text, path, options.text_field));
+    if (lines.file) ENGRAM_RETURN_IF_ERROR(lines.file->readable());
     for (const JsonDocument& document : texts.json_lines.emplace_back(std::move(documents)))
-      add_document(tokenizer, options, {document.text, &path, document.answer}, texts);
+      add_document(tokenizer, options, {document.text, {}, &path, document.answer}, texts);
     return {};
   }
   ENGRAM_ASSIGN_OR_RETURN(MappedText mapped, map_text_file(env, path));
-  texts.files.push_back(std::move(mapped.file));
   for (std::string_view document : split_documents(mapped.text, options.document_separator))
-    add_document(tokenizer, options, {document, &path}, texts);
+    add_document(tokenizer, options, {document, {}, &path}, texts);
+  texts.files.push_back(std::move(mapped));
   return {};
 }
 
-Result<Texts> read_texts(Env& env, const Tokenizer& tokenizer, const PrepareOptions& options) {
+Result<Texts> read_texts(Env& env, const Tokenizer& tokenizer, const PrepareOptions& options, int32_t end_of_text) {
   Texts texts;
-  for (const std::string& path : options.files) ENGRAM_RETURN_IF_ERROR(add_file(env, tokenizer, path, options, texts));
+  for (const std::string& path : options.files)
+    ENGRAM_RETURN_IF_ERROR(add_file(env, tokenizer, path, options, end_of_text, texts));
   if (texts.pieces.empty())
     return invalid_argument("no text: {} hold{} nothing but white space and separators", fmt::join(options.files, ", "),
                             options.files.size() == 1 ? "s" : "");
   return texts;
 }
 
+uint64_t document_hash(std::string_view document) {
+  return std::stoull(sha256_hex(document).substr(0, 16), nullptr, 16);
+}
 // In [0, 1), equally likely everywhere.
-double document_hash(std::string_view document) {
-  const uint64_t hash = std::stoull(sha256_hex(document).substr(0, 16), nullptr, 16);
-  return static_cast<double>(hash >> 11) * 0x1p-53;
+double unit_interval(uint64_t hash) { return static_cast<double>(hash >> 11) * 0x1p-53; }
+
+// What the ids say, special tokens left out.
+std::string text_of(const Tokenizer& tokenizer, std::span<const int32_t> ids) {
+  std::string text;
+  for (const int32_t id : ids)
+    if (!tokenizer.is_special(id)) text += tokenizer.token_bytes(id);
+  return text;
 }
 
-// Who goes to validation: the documents below the fraction, and where there is none, that of the smallest hash.
-Status choose_validation(const PrepareOptions& options, std::vector<Document>& documents) {
-  const double fraction = options.validation_fraction;
-  if (fraction == 0) return {};
-  std::vector<double> hashes;
-  const auto hash = [&](size_t i) -> Result<double> { return document_hash(documents[i].text); };
-  const auto keep = [&](size_t, const Result<double>& result) -> Status {
+// Of every document's text.
+Result<std::vector<uint64_t>> hash_documents(const Tokenizer& tokenizer, const PrepareOptions& options,
+                                             const std::vector<Document>& documents) {
+  std::vector<uint64_t> hashes;
+  const auto hash = [&](size_t i) -> Result<uint64_t> {
+    const Document& document = documents[i];
+    return document_hash(document.ids.empty() ? document.text : text_of(tokenizer, document.ids));
+  };
+  const auto keep = [&](size_t, const Result<uint64_t>& result) -> Status {
     ENGRAM_RETURN_IF_ERROR(result.status());
     hashes.push_back(*result);
     return {};
   };
   const size_t window = static_cast<size_t>(options.threads) * 64;
   ENGRAM_RETURN_IF_ERROR(OrderedParallel(documents.size(), window, hash, keep).run(options.threads));
+  return hashes;
+}
+
+void mark_repeated(const std::vector<uint64_t>& hashes, std::vector<Document>& documents) {
+  std::unordered_map<uint64_t, size_t> first;
+  for (size_t i = 0; i < documents.size(); ++i) {
+    const auto [place, is_new] = first.emplace(hashes[i], i);
+    documents[i].repeated = !is_new && documents[i].equals(documents[place->second]);
+  }
+}
+
+// Who goes to validation: the documents below the fraction, and where there is none, that of the smallest hash.
+Status choose_validation(const PrepareOptions& options, const std::vector<uint64_t>& hash_bits,
+                         std::vector<Document>& documents) {
+  const double fraction = options.validation_fraction;
+  if (fraction == 0) return {};
+  std::vector<double> hashes;
+  for (const uint64_t hash : hash_bits) hashes.push_back(unit_interval(hash));
   const auto [smallest, largest] = std::minmax_element(hashes.begin(), hashes.end());
   if (*largest < fraction)
     return invalid_argument(
@@ -195,11 +239,21 @@ Status check_options(const PrepareOptions& options) {
 struct Tokens {
   std::vector<int32_t> ids;
   int64_t first_counted = 0;
+  int64_t bytes = 0;  // of the text
 };
+
+int64_t bytes_of(const Tokenizer& tokenizer, const Piece& piece, const Document& document) {
+  return document.ids.empty() ? std::ssize(piece.text) : std::ssize(text_of(tokenizer, document.ids));
+}
 
 // Prompt and answer are one text. What the prompt alone gives too does not count; a token that spans both does.
 Result<Tokens> tokenise(const Tokenizer& tokenizer, const Piece& piece, const Document& document) {
   Tokens tokens;
+  tokens.bytes = bytes_of(tokenizer, piece, document);
+  if (!document.ids.empty()) {
+    tokens.ids.assign(document.ids.begin(), document.ids.end());
+    return tokens;
+  }
   ENGRAM_ASSIGN_OR_RETURN(tokens.ids, tokenizer.encode(piece.text));
   if (document.answer == 0) return tokens;
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
@@ -236,25 +290,18 @@ int32_t find_end_of_text_token(const Tokenizer& tokenizer) {
   return -1;
 }
 
-bool is_validation_document(std::string_view document, double fraction) { return document_hash(document) < fraction; }
-
-Result<int64_t> prepare_bytes(Env& env, const std::vector<std::string>& files) {
-  int64_t total = 0;
-  for (const std::string& path : files) {
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t bytes, env.file_size(path));
-    total += bytes;
-  }
-  return total;
+bool is_validation_document(std::string_view document, double fraction) {
+  return unit_interval(document_hash(document)) < fraction;
 }
 
-Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, const PrepareOptions& options,
-                                      Progress* progress) {
+Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, const PrepareOptions& options) {
   ENGRAM_RETURN_IF_ERROR(check_options(options));
   PrepareSummary summary;
   ENGRAM_ASSIGN_OR_RETURN(summary.end_of_text_id, end_of_text_id(tokenizer, options));
-  ENGRAM_ASSIGN_OR_RETURN(Texts texts, read_texts(env, tokenizer, options));
-
-  ENGRAM_RETURN_IF_ERROR(choose_validation(options, texts.documents));
+  ENGRAM_ASSIGN_OR_RETURN(Texts texts, read_texts(env, tokenizer, options, summary.end_of_text_id));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<uint64_t> hashes, hash_documents(tokenizer, options, texts.documents));
+  mark_repeated(hashes, texts.documents);
+  ENGRAM_RETURN_IF_ERROR(choose_validation(options, hashes, texts.documents));
 
   // Lock and writers before the work, so that a folder that cannot be written is reported at once.
   ENGRAM_ASSIGN_OR_RETURN(const OutputLock lock, OutputLock::folder(env, options.output_directory, {}));
@@ -267,10 +314,15 @@ Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, cons
   ENGRAM_ASSIGN_OR_RETURN(const auto train, writer_for("train.tokens", false));
   ENGRAM_ASSIGN_OR_RETURN(const auto validation, writer_for("validation.tokens", true));
 
-  const auto produce = [&](size_t i) {
-    return tokenise(tokenizer, texts.pieces[i], texts.documents[texts.pieces[i].document]);
+  const auto produce = [&](size_t i) -> Result<Tokens> {
+    const Document& document = texts.documents[texts.pieces[i].document];
+    if (options.deduplicate && document.repeated) return Tokens{{}, 0, bytes_of(tokenizer, texts.pieces[i], document)};
+    return tokenise(tokenizer, texts.pieces[i], document);
   };
+  std::optional<Progress> progress;
+  if (options.show_progress) progress.emplace("tokenise", std::ssize(texts.pieces), "texts");
   std::vector<int32_t> ids;  // of the document so far
+  int64_t bytes = 0;
   const auto append = [&](size_t i, const Result<Tokens>& result) -> Status {
     const Piece& piece = texts.pieces[i];
     const Document& document = texts.documents[piece.document];
@@ -278,18 +330,27 @@ Result<PrepareSummary> prepare_shards(Env& env, const Tokenizer& tokenizer, cons
     if (options.stop != nullptr && *options.stop)
       return make_status(StatusCode::kCancelled, "interrupted: nothing was written");
     ids.insert(ids.end(), result->ids.begin(), result->ids.end());
-    if (progress != nullptr) progress->advance(static_cast<int64_t>(piece.text.size()));
+    bytes += result->bytes;
+    if (progress) progress->advance(1);
     if (!piece.last) return {};
-    if (summary.end_of_text_id >= 0) ids.push_back(summary.end_of_text_id);
-    TokenShardWriter& writer = document.validation ? *validation : *train;
-    const auto bytes = static_cast<int64_t>(document.text.size());
-    const Status status = writer.append_document(ids, bytes, result->first_counted, bytes - document.answer);
+    Status status;
+    if (document.repeated) {
+      ++summary.repeated_documents;
+      summary.repeated_bytes += bytes;
+    }
+    if (!document.repeated || !options.deduplicate) {
+      if (summary.end_of_text_id >= 0) ids.push_back(summary.end_of_text_id);
+      TokenShardWriter& writer = document.validation ? *validation : *train;
+      status = writer.append_document(ids, bytes, result->first_counted, bytes - document.answer);
+    }
     ids.clear();
+    bytes = 0;
     return status;
   };
   const size_t window = static_cast<size_t>(options.threads) * 16;
   ENGRAM_RETURN_IF_ERROR(OrderedParallel(texts.pieces.size(), window, produce, append).run(options.threads));
-  for (const auto& file : texts.files) ENGRAM_RETURN_IF_ERROR(file->readable());  // none was cut meanwhile
+  for (const MappedText& text : texts.files)  // none was cut meanwhile
+    if (text.file) ENGRAM_RETURN_IF_ERROR(text.file->readable());
   ENGRAM_ASSIGN_OR_RETURN(summary.train, train->finish());
   ENGRAM_ASSIGN_OR_RETURN(summary.validation, validation->finish());
   ENGRAM_RETURN_IF_ERROR(write_file_atomic(env, join_path(options.output_directory, "prepare.json"),
@@ -306,6 +367,8 @@ std::string format_prepare_summary(const PrepareOptions& options, const PrepareS
   json["validation_fraction"] = options.validation_fraction;
   json["train"] = shard_json(summary.train);
   json["validation"] = shard_json(summary.validation);
+  json["repeated"] = {
+      {"documents", summary.repeated_documents}, {"bytes", summary.repeated_bytes}, {"left_out", options.deduplicate}};
   // A separator from the command line may be any bytes.
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }

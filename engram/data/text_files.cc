@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "engram/core/file_kind.h"
+#include "engram/core/machine.h"
+#include "engram/data/compressed_text.h"
 #include "engram/text/unicode.h"
 
 namespace engram {
@@ -14,6 +16,7 @@ constexpr const char* kEndings[] = {".txt", ".text", ".md", ".markdown", ".rst"}
 bool has_text_ending(std::string name, bool json_lines) {
   std::transform(name.begin(), name.end(), name.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; });
+  name = without_compression_ending(name);
   return (json_lines && name.ends_with(".jsonl")) ||
          std::any_of(std::begin(kEndings), std::end(kEndings),
                      [&](const char* ending) { return name.ends_with(ending); });
@@ -58,10 +61,23 @@ Result<TextFiles> find_text_files(Env& env, const std::vector<std::string>& path
   return found;
 }
 
-Result<MappedText> map_text_file(Env& env, const std::string& path) {
+Result<MappedText> map_unpacked(Env& env, const std::string& path) {
   MappedText mapped;
   ENGRAM_ASSIGN_OR_RETURN(mapped.file, env.map_file(path));
-  mapped.text = {reinterpret_cast<const char*>(mapped.file->bytes().data()), mapped.file->bytes().size()};
+  const std::span<const std::byte> bytes = mapped.file->bytes();
+  mapped.text = {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  if (!is_compressed_name(path)) return mapped;
+  ENGRAM_ASSIGN_OR_RETURN(std::string text,
+                          decompress(bytes, path, static_cast<size_t>(std::max<int64_t>(available_memory_bytes(), 1))));
+  ENGRAM_RETURN_IF_ERROR(mapped.file->readable());
+  mapped.file.reset();
+  mapped.unpacked = std::make_unique<std::string>(std::move(text));
+  mapped.text = *mapped.unpacked;
+  return mapped;
+}
+
+Result<MappedText> map_text_file(Env& env, const std::string& path) {
+  ENGRAM_ASSIGN_OR_RETURN(MappedText mapped, map_unpacked(env, path));
   ENGRAM_RETURN_IF_ERROR(check_text(mapped.text, path));
   if (const size_t at = find_invalid_utf8(mapped.text); at != std::string_view::npos)
     return invalid_argument("{}: not UTF-8 at byte {} (0x{:02x}); convert the file first, for example with iconv", path,

@@ -4,6 +4,7 @@
     data_command_test.py ENGRAM
 """
 import json
+import struct
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,38 @@ class DataCommand(unittest.TestCase):
         before = (out / "train.tokens").read_bytes()
         self.assert_error(self.prepare(*wanted, lines), "a.jsonl:2: answer: missing")
         self.assertEqual((out / "train.tokens").read_bytes(), before)
+
+    def test_export_as_other_trainers_write(self):
+        """Read here as llm.c's and Megatron's own readers do, and prepared again: the same shard."""
+        out, tokenizer = self.folder / "out", self.folder / "tokenizer.json"
+        self.prepare("--output", out, "--validation-fraction", 0, self.folder / "text.txt")
+        documents = [[*b"one"], [*"zw\u00f6lf".encode()]]
+        for name, arguments in {"l.bin": ("llm.c", "l.bin"), "m.idx": ("megatron", "m")}.items():
+            result = self.run_engram("export", "--format", arguments[0], "--tokenizer", tokenizer, out / "train.tokens",
+                                     self.folder / arguments[1])
+            self.assertEqual(result.returncode, 0, result.stderr)
+            again = self.folder / f"again-{name}"
+            self.assertEqual(self.prepare("--output", again, "--validation-fraction", 0, self.folder / name).returncode, 0)
+            self.assertEqual((again / "train.tokens").read_bytes(), (out / "train.tokens").read_bytes())
+        llm = (self.folder / "l.bin").read_bytes()
+        self.assertEqual(struct.unpack_from("<3i", llm), (20240520, 1, 11))
+        self.assertEqual(list(struct.unpack("<11H", llm[1024:])), [256, *documents[0], 256, *documents[1]])
+        index, ids = (self.folder / "m.idx").read_bytes(), (self.folder / "m.bin").read_bytes()
+        self.assertEqual(index[:9], b"MMIDIDX\0\0")
+        version, kind, sequences, ends = struct.unpack_from("<QBQQ", index, 9)
+        self.assertEqual((version, kind, sequences, ends), (1, 8, 2, 3))
+        self.assertEqual(struct.unpack_from("<2i5q", index, 34), (4, 7, 0, 8, 0, 1, 2))
+        self.assertEqual(list(struct.unpack("<11H", ids)), [*documents[0], 256, *documents[1], 256])
+
+    def test_repeated_documents_are_told(self):
+        text = self.folder / "text.txt"
+        text.write_text("one\n<|endoftext|>\ntwo\n<|endoftext|>\none\n")
+        told = self.prepare("--output", self.folder / "out", "--validation-fraction", 0, text).stdout
+        self.assertIn("repeated    1 documents (3 bytes of text), each equal to an earlier one; --deduplicate", told)
+        once = self.prepare("--output", self.folder / "out", "--validation-fraction", 0, "--deduplicate", "--json", text)
+        summary = json.loads(once.stdout)
+        self.assertEqual(summary["train"]["documents"], 2)
+        self.assertEqual(summary["repeated"], {"documents": 1, "bytes": 3, "left_out": True})
 
     def test_bad_input(self):
         out, text = self.folder / "out", self.folder / "text.txt"

@@ -60,7 +60,7 @@ class PrepareJsonTest : public DataTest {
     options.output_directory = path("out");
     options.validation_fraction = fraction;
     options.piece_bytes = 16;
-    return prepare_shards(Env::posix(), tokenizer_, options, nullptr);
+    return prepare_shards(Env::posix(), tokenizer_, options);
   }
   // Of train.tokens; a token that does not count is a dot, an end of text a bar.
   std::string counted() const {
@@ -97,7 +97,7 @@ TEST_F(PrepareJsonTest, TextsAloneAreTheShardOfTheirText) {
   options.files = {path("b.txt")};
   options.output_directory = path("plain");
   options.validation_fraction = 0;
-  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, options, nullptr));
+  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, options));
   EXPECT_TRUE(lines == contents_of("plain/train.tokens"));
 }
 
@@ -131,7 +131,7 @@ TEST_F(PrepareJsonTest, ATokenOfBothIsLearned) {
   options.files = {path("a.jsonl")};
   options.output_directory = path("out");
   options.validation_fraction = 0;
-  const auto summary = value_or_throw(prepare_shards(Env::posix(), merging, options, nullptr));
+  const auto summary = value_or_throw(prepare_shards(Env::posix(), merging, options));
   EXPECT_EQ(summary.train.num_tokens, 4);
   EXPECT_EQ(summary.train.counted_tokens, 3);  // bc, d and the end
   EXPECT_EQ(summary.train.counted_bytes, 2);

@@ -93,7 +93,7 @@ class PrepareTest : public DataTest {
     return documents;
   }
   std::string error(const PrepareOptions& options) const {
-    const auto summary = prepare_shards(Env::posix(), tokenizer_, options, nullptr);
+    const auto summary = prepare_shards(Env::posix(), tokenizer_, options);
     EXPECT_FALSE(summary.ok());
     EXPECT_FALSE(Env::posix().file_exists(options.output_directory + "/train.tokens"));
     EXPECT_FALSE(Env::posix().file_exists(options.output_directory + "/train.tokens.tmp"));
@@ -105,7 +105,7 @@ class PrepareTest : public DataTest {
 
 TEST_F(PrepareTest, EveryDocumentGoesToOneSideInOrder) {
   const auto documents = write_texts();
-  const PrepareSummary summary = value_or_throw(prepare_shards(Env::posix(), tokenizer_, options("out"), nullptr));
+  const PrepareSummary summary = value_or_throw(prepare_shards(Env::posix(), tokenizer_, options("out")));
   const auto train = read_documents("out/train.tokens"), validation = read_documents("out/validation.tokens");
   std::vector<std::string> wanted_train, wanted_validation;
   int64_t raw_bytes = 0;
@@ -128,13 +128,13 @@ TEST_F(PrepareTest, EveryDocumentGoesToOneSideInOrder) {
 
 TEST_F(PrepareTest, ThreadsAndPiecesDoNotChangeTheOutput) {
   write_texts();
-  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, options("out"), nullptr));
+  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, options("out")));
   for (const int threads : {1, 2, 7}) {
     for (const size_t piece_bytes : {size_t{1}, size_t{200}, size_t{1} << 20}) {
       PrepareOptions other = options("other");
       other.threads = threads;
       other.piece_bytes = piece_bytes;
-      (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, other, nullptr));
+      (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, other));
       for (const char* name : {"train.tokens", "validation.tokens", "prepare.json"})
         EXPECT_TRUE(contents_of(fmt::format("out/{}", name)) == contents_of(fmt::format("other/{}", name))) << name;
     }
@@ -163,11 +163,10 @@ TEST_F(PrepareTest, EndOfTextToken) {
   write_texts();
   PrepareOptions chosen = options("out");
   chosen.end_of_text_token = "</s>";
-  const PrepareSummary summary = value_or_throw(prepare_shards(Env::posix(), two, chosen, nullptr));
+  const PrepareSummary summary = value_or_throw(prepare_shards(Env::posix(), two, chosen));
   EXPECT_EQ(summary.end_of_text_id, two.token_id("</s>"));
   chosen.end_of_text_token = "<none>";
-  EXPECT_EQ(prepare_shards(Env::posix(), two, chosen, nullptr).status().message(),
-            "the tokenizer has no token \"<none>\"");
+  EXPECT_EQ(prepare_shards(Env::posix(), two, chosen).status().message(), "the tokenizer has no token \"<none>\"");
 }
 
 TEST_F(PrepareTest, BadInputIsOneClearError) {
@@ -201,13 +200,13 @@ TEST_F(PrepareTest, WriteFaultsLeaveNoHalfFile) {
   PrepareOptions first = options("out");
   first.files = {path("a.txt")};
   FaultyEnv counting(Env::posix());
-  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, first, nullptr));
-  (void)value_or_throw(prepare_shards(counting, tokenizer_, options("full"), nullptr));
+  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, first));
+  (void)value_or_throw(prepare_shards(counting, tokenizer_, options("full")));
   for (int64_t n = 0; n < counting.changes(); ++n) {
-    (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, first, nullptr));
+    (void)value_or_throw(prepare_shards(Env::posix(), tokenizer_, first));
     const auto old_bytes = contents_of("out/train.tokens");
     FaultyEnv env(Env::posix(), {.fail_change = n});
-    EXPECT_FALSE(prepare_shards(env, tokenizer_, options("out"), nullptr).ok()) << n;
+    EXPECT_FALSE(prepare_shards(env, tokenizer_, options("out")).ok()) << n;
     const auto bytes = contents_of("out/train.tokens");
     EXPECT_TRUE(bytes == old_bytes || bytes == contents_of("full/train.tokens")) << n;
     EXPECT_EQ(value_or_throw(Env::posix().list_directory(path("out"))),

@@ -35,7 +35,7 @@ class Answers : public testing::Test {
     options.output_directory = path("answers");
     options.validation_fraction = 0.3;
     prepared_ = value_or_throw(prepare_shards(
-        Env::posix(), value_or_throw(Tokenizer::load(Env::posix(), path("data/tokenizer.json"))), options, nullptr));
+        Env::posix(), value_or_throw(Tokenizer::load(Env::posix(), path("data/tokenizer.json"))), options));
   }
   void TearDown() override { fs::remove_all(folder_); }
   std::string path(const std::string& name) const { return folder_ / name; }

@@ -19,7 +19,7 @@ class EighteenFiles : public DataTest {
     options.output_directory = path("out");
     options.validation_fraction = fraction;
     options.threads = 2;
-    return prepare_shards(Env::posix(), tokenizer_, options, nullptr);
+    return prepare_shards(Env::posix(), tokenizer_, options);
   }
   const Tokenizer tokenizer_ = value_or_throw(Tokenizer::parse(Tokenizer::byte_level_json({"<|endoftext|>"}), "bytes"));
 };

@@ -122,7 +122,7 @@ TEST_F(LongDocument, ShardsHoldTheIdsOfTheWholeText) {
     options.validation_fraction = 0;
     options.threads = 3;
     options.piece_bytes = 1000;
-    (void)value_or_throw(prepare_shards(Env::posix(), variant.tokenizer, options, nullptr));
+    (void)value_or_throw(prepare_shards(Env::posix(), variant.tokenizer, options));
     const TokenShard shard = value_or_throw(TokenShard::open(Env::posix(), path("out/train.tokens")));
     std::vector<int32_t> ids(static_cast<size_t>(shard.info().num_tokens));
     shard.copy_tokens(0, ids);

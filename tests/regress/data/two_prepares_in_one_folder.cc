@@ -51,18 +51,18 @@ TEST_F(TwoWriters, TheSecondPrepareNamesTheFirstAndChangesNothing) {
   PrepareOptions options;
   options.files = {path("a.txt")};
   options.output_directory = path("out");
-  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer, options, nullptr));
+  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer, options));
   const std::string before = contents_of("out/train.tokens");
   const pid_t first = holder(path("out"));
   write("a.txt", "other text\n<|endoftext|>\nand more");
-  const Status second = prepare_shards(Env::posix(), tokenizer, options, nullptr).status();
+  const Status second = prepare_shards(Env::posix(), tokenizer, options).status();
   EXPECT_EQ(second.code(), StatusCode::kFailedPrecondition);
   EXPECT_TRUE(second.message().starts_with(fmt::format("{}: in use by process {} on ", path("out"), first)))
       << second.message();
   EXPECT_NE(second.message().find("regress_data_test"), std::string::npos) << second.message();  // its command
   EXPECT_EQ(contents_of("out/train.tokens"), before);
   kill_hard(first);
-  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer, options, nullptr));
+  (void)value_or_throw(prepare_shards(Env::posix(), tokenizer, options));
   EXPECT_NE(contents_of("out/train.tokens"), before);
   EXPECT_EQ(value_or_throw(Env::posix().list_directory(path("out"))),
             (std::vector<std::string>{"prepare.json", "train.tokens", "validation.tokens"}));
