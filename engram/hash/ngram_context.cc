@@ -52,10 +52,24 @@ void NgramContext::push(size_t count, std::span<const int32_t> starts, ToCanonic
   ids_.resize(ids_.size() + count);
   reach_.resize(first + count);
   int32_t* ids = ids_.data() + (ids_.size() - count);
+  // Tokens do not wait for each other's reach where no boundary is among them.
+  bool cut = !starts.empty();
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t id = canonical(i);
+    cut |= id < 0 || id == cut_id_;
+    ids[i] = id;
+  }
+  if (!cut) {
+    const size_t rising = std::min(count, static_cast<size_t>(max_ngram_size_));
+    for (size_t i = 0; i < rising; ++i)
+      reach_[first + i] = static_cast<uint8_t>(reach = std::min(reach + 1, max_ngram_size_));
+    std::fill(reach_.begin() + static_cast<ptrdiff_t>(first + rising), reach_.end(), max_ngram_size_);
+    return;
+  }
   auto start = starts.begin();
   for (size_t i = 0; i < count; ++i) {
     for (; start != starts.end() && static_cast<size_t>(*start) == i; ++start) reach = 0;
-    const int32_t id = canonical(i);
+    const int32_t id = ids[i];
     reach = id < 0 ? 0 : std::min(reach + 1, max_ngram_size_);
     ids[i] = std::max(id, 0);
     reach_[first + i] = static_cast<uint8_t>(reach);

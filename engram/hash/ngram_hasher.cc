@@ -4,7 +4,7 @@
 //   1. find_cut_tokens  notes the tokens near a boundary
 //   2. MixBlock      the mixes of all orders, a vector of tokens at a time, as if no boundary were near
 //   3. mix_cut_tokens  computes the mixes of cut tokens again, with pad behind the boundary
-//   4. SplitMixes, ReduceHeads  mix modulo prime, a vector of heads at a time, in doubles; plus the offset
+//   4. ReduceHeads   mix modulo prime, a vector of heads at a time, in doubles; plus the offset
 // A rule that sums has multipliers for each head: load_ids replaces 2 and 3, and ReduceHeads sums before it reduces.
 // Why this is exact: a multiplier is below 2^63 / V', so a product with an id is in [0, 2^63), and so is the XOR of
 // several. The remainder is computed from integers that doubles hold exactly (see ReduceHeads); primes below kMinPrime,
@@ -27,8 +27,10 @@
 #define ENGRAM_HASH_NGRAM_HASHER_BLOCK_
 namespace engram {
 
-constexpr int kHashBlock = 128;      // tokens: their mixes and rows stay in the first-level cache
-constexpr int kMaxOrders = 15;       // EngramLayout allows max_ngram_size <= 16
+constexpr int kHashBlock = 128;  // tokens: their mixes and rows stay in the first-level cache
+constexpr int kMaxOrders = 15;   // EngramLayout allows max_ngram_size <= 16
+constexpr int64_t kLowBits = 1023;
+constexpr double kMagic = 0x1.8p52;  // x + kMagic holds round(x) in its low bits for |x| < 2^51
 constexpr int64_t kMinPrime = 8192;  // smallest prime that the vector reduction of 63-bit mixes is exact for
 __extension__ using uint128 = unsigned __int128;
 
@@ -42,8 +44,9 @@ struct HashBlock {
   int tokens = 0, cut_tokens = 0;
   std::array<int32_t, kMaxOrders + kHashBlock> ids;  // canonical: N-1 before the block, then the block's own
   std::array<CutToken, kHashBlock> cuts;
-  std::array<std::array<int64_t, kHashBlock>, kMaxOrders> mixes;     // [order][token], in [0, 2^63)
-  std::array<double, kHashBlock> high, low;                          // of one order's mixes (SplitMixes)
+  // [order][token]: a mix, in [0, 2^63), as two exact doubles: the low 10 bits, kMagic added, and the 53 bits above
+  // them.
+  std::array<std::array<double, kHashBlock>, kMaxOrders> high, low;
   std::array<std::array<double, kHashBlock>, kMaxOrders + 1> older;  // sums: [k][token], the id k places before it
 };
 
@@ -54,8 +57,10 @@ struct HashTables {
   bool divide = false;         // doubles do not do
   bool stream = false;         // write past the caches
   const int64_t* multipliers;  // [orders + 1]; sums: [orders, orders * heads]
-  const int64_t* primes;       // [orders * heads]
-  const int64_t* offsets;      // [orders * heads]
+  const int64_t* primes;       // [orders * heads], a vector more may be read; so of the rest
+  const int64_t* offsets;
+  const double *whole, *inverses;  // primes, and 1 / prime
+  const double* powers;            // sums: multipliers
 };
 
 inline void find_cut_tokens(std::span<const uint8_t> reach, HashBlock& block, int max_ngram_size) {
@@ -76,16 +81,20 @@ inline void mix_cut_tokens(const HashTables& tables, HashBlock& block) {
     int64_t mix = 0;
     for (int k = 0; k <= tables.orders; ++k) {
       mix ^= (k < reach ? newest[-k] : tables.boundary) * tables.multipliers[k];
-      if (k > 0) block.mixes[static_cast<size_t>(k - 1)][static_cast<size_t>(token)] = mix;
+      if (k == 0) continue;
+      block.high[static_cast<size_t>(k - 1)][static_cast<size_t>(token)] = static_cast<double>(mix & ~kLowBits);
+      block.low[static_cast<size_t>(k - 1)][static_cast<size_t>(token)] = kMagic + static_cast<double>(mix & kLowBits);
     }
   }
 }
 
 // Small primes belong to toy tables, where the cost of a division does not matter.
 inline void reduce_by_division(const HashTables& tables, const HashBlock& block, int64_t* row_ids) {
-  for (int t = 0; t < block.tokens; ++t) {
+  for (size_t t = 0; t < static_cast<size_t>(block.tokens); ++t) {
     for (int head = 0; head < tables.orders * tables.heads; ++head) {
-      const int64_t mix = block.mixes[static_cast<size_t>(head / tables.heads)][static_cast<size_t>(t)];
+      const auto order = static_cast<size_t>(head / tables.heads);
+      const int64_t mix =
+          static_cast<int64_t>(block.high[order][t]) + static_cast<int64_t>(block.low[order][t] - kMagic);
       *row_ids++ = mix % tables.primes[head] + tables.offsets[head];
     }
   }
@@ -134,41 +143,31 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using IntTag = hn::CappedTag<int64_t, 8>;
+using DoubleTag = hn::Rebind<double, IntTag>;
 
 // Every token as if no boundary were near: order n's mix is order n-1's, XOR one more product.
 void MixBlock(const HashTables& tables, HashBlock& block) {
   const IntTag di;
+  const DoubleTag df;
   const hn::Rebind<int32_t, IntTag> di32;
-  const int lanes = static_cast<int>(hn::Lanes(di));
-  for (int t = 0; t < block.tokens; t += lanes) {
+  const auto low_bits = hn::Set(di, kLowBits);
+  const auto magic_bits = hn::BitCast(di, hn::Set(df, kMagic));
+  const int lanes = static_cast<int>(hn::Lanes(di)), tokens = block.tokens;
+  for (int t = 0; t < tokens; t += lanes) {
     const int32_t* newest = &block.ids[static_cast<size_t>(tables.orders + t)];
     auto mix = hn::Mul(hn::PromoteTo(di, hn::LoadU(di32, newest)), hn::Set(di, tables.multipliers[0]));
     for (int k = 1; k <= tables.orders; ++k) {
       const auto older = hn::PromoteTo(di, hn::LoadU(di32, newest - k));
       mix = hn::Xor(mix, hn::Mul(older, hn::Set(di, tables.multipliers[k])));
-      hn::StoreU(mix, di, &block.mixes[static_cast<size_t>(k - 1)][static_cast<size_t>(t)]);
+      const auto order = static_cast<size_t>(k - 1), token = static_cast<size_t>(t);
+      hn::StoreU(hn::ConvertTo(df, hn::AndNot(low_bits, mix)), df, &block.high[order][token]);
+      const auto low = hn::Or(hn::And(low_bits, mix), magic_bits);
+      hn::StoreU(hn::BitCast(df, low), df, &block.low[order][token]);
     }
   }
 }
 
 #if ENGRAM_HASH_FMA
-using DoubleTag = hn::Rebind<double, IntTag>;
-constexpr double kMagic = 0x1.8p52;  // x + kMagic holds round(x) in its low bits for |x| < 2^51
-
-// A mix of 63 bits as two exact doubles: the low 10 bits, kMagic added, and the 53 bits above them.
-void SplitMixes(int order, HashBlock& block) {
-  const IntTag di;
-  const DoubleTag df;
-  const auto low_bits = hn::Set(di, 1023);
-  const auto magic_bits = hn::BitCast(di, hn::Set(df, kMagic));
-  for (int t = 0; t < block.tokens; t += static_cast<int>(hn::Lanes(di))) {
-    const auto mix = hn::LoadU(di, &block.mixes[static_cast<size_t>(order)][static_cast<size_t>(t)]);
-    hn::StoreU(hn::ConvertTo(df, hn::AndNot(low_bits, mix)), df, &block.high[static_cast<size_t>(t)]);
-    const auto low = hn::Or(hn::And(low_bits, mix), magic_bits);
-    hn::StoreU(hn::BitCast(df, low), df, &block.low[static_cast<size_t>(t)]);
-  }
-}
-
 // Reduces `valid` heads from `at` on, at most a vector of them and of one order, for every token of the block.
 //
 // q = round(high * (1 / prime)) is at most 0.5 + 2^-3 away from high / prime: the quotient is below 2^50, so the
@@ -187,32 +186,25 @@ void ReduceHeads(const HashTables& tables, const HashBlock& block, int at, int v
   const int lanes = static_cast<int>(hn::Lanes(di));
   const int stride = tables.orders * tables.heads;
 
-  // Lanes without a head repeat the last one; their results are dropped.
-  HWY_ALIGN double primes[8], inverses[8], powers[kSum ? kMaxOrders : 1][8];
-  HWY_ALIGN int64_t whole_primes[8], offsets[8], spill[8];
-  for (int i = 0; i < lanes; ++i) {
-    const int head = at + std::min(i, valid - 1);
-    whole_primes[i] = tables.primes[head];
-    primes[i] = static_cast<double>(tables.primes[head]);
-    inverses[i] = 1.0 / primes[i];
-    offsets[i] = tables.offsets[head];
-    for (int k = 0; kSum && k < tables.orders; ++k)
-      powers[k][i] = static_cast<double>(tables.multipliers[k * stride + head]);
-  }
+  HWY_ALIGN int64_t spill[8];
   const int deepest = kSum ? (at + valid - 1) / tables.heads : 0;  // look-back of the last head, minus 1
   const auto magic = hn::Set(df, kMagic);
   const auto magic_bits = hn::BitCast(di, magic);
-  const auto prime = hn::Load(df, primes);
-  const auto inverse = hn::Load(df, inverses);
-  const auto whole_prime = hn::Load(di, whole_primes);
-  const auto offset = hn::Sub(hn::Load(di, offsets), magic_bits);
+  // Lanes without a head hold anything; their results are dropped.
+  const auto prime = hn::LoadU(df, tables.whole + at);
+  const auto inverse = hn::LoadU(df, tables.inverses + at);
+  const auto whole_prime = hn::LoadU(di, tables.primes + at);
+  const auto offset = hn::Sub(hn::LoadU(di, tables.offsets + at), magic_bits);
 
-  for (int t = 0; t < block.tokens; ++t) {
-    auto high = hn::Set(df, kSum ? block.older[0][static_cast<size_t>(t)] : block.high[static_cast<size_t>(t)]);
-    const auto low = kSum ? magic : hn::Set(df, block.low[static_cast<size_t>(t)]);
+  const int tokens = block.tokens;
+  const double* highs = kSum ? block.older[0].data() : block.high[static_cast<size_t>(at / tables.heads)].data();
+  const double* lows = block.low[static_cast<size_t>(at / tables.heads)].data();
+  for (int t = 0; t < tokens; ++t) {
+    auto high = hn::Set(df, highs[t]);
+    const auto low = kSum ? magic : hn::Set(df, lows[t]);
     for (int k = 0; kSum && k <= deepest; ++k) {
       const auto id = hn::Set(df, block.older[static_cast<size_t>(k + 1)][static_cast<size_t>(t)]);
-      high = hn::MulAdd(id, hn::Load(df, powers[k]), high);
+      high = hn::MulAdd(id, hn::LoadU(df, tables.powers + k * stride + at), high);
     }
     const auto quotient = hn::Sub(hn::MulAdd(high, inverse, magic), magic);
     const auto bits = hn::BitCast(di, hn::Add(hn::NegMulAdd(quotient, prime, high), low));  // remainder + magic_bits
@@ -260,7 +252,6 @@ void HashRows(const HashTables& tables, HashBlock& block, int64_t* row_ids) {
     // A streamed vector must be a whole cache line, or lines would go to memory in pieces.
     const bool stream = tables.stream && lanes == 8;
     for (int order = 0; order < tables.orders; ++order) {
-      SplitMixes(order, block);
       for (int first = 0; first < tables.heads; first += lanes) {
         const int at = order * tables.heads + first, valid = std::min(lanes, tables.heads - first);
         if (stream)
@@ -301,6 +292,12 @@ NgramHasher::NgramHasher(const EngramLayout& layout, int layer)
     const uint128 most = static_cast<uint128>(max_ngram_size_ - 1) * static_cast<uint128>(prime) + 1;
     divides_ |= is_sum_ ? most * static_cast<uint128>(compressed_vocab_size_) >= uint128{1} << 53 : prime < kMinPrime;
   }
+  constexpr size_t kVector = 8;
+  for (auto* table : {&primes_, &offsets_}) table->resize(table->size() + kVector, 1);
+  for (int64_t prime : primes_) doubles_.push_back(static_cast<double>(prime));
+  for (int64_t prime : primes_) doubles_.push_back(1.0 / static_cast<double>(prime));
+  for (int64_t multiplier : multipliers_) doubles_.push_back(static_cast<double>(multiplier));
+  doubles_.resize(doubles_.size() + kVector);
   ENGRAM_CHECK(max_ngram_size_ - 1 <= kMaxOrders, "max_ngram_size={}", max_ngram_size_);
 }
 
@@ -323,7 +320,10 @@ void NgramHasher::hash(const NgramContext& context, int64_t count, std::span<int
                              .stream = aligned && row_ids.size_bytes() >= kStreamBytes,
                              .multipliers = multipliers_.data(),
                              .primes = primes_.data(),
-                             .offsets = offsets_.data()};
+                             .offsets = offsets_.data(),
+                             .whole = doubles_.data(),
+                             .inverses = doubles_.data() + primes_.size(),
+                             .powers = doubles_.data() + 2 * primes_.size()};
   const std::span<const int32_t> ids = context.ids(count);
   const std::span<const uint8_t> reach = context.reach(count);
   HashBlock block;
@@ -352,11 +352,12 @@ void NgramHasher::hash_plain(std::span<const CanonicalId> ids, std::span<const i
       cut |= canonical(t - k) < 0 || (k > 0 && canonical(t - k) == cut_id_);
       seen[static_cast<size_t>(k)] = cut ? boundary_id_ : canonical(t - k);
     }
-    for (size_t column = 0; column < primes_.size(); ++column) {
+    const auto columns = static_cast<size_t>(rows_per_token_);
+    for (size_t column = 0; column < columns; ++column) {
       const size_t order = column / static_cast<size_t>(n_heads_) + 2;
       uint128 mix = static_cast<uint128>(seen[0]) * static_cast<uint128>(is_sum_ ? 1 : multipliers_[0]);
       for (size_t k = 1; k < order; ++k) {
-        const int64_t multiplier = multipliers_[is_sum_ ? (k - 1) * primes_.size() + column : k];
+        const int64_t multiplier = multipliers_[is_sum_ ? (k - 1) * columns + column : k];
         const uint128 product = static_cast<uint128>(seen[k]) * static_cast<uint128>(multiplier);
         mix = is_sum_ ? mix + product : mix ^ product;
       }

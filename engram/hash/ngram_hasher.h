@@ -43,7 +43,8 @@ class NgramHasher {
   int max_ngram_size_, n_heads_, rows_per_token_, boundary_id_, cut_id_, compressed_vocab_size_;
   bool is_sum_, divides_;
   int64_t num_rows_;
-  std::vector<int64_t> multipliers_, primes_, offsets_;
+  std::vector<int64_t> multipliers_, primes_, offsets_;  // the last two longer by a vector
+  std::vector<double> doubles_;                          // primes, 1 / primes, multipliers
 };
 
 }  // namespace engram
