@@ -48,6 +48,8 @@ nlohmann::ordered_json to_json(const TrainSummary& summary) {
   json["trained_parameters"] = summary.trained_parameters;
   json["checkpoint"] = summary.checkpoint;
   json["peak_rss_bytes"] = summary.peak_rss_bytes;
+  if (summary.mfu > 0) json["mfu"] = summary.mfu;
+  if (!summary.step_seconds.empty()) json["step_seconds"] = summary.step_seconds;
   if (!summary.exchange.empty()) json["exchange"] = summary.exchange;
   if (!summary.phase_seconds.empty()) json["phase_seconds"] = summary.phase_seconds;
   return json;
@@ -72,6 +74,13 @@ void print_summary(const TrainSummary& summary) {
   fmt::print("\n{} tokens in {}, peak memory {:.2f} GiB\ncheckpoint {}\n",
              format_count(static_cast<double>(summary.tokens)), format_duration(summary.seconds),
              static_cast<double>(summary.peak_rss_bytes) / (1 << 30), summary.checkpoint);
+  double step = 0;
+  std::vector<std::string> parts;
+  for (const auto& [name, seconds] : summary.step_seconds) step += seconds;
+  for (const auto& [name, seconds] : summary.step_seconds)
+    parts.push_back(fmt::format("{} {:.1f} %", name, 100 * seconds / step));
+  if (summary.mfu > 0) parts.push_back(fmt::format("model FLOPs utilisation {:.1f} %", 100 * summary.mfu));
+  if (!parts.empty()) fmt::print("a step: {}\n", fmt::join(parts, ", "));
   if (!summary.validation_sets.empty())
     fmt::print("{:<24}{:>10}{:>11}{:>10}{:>15}{:>8}\n", "validation set", "tokens", "documents", "loss",
                "bits per byte", "exact");

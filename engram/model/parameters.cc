@@ -183,6 +183,16 @@ Result<ParameterCount> count_parameters(const ModelConfig& config) {
   return count_with_table(config, rows * config.engram.head_dim);
 }
 
+double training_flops_per_token(const ModelConfig& c, const ParameterCount& count, int64_t length) {
+  const int64_t rows = c.memory == MemoryKind::kNone ? 0 : c.num_memory_layers() * c.engram.memory_dim();
+  const int64_t head = int64_t{c.vocab_size} * c.hidden_size;
+  const int64_t columns =
+      c.attention == AttentionKind::kGqa ? 2 * c.head_dim : c.qk_nope_head_dim + c.qk_rope_head_dim + c.v_head_dim;
+  const double attention = static_cast<double>(c.num_hidden_layers) * c.num_attention_heads *
+                           static_cast<double>(columns) * static_cast<double>(length);
+  return 6 * (static_cast<double>(count.p_act - rows + head) + attention);
+}
+
 BlockParameters active_parameters(const ModelConfig& c, int block) {
   const Wide d = c.hidden_size;
   Wide ffn = 3 * d * c.intermediate_size;

@@ -23,6 +23,12 @@ struct ParameterCount {
 };
 Result<ParameterCount> count_parameters(const ModelConfig& config);
 
+// Floating-point operations of training on one token in sequences of `length`, forward and backward, a multiply-add
+// being two: 6 for each weight that a token meets in a product (P_act without the rows, and the head), and 6 * length
+// for each column of queries and values in every block's attention. Other trainers count alike (PaLM, appendix B):
+// what attention hides counts, what is computed again does not.
+double training_flops_per_token(const ModelConfig& config, const ParameterCount& count, int64_t length);
+
 // What one token uses of block `block`, norms of its layers included; memory without its rows. Over-encoding counts for
 // block 0.
 struct BlockParameters {

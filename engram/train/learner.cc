@@ -182,6 +182,7 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
                          std::span<const Batch> next) {
   TORCH_CHECK(!batches.empty(), "step: got no batch");
   StepResult result;
+  StepClock clock(ranks_);
   const int64_t own = std::ssize(batches), all = own * ranks_.size();
   const std::vector<MemoryRows> memory = gather(batches, step);
   std::vector<torch::Tensor> losses;
@@ -194,9 +195,11 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
       mine.push_back({own == 1 ? rows.unique_rows : rows.unique_rows.detach().requires_grad_(),
                       rows.index.narrow(0, i * batch.batch_size, batch.batch_size)});
     const torch::Tensor loss = micro_batch_loss(batch, mine) * (1.0 / static_cast<double>(all));
+    clock.lap(result.seconds, &StepSeconds::forward);
     optimizer_->exchange().begin_backward(/*last=*/i == own - 1);
     loss.backward();
     optimizer_->exchange().end_backward();
+    clock.lap(result.seconds, &StepSeconds::backward);
     losses.push_back(loss.detach());
     std::vector<torch::Tensor> term;
     for (const MemoryRows& rows : mine) term.push_back(rows.unique_rows.grad());
@@ -214,6 +217,7 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   totals.gate_means = model_.model->gate_means();
   if (ranks_.rank() != ranks_.size() - 1) std::ranges::fill(totals.gate_means, 0.0);  // the last micro-batch is there
   update(collect(row_gradients.finish(), next, totals), multiplier, totals, result);
+  clock.lap(result.seconds, &StepSeconds::optimizers);
   return result;
 }
 

@@ -23,6 +23,7 @@
 #include "engram/train/row_request.h"
 #include "engram/train/run_inputs.h"
 #include "engram/train/shuffled_table.h"
+#include "engram/train/step_clock.h"
 #include "engram/train/step_totals.h"
 
 namespace engram {
@@ -40,6 +41,7 @@ struct StepResult {
   double busiest_owner = 1;         // touched rows of the rank that keeps the most of them over the mean of ranks
   std::vector<double> expert_load;  // per MoE block: max / mean of the step's tokens per expert
   std::vector<double> gate_mean;    // per Engram layer, of the last micro-batch
+  StepSeconds seconds;              // of this rank; `data` is the caller's
   bool stop = false;                // some rank was asked to stop
 };
 

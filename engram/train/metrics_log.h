@@ -8,20 +8,19 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "engram/core/env.h"
-#include "engram/core/status.h"
+#include "engram/train/metrics_sink.h"
 
 namespace engram {
 
-class MetricsLog {
+class MetricsLog : public MetricsSink {
  public:
   // Opens for appending after `step` completed steps: later lines, and a torn last one, are cut off. kDataLoss: the
   // file does not hold exactly the lines of steps 1..step before that.
   static Result<std::unique_ptr<MetricsLog>> open(Env& env, const std::string& path, int64_t step);
   // The line of `step`; an empty object when that is 0.
   const nlohmann::json& last_line() const { return last_line_; }
-  Status append(const nlohmann::ordered_json& line);
-  Status sync();
+  Status append(const nlohmann::ordered_json& line) override;
+  Status sync() override;
 
  private:
   MetricsLog() = default;

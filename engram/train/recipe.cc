@@ -33,6 +33,7 @@ const EnumNames<TablePlacement> kPlacementNames = {{TablePlacement::kHost, "host
 const EnumNames<TrainDtype> kDtypeNames = {{TrainDtype::kFp32, "fp32"}, {TrainDtype::kBf16, "bf16"}};
 const EnumNames<Recompute> kRecomputeNames = {
     {Recompute::kNone, "none"}, {Recompute::kAttention, "attention"}, {Recompute::kBlocks, "blocks"}};
+const EnumNames<SinkKind> kSinkNames = {{SinkKind::kTensorBoard, "tensorboard"}, {SinkKind::kCsv, "csv"}};
 const EnumNames<ControlKind> kControlNames = {{ControlKind::kNone, "none"},
                                               {ControlKind::kShuffledHash, "shuffled-hash"},
                                               {ControlKind::kCapacityOne, "capacity-1"}};
@@ -128,6 +129,10 @@ void visit_train(Train& train, Visitor&& visit) {
   visit("shard_experts", train.shard_experts);
   visit("exchange_timeout", train.exchange_timeout, 1, 86400);
 }
+template <typename Metrics, typename Visitor>
+void visit_metrics(Metrics& metrics, Visitor&& visit) {
+  visit("sinks", metrics.sinks, kSinkNames);
+}
 
 // Where a key of this invocation, not of the numbers, may change between a run and its continuation.
 bool may_change_on_resume(const std::string& key) {
@@ -135,7 +140,8 @@ bool may_change_on_resume(const std::string& key) {
       "train.output",           "train.stop_at",          "train.threads",
       "train.log_every",        "train.validate_every",   "train.validation_batches",
       "train.checkpoint_every", "train.keep_checkpoints", "data.loader_threads",
-      "train.exchange_timeout", "train.shard_experts",    "train.recompute"};
+      "train.exchange_timeout", "train.shard_experts",    "train.recompute",
+      "metrics.sinks"};
   return keys.contains(key);
 }
 
@@ -284,7 +290,7 @@ Result<Recipe> read_recipe(const TomlDocument& document, const std::string& name
   Fields root(document.root, document.source);
   Fields allocation = root.section("allocation"), data = root.section("data"), synthetic = data.section("synthetic"),
          optimizer = root.section("optimizer"), lr_factor = optimizer.section("lr_factor"), lora = root.section("lora"),
-         train = root.section("train"), model = root.section("model");
+         train = root.section("train"), metrics = root.section("metrics"), model = root.section("model");
   ENGRAM_RETURN_IF_ERROR(root.finish());
 
   ENGRAM_RETURN_IF_ERROR(recipe.model.read(model));
@@ -306,7 +312,8 @@ Result<Recipe> read_recipe(const TomlDocument& document, const std::string& name
   if (root.find("lora")) recipe.lora.rank = 8;
   visit_lora(recipe.lora, lora);
   visit_train(recipe.train, train);
-  for (const Fields* section : {&allocation, &data, &synthetic, &optimizer, &lr_factor, &lora, &train})
+  visit_metrics(recipe.metrics, metrics);
+  for (const Fields* section : {&allocation, &data, &synthetic, &optimizer, &lr_factor, &lora, &train, &metrics})
     ENGRAM_RETURN_IF_ERROR(section->finish());
   if (recipe.train.output.empty()) recipe.train.output = default_output(name);
 
@@ -367,6 +374,7 @@ std::vector<RecipeEntry> Recipe::entries() const {
     visit_lr_factor(optimizer.lr_factor, FieldWriter(root["optimizer"]["lr_factor"]));
   if (lora.rank > 0) visit_lora(lora, FieldWriter(root["lora"]));
   visit_train(train, FieldWriter(root["train"]));
+  visit_metrics(metrics, FieldWriter(root["metrics"]));
   return toml_entries(root);
 }
 

@@ -27,6 +27,7 @@ enum class TablePlacement { kHost, kDevice };      // where table rows and their
 enum class TableMomentum { kFp32, kBf16, kNone };  // first moment of a table; none: the gradient stands for it
 enum class TrainDtype { kFp32, kBf16 };
 enum class MatrixOptimizer { kMuon, kAdamW };
+enum class SinkKind { kTensorBoard, kCsv };
 enum class ControlKind { kNone, kShuffledHash, kCapacityOne };
 
 // A part of the training text, and the share of all sequences that come from it.
@@ -113,6 +114,10 @@ struct TrainRecipe {
   int64_t exchange_timeout = 60;  // seconds that a rank waits for another one
 };
 
+struct MetricsRecipe {
+  std::vector<SinkKind> sinks;  // beside metrics.jsonl
+};
+
 bool is_frozen(const TrainRecipe& train, ParameterRole role);
 
 using RecipeEntry = std::pair<std::string, std::string>;  // dotted key, value as TOML text
@@ -124,6 +129,7 @@ struct Recipe {
   OptimizerRecipe optimizer;
   LoraConfig lora;
   TrainRecipe train;
+  MetricsRecipe metrics;
 
   // `overrides` are "dotted.key=value": a TOML value, or else a bare string. Later ones win.
   // kNotFound, kInvalidArgument: not TOML, unknown key, wrong type, out of range, missing; the message says where.

@@ -42,6 +42,8 @@ struct TrainSummary {
   int64_t trained_parameters = 0;  // weights that are not frozen, and all rows
   std::string checkpoint;          // the last one, a directory
   int64_t peak_rss_bytes = 0;
+  double mfu = 0;                              // mean of this session's steps; 0: not measured (docs/training.md)
+  std::map<std::string, double> step_seconds;  // likewise: data, forward, backward, optimizers, exchange
   bool interrupted = false;
   std::map<std::string, double> phase_seconds;
   std::map<std::string, double> exchange;  // of several ranks: means over this session's steps (docs/training.md)

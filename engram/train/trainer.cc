@@ -1,7 +1,5 @@
 #include "engram/train/trainer.h"
 
-#include <torch/cuda.h>
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,7 +9,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "engram/core/checked_math.h"
 #include "engram/core/machine.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
@@ -22,7 +19,9 @@
 #include "engram/train/memory_need.h"
 #include "engram/train/metrics_log.h"
 #include "engram/train/phase_profiler.h"
+#include "engram/train/run_checks.h"
 #include "engram/train/run_directory.h"
+#include "engram/train/step_meter.h"
 #include "engram/train/train_state.h"
 #include "engram/train/validation.h"
 
@@ -33,59 +32,6 @@ namespace {
 constexpr std::chrono::seconds kSavePatience{3600};
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-Status check_device(const TrainRecipe& recipe) {
-  if (recipe.device == "cuda" && !torch::cuda::is_available())
-    return make_status(StatusCode::kFailedPrecondition,
-                       "train.device: got \"cuda\", but no NVIDIA device is usable by this program; wanted \"cpu\"");
-  return Status();
-}
-
-// What the schedule reads, against what there is: "40 steps of 256 tokens: 10.2k tokens, 0.12 epochs of the 85.3k in
-// data.train", and a line for what is read too often.
-std::vector<std::string> describe_schedule(const RunInputs& inputs, const DataLoader& loader) {
-  const Recipe& recipe = inputs.recipe;
-  const auto sequences = static_cast<double>(saturating_product({recipe.data.batch_size, recipe.train.accumulation}));
-  const double step_tokens = sequences * static_cast<double>(recipe.data.sequence_length);
-  const auto steps = static_cast<double>(recipe.train.steps);
-  std::vector<std::string> lines = {fmt::format("{} steps of {} tokens: {} tokens", recipe.train.steps,
-                                                format_count(step_tokens), format_count(steps * step_tokens))};
-  const std::vector<DataSource> sources = inputs.sources();
-  for (size_t i = 0; i < sources.size(); ++i) {
-    const std::string name = recipe.data.sources.empty() ? "data.train" : fmt::format("data.source[{}]", i);
-    const double epochs = steps * sequences * sources[i].share / static_cast<double>(loader.windows_per_epoch(i));
-    int64_t tokens = 0;
-    for (const TokenShard* shard : sources[i].shards) tokens += shard->info().num_tokens;
-    lines[0] += fmt::format(", {:.3g} epochs of the {} in {}", epochs, format_count(static_cast<double>(tokens)), name);
-    if (epochs > 2)
-      lines.push_back(
-          fmt::format("warning: {} is read {:.3g} times; what is read more than twice tends to be learned "
-                      "by heart",
-                      name, epochs));
-  }
-  return lines;
-}
-
-Status check_ranks(const Recipe& recipe, int ranks) {
-  if (ranks == 1) return {};
-  const TrainRecipe& train = recipe.train;
-  if (train.accumulation % ranks != 0) {
-    const int64_t sequences = recipe.data.batch_size * train.accumulation;
-    return invalid_argument("{} ranks cannot share train.accumulation = {}{}", ranks, train.accumulation,
-                            sequences % ranks != 0
-                                ? std::string()
-                                : fmt::format("; the same {} sequences a step: data.batch_size = {} and "
-                                              "train.accumulation = {}",
-                                              sequences, sequences / ranks, ranks));
-  }
-  if (train.device != "cpu")
-    return make_status(StatusCode::kUnimplemented, "train.device: got \"{}\" for {} ranks, wanted \"cpu\"",
-                       train.device, ranks);
-  if (train.control != ControlKind::kNone)
-    return make_status(StatusCode::kUnimplemented,
-                       "train.control: controls of studies run in one process, got {} ranks", ranks);
-  return {};
-}
 
 // One run. Every method after open() continues where the last left off.
 class Run {
@@ -114,7 +60,8 @@ class Run {
   Status load_model_state(const std::string& checkpoint, bool attach);
   Status restore(const std::string& checkpoint);
   std::vector<StreamedTensor> table_rows();
-  void read_last_metrics();
+  Status open_metrics();
+  Status record(const nlohmann::ordered_json& line);
   Result<std::vector<Batch>> step_batches();
   Status step();
   Status measure();
@@ -137,7 +84,8 @@ class Run {
   std::unique_ptr<DataLoader> loader_;
   std::vector<Batch> next_batches_;  // of several ranks: those of the next step
   std::unique_ptr<Learner> learner_;
-  std::unique_ptr<MetricsLog> metrics_;  // at rank 0
+  std::vector<std::unique_ptr<MetricsSink>> metrics_;  // at rank 0
+  std::optional<StepMeter> meter_;
   std::optional<Validation> validation_;
   PhaseProfiler profiler_;
   TrainPosition position_;
@@ -149,8 +97,7 @@ class Run {
 };
 
 Status Run::open(const Recipe& recipe) {
-  ENGRAM_RETURN_IF_ERROR(check_device(recipe.train));
-  ENGRAM_RETURN_IF_ERROR(check_ranks(recipe, options_.world.size));
+  ENGRAM_RETURN_IF_ERROR(check_run(recipe, options_.world.size));
   std::string data_path;
   if (root()) {
     ENGRAM_ASSIGN_OR_RETURN(lock_, OutputLock::folder(env_, recipe.train.output, {}));
@@ -190,10 +137,8 @@ Status Run::open(const Recipe& recipe) {
   learner_ = std::make_unique<Learner>(inputs_, *ranks_);
   ENGRAM_RETURN_IF_ERROR(continue_run(recipe));
   last_step_ = recipe.train.stop_at > 0 ? recipe.train.stop_at : recipe.train.steps;
-  if (!root()) return Status();
-  ENGRAM_ASSIGN_OR_RETURN(metrics_, MetricsLog::open(env_, directory_->metrics_path(), step_));
-  read_last_metrics();
-  return Status();
+  if (step_ < last_step_) meter_.emplace(inputs_, ranks_->size());
+  return root() ? open_metrics() : Status();
 }
 
 Status Run::connect() {
@@ -343,11 +288,21 @@ Status Run::restore(const std::string& checkpoint) {
 }
 
 // A continued run goes on counting where its last line stands.
-void Run::read_last_metrics() {
-  const nlohmann::json& last = metrics_->last_line();
+Status Run::open_metrics() {
+  ENGRAM_ASSIGN_OR_RETURN(auto log, MetricsLog::open(env_, directory_->metrics_path(), step_));
+  const nlohmann::json& last = log->last_line();
   seconds_ = last.value("seconds", 0.0);
   summary_.loss = last.value("loss", 0.0);
   Validation::restore(last, summary_);
+  ENGRAM_ASSIGN_OR_RETURN(metrics_, open_metrics_sinks(env_, inputs_.recipe, step_));
+  metrics_.insert(metrics_.begin(), std::move(log));
+  if (meter_ && !meter_->describe().empty()) observer_.on_message(meter_->describe());
+  return Status();
+}
+
+Status Run::record(const nlohmann::ordered_json& line) {
+  for (const auto& sink : metrics_) ENGRAM_RETURN_IF_ERROR(sink->append(line));
+  return Status();
 }
 
 Status Run::loop() {
@@ -372,7 +327,7 @@ Status Run::measure() {
   nlohmann::ordered_json line;
   line["step"] = step_;
   ENGRAM_RETURN_IF_ERROR(validation_->measure(*learner_, step_, summary_, line, observer_));
-  if (root()) ENGRAM_RETURN_IF_ERROR(metrics_->append(line));
+  ENGRAM_RETURN_IF_ERROR(record(line));
   return save();
 }
 
@@ -390,6 +345,7 @@ Result<std::vector<Batch>> Run::step_batches() {
 Status Run::step() {
   const Recipe& recipe = inputs_.recipe;
   const double start = now();
+  StepClock clock(*ranks_);
   std::vector<Batch> batches = std::exchange(next_batches_, {});
   if (batches.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(batches, step_batches());
@@ -397,8 +353,11 @@ Status Run::step() {
   if (ranks_->size() > 1 && step_ + 1 < last_step_) {
     ENGRAM_ASSIGN_OR_RETURN(next_batches_, step_batches());
   }
+  StepSeconds waited;
+  clock.lap(waited, &StepSeconds::data);
   const double multiplier = schedule_multiplier(recipe.optimizer, step_, recipe.train.steps);
-  const StepResult result = learner_->step(batches, step_ + 1, multiplier, options_.stop, next_batches_);
+  StepResult result = learner_->step(batches, step_ + 1, multiplier, options_.stop, next_batches_);
+  result.seconds.data = waited.data;
   stopped_ = result.stop;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
     return make_status(
@@ -415,7 +374,6 @@ Status Run::step() {
   seconds_ += elapsed;
   summary_.loss = result.loss;
 
-  const double tokens_per_second = static_cast<double>(result.positions) / elapsed;
   nlohmann::ordered_json line;
   line["step"] = step_;
   line["loss"] = result.loss;
@@ -423,7 +381,7 @@ Status Run::step() {
   line["adamw_lr"] = recipe.optimizer.adamw_lr * multiplier;
   line["tokens"] = position_.tokens;
   line["seconds"] = seconds_;
-  line["tokens_per_second"] = tokens_per_second;
+  meter_->add(result, elapsed, line);
   line["grad_norm"] = result.grad_norm;
   if (!result.expert_load.empty()) line["expert_load_max_over_mean"] = result.expert_load;
   if (!result.gate_mean.empty()) line["gate_mean"] = result.gate_mean;
@@ -431,19 +389,19 @@ Status Run::step() {
   if (ranks_->size() > 1) line["exchange"] = exchanged_.add(*ranks_, result, elapsed);
   if (due(recipe.train.validate_every))
     ENGRAM_RETURN_IF_ERROR(validation_->measure(*learner_, step_, summary_, line, observer_));
-  if (root()) ENGRAM_RETURN_IF_ERROR(metrics_->append(line));
+  ENGRAM_RETURN_IF_ERROR(record(line));
 
-  observer_.on_step(result.loss, tokens_per_second);
+  observer_.on_step(result.loss, static_cast<double>(result.positions) / elapsed);
   if (step_ % recipe.train.log_every == 0)
-    observer_.on_message(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {} tokens/s", step_, result.loss,
-                                     result.grad_norm, format_count(tokens_per_second)));
+    observer_.on_message(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {}", step_, result.loss,
+                                     result.grad_norm, meter_->last()));
   return due(recipe.train.checkpoint_every) ? save() : Status();
 }
 
 Status Run::save() {
   const std::vector<StreamedTensor> state = train_state_tensors(learner_->optimizer(), learner_->tables());
   if (root()) {
-    ENGRAM_RETURN_IF_ERROR(metrics_->sync());
+    for (const auto& sink : metrics_) ENGRAM_RETURN_IF_ERROR(sink->sync());
     const auto write = [&](const std::string& directory) -> Status {
       ENGRAM_RETURN_IF_ERROR(save_model(env_, directory, file_, *inputs_.tokenizer, learner_->model(), table_rows()));
       if (inputs_.recipe.lora.rank > 0)
@@ -473,6 +431,7 @@ TrainSummary Run::summary() {
     if (weight.requires_grad()) summary_.trained_parameters += weight.numel();
   summary_.peak_rss_bytes = peak_rss_bytes();
   summary_.exchange = exchanged_.means();
+  if (meter_) meter_->fill(summary_);
   if (options_.profile) summary_.phase_seconds = profiler_.seconds();
   return summary_;
 }

@@ -51,7 +51,7 @@ def checkpoint(folder):
     return {path.name: path.read_bytes() for path in (Path(folder) / "latest").iterdir()}
 
 
-TIMES = ("seconds", "tokens_per_second", "exchange")
+TIMES = ("seconds", "tokens_per_second", "exchange", "mfu", "step_seconds", "peak_rss_bytes")
 
 
 def metrics(folder):

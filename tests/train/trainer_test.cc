@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "engram/train/event_log.h"
 #include "engram/train/learner.h"
 #include "engram/train/one_row_table.h"
 #include "engram/train/run_directory.h"
@@ -114,6 +115,50 @@ TEST_F(Training, LossFallsAndMetricsSayHow) {
   EXPECT_DOUBLE_EQ(lines[0]["lr"], 8e-3 / 5);
   EXPECT_FALSE(lines[0].contains("validation_loss"));
   EXPECT_GT(lines.back()["bits_per_byte"], 0.0);
+  EXPECT_GT(lines[0]["peak_rss_bytes"], 0);
+}
+
+// The parts of a step sum to its time, nearly, and utilisation is what its definition says.
+TEST_F(Training, AStepSaysWhereItsTimeGoesAndHowMuchOfTheMachineItUses) {
+  const TrainSummary summary = value_or_throw(run(recipe("a", {"train.steps=20"})));
+  double parts = 0, seconds = 0;
+  for (const auto& line : metrics("a")) {
+    for (const char* part : {"data", "forward", "backward", "optimizers"}) {
+      EXPECT_GE(line["step_seconds"][part], 0.0);
+      parts += line["step_seconds"][part].get<double>();
+    }
+    EXPECT_GT(line["mfu"], 0.0);
+    seconds = line["seconds"].get<double>();
+  }
+  EXPECT_LE(parts, seconds * 1.0001);
+  EXPECT_EQ(summary.step_seconds.size(), 4u);
+  EXPECT_GT(summary.mfu, 0);
+  value_or_throw(run(recipe("b", {"train.start_from=" + (folder_ / "a").string(), "train.freeze=[\"router\"]"})));
+  EXPECT_FALSE(metrics("b")[0].contains("mfu"));
+}
+
+// Every form holds every step once, whatever was lost.
+TEST_F(Training, SinksGoOnWithoutStepsTwice) {
+  const std::string sinks = "metrics.sinks=[\"tensorboard\", \"csv\"]";
+  value_or_throw(run(recipe("a", {sinks, "train.stop_at=4", "train.checkpoint_every=2"})));
+  fs::remove_all(folder_ / "a" / "step-00000004");
+  fs::remove(folder_ / "a" / "latest");
+  fs::create_symlink("step-00000002", folder_ / "a" / "latest");
+  value_or_throw(run(recipe("a", {sinks}), /*resume=*/true));
+  std::istringstream table(bytes_of(folder_ / "a/metrics.csv"));
+  std::string row;
+  std::getline(table, row);
+  EXPECT_EQ(row.rfind("step,loss,lr,", 0), 0u) << row;
+  for (int step = 1; step <= 6; ++step) {
+    std::getline(table, row);
+    EXPECT_EQ(row.rfind(fmt::format("{},", step), 0), 0u) << row;
+  }
+  EXPECT_FALSE(std::getline(table, row));
+  const std::string events = bytes_of(folder_ / "a/tensorboard/events.out.tfevents.0.engram");
+  size_t before = event_bytes_until(events, 0);
+  for (int64_t step = 1; step <= 6; ++step)
+    EXPECT_GT(event_bytes_until(events, step), std::exchange(before, event_bytes_until(events, step)));
+  EXPECT_EQ(before, events.size());
 }
 
 TEST_F(Training, StoppedAndResumedEqualsWhole) {

@@ -1,0 +1,32 @@
+// MetricsSink: where the lines of a run's metrics go. The line of a step is one JSON object (docs/training.md); a sink
+// takes of it what its form has a place for. metrics.jsonl (metrics_log.h) is always written, the others when
+// metrics.sinks names them.
+#pragma once
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engram/core/env.h"
+#include "engram/core/status.h"
+#include "engram/train/recipe.h"
+
+namespace engram {
+
+class MetricsSink {
+ public:
+  virtual ~MetricsSink() = default;
+  virtual Status append(const nlohmann::ordered_json& line) = 0;
+  virtual Status sync() = 0;  // what was appended is durable
+};
+
+// The sinks of the recipe, in OUTPUT, which continue after `step` completed steps: what they hold of later ones, and a
+// torn end, is cut off.
+Result<std::vector<std::unique_ptr<MetricsSink>>> open_metrics_sinks(Env& env, const Recipe& recipe, int64_t step);
+
+// Every number of a line except for its step: "loss", "step_seconds/data", "gate_mean/0". Samples and histograms are
+// not numbers.
+void for_each_number(const nlohmann::ordered_json& line, const std::function<void(const std::string&, double)>& each);
+
+}  // namespace engram
