@@ -83,7 +83,7 @@ Result<double> time_training(const RunInputs& inputs, int steps, std::map<std::s
 // Row gather, projection, gates and convolution of one layer, forward and backward.
 Result<double> time_engram_module(const RunInputs& inputs, int steps) {
   const ModelConfig& config = inputs.recipe.model;
-  if (config.memory != MemoryKind::kEngram) return invalid_argument("bench train: the recipe has no Engram layer");
+  if (!config.memory_in_blocks()) return invalid_argument("bench train: the recipe has no Engram layer");
   DataLoaderOptions loading;
   loading.batch_size = inputs.recipe.data.batch_size;
   loading.sequence_length = inputs.recipe.data.sequence_length;

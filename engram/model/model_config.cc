@@ -19,6 +19,9 @@ const EnumNames<RopeType> kRopeTypeNames = {
     {RopeType::kYarn, "yarn"}, {RopeType::kLlama3, "llama3"}, {RopeType::kLinear, "linear"}};
 const EnumNames<MemoryKind> kMemoryNames = {
     {MemoryKind::kNone, "none"}, {MemoryKind::kEngram, "engram"}, {MemoryKind::kOverEncoding, "over_encoding"}};
+const EnumNames<HashRule> kRuleNames = {{HashRule::kEngram, hash_rule_name(HashRule::kEngram)},
+                                        {HashRule::kQwen4Exp, hash_rule_name(HashRule::kQwen4Exp)},
+                                        {HashRule::kLongcat, hash_rule_name(HashRule::kLongcat)}};
 
 // The one list of flat keys: reading and writing walk it.
 template <typename Config, typename Visitor>
@@ -75,16 +78,37 @@ void visit_rope_scaling_fields(Config& c, Visitor&& visit) {
   visit("high_freq_factor", c.rope_scaling.high_freq_factor);
 }
 
-// Keys of the section "engram".
+// Keys of the section "engram". The rule is read first: it decides which others there are.
 template <typename Config, typename Visitor>
 void visit_engram_fields(Config& c, Visitor&& visit) {
+  visit("rule", c.engram.rule, kRuleNames);
   EngramConfig::visit_fields(c.engram, visit);
+  if (c.engram.rule == HashRule::kLongcat) return visit("average_word", c.engram_average_word);
   visit("kernel_size", c.engram_kernel_size);
   visit("proj_bias", c.engram_proj_bias);
   visit("branch_gates", c.engram_branch_gates);
-  visit("compression", c.engram_compression);
+  if (c.engram.rule == HashRule::kEngram) visit("compression", c.engram_compression);
   visit("gate", c.engram_gate);
   visit("conv", c.engram_conv);
+}
+
+// A known key that the rule has no use for says so, and whose it is.
+void refuse_keys_of_other_rules(const ModelConfig& config, Fields& section) {
+  const auto keys_of = [&config](HashRule rule) {
+    ModelConfig other = config;
+    other.engram.rule = rule;
+    std::vector<std::string> keys;
+    visit_engram_fields(other, [&keys](const char* key, const auto&...) { keys.emplace_back(key); });
+    return keys;
+  };
+  const std::vector<std::string> own = keys_of(config.engram.rule);
+  for (const auto& [rule, name] : kRuleNames) {
+    for (const std::string& key : keys_of(rule)) {
+      if (std::ranges::count(own, key) == 0 && section.object().contains(key))
+        section.fail(key, fmt::format("the rule \"{}\" has no such key, \"{}\" has it",
+                                      hash_rule_name(config.engram.rule), name));
+    }
+  }
 }
 
 Status check_range(const char* key, int64_t got, int64_t low, int64_t high = kMaxSize) {
@@ -183,11 +207,11 @@ Status check_residual(const ModelConfig& c) {
 
 Status check_layer_ids(const ModelConfig& c) {
   const std::vector<int>& ids = c.engram.layer_ids;
-  if (c.memory == MemoryKind::kOverEncoding) {
-    if (ids != std::vector<int>{0})
-      return invalid_argument("engram.layer_ids: got [{}], wanted [0] when memory is \"over_encoding\"",
-                              fmt::join(ids, ", "));
-    return Status();
+  if (c.memory_at_input()) {
+    if (ids == std::vector<int>{0}) return Status();
+    return invalid_argument(
+        "engram.layer_ids: got [{}], wanted [0] when {}", fmt::join(ids, ", "),
+        c.memory == MemoryKind::kOverEncoding ? "memory is \"over_encoding\"" : "the rule is \"longcat\"");
   }
   if (ids.empty()) return invalid_argument("engram.layer_ids: got [], wanted at least one block id");
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -204,8 +228,14 @@ Status check_layer_ids(const ModelConfig& c) {
 Status check_memory(const ModelConfig& c) {
   if (c.memory == MemoryKind::kNone) return Status();
   const EngramConfig& e = c.engram;
+  if (c.memory == MemoryKind::kOverEncoding && e.rule != HashRule::kEngram)
+    return invalid_argument("engram.rule: got \"{}\", wanted \"engram\" when memory is \"over_encoding\"",
+                            hash_rule_name(e.rule));
   ENGRAM_RETURN_IF_ERROR(check_layer_ids(c));
   ENGRAM_RETURN_IF_ERROR(e.validate().with_context("engram"));
+  if (e.rule != HashRule::kEngram)
+    ENGRAM_RETURN_IF_ERROR(
+        check_range("engram.unigram_vocab_size", e.compressed_vocab_size, c.vocab_size, c.vocab_size));
   ENGRAM_RETURN_IF_ERROR(check_range("engram.pad_token_id", e.pad_token_id, 0, c.vocab_size - 1));
   const int64_t least_ids = c.engram_compression ? 1 : c.vocab_size;
   ENGRAM_RETURN_IF_ERROR(check_range("engram.compressed_vocab_size", e.compressed_vocab_size, least_ids, c.vocab_size));
@@ -215,12 +245,8 @@ Status check_memory(const ModelConfig& c) {
 }  // namespace
 
 int ModelConfig::num_memory_layers() const {
-  switch (memory) {
-    case MemoryKind::kNone: return 0;
-    case MemoryKind::kEngram: return static_cast<int>(engram.layer_ids.size());
-    case MemoryKind::kOverEncoding: return 1;
-  }
-  return 0;
+  if (memory == MemoryKind::kNone) return 0;
+  return memory_at_input() ? 1 : static_cast<int>(engram.layer_ids.size());
 }
 
 Status ModelConfig::validate() const {
@@ -253,6 +279,8 @@ Status ModelConfig::read(Fields fields) {
   visit_fields(*this, fields);
   visit_rope_scaling_fields(*this, rope);
   visit_engram_fields(*this, section);
+  refuse_keys_of_other_rules(*this, section);
+  if (engram.rule == HashRule::kLongcat) engram.layer_ids = {0};  // so that one key changes the rule of a recipe
   ENGRAM_RETURN_IF_ERROR(fields.finish());
   ENGRAM_RETURN_IF_ERROR(rope.finish());
   return section.finish();

@@ -4,8 +4,8 @@
 //
 // Keys are those of DeepSeek and Hugging Face (config.json), and V4.1's for the memory. The JSON form is the
 // checkpoint's config.json; the recipe's [model] table has the same keys. They are flat except for "rope_scaling" and
-// "engram", which holds EngramConfig's keys and kernel_size, proj_bias, branch_gates, compression, gate, conv. In our
-// own files unknown keys fail. Torch-free, a plain value.
+// "engram", which holds rule (engram | qwen4exp | longcat), the keys that EngramConfig has under it, and those of the
+// module. In our own files unknown keys fail. Torch-free, a plain value.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
@@ -85,7 +85,7 @@ struct ModelConfig {
   double hc_eps = 1e-6;
 
   MemoryKind memory = MemoryKind::kNone;
-  EngramConfig engram;         // layer_ids, max_ngram_size, n_heads, head_dim, vocab_size, seed, pad_token_id, ...
+  EngramConfig engram;         // rule, layer_ids, max_ngram_size, n_heads, head_dim, vocab_size, seed, ...
   int engram_kernel_size = 4;  // taps of the depthwise causal convolution; dilation is max_ngram_size
   bool engram_proj_bias = false;
   // Ablations (E9): all true is the paper's module.
@@ -93,9 +93,15 @@ struct ModelConfig {
   bool engram_compression = true;   // false: hash raw ids
   bool engram_gate = true;          // false: alpha = 1
   bool engram_conv = true;          // false: Y = v
+  bool engram_average_word = true;  // longcat: (word + sum) / (1 + R); false: word + sum / (1 + R)
 
   int rows_per_token() const { return memory == MemoryKind::kNone ? 0 : engram.rows_per_token(); }
-  // Layers that read a table: engram.layer_ids.size(), 1 for over_encoding (at the input), 0 for none.
+  // Where rows join: the embedding (over_encoding, and an engram of the rule longcat), or the blocks of layer_ids.
+  bool memory_at_input() const {
+    return memory == MemoryKind::kOverEncoding || (memory == MemoryKind::kEngram && engram.rule == HashRule::kLongcat);
+  }
+  bool memory_in_blocks() const { return memory == MemoryKind::kEngram && !memory_at_input(); }
+  // Layers that read a table: engram.layer_ids.size(), 1 at the input, 0 for none.
   int num_memory_layers() const;
   // True when the blocks carry hyper-connections: one stream has nothing to connect.
   bool has_hyper_connections() const { return residual == ResidualKind::kHyper && hc_mult > 1; }

@@ -50,12 +50,8 @@ Wide engram_parameters(const ModelConfig& c) {
 
 // What memory adds without its tables: every token uses all of it.
 Wide memory_module_parameters(const ModelConfig& c) {
-  switch (c.memory) {
-    case MemoryKind::kNone: return 0;
-    case MemoryKind::kEngram: return c.num_memory_layers() * engram_parameters(c);
-    case MemoryKind::kOverEncoding: return Wide{c.hidden_size} * c.engram.memory_dim();
-  }
-  return 0;
+  if (c.memory_at_input()) return Wide{c.hidden_size} * c.engram.memory_dim();
+  return c.num_memory_layers() * engram_parameters(c);
 }
 
 int64_t moe_blocks(const ModelConfig& c) {
@@ -138,8 +134,8 @@ Status pay_active_parameters(const ParameterCount& base, double rho, ModelConfig
   return Status();
 }
 
-// Rows grow with the start size; a bisection finds the two start sizes around the wanted number of rows.
-Status size_tables(const ParameterCount& base, double rho, ModelConfig& config) {
+// Tables that together have what P_tot leaves.
+Status size_tables_at(const ParameterCount& base, double rho, ModelConfig& config) {
   const int64_t without_table = count_with_table(config, 0).p_tot;
   const double wanted_rows = static_cast<double>(base.p_tot - without_table) / config.engram.head_dim;
   const int64_t heads = int64_t{config.num_memory_layers()} * config.engram.rows_per_token();
@@ -147,21 +143,7 @@ Status size_tables(const ParameterCount& base, double rho, ModelConfig& config) 
     return invalid_argument("rho = {}: {:.0f} table rows are left for {} heads, wanted at least 2 each; lower rho", rho,
                             wanted_rows, heads);
   }
-  auto rows_from = [&config](int64_t start) {
-    config.engram.vocab_size.assign(static_cast<size_t>(config.engram.max_ngram_size - 1), start);
-    return total_rows(config.engram);
-  };
-  int64_t low = 1, high = static_cast<int64_t>(wanted_rows / static_cast<double>(heads)) + 2;  // primes exceed start
-  while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t rows, rows_from(middle));
-    (static_cast<double>(rows) <= wanted_rows ? low : high) = middle;
-  }
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows_low, rows_from(low));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows_high, rows_from(high));
-  const bool take_low =
-      std::abs(static_cast<double>(rows_low) - wanted_rows) <= std::abs(static_cast<double>(rows_high) - wanted_rows);
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows, rows_from(take_low ? low : high));
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows, size_tables(wanted_rows, config.engram));
   const int64_t total = without_table + rows * config.engram.head_dim;
   if (relative(total, base.p_tot) > kTotalTolerance) {
     return invalid_argument("rho = {}: the nearest tables have {} rows and P_tot {}, wanted {} within {} %", rho, rows,
@@ -191,6 +173,33 @@ double training_flops_per_token(const ModelConfig& c, const ParameterCount& coun
   const double attention = static_cast<double>(c.num_hidden_layers) * c.num_attention_heads *
                            static_cast<double>(columns) * static_cast<double>(length);
   return 6 * (static_cast<double>(count.p_act - rows + head) + attention);
+}
+
+void set_head_rows(EngramConfig& config, int64_t rows) {
+  if (config.rule == HashRule::kLongcat) {  // head i then has rows + 2 i + 1, whichever way the product is rounded
+    config.vocab_size_ratio = (static_cast<double>(rows) + .5) / config.compressed_vocab_size;
+  } else {
+    config.vocab_size.assign(static_cast<size_t>(config.max_ngram_size - 1), rows);
+  }
+}
+
+Result<int64_t> size_tables(double wanted, EngramConfig& config) {
+  const auto heads = static_cast<double>(config.layer_ids.size()) * config.rows_per_token();
+  const auto rows_from = [&config](int64_t start) {
+    set_head_rows(config, start);
+    return total_rows(config);
+  };
+  int64_t low = 1, high = static_cast<int64_t>(wanted / std::max(heads, 1.0)) + 2;  // heads exceed their start
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t rows, rows_from(middle));
+    (static_cast<double>(rows) <= wanted ? low : high) = middle;
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows_low, rows_from(low));
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows_high, rows_from(high));
+  if (std::abs(static_cast<double>(rows_low) - wanted) > std::abs(static_cast<double>(rows_high) - wanted))
+    return rows_high;
+  return rows_from(low);
 }
 
 BlockParameters active_parameters(const ModelConfig& c, int block) {
@@ -231,7 +240,7 @@ Result<Allocation> solve_allocation(const ModelConfig& base, double rho) {
   }
   out.config.n_routed_experts = experts_at(base.n_routed_experts, base.num_experts_per_tok, rho);
   ENGRAM_RETURN_IF_ERROR(pay_active_parameters(out.base, rho, out.config));
-  ENGRAM_RETURN_IF_ERROR(size_tables(out.base, rho, out.config));
+  ENGRAM_RETURN_IF_ERROR(size_tables_at(out.base, rho, out.config));
   ENGRAM_ASSIGN_OR_RETURN(out.solved, count_parameters(out.config));
   return out;
 }

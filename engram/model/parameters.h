@@ -36,6 +36,12 @@ struct BlockParameters {
 };
 BlockParameters active_parameters(const ModelConfig& config, int block);
 
+// Each head gets about so many rows: one start of the prime search for all orders, or longcat's ratio, for which
+// compressed_vocab_size must be known.
+void set_head_rows(EngramConfig& config, int64_t rows);
+// The same for all, so that the tables together have as nearly `wanted` rows as whole starts allow. Their rows.
+Result<int64_t> size_tables(double wanted, EngramConfig& config);
+
 // "Equal parameters": how far P_act and P_tot may lie from what they are to equal, as a share of it. One promise, kept
 // by solve_allocation() and by the controls of a study.
 inline constexpr double kActiveTolerance = 0.005, kTotalTolerance = 0.002;
@@ -44,7 +50,7 @@ inline constexpr double kActiveTolerance = 0.005, kTotalTolerance = 0.002;
 int experts_at(int n_routed_experts, int num_experts_per_tok, double rho);
 
 struct Allocation {
-  ModelConfig config;   // solved: memory, n_routed_experts, shared_expert_intermediate_size, engram.vocab_size
+  ModelConfig config;   // solved: memory, n_routed_experts, shared_expert_intermediate_size, heads' rows
   ParameterCount base;  // of the recipe at rho = 1
   ParameterCount solved;
 };

@@ -32,7 +32,7 @@ class BlockImpl : public torch::nn::Module {
       : index_(block), streams_(c.hc_mult), hidden_size_(c.hidden_size) {
     const auto& ids = c.engram.layer_ids;
     const auto found = std::find(ids.begin(), ids.end(), block);
-    if (c.memory == MemoryKind::kEngram && found != ids.end()) {
+    if (c.memory_in_blocks() && found != ids.end()) {
       memory_layer_ = static_cast<int>(found - ids.begin());
       engram_ = register_module("engram", Engram(c, memory_layer_));
     }
@@ -152,7 +152,7 @@ struct DecoderImpl : torch::nn::Module {
   DecoderImpl(const ModelConfig& c, const ExpertRanks* ranks) {
     embed_tokens =
         register_module("embed_tokens", Weights(initial_weight({c.vocab_size, c.hidden_size}, c.initializer_range)));
-    if (c.memory == MemoryKind::kOverEncoding) over_encoding = register_module("over_encoding", OverEncoding(c));
+    if (c.memory_at_input()) over_encoding = register_module("over_encoding", OverEncoding(c));
     torch::nn::ModuleList list;
     for (int i = 0; i < c.num_hidden_layers; ++i) {
       blocks.push_back(Block(c, i, ranks));
@@ -251,7 +251,7 @@ Pass TransformerImpl::Parts::make_pass(const ModelConfig& config, const ForwardI
   rotary.fill(pass.attention, tokens.device(), is_double ? torch::kDouble : torch::kFloat);
   if (config.attention_document_mask && has_inner_start(input.starts))
     pass.attention.first_key = document_first_keys(input.starts, batch, length).to(tokens.device());
-  if (config.memory == MemoryKind::kEngram && !input.memory_off) pass.reach = segment_reach(input, batch, length);
+  if (config.memory_in_blocks() && !input.memory_off) pass.reach = segment_reach(input, batch, length);
   return pass;
 }
 
@@ -342,6 +342,7 @@ torch::Tensor TransformerImpl::step(const StepInput& input) const {
 }
 
 void TransformerImpl::silence_memory() {
+  if (parts_->decoder->over_encoding) parts_->decoder->over_encoding->silence();
   for (Block& block : parts_->decoder->blocks)
     if (EngramImpl* engram = block->engram()) engram->silence();
 }

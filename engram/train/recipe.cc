@@ -356,8 +356,10 @@ std::vector<RecipeEntry> Recipe::entries() const {
   nlohmann::ordered_json root;
   nlohmann::ordered_json& model_json = root["model"] = model.to_json();
   if (model.vocab_size == 0) model_json.erase("vocab_size");
-  if (model.engram.compressed_vocab_size == 0) model_json["engram"].erase("compressed_vocab_size");
-  if (model.engram.pad_token_id == kPadFromTokenizer) model_json["engram"].erase("pad_token_id");
+  for (const char* key : {"compressed_vocab_size", "unigram_vocab_size"})
+    if (model.engram.compressed_vocab_size == 0) model_json["engram"].erase(key);
+  for (const char* key : {"pad_token_id", "eos_token_id"})
+    if (model.engram.pad_token_id == kPadFromTokenizer) model_json["engram"].erase(key);
   if (allocation_rho) root["allocation"]["rho"] = *allocation_rho;
   nlohmann::ordered_json& data_json = root["data"];
   visit_data(data, FieldWriter(data_json));

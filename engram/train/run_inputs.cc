@@ -44,20 +44,25 @@ int64_t tokens_of(const std::vector<TokenShard>& shards) {
 
 }  // namespace
 
+Status fill_vocabulary(const Tokenizer& tokenizer, bool has_memory, ModelConfig& model) {
+  const bool is_engram = model.engram.rule == HashRule::kEngram;
+  ENGRAM_RETURN_IF_ERROR(fill("model.vocab_size", tokenizer.vocab_size(), model.vocab_size));
+  int& pad = model.engram.pad_token_id;
+  if (pad == Recipe::kPadFromTokenizer)
+    pad = is_engram ? choose_pad_token(tokenizer) : find_special_tokens(tokenizer).eos;
+  if (!has_memory) return {};
+  if (pad < 0)
+    return invalid_argument("model.engram.eos_token_id: missing, and the tokenizer names no token that ends a text");
+  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, model_token_map(model, tokenizer));
+  return fill(is_engram ? "model.engram.compressed_vocab_size" : "model.engram.unigram_vocab_size",
+              map.compressed_vocab_size(), model.engram.compressed_vocab_size);
+}
+
 Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer) {
   Recipe resolved = recipe;
   ModelConfig& model = resolved.model;
-  ENGRAM_RETURN_IF_ERROR(fill("model.vocab_size", tokenizer.vocab_size(), model.vocab_size));
-  if (model.engram.pad_token_id == Recipe::kPadFromTokenizer) model.engram.pad_token_id = choose_pad_token(tokenizer);
-  if (model.memory != MemoryKind::kNone || recipe.allocation_rho) {
-    int canonical_ids = tokenizer.vocab_size();
-    if (model.engram_compression) {
-      ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, TokenMap::from_tokenizer(tokenizer));
-      canonical_ids = map.compressed_vocab_size();
-    }
-    ENGRAM_RETURN_IF_ERROR(
-        fill("model.engram.compressed_vocab_size", canonical_ids, model.engram.compressed_vocab_size));
-  }
+  const bool has_memory = model.memory != MemoryKind::kNone || recipe.allocation_rho;
+  ENGRAM_RETURN_IF_ERROR(fill_vocabulary(tokenizer, has_memory, model));
   if (recipe.allocation_rho) {
     ENGRAM_ASSIGN_OR_RETURN(const Allocation allocation, solve_allocation(model, *recipe.allocation_rho));
     model = allocation.config;

@@ -17,9 +17,14 @@
 
 namespace engram {
 
-// Fills what the tokenizer decides (vocab_size, compressed_vocab_size, pad_token_id), solves [allocation], validates
-// the model. The result has no [allocation]: its [model] is the solved one. kInvalidArgument: sizes that the recipe
-// names and the tokenizer contradicts, an allocation that cannot be paid, an invalid model.
+// Fills what the tokenizer decides where the recipe leaves it open: vocab_size; of a memory compressed_vocab_size and
+// pad_token_id, under the rules of raw ids unigram_vocab_size and eos_token_id. kInvalidArgument: sizes that are named
+// and that the tokenizer contradicts, a tokenizer without a token that ends a text.
+Status fill_vocabulary(const Tokenizer& tokenizer, bool has_memory, ModelConfig& model);
+
+// Fills what the tokenizer decides, solves [allocation], validates
+// the model. The result has no [allocation]: its [model] is the solved one. kInvalidArgument: what
+// fill_vocabulary() refuses, an allocation that cannot be paid, an invalid model.
 Result<Recipe> resolve_recipe(const Recipe& recipe, const Tokenizer& tokenizer);
 
 // The tokenizer of `path`. A model that exists may have more ids than its tokenizer: those are in no text.

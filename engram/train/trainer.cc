@@ -246,7 +246,9 @@ Status Run::check_start() {
   Recipe old = inputs_.recipe;
   old.model = start.config;
   const bool had_none = start.config.memory == MemoryKind::kNone;  // its keys of a memory then say nothing
-  attach_ = had_none && inputs_.recipe.model.memory == MemoryKind::kEngram;
+  const ModelConfig& model = inputs_.recipe.model;                 // a memory that begins as no change can be added
+  attach_ =
+      had_none && (model.memory_in_blocks() || (model.memory == MemoryKind::kEngram && !model.engram_average_word));
   for (const std::string& difference : inputs_.recipe.differences(old)) {
     if (difference.starts_with("model.max_position_embeddings:") || difference.starts_with("model.rope_scaling.") ||
         difference.starts_with("model.attention_document_mask:") ||

@@ -34,7 +34,7 @@ class SameBytes(unittest.TestCase):
         command = [ENGRAM, "train", str(recipe or SOURCE / "recipes/smoke.toml"), *arguments, "--set",
                    f"train.output={self.folder / name}"]
         for setting in [*SETTINGS, *settings]:
-            if recipe and setting.startswith("data.synthetic"):
+            if recipe and setting.startswith(("data.synthetic", "model.engram.vocab_size")):
                 continue
             command += ["--set", setting]
         codes, errors = Ranks(command, size).finish()
@@ -54,13 +54,16 @@ class SameBytes(unittest.TestCase):
                                "bf16-rows": (rounded, "optimizer.table_momentum=bf16"),
                                "small-rows": (rounded, "optimizer.table_momentum=none", "optimizer.table_state=row"),
                                "frozen": ('train.freeze=["attention","ffn"]', "optimizer.lr_factor.norm=0.5"),
-                               "no-memory": ("model.memory=none",)}.items():
+                               "no-memory": ("model.memory=none",),
+                               "qwen4exp": ("model.engram.rule=qwen4exp",), "longcat": ("model.engram.rule=longcat",)
+                               }.items():
+            recipe = SOURCE / "recipes/rules_smoke.toml" if any("rule=" in key for key in settings) else None
             with self.subTest(name):
-                one = self.train(f"{name}-1", 1, settings)
+                one = self.train(f"{name}-1", 1, settings, recipe=recipe)
                 self.assertEqual(12, len(metrics(one)))
                 self.assertIn("validation_loss", metrics(one)[5])
                 for size in (2, 4):
-                    self.assert_equal_runs(one, self.train(f"{name}-{size}", size, settings))
+                    self.assert_equal_runs(one, self.train(f"{name}-{size}", size, settings, recipe=recipe))
 
     def test_answers_of_two_sources(self):
         """Masks, packed documents, a mixture and named sets: micro-batches differ in what counts."""

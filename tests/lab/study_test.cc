@@ -113,6 +113,26 @@ TEST_F(StudyTest, RowsAreSizedOnTheRecipesBackbone) {
   EXPECT_EQ(experts, std::set<int>{40});
 }
 
+// The allocation study with another rule is one key: the recipe's blocks, sizes and seeds need no change.
+TEST_F(StudyTest, AnotherRuleIsOneKey) {
+  for (const char* rule : {"qwen4exp", "longcat"}) {
+    const auto runs = expand(kRho +
+                                 "[[group]]\nname = \"one\"\ncontrol = \"capacity-1\"\n"
+                                 "[[group]]\nname = \"r\"\nrows = [5000]\nset = [\"model.memory=engram\"]\n",
+                             {fmt::format("model.engram.rule={}", rule)}, 1);
+    ASSERT_TRUE(runs.ok()) << runs.status().message();
+    for (const StudyRun& run : *runs) {
+      const ModelConfig& model = run.recipe.model;
+      EXPECT_STREQ(hash_rule_name(model.engram.rule), rule);
+      EXPECT_TRUE(model.validate().ok()) << model.validate().message();
+      const bool has_memory = run.name.find("rho1-") == std::string::npos;
+      EXPECT_EQ(model.memory == MemoryKind::kEngram, has_memory) << run.name;
+      if (!run.name.starts_with("r-")) continue;
+      EXPECT_NEAR(static_cast<double>(run.rows), 5000, 100) << run.name;
+    }
+  }
+}
+
 TEST_F(StudyTest, RowsTimesGrowsTheTableAlone) {
   const auto runs =
       expand("[[group]]\nname = \"a\"\nrho = [0.5]\n[[group]]\nname = \"b\"\nrho = [0.5]\nrows_times = 3\n");

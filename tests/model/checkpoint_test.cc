@@ -6,6 +6,7 @@
 
 #include "engram/core/json.h"
 #include "engram/formats/safetensors.h"
+#include "tests/model/rules.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {
@@ -31,6 +32,8 @@ TEST(Checkpoint, RoundTripIsExact) {
   configs[2].q_lora_rank = 12;
   configs[2].residual = ResidualKind::kPlain;
   configs[2].hc_mult = 1;
+  for (const HashRule rule : {HashRule::kQwen4Exp, HashRule::kLongcat})
+    configs.push_back(with_rule(tiny_config(tokenizer), rule));
   for (const ModelConfig& config : configs) {
     const TemporaryFolder folder;
     const TinyModel tiny = tiny_model(config);

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/model/rules.h"
+
 namespace engram {
 namespace {
 
@@ -81,10 +83,82 @@ TEST(ModelConfig, EveryKeyIsReadBack) {
   }
   for (const char* section : {"rope_scaling", "engram"}) {
     for (const auto& [key, value] : original[section].items()) {
+      if (key == "rule") continue;  // changes which keys there are
       json edited = original;
       edited[section][key] = changed(value);
       EXPECT_EQ(as_json(value_or_throw(ModelConfig::from_json(edited, "c"))), edited) << section << '.' << key;
     }
+  }
+}
+
+TEST(ModelConfig, EveryRuleReadsBackWhatItHas) {
+  for (const HashRule rule : {HashRule::kQwen4Exp, HashRule::kLongcat}) {
+    ModelConfig c = with_rule(engram_model(), rule, /*average_word=*/false);
+    c.engram_kernel_size = rule == HashRule::kLongcat ? 4 : 3;
+    const json written = as_json(c);
+    EXPECT_EQ(written["engram"]["rule"], hash_rule_name(rule));
+    EXPECT_EQ(written["engram"]["eos_token_id"], 7);
+    EXPECT_EQ(written["engram"].contains("average_word"), rule == HashRule::kLongcat);
+    const ModelConfig back = value_or_throw(ModelConfig::from_json(written, "c"));
+    EXPECT_EQ(as_json(back), written);
+    EXPECT_TRUE(back.validate().ok()) << back.validate().message();
+    EXPECT_EQ(back.num_memory_layers(), rule == HashRule::kLongcat ? 1 : 2);
+    EXPECT_EQ(back.memory_in_blocks(), rule == HashRule::kQwen4Exp);
+  }
+}
+
+TEST(ModelConfig, KeysOfAnotherRuleSayWhoseTheyAre) {
+  const auto error = [](const char* rule, const char* key, const json& value) {
+    return read_error({{"engram", {{"rule", rule}, {key, value}}}});
+  };
+  EXPECT_EQ(error("qwen3", "seed", 1),
+            "config.json: engram.rule: got 'qwen3', wanted \"engram\" or \"qwen4exp\" or \"longcat\"");
+  EXPECT_EQ(error("qwen4exp", "compression", false),
+            "config.json: engram.compression: the rule \"qwen4exp\" has no such key, \"engram\" has it");
+  EXPECT_EQ(error("qwen4exp", "pad_token_id", 2),
+            "config.json: engram.pad_token_id: the rule \"qwen4exp\" has no such key, \"engram\" has it");
+  EXPECT_EQ(error("engram", "rows_divisible_by", 128),
+            "config.json: engram.rows_divisible_by: the rule \"engram\" has no such key, \"qwen4exp\" has it");
+  EXPECT_EQ(error("qwen4exp", "vocab_size_ratio", 2),
+            "config.json: engram.vocab_size_ratio: the rule \"qwen4exp\" has no such key, \"longcat\" has it");
+  EXPECT_EQ(error("longcat", "vocab_size", {10, 10}),
+            "config.json: engram.vocab_size: the rule \"longcat\" has no such key, \"engram\" has it");
+  EXPECT_EQ(error("longcat", "kernel_size", 4),
+            "config.json: engram.kernel_size: the rule \"longcat\" has no such key, \"engram\" has it");
+  EXPECT_EQ(error("longcat", "eos_token", 4),
+            "config.json: unknown key 'engram.eos_token'; did you mean engram.eos_token_id?");
+  // One key changes the rule of a recipe: longcat's memory is at the input, whatever blocks the recipe names.
+  const json blocks = {{"engram", {{"rule", "longcat"}, {"layer_ids", {1, 3}}}}};
+  EXPECT_EQ(value_or_throw(ModelConfig::from_json(blocks, "c")).engram.layer_ids, std::vector<int>{0});
+}
+
+TEST(ModelConfig, ValidateRefusesWhatARuleCannotHave) {
+  ModelConfig c = with_rule(engram_model(), HashRule::kQwen4Exp);
+  c.engram.pad_token_id = 8192;
+  expect_refused(c, "engram: eos_token_id: got 8192, wanted 0 .. 8191");
+  c = with_rule(engram_model(), HashRule::kQwen4Exp);
+  c.engram.compressed_vocab_size = 7000;
+  expect_refused(c, "engram.unigram_vocab_size: got 7000, wanted an integer in [8192, 8192]");
+  c = with_rule(engram_model(), HashRule::kQwen4Exp);
+  c.engram.vocab_size = {1000, 2000};
+  expect_refused(c, "engram: vocab_size: got 1000 and 2000, wanted one size for all orders");
+  c.engram.vocab_size = {int64_t{1} << 62, int64_t{1} << 62};
+  expect_refused(c, "engram: vocab_size: got 4611686018427387904, wanted 1 .. 274877906944");
+  c = with_rule(engram_model(), HashRule::kQwen4Exp);
+  c.engram.rows_divisible_by = int64_t{1} << 62;
+  expect_refused(c, "engram: rows_divisible_by: got 4611686018427387904, wanted 1 .. 274877906944");
+  c = with_rule(engram_model(), HashRule::kQwen4Exp);
+  c.memory = MemoryKind::kOverEncoding;
+  expect_refused(c, "engram.rule: got \"qwen4exp\", wanted \"engram\" when memory is \"over_encoding\"");
+  c = with_rule(engram_model(), HashRule::kLongcat);
+  c.engram.layer_ids = {1};
+  expect_refused(c, "engram.layer_ids: got [1], wanted [0] when the rule is \"longcat\"");
+  for (const double ratio : {0.0, -1.0, 1e300, std::nan("")}) {
+    c = with_rule(engram_model(), HashRule::kLongcat);
+    c.engram.vocab_size_ratio = ratio;
+    expect_refused(c, fmt::format("engram: vocab_size_ratio: got {}, wanted above 0, with heads of at most 274877906944"
+                                  " rows",
+                                  ratio));
   }
 }
 

@@ -1,6 +1,7 @@
 // Small models of every family that the configuration names, and inputs for them.
 #pragma once
 #include "engram/model/transformer.h"
+#include "tests/model/rules.h"
 
 #include <torch/types.h>
 #include <torch/utils.h>
@@ -78,7 +79,10 @@ inline std::vector<std::pair<std::string, ModelConfig>> families() {
           {"engram hyper", with_streams(with_engram(small_config()), 4)},
           {"engram hyper, one gate", fused_once},
           {"hyper", with_streams(small_config(), 2)},
-          {"over_encoding", with_over_encoding(small_config())}};
+          {"over_encoding", with_over_encoding(small_config())},
+          {"qwen4exp hyper", with_rule(with_streams(with_engram(small_config()), 4), HashRule::kQwen4Exp)},
+          {"longcat", with_rule(with_engram(small_config()), HashRule::kLongcat)},
+          {"longcat, word whole", with_rule(with_engram(small_config()), HashRule::kLongcat, false)}};
 }
 
 // Random rows: what a table would have given.

@@ -5,6 +5,7 @@
 
 #include "engram/model/paged/paged_ops.h"
 #include "engram/model/transformer.h"
+#include "tests/model/rules.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {
@@ -172,6 +173,9 @@ TEST(PagedStep, EqualsForwardInTheAblations) {
 TEST(PagedStep, EqualsForwardWithOtherMemories) {
   expect_step_equals_forward(long_config(MemoryKind::kNone));
   expect_step_equals_forward(long_config(MemoryKind::kOverEncoding));
+  expect_step_equals_forward(with_rule(long_config(), HashRule::kQwen4Exp));
+  expect_step_equals_forward(with_rule(long_config(), HashRule::kLongcat));
+  expect_step_equals_forward(with_rule(long_config(), HashRule::kLongcat, /*average_word=*/false));
 }
 
 // The kernels against the same operators composed of libtorch's.

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "engram/model/transformer.h"
+#include "tests/model/rules.h"
 
 namespace engram {
 namespace {
@@ -51,6 +52,13 @@ TEST(Parameters, EqualRealModules) {
           if (memory == MemoryKind::kOverEncoding) c.engram.layer_ids = {0};
           configs.push_back(c);
         }
+  for (const HashRule rule : {HashRule::kQwen4Exp, HashRule::kLongcat})
+    for (int streams : {1, 4}) {
+      ModelConfig c = with_rule(base_config(), rule);
+      c.residual = ResidualKind::kHyper;
+      c.hc_mult = streams;
+      configs.push_back(c);
+    }
   ModelConfig odd = base_config();
   odd.q_lora_rank = 24;
   odd.tie_word_embeddings = true;
@@ -159,6 +167,38 @@ TEST(Allocation, OverEncodingAtEqualParameters) {
   EXPECT_EQ(a.config.memory, MemoryKind::kOverEncoding);
   EXPECT_NEAR(static_cast<double>(a.solved.p_tot) / static_cast<double>(a.base.p_tot), 1.0, 0.002);
   EXPECT_NEAR(static_cast<double>(a.solved.p_act) / static_cast<double>(a.base.p_act), 1.0, 0.005);
+}
+
+// By hand: 2 x 8 heads of primes from 41 on, padded to 16 a table; 8 heads of 89 + 2 i + 1 rows of 8 columns.
+TEST(Parameters, TablesOfTheOtherRulesByHand) {
+  const ModelConfig qwen = with_rule(base_config(), HashRule::kQwen4Exp);
+  const int64_t first = 41 + 43 + 47 + 53 + 59 + 61 + 67 + 71, second = 73 + 79 + 83 + 89 + 97 + 101 + 103 + 107;
+  const int64_t projections = 2 * 64 * 64, norms = 3 * 64, taps = 4 * 64;
+  const ParameterCount count = value_or_throw(count_parameters(qwen)), none = value_or_throw(count_parameters([] {
+                                                                         ModelConfig c = base_config();
+                                                                         c.memory = MemoryKind::kNone;
+                                                                         return c;
+                                                                       }()));
+  EXPECT_EQ(count.table, ((first + 15) / 16 + (second + 15) / 16) * 16 * 8);
+  EXPECT_EQ(count.p_tot - none.p_tot - count.table, 2 * (projections + norms + taps));
+  EXPECT_EQ(count.p_act - none.p_act, 2 * (projections + norms + taps) + 2 * 64);
+  const ParameterCount input = value_or_throw(count_parameters(with_rule(base_config(), HashRule::kLongcat)));
+  EXPECT_EQ(input.table, (8 * 90 + 2 * 28) * 8);  // int(0.93 * 96 + 2 i + 1)
+  EXPECT_EQ(input.p_tot - none.p_tot - input.table, 64 * 64);
+  EXPECT_EQ(input.p_act - none.p_act, 64 * 64 + 64);
+}
+
+TEST(Allocation, EveryRuleAtEqualParameters) {
+  for (const HashRule rule : {HashRule::kQwen4Exp, HashRule::kLongcat}) {
+    ModelConfig c = with_rule(base_config(), rule);
+    c.engram.vocab_size_ratio = 0;
+    c.engram.vocab_size.clear();
+    const Allocation a = value_or_throw(solve_allocation(c, 0.75));
+    EXPECT_EQ(a.config.engram.rule, rule);
+    EXPECT_TRUE(a.config.validate().ok()) << a.config.validate().message();
+    EXPECT_NEAR(static_cast<double>(a.solved.p_tot) / static_cast<double>(a.base.p_tot), 1.0, 0.002);
+    EXPECT_NEAR(static_cast<double>(a.solved.p_act) / static_cast<double>(a.base.p_act), 1.0, 0.005);
+  }
 }
 
 TEST(Allocation, RhoOneIsTheBase) {

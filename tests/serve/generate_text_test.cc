@@ -1,6 +1,7 @@
 // generate_text(), which reads each token once, against generate(), which reads the whole context for each.
 #include "engram/serve/generate_text.h"
 
+#include "tests/model/rules.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {
@@ -32,11 +33,11 @@ Written write(Generate how, const LoadedModel& model, const std::string& prompt,
   return out;
 }
 
-class GenerateText : public ::testing::TestWithParam<MemoryKind> {
+class GenerateText : public ::testing::TestWithParam<ModelConfig> {
  protected:
   GenerateText() {
     const Tokenizer tokenizer = tiny_tokenizer();
-    ModelConfig config = tiny_config(tokenizer, GetParam());
+    ModelConfig config = GetParam();
     config.max_position_embeddings = 40;
     save_tiny(tiny_model(config), tokenizer, folder_ / "step");
     model_ = value_or_throw(load_model(Env::posix(), folder_ / "step"));
@@ -65,7 +66,7 @@ TEST_P(GenerateText, WeightsInBf16GiveTheSameTokens) {
     return model.model->logits(model.model->forward(model.prepare_input(tokens, 1, 32)));
   };
   const torch::Tensor wanted = logits(wide);
-  EXPECT_LT((logits(half) - wanted).abs().max().item<double>(), 0.08 * wanted.abs().max().item<double>());
+  EXPECT_LT((logits(half) - wanted).abs().max().item<double>(), 0.1 * wanted.abs().max().item<double>());
 }
 
 TEST_P(GenerateText, EqualsRecomputation) {
@@ -129,8 +130,13 @@ TEST_P(GenerateText, RefusesWhatGenerateRefuses) {
   expect_same("a");
 }
 
+ModelConfig config_of(MemoryKind memory) { return tiny_config(tiny_tokenizer(), memory); }
+
 INSTANTIATE_TEST_SUITE_P(Memory, GenerateText,
-                         ::testing::Values(MemoryKind::kNone, MemoryKind::kEngram, MemoryKind::kOverEncoding));
+                         ::testing::Values(config_of(MemoryKind::kNone), config_of(MemoryKind::kEngram),
+                                           config_of(MemoryKind::kOverEncoding),
+                                           with_rule(config_of(MemoryKind::kEngram), HashRule::kQwen4Exp),
+                                           with_rule(config_of(MemoryKind::kEngram), HashRule::kLongcat)));
 
 }  // namespace
 }  // namespace engram

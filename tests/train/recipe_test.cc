@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "engram/train/run_inputs.h"
+
 namespace engram {
 namespace {
 
@@ -126,6 +128,29 @@ TEST(Recipe, WrongTypesAndRangesSayWhatWasWanted) {
   EXPECT_EQ(error_of("train = 3\n"), "r.toml:1: train: got 3, wanted a section [train]");
 }
 
+TEST(Recipe, TheTokenizerFillsWhatARuleHashes) {
+  const auto filled = [](const std::string& special, const std::vector<std::string>& overrides) {
+    Recipe recipe = parsed(overrides);
+    const std::string json =
+        Tokenizer::byte_level_json(special.empty() ? std::vector<std::string>{} : std::vector<std::string>{special});
+    const Status status = fill_vocabulary(value_or_throw(Tokenizer::parse(json, "t")), true, recipe.model);
+    return status.ok()
+               ? fmt::format("{} of {}", recipe.model.engram.pad_token_id, recipe.model.engram.compressed_vocab_size)
+               : status.message();
+  };
+  const std::string rule = "model.engram.rule=qwen4exp";
+  EXPECT_EQ(filled("<|endoftext|>", {rule}), "0 of 257");
+  EXPECT_EQ(filled("<|pad|>", {rule, "model.engram.eos_token_id=10"}), "10 of 257");
+  EXPECT_EQ(filled("", {rule}),
+            "model.engram.eos_token_id: missing, and the tokenizer names no token that ends a text");
+  EXPECT_EQ(filled("", {rule, "model.engram.unigram_vocab_size=300"}).substr(0, 34),
+            "model.engram.eos_token_id: missing");
+  EXPECT_EQ(filled("<|endoftext|>", {rule, "model.engram.unigram_vocab_size=300"}),
+            "model.engram.unigram_vocab_size: got 300, wanted 257: the tokenizer's (or leave the key out)");
+  EXPECT_EQ(error_of_set("model.engram.rule=longcat"),
+            "r.toml:8: model.engram.vocab_size: the rule \"longcat\" has no such key, \"engram\" has it");
+}
+
 TEST(Recipe, MissingKeysAreNamed) {
   EXPECT_EQ(error_of("[data.synthetic]\n"), "r.toml: train.steps: missing, wanted the number of steps");
   EXPECT_EQ(error_of("[train]\nsteps = 1\n"),
@@ -215,7 +240,7 @@ TEST(Recipe, ResolvedFileReadsBackAndIsStable) {
   EXPECT_EQ(text.find("output"), std::string::npos);
   EXPECT_NE(text.find("muon_lr = 0.1\n"), std::string::npos);
   EXPECT_NE(text.find("clip_norm = 1.0\n"), std::string::npos);
-  EXPECT_NE(text.find("[model.engram]\nlayer_ids = [1]\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("[model.engram]\nrule = \"engram\"\nlayer_ids = [1]\n"), std::string::npos) << text;
 }
 
 TEST(Recipe, DifferencesNameWhatDecidesTheNumbers) {

@@ -66,7 +66,11 @@ class Training : public testing::Test {
 
   Recipe recipe(const std::string& output, std::vector<std::string> overrides = {}) const {
     overrides.push_back("train.output=" + (folder_ / output).string());
-    return value_or_throw(Recipe::parse(kTiny, "tiny.toml", overrides));
+    std::string text = kTiny;
+    const std::string sizes = "vocab_size = [50, 60]";  // longcat has a ratio in their place
+    if (std::ranges::count(overrides, "model.engram.rule=longcat") > 0)
+      text.replace(text.find(sizes), sizes.size(), "vocab_size_ratio = 0.2");
+    return value_or_throw(Recipe::parse(text, "tiny.toml", overrides));
   }
   Result<TrainSummary> run(const Recipe& recipe, bool resume = false, Env& env = Env::posix()) const {
     TrainOptions options;
@@ -182,6 +186,8 @@ TEST_F(Training, EveryConfigurationResumesExactly) {
       {"train.table_dtype=bf16", "optimizer.table_momentum=bf16"},
       {"train.table_dtype=bf16", "optimizer.table_momentum=none", "optimizer.table_state=row"},
       {"model.memory=over_encoding", "model.engram.layer_ids=[0]"},
+      {"model.engram.rule=qwen4exp", "model.engram.vocab_size=[50, 50]", "model.engram.rows_divisible_by=16"},
+      {"model.engram.rule=longcat"},
       {"model.residual=hyper", "model.hc_mult=2", "train.dtype=bf16"},
       {"optimizer.matrices=adamw"},
       {"data.loader_threads=0", "model.attention=gqa", "model.num_key_value_heads=1", "model.ffn=dense"}};
@@ -195,6 +201,23 @@ TEST_F(Training, EveryConfigurationResumesExactly) {
     for (const char* name : {"model.safetensors", "engram.safetensors", "optimizer.safetensors", "state.json"})
       EXPECT_TRUE(bytes_of(latest(whole) / name) == bytes_of(latest(halves) / name)) << name << ", variant " << i;
   }
+}
+
+// A memory of any rule that leaves the word as it is can be added to a model without one, and changes nothing at first.
+TEST_F(Training, AMemoryOfAnotherRuleBeginsAsNoChange) {
+  const double before = value_or_throw(run(recipe("base", {"model.memory=none"}))).validation_loss;
+  const std::string from = "train.start_from=" + (folder_ / "base").string(), whole = "model.engram.average_word=false";
+  const std::vector<std::vector<std::string>> rules = {
+      {"model.engram.rule=qwen4exp", "model.engram.vocab_size=[50, 50]"}, {"model.engram.rule=longcat", whole}};
+  for (size_t i = 0; i < rules.size(); ++i) {
+    std::vector<std::string> settings = rules[i];
+    settings.insert(settings.end(), {from, "train.steps=0"});
+    const TrainSummary added = value_or_throw(run(recipe(fmt::format("added{}", i), settings)));
+    EXPECT_DOUBLE_EQ(added.validation_loss, before);
+  }
+  const Status averaged = run(recipe("averaged", {"model.engram.rule=longcat", from})).status();
+  EXPECT_NE(averaged.message().find("another model: model.memory: \"engram\", was \"none\""), std::string::npos)
+      << averaged.message();
 }
 
 TEST_F(Training, AdamWTakesTheMatricesToo) {

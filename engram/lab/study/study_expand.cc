@@ -39,25 +39,11 @@ Result<int64_t> rows_of(const ModelConfig& config) {
   return std::accumulate(rows.begin(), rows.end(), int64_t{0});
 }
 
-// The start size of the prime search, one for all orders, whose tables together come nearest to `wanted` rows.
-Status size_tables(int64_t wanted, ModelConfig& config) {
-  const int64_t heads = int64_t{config.num_memory_layers()} * config.engram.rows_per_token();
-  const auto rows_from = [&config](int64_t start) {
-    config.engram.vocab_size.assign(static_cast<size_t>(config.engram.max_ngram_size - 1), start);
-    return rows_of(config);
-  };
-  int64_t low = 1, high = wanted / std::max<int64_t>(heads, 1) + 2;  // primes exceed their start
-  while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    ENGRAM_ASSIGN_OR_RETURN(const int64_t rows, rows_from(middle));
-    (rows <= wanted ? low : high) = middle;
-  }
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows_low, rows_from(low));
-  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows_high, rows_from(high));
-  const bool take_low = std::abs(rows_low - wanted) <= std::abs(rows_high - wanted);
-  const int64_t rows = take_low ? rows_low : rows_high;
-  ENGRAM_RETURN_IF_ERROR(rows_from(take_low ? low : high).status());
+// Tables that together come near to `wanted` rows.
+Status size_tables_near(int64_t wanted, ModelConfig& config) {
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t rows, size_tables(static_cast<double>(wanted), config.engram));
   if (std::abs(static_cast<double>(rows - wanted)) <= kRowsTolerance * static_cast<double>(wanted)) return {};
+  const int heads = config.num_memory_layers() * config.engram.rows_per_token();
   return invalid_argument("rows: the nearest tables for {} heads have {} rows, wanted {} within {} %", heads, rows,
                           wanted, kRowsTolerance * 100);
 }
@@ -117,7 +103,7 @@ Result<Model> capacity_one_model(const Recipe& recipe, const Tokenizer& tokenize
   ENGRAM_ASSIGN_OR_RETURN(const ParameterCount base, count_parameters(model.recipe.model));
   ModelConfig& config = model.recipe.model;
   config.memory = recipe.model.memory == MemoryKind::kOverEncoding ? recipe.model.memory : MemoryKind::kEngram;
-  config.engram.vocab_size.assign(static_cast<size_t>(config.engram.max_ngram_size - 1), 1);
+  set_head_rows(config.engram, 1);
   model.recipe.train.control = ControlKind::kCapacityOne;
   const bool pays = recipe.train.start_from.empty();
   if (pays)
@@ -153,14 +139,15 @@ Result<Model> solve_model(Recipe recipe, const StudyGroup& group, const AxisValu
   if (axis.rows > 0) {
     if (recipe.model.memory == MemoryKind::kNone) return invalid_argument("rows: model.memory is \"none\"");
     recipe.allocation_rho.reset();
-    ENGRAM_RETURN_IF_ERROR(size_tables(axis.rows, recipe.model));
+    ENGRAM_RETURN_IF_ERROR(fill_vocabulary(tokenizer, /*has_memory=*/true, recipe.model));
+    ENGRAM_RETURN_IF_ERROR(size_tables_near(axis.rows, recipe.model));
   }
   Model model;
   ENGRAM_ASSIGN_OR_RETURN(model.recipe, resolve_recipe(recipe, tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(model.rows, rows_of(model.recipe.model));
   if (group.rows_times > 1) {
     if (model.rows == 0) return invalid_argument("rows_times: the model has no table");
-    ENGRAM_RETURN_IF_ERROR(size_tables(model.rows * group.rows_times, model.recipe.model));
+    ENGRAM_RETURN_IF_ERROR(size_tables_near(model.rows * group.rows_times, model.recipe.model));
     ENGRAM_ASSIGN_OR_RETURN(model.rows, rows_of(model.recipe.model));
   }
   if (group.control == StudyControl::kShuffledHash) {

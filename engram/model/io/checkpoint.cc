@@ -155,10 +155,7 @@ torch::Device device_of(const Transformer& model) { return model->parameters().f
 Result<MemoryHasher> make_memory_hasher(const ModelConfig& config, const Tokenizer& tokenizer) {
   if (config.memory == MemoryKind::kNone) return MemoryHasher();
   ENGRAM_RETURN_IF_ERROR(check_vocabulary(config, tokenizer));
-  TokenMap map = TokenMap::identity(config.vocab_size);
-  if (config.engram_compression) {
-    ENGRAM_ASSIGN_OR_RETURN(map, TokenMap::from_tokenizer(tokenizer));
-  }
+  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, model_token_map(config, tokenizer));
   const Result<EngramLayout> layout = EngramLayout::create(config.engram, map);
   if (!layout.ok()) return layout.status().with_context("engram");
   return MemoryHasher::create(*layout, map);

@@ -115,7 +115,7 @@ StoredTensors stored_tensors(const TransformerImpl& model) {
 }
 
 std::string table_name(const ModelConfig& config, int layer) {
-  if (config.memory == MemoryKind::kOverEncoding) return "over_encoding.embed.weight";
+  if (config.memory_at_input()) return "over_encoding.embed.weight";
   return fmt::format("layers.{}.engram.embed.weight", config.engram.layer_ids.at(static_cast<size_t>(layer)));
 }
 

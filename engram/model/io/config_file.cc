@@ -83,6 +83,11 @@ std::string checkpoint_config_text(const CheckpointConfig& file, const char* tor
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
+Result<TokenMap> model_token_map(const ModelConfig& config, const Tokenizer& tokenizer) {
+  if (config.engram.rule == HashRule::kEngram && config.engram_compression) return TokenMap::from_tokenizer(tokenizer);
+  return TokenMap::identity(tokenizer.vocab_size());
+}
+
 Status check_vocabulary(const ModelConfig& config, const Tokenizer& tokenizer) {
   const int tokens = tokenizer.vocab_size();
   if (tokens == config.vocab_size || (config.memory == MemoryKind::kNone && tokens < config.vocab_size)) return {};

@@ -8,6 +8,7 @@
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
+#include "engram/hash/token_map.h"
 #include "engram/model/model_config.h"
 #include "engram/text/tokenizer.h"
 
@@ -45,6 +46,9 @@ CheckpointConfig make_checkpoint_config(const ModelConfig& config, const Tokeniz
 Result<CheckpointConfig> read_checkpoint_config(Env& env, const std::string& path);
 // The file's text. torch_dtype: "float32" or "bfloat16", for other programs.
 std::string checkpoint_config_text(const CheckpointConfig& file, const char* torch_dtype);
+
+// What the memory hashes: canonical ids, or raw ones without compression and under the rules of raw ids.
+Result<TokenMap> model_token_map(const ModelConfig& config, const Tokenizer& tokenizer);
 
 // A tokenizer may have fewer tokens than a model without memory has rows of its embedding: some are made for a round
 // number.

@@ -17,24 +17,27 @@ EngramImpl::EngramImpl(const ModelConfig& config, int layer)
       hidden_size_(config.hidden_size),
       gated_streams_(config.engram_branch_gates ? config.hc_mult : 1),
       memory_dim_(config.engram.memory_dim()),
-      dilation_(config.engram.max_ngram_size),
-      gate_(config.engram_gate) {
+      keeps_less_one_(config.engram.rule == HashRule::kQwen4Exp) {
+  options_.dilation = config.engram.max_ngram_size;
+  options_.gate = config.engram_gate;
+  if (keeps_less_one_) options_.gate_norm_eps = options_.conv_norm_eps = config.rms_norm_eps;
   const int64_t out = (gated_streams_ + 1) * hidden_size_;
   wkv_ = register_module("wkv", Weights(initial_weight({out, memory_dim_}, config.initializer_range),
                                         config.engram_proj_bias ? torch::zeros({out}) : torch::Tensor()));
-  query_norm_ = register_module("query_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
-  key_norm_ = register_module("key_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
+  const auto norm = [this] {
+    return Weights(torch::full({gated_streams_, hidden_size_}, keeps_less_one_ ? 0.0 : 1.0));
+  };
+  query_norm_ = register_module("query_norm", norm());
+  key_norm_ = register_module("key_norm", norm());
   if (config.engram_conv) {
-    conv_norm_ = register_module("conv_norm", Weights(torch::ones({gated_streams_, hidden_size_})));
+    conv_norm_ = register_module("conv_norm", norm());
     conv_ = register_module("conv", Weights(torch::zeros({gated_streams_ * hidden_size_, config.engram_kernel_size})));
   }
 }
 
-EngramFuseOptions EngramImpl::fuse_options() const {
-  EngramFuseOptions options;
-  options.dilation = dilation_;
-  options.gate = gate_;
-  return options;
+torch::Tensor EngramImpl::norm_weight(const Weights& norm) const {
+  if (!norm) return {};
+  return keeps_less_one_ ? at_least_float(norm->weight) + 1 : norm->weight;
 }
 
 void EngramImpl::train(bool on) {
@@ -60,7 +63,7 @@ torch::Tensor EngramImpl::folded_taps() const {
   const std::lock_guard lock(mutex_);
   if (!folded_.taps.defined() || !std::ranges::equal(now.weights, folded_.weights) ||
       !std::ranges::equal(now.versions, folded_.versions)) {
-    now.taps = fold_taps(*weights[0], *weights[1]);
+    now.taps = fold_taps(norm_weight(conv_norm_), conv_->weight);
     folded_ = now;
   }
   return folded_.taps;
@@ -79,9 +82,8 @@ torch::Tensor EngramImpl::forward(const torch::Tensor& hidden_BTGd, const Memory
   torch::Tensor memory = gather_rows(rows.unique_rows, rows.index);
   torch::Tensor projected = torch::linear(memory, wkv_->weight, wkv_->bias);
 
-  auto [y, alpha] = engram_fuse(hidden_BTGd, projected, query_norm_->weight, key_norm_->weight,
-                                conv_ ? conv_norm_->weight : torch::Tensor(), conv_ ? conv_->weight : torch::Tensor(),
-                                reach_BT, fuse_options());
+  auto [y, alpha] = engram_fuse(hidden_BTGd, projected, norm_weight(query_norm_), norm_weight(key_norm_),
+                                norm_weight(conv_norm_), conv_ ? conv_->weight : torch::Tensor(), reach_BT, options_);
   if (is_training()) gate_mean_ = alpha.mean();
   if (gates != nullptr) *gates = alpha;
   return y;
@@ -93,9 +95,9 @@ torch::Tensor EngramImpl::step(const torch::Tensor& hidden_NGd, const torch::Ten
               ": got rows ", memory_Nm.sizes(), ", wanted [", step.num_tokens(), ", ", memory_dim_, "]");
   torch::Tensor projected = linear_rows(memory_Nm, wkv_->weight);
   if (wkv_->bias.defined()) projected = projected + wkv_->bias;
-  auto [y, alpha] = engram_fuse_paged(
-      hidden_NGd, projected, query_norm_->weight, key_norm_->weight, conv_ ? conv_norm_->weight : torch::Tensor(),
-      conv_ ? conv_->weight : torch::Tensor(), folded_taps(), step, cache, fuse_options());
+  auto [y, alpha] = engram_fuse_paged(hidden_NGd, projected, norm_weight(query_norm_), norm_weight(key_norm_),
+                                      norm_weight(conv_norm_), conv_ ? conv_->weight : torch::Tensor(), folded_taps(),
+                                      step, cache, options_);
   if (gates != nullptr) *gates = alpha;
   return y;
 }

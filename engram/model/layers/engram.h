@@ -8,10 +8,11 @@
 // Parameters (checkpoint names: docs/formats/checkpoint.md)
 //   wkv.weight          [(G+1)*d, R*r]  keys of streams 0..G-1 first, the value last: G+1 matrices in one product
 //   wkv.bias            [(G+1)*d]       only with engram_proj_bias
-//   query_norm.weight, key_norm.weight  [G, d]
-//   conv_norm.weight    [G, d]          only with engram_conv
+//   query_norm.weight, key_norm.weight  [G, d]; w - 1 under the rule qwen4exp
+//   conv_norm.weight    [G, d]          only with engram_conv; as the other norms
 //   conv.weight         [G*d, w]        only with engram_conv; zero at the start, so Y = v; the last tap is newest
-// engram_gate = false keeps every shape (equal parameters); the keys are not used: alpha = 1.
+// The rule qwen4exp makes this the per-layer embedding of Qwen4Exp: rms_norm_eps in all norms, their weights kept as
+// w - 1. engram_gate = false keeps every shape (equal parameters); the keys are not used: alpha = 1.
 // In evaluation mode several threads may call forward() and step(); bad shapes throw c10::Error.
 #pragma once
 #include <torch/nn/module.h>
@@ -61,12 +62,13 @@ class EngramImpl : public torch::nn::Module {
   double gate_mean() const { return gate_mean_.defined() ? gate_mean_.item<double>() : 0.0; }
 
  private:
-  EngramFuseOptions fuse_options() const;
+  torch::Tensor norm_weight(const Weights& norm) const;  // undefined without a convolution
   torch::Tensor folded_taps() const;
 
   int block_;
-  int64_t hidden_size_, gated_streams_, memory_dim_, dilation_;
-  bool gate_;
+  int64_t hidden_size_, gated_streams_, memory_dim_;
+  EngramFuseOptions options_;
+  bool keeps_less_one_;  // norm weights are w - 1
   Weights wkv_{nullptr}, query_norm_{nullptr}, key_norm_{nullptr}, conv_norm_{nullptr}, conv_{nullptr};
   torch::Tensor gate_mean_;  // scalar, fetched from the device only when asked for
 

@@ -100,7 +100,7 @@ int64_t attention_row_width(const ModelConfig& c) {
 }
 
 int64_t memory_row_width(const ModelConfig& c) {
-  if (c.memory != MemoryKind::kEngram) return 0;
+  if (!c.memory_in_blocks()) return 0;
   return c.hidden_size + 2 * (c.engram_branch_gates ? c.hc_mult : 1);
 }
 

@@ -95,7 +95,7 @@ torch::Tensor copy_ahead(const torch::Tensor& host, torch::Device device);
 
 // Columns of a cached attention row.
 int64_t attention_row_width(const ModelConfig& config);
-// Columns of a cached Engram row; 0 where the memory keeps nothing (none, over_encoding).
+// Columns of a cached Engram row; 0 where the memory keeps nothing (none, or at the input).
 int64_t memory_row_width(const ModelConfig& config);
 
 }  // namespace engram

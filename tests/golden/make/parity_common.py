@@ -51,10 +51,10 @@ def random(shape, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def save(name, module, inputs, outputs, metadata):
-    """inputs, outputs: name -> tensor. The loss is sum(output * loss_weight); gradients of all parameters and of
+def save(name, module, inputs, outputs, metadata, others=None):
+    """inputs, outputs, others: name -> tensor. The loss is sum(output * loss_weight); gradients of all parameters and of
     every input that requires one are saved as grad.*."""
-    tensors, loss = {}, 0
+    tensors, loss = dict(others or {}), 0
     for i, (key, value) in enumerate(outputs.items()):
         weight = random(value.shape, 1000 + i)
         tensors[key], tensors[f"loss_weight.{key}"] = value.detach(), weight
