@@ -13,6 +13,7 @@
 #include "engram/serve/engine_thread.h"
 #include "engram/store/import/table_tools.h"
 #include "engram/store/tiers/overlay_store.h"
+#include "tests/model/rules.h"
 #include "tests/model/tiny_checkpoint.h"
 
 namespace engram {
@@ -401,6 +402,32 @@ TEST_F(ServeEngine, EqualsGenerateForOtherModels) {
   over.max_position_embeddings = kContext;
   make("over", over);
   expect_reference(*engine());
+}
+
+// A row file of our own checkpoint carries the rule, and serves as the checkpoint does.
+TEST_F(ServeEngine, EveryRuleIsServedFromItsRowFile) {
+  ModelConfig base = model_.config;
+  base.engram.layer_ids = {0, 2};
+  make("engram", base);
+  const std::string other = row_file(RowType::kBF16);
+  for (const HashRule rule : {HashRule::kQwen4Exp, HashRule::kLongcat}) {
+    ModelConfig c = with_rule(base, rule);
+    c.engram.pad_token_id = tiny_tokenizer().encode("e")->front();  // so that prompts have texts that end
+    make(hash_rule_name(rule), c);
+    expect_reference(*engine());
+    EngineOptions options;
+    options.tables = {"nvme:" + row_file() + "?cache=16KiB"};
+    EXPECT_EQ(value_or_throw(RowFileReader::open(Env::posix(), folder_ / "fp32.rows")).info().hash->config.rule, rule);
+    expect_reference(*engine(options));
+    options.tables = {"dram:" + other};
+    const Status refused = LLMEngine::create(Env::posix(), model_, options).status();
+    EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(refused.message().find(
+                  fmt::format("rule: the row file has \"engram\", the model \"{}\"", hash_rule_name(rule))),
+              std::string::npos)
+        << refused.message();
+    std::filesystem::remove(folder_ / "fp32.rows");
+  }
 }
 
 TEST_F(ServeEngine, RefusesTablesThatAreNotTheModels) {

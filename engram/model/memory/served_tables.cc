@@ -46,6 +46,10 @@ Result<std::vector<std::string>> place_layers(const ModelConfig& config, std::sp
 
 // The same primes, multipliers and pad in file and model: a row id means the same row.
 Status check_row_file(const RowFileInfo& info, const LoadedModel& model, std::span<const int> layer_ids) {
+  const HashRule rule = model.config.engram.rule;
+  if (info.hash && info.hash->config.rule != rule)
+    return invalid_argument("rule: the row file has \"{}\", the model \"{}\"", hash_rule_name(info.hash->config.rule),
+                            hash_rule_name(rule));
   ENGRAM_RETURN_IF_ERROR(info.check_token_map(model.hasher.map()));
   ENGRAM_ASSIGN_OR_RETURN(const EngramLayout wanted, EngramLayout::create(model.config.engram, model.hasher.map()));
   ENGRAM_ASSIGN_OR_RETURN(const EngramLayout got, info.layout());
@@ -53,7 +57,7 @@ Status check_row_file(const RowFileInfo& info, const LoadedModel& model, std::sp
   for (const int layer_id : layer_ids) {
     ENGRAM_ASSIGN_OR_RETURN(const int layer, wanted.config().find_layer(layer_id));
     const Result<int> at = got.config().find_layer(layer_id);
-    if (!at.ok() || got.config().rule != wanted.config().rule || !same(got.primes(*at), wanted.primes(layer)) ||
+    if (!at.ok() || !same(got.primes(*at), wanted.primes(layer)) ||
         !same(got.multipliers(*at), wanted.multipliers(layer)) || got.compressed_pad_id() != wanted.compressed_pad_id())
       return invalid_argument(
           "layer {}: the row file hashes tokens to other rows than the model does; convert this"

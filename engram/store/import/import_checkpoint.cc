@@ -14,8 +14,7 @@ class CheckpointSource final : public TableSource {
   CheckpointSource(std::string path, SafetensorsFile file)
       : TableSource("engram checkpoint", std::move(path)), file_(std::move(file)) {}
 
-  Status add_layer(int layer_id, int64_t width) {
-    const std::string name = fmt::format("layers.{}.engram.embed.weight", layer_id);
+  Status add_layer(int layer_id, const std::string& name, int64_t width) {
     ENGRAM_ASSIGN_OR_RETURN(const TensorView view, file_.find(name));
     const int64_t num_rows = view.shape.empty() ? 0 : view.shape[0];  // make_hash() checks them
     ENGRAM_RETURN_IF_ERROR(check_tensor(view, file_.path(), name, {DType::kF32, DType::kBF16}, {num_rows, width}));
@@ -52,11 +51,13 @@ Result<std::unique_ptr<TableSource>> open_checkpoint(Env& env, const std::string
                                                      const nlohmann::json& config, const std::string& config_path) {
   Fields fields(config, config_path), section = fields.section("engram");
   EngramConfig parsed;
-  std::string memory;
+  std::string memory, rule = hash_rule_name(parsed.rule);  // checkpoints from before there were others have none
   bool compression = true;
   fields.need("memory", memory);
+  section("rule", rule);
+  ENGRAM_ASSIGN_OR_RETURN(parsed.rule, parse_hash_rule(rule));
   EngramConfig::visit_fields(parsed, [&](const char* key, auto& value) { section.need(key, value); });
-  section.need("compression", compression);
+  if (parsed.rule == HashRule::kEngram) section.need("compression", compression);
   ENGRAM_RETURN_IF_ERROR(fields.status());
   if (memory != "engram")
     return invalid_argument("{}: memory is {}, wanted \"engram\": only that has tables of rows by n-gram", config_path,
@@ -66,10 +67,13 @@ Result<std::unique_ptr<TableSource>> open_checkpoint(Env& env, const std::string
   auto source = std::make_unique<CheckpointSource>(directory, std::move(file));
   std::vector<int64_t> num_rows;
   for (const int layer_id : parsed.layer_ids) {
-    ENGRAM_RETURN_IF_ERROR(source->add_layer(layer_id, parsed.head_dim));
+    const std::string name = parsed.rule == HashRule::kLongcat ? std::string("over_encoding.embed.weight")
+                                                               : fmt::format("layers.{}.engram.embed.weight", layer_id);
+    ENGRAM_RETURN_IF_ERROR(source->add_layer(layer_id, name, parsed.head_dim));
     num_rows.push_back(source->tables().back().num_rows);
   }
-  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, token_map(env, directory, compression));
+  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map,
+                          token_map(env, directory, compression && parsed.rule == HashRule::kEngram));
   ENGRAM_ASSIGN_OR_RETURN(RowFileHash hash, make_hash(parsed, map, num_rows, config_path + ": engram"));
   source->set_hash(std::move(hash));
   return std::unique_ptr<TableSource>(std::move(source));
