@@ -130,15 +130,20 @@ class Families(unittest.TestCase):
         for name, keys in {"memory": [], "branches": hyper, "one_gate": [*hyper, "model.engram.branch_gates=false"],
                            "plain_parts": [*gqa, "model.qkv_bias=true", "model.qk_norm=true", "model.ffn=dense",
                                            "model.engram.conv=false", "model.engram.gate=false", "model.engram.proj_bias=true"],
-                           "over_encoding": ["model.memory=over_encoding", "model.engram.layer_ids=[0]"]}.items():
+                           "over_encoding": ["model.memory=over_encoding", "model.engram.layer_ids=[0]"],
+                           "qwen4exp": [*hyper, "model.engram.rule=qwen4exp", "model.engram.eos_token_id=32",
+                                        "model.shared_expert_intermediate_size=128"],
+                           "longcat": ["model.engram.rule=longcat", "model.engram.average_word=false",
+                                       "model.engram.eos_token_id=32"]}.items():
             with self.subTest(name):
                 ours, back = self.folder / f"{name}_run", self.folder / f"{name}_exported"
                 keys = [*keys, "train.steps=3", f"train.output={ours}", "optimizer.warmup_steps=1",
                         "data.synthetic.documents=200", "model.initializer_range=0.2"]
                 if name != "over_encoding":
                     keys.append("model.memory=engram")
+                recipe = "rules_smoke" if "rule=" in "".join(keys) else "smoke"
                 sets = [word for key in keys for word in ("--set", key)]
-                self.check(engram("train", SOURCE / "recipes/smoke.toml", *sets))
+                self.check(engram("train", SOURCE / f"recipes/{recipe}.toml", *sets))
                 self.check(engram("export", "hf", ours, back))
                 model = AutoModelForCausalLM.from_pretrained(back, trust_remote_code=True, dtype=torch.float32).eval()
                 tokens = torch.randint(0, model.config.vocab_size, (1, 50), generator=torch.Generator().manual_seed(1))

@@ -139,12 +139,10 @@ Status add_own_config(const ModelConfig& c, const Tokenizer& tokenizer, Outgoing
   out.config.update(ours);
   out.config["rope"] = rope;
   if (c.memory == MemoryKind::kNone) return {};
-  TokenMap map = TokenMap::identity(c.vocab_size);
-  if (c.engram_compression) {
-    ENGRAM_ASSIGN_OR_RETURN(map, TokenMap::from_tokenizer(tokenizer));
-  }
+  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, model_token_map(c, tokenizer));
   ENGRAM_ASSIGN_OR_RETURN(const EngramLayout hash, EngramLayout::create(c.engram, map));
-  layout["compressed_pad_id"] = hash.compressed_pad_id();
+  layout["boundary_id"] = hash.boundary_id();
+  layout["cut_id"] = hash.cut_id();
   const auto add = [&](const std::string& name, auto numbers) {
     std::vector<int64_t> values(numbers.begin(), numbers.end());
     out.tensors.push_back(
@@ -155,9 +153,8 @@ Status add_own_config(const ModelConfig& c, const Tokenizer& tokenizer, Outgoing
   add("model.token_map", map.ids());
   for (int layer = 0; layer < hash.num_layers(); ++layer) {
     const std::string place =
-        c.memory == MemoryKind::kOverEncoding
-            ? std::string("model.over_encoding")
-            : fmt::format("model.layers.{}.engram", c.engram.layer_ids[static_cast<size_t>(layer)]);
+        c.memory_at_input() ? std::string("model.over_encoding")
+                            : fmt::format("model.layers.{}.engram", c.engram.layer_ids[static_cast<size_t>(layer)]);
     add(place + ".multipliers", hash.multipliers(layer));
     add(place + ".primes", hash.primes(layer));
     add(place + ".offsets", hash.offsets(layer));

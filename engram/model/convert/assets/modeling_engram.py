@@ -234,22 +234,30 @@ class Table(nn.Module):
     def __init__(self, c, layer):
         super().__init__()
         m = c.memory_layout
-        self.orders, self.heads, self.pad = m["max_ngram_size"] - 1, m["n_heads"], m["compressed_pad_id"]
+        self.orders, self.heads, self.is_sum = m["max_ngram_size"] - 1, m["n_heads"], m["rule"] == "longcat"
+        self.boundary, self.cut = m["boundary_id"], m["cut_id"]  # read behind a boundary; what ends a text, or -1
         rows = self.orders * self.heads
         self.embed = nn.Embedding(m["num_rows"][layer], m["head_dim"])
-        self.register_buffer("multipliers", torch.zeros(self.orders + 1, dtype=torch.long))
+        factors = self.orders * rows if self.is_sum else self.orders + 1
+        self.register_buffer("multipliers", torch.zeros(factors, dtype=torch.long))
         self.register_buffer("primes", torch.ones(rows, dtype=torch.long))
         self.register_buffer("offsets", torch.zeros(rows, dtype=torch.long))
 
     def forward(self, ids):
         """Canonical ids [B, T] to rows [B, T, R * columns]."""
-        mix, parts = ids * self.multipliers[0], []
+        mix, parts, behind = ids * self.multipliers[0], [], torch.zeros_like(ids, dtype=torch.bool)
+        total, rows = ids.unsqueeze(-1) % self.primes, len(self.primes)
         for k in range(1, self.orders + 1):
-            older = F.pad(ids, (k, 0), value=self.pad)[:, :ids.shape[1]]
+            older = F.pad(ids, (k, 0), value=self.boundary)[:, :ids.shape[1]]
+            behind = behind | (older == self.cut)
+            older = older.masked_fill(behind, self.boundary)
+            if self.is_sum:  # the powers of shorter orders are 0
+                total = (total + older.unsqueeze(-1) * self.multipliers[(k - 1) * rows:k * rows]) % self.primes
+                continue
             mix = mix ^ (older * self.multipliers[k])
             place = slice((k - 1) * self.heads, k * self.heads)
-            parts.append(mix.unsqueeze(-1) % self.primes[place] + self.offsets[place])
-        return self.embed(torch.cat(parts, -1)).flatten(2)
+            parts.append(mix.unsqueeze(-1) % self.primes[place])
+        return self.embed((total if self.is_sum else torch.cat(parts, -1)) + self.offsets).flatten(2)
 
 
 class Engram(Table):
@@ -258,28 +266,30 @@ class Engram(Table):
         m, d = c.memory_layout, c.hidden_size
         self.streams = c.hc_mult if m["branch_gates"] else 1
         self.has_gate, self.dilation = m["gate"], m["max_ngram_size"]
+        self.less = 1.0 if m["rule"] == "qwen4exp" else 0.0  # norm weights are w - less
+        self.eps, conv_eps = (c.rms_norm_eps, c.rms_norm_eps) if self.less else (1.1920928955078125e-07, 1e-5)
         self.wkv = linear(self.orders * self.heads * m["head_dim"], (self.streams + 1) * d, m["proj_bias"])
         self.q_weight = nn.Parameter(torch.ones(self.streams, d))
         self.k_weight = nn.Parameter(torch.ones(self.streams, d))
         self.has_conv = m["conv"]
         if self.has_conv:
-            self.conv_norm = Norm(self.streams, d, eps=1e-5)
+            self.conv_norm = Norm(self.streams, d, eps=conv_eps)
             self.conv = nn.Module()
             self.conv.weight = nn.Parameter(torch.zeros(self.streams * d, m["kernel_size"]))
 
     def forward(self, hidden, ids):
         """hidden [B, T, G, d] to what is added to it."""
-        d, eps = hidden.shape[-1], 1.1920928955078125e-07
+        d = hidden.shape[-1]
         memory = self.wkv(super().forward(ids)).float().unflatten(-1, (self.streams + 1, d))
         key, value = memory[:, :, :-1], memory[:, :, -1:]
         gate = torch.ones(*hidden.shape[:3], 1, device=hidden.device)
         if self.has_gate:
-            query = normalized(hidden.float(), self.q_weight, eps)
-            score = (normalized(key, self.k_weight, eps) * query).sum(-1, keepdim=True) / math.sqrt(d)
+            query = normalized(hidden.float(), self.q_weight + self.less, self.eps)
+            score = (normalized(key, self.k_weight + self.less, self.eps) * query).sum(-1, keepdim=True) / math.sqrt(d)
             gate = (score.sign() * score.abs().clamp_min(1e-6).sqrt()).sigmoid()
         y = v = gate * value
         if self.has_conv:
-            inputs = normalized(v, self.conv_norm.weight, self.conv_norm.eps)
+            inputs = normalized(v, self.conv_norm.weight + self.less, self.conv_norm.eps)
             weight = self.conv.weight.float().view(self.streams, d, -1)
             taps, length, total = weight.shape[-1], v.shape[1], 0
             for tap in range(taps):
@@ -294,16 +304,23 @@ class OverEncoding(Table):
     def __init__(self, c):
         super().__init__(c, 0)
         self.proj = linear(self.orders * self.heads * c.memory_layout["head_dim"], c.hidden_size)
+        self.averages_word = c.memory_layout.get("average_word", True)
 
     def forward(self, x, ids):
-        return (x + self.proj(super().forward(ids))) / (1 + self.orders * self.heads)
+        parts = 1 + self.orders * self.heads
+        memory = self.proj(super().forward(ids))
+        return (x + memory) / parts if self.averages_word else x + memory / parts
+
+
+def at_input(c):
+    return c.memory == "over_encoding" or (c.memory == "engram" and c.memory_layout["rule"] == "longcat")
 
 
 class Block(nn.Module):
     def __init__(self, c, number):
         super().__init__()
         layers = c.memory_layout.get("layer_ids", [])
-        self.engram = Engram(c, layers.index(number)) if c.memory == "engram" and number in layers else None
+        self.engram = Engram(c, layers.index(number)) if not at_input(c) and number in layers else None
         self.input_layernorm = Norm(c.hidden_size, eps=c.rms_norm_eps)
         self.self_attn = Attention(c)
         self.post_attention_layernorm = Norm(c.hidden_size, eps=c.rms_norm_eps)
@@ -340,7 +357,7 @@ class Decoder(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
-        self.over_encoding = OverEncoding(c) if c.memory == "over_encoding" else None
+        self.over_encoding = OverEncoding(c) if at_input(c) else None
         self.layers = nn.ModuleList(Block(c, number) for number in range(c.num_hidden_layers))
         self.streams = c.hc_mult if c.residual == "hyper" and c.hc_mult > 1 else 0
         if self.streams:
