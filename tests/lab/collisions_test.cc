@@ -11,7 +11,9 @@ TEST(NgramRows, KeysStopAtDocuments) {
   const TokenMap map = TokenMap::identity(10);
   const std::vector<int32_t> tokens = {3, 4, 3, 4, 3, 4};
   const std::vector<int64_t> starts = {0, 3};
-  const auto keys = ngram_keys(map, tokens, starts, 2, 0);
+  EngramConfig config;
+  config.pad_token_id = 0;
+  const auto keys = ngram_keys(map, tokens, starts, 2, config);
   EXPECT_EQ(keys[1], keys[5]);  // (3, 4) twice
   EXPECT_NE(keys[1], keys[3]);  // 4 begins a document: (pad, 4)
   EXPECT_NE(keys[2], keys[0]);
@@ -21,6 +23,12 @@ TEST(NgramRows, KeysStopAtDocuments) {
   EXPECT_EQ(counts.counts[static_cast<size_t>(found)], 2);
   EXPECT_EQ(counts.positions[static_cast<size_t>(found)], 1);
   EXPECT_EQ(counts.find(12345), -1);
+
+  const std::vector<int32_t> texts = {5, 3, 4, 6, 3, 4};
+  EXPECT_NE(ngram_keys(map, texts, {}, 3, config)[2], ngram_keys(map, texts, {}, 3, config)[5]);
+  config.rule = HashRule::kLongcat;
+  config.pad_token_id = 3;  // ends a text: a 4 behind it has nothing before it
+  EXPECT_EQ(ngram_keys(map, texts, {}, 3, config)[2], ngram_keys(map, texts, {}, 3, config)[5]);
 }
 
 using CollisionProbe = ProbeTest;

@@ -170,8 +170,8 @@ Result<Training> read_training(const ProbeContext& context, const LoadedModel& m
   const EngramConfig& engram = model.config.engram;
   Progress progress("collisions", model.config.num_memory_layers() * (engram.max_ngram_size - 1), "orders");
   for (int order = 2; order <= engram.max_ngram_size; ++order) {
-    out.counts.push_back(count_ngrams(
-        ngram_keys(model.hasher.map(), out.text.tokens, out.text.document_starts, order, engram.pad_token_id)));
+    out.counts.push_back(
+        count_ngrams(ngram_keys(model.hasher.map(), out.text.tokens, out.text.document_starts, order, engram)));
   }
   out.traffic = row_traffic(model.hasher, out.text.tokens, out.text.document_starts);
   const int orders = engram.max_ngram_size - 1, layers = model.config.num_memory_layers();
@@ -207,7 +207,7 @@ Positions describe_positions(const LoadedModel& model, const Training& training,
   starts.erase(std::unique(starts.begin(), starts.end()), starts.end());
   for (int order = 2; order <= orders + 1; ++order) {
     const auto o = static_cast<size_t>(order - 2);
-    const auto keys = ngram_keys(model.hasher.map(), text.tokens, starts, order, model.config.engram.pad_token_id);
+    const auto keys = ngram_keys(model.hasher.map(), text.tokens, starts, order, model.config.engram);
     for (size_t t = 0; t < static_cast<size_t>(predicted); ++t) {
       const int64_t ngram = training.counts[o].find(keys[t]);
       const int64_t count = ngram < 0 ? 0 : training.counts[o].counts[static_cast<size_t>(ngram)];
@@ -367,9 +367,9 @@ Slopes slopes_within_bins(const std::vector<std::vector<double>>& x, const std::
 }
 
 Result<ProbeResult> probe_collisions(const ProbeContext& context) {
-  ENGRAM_ASSIGN_OR_RETURN(
-      const LoadedModel* const found,
-      context.model_with_memory({MemoryKind::kEngram, MemoryKind::kOverEncoding}, "no memory, so nothing collides"));
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel* const found,
+                          context.model_with([](const ModelConfig& c) { return c.memory != MemoryKind::kNone; },
+                                             "no memory, so nothing collides"));
   const LoadedModel& model = *found;
   ENGRAM_ASSIGN_OR_RETURN(const ProbeText text, context.read_text());
   ENGRAM_ASSIGN_OR_RETURN(const Training training, read_training(context, model));

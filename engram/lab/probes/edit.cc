@@ -248,9 +248,9 @@ EditedPositions compare_edit(const LoadedModel& before, const LoadedModel& after
 }
 
 Result<ProbeResult> probe_edit(const ProbeContext& context) {
-  ENGRAM_ASSIGN_OR_RETURN(
-      const LoadedModel* const found,
-      context.model_with_memory({MemoryKind::kEngram}, "no Engram layer, so it has no rows to edit"));
+  ENGRAM_ASSIGN_OR_RETURN(const LoadedModel* const found,
+                          context.model_with([](const ModelConfig& c) { return c.memory == MemoryKind::kEngram; },
+                                             "no Engram layer, so it has no rows to edit"));
   const LoadedModel& model = *found;
   const ProbeOptions& options = context.options;
   if (options.save_overlay.empty() != options.table.empty())

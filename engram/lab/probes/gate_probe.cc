@@ -198,11 +198,11 @@ GateContrast contrast(const GateTrace& trace, int layer, int branch, const std::
 
 Result<ProbeResult> probe_gates(const ProbeContext& context) {
   ENGRAM_ASSIGN_OR_RETURN(const LoadedModel* const model,
-                          context.model_with_memory({MemoryKind::kEngram}, "no Engram layer, so it has no gates"));
+                          context.model_with([](const ModelConfig& c) { return c.memory_in_blocks(); },
+                                             "no Engram layer in a block, so it has no gates"));
   ENGRAM_ASSIGN_OR_RETURN(ProbeText text, context.read_whole_text());
   const auto bigrams = [&] {
-    const int pad = model->config.engram.pad_token_id;
-    return ngram_keys(model->hasher.map(), text.tokens, text.document_starts, 2, pad);
+    return ngram_keys(model->hasher.map(), text.tokens, text.document_starts, 2, model->config.engram);
   };
   const NgramCounts seen = count_ngrams(bigrams());
   const int64_t window = context.window();

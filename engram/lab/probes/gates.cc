@@ -26,7 +26,7 @@ std::span<const char* const> english_gate_sentences() { return kEnglishSentences
 std::span<const char* const> chinese_gate_sentences() { return kChineseSentences; }
 
 GateTrace trace_gates(const LoadedModel& model, std::span<const int32_t> tokens, int64_t window) {
-  TORCH_CHECK(model.config.memory == MemoryKind::kEngram, "gates: the checkpoint has no Engram layer");
+  TORCH_CHECK(model.config.memory_in_blocks(), "gates: the checkpoint has no Engram layer");
   torch::NoGradGuard no_grad;
   GateTrace trace;
   trace.layers = model.config.num_memory_layers();

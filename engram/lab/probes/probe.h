@@ -6,7 +6,6 @@
 #pragma once
 #include <cstdint>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -65,7 +64,7 @@ struct ProbeContext {
   Result<ProbeText> read_text() const;
   Result<ProbeText> read_windows() const;
   // The last model whose memory is one of these. kInvalidArgument: "the checkpoint has " and `without`.
-  Result<const LoadedModel*> model_with_memory(const std::set<MemoryKind>& kinds, const char* without) const;
+  Result<const LoadedModel*> model_with(bool (*memory)(const ModelConfig&), const char* without) const;
   // What the model with the shorter context reads, so that all read the same.
   int64_t context_length() const;
   // Tokens of one window of read_windows().

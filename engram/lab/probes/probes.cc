@@ -40,19 +40,18 @@ constexpr std::array kProbes = {
                "text short"},
 };
 
-const char* memory_name(MemoryKind memory) {
-  switch (memory) {
-    case MemoryKind::kNone: return "no memory";
-    case MemoryKind::kEngram: return "Engram";
-    default: return "OverEncoding";
-  }
+std::string memory_name(const ModelConfig& config) {
+  if (config.memory == MemoryKind::kNone) return "no memory";
+  if (config.memory == MemoryKind::kOverEncoding) return "OverEncoding";
+  if (config.engram.rule == HashRule::kEngram) return "Engram";
+  return fmt::format("Engram, rule {}", hash_rule_name(config.engram.rule));
 }
 
 Result<Json> describe_checkpoint(const LoadedModel& model, const std::string& label) {
   ENGRAM_ASSIGN_OR_RETURN(const ParameterCount count, count_parameters(model.config));
   return Json{{"label", label},
               {"directory", model.directory},
-              {"memory", memory_name(model.config.memory)},
+              {"memory", memory_name(model.config)},
               {"p_tot", count.p_tot},
               {"p_act", count.p_act},
               {"rho", count.rho},
@@ -104,10 +103,9 @@ Result<ProbeText> ProbeContext::read_windows() const {
   return text;
 }
 
-Result<const LoadedModel*> ProbeContext::model_with_memory(const std::set<MemoryKind>& kinds,
-                                                           const char* without) const {
-  const auto found = std::find_if(models.rbegin(), models.rend(),
-                                  [&](const LoadedModel& model) { return kinds.contains(model.config.memory); });
+Result<const LoadedModel*> ProbeContext::model_with(bool (*memory)(const ModelConfig&), const char* without) const {
+  const auto found =
+      std::find_if(models.rbegin(), models.rend(), [&](const LoadedModel& model) { return memory(model.config); });
   if (found != models.rend()) return &*found;
   return invalid_argument("{}: the checkpoint has {}", models[0].directory, without);
 }
@@ -151,7 +149,7 @@ Result<Json> run_probe(Env& env, const ProbeEntry& probe, const ProbeOptions& op
     context.null = std::move(context.models.back());
     context.models.pop_back();
   }
-  for (const LoadedModel& model : context.models) context.labels.push_back(memory_name(model.config.memory));
+  for (const LoadedModel& model : context.models) context.labels.push_back(memory_name(model.config));
   if (context.labels.size() == 2 && context.labels[0] == context.labels[1]) {
     context.labels[0] += " (first)";
     context.labels[1] += " (second)";

@@ -6,9 +6,10 @@
 
 namespace engram {
 std::vector<uint64_t> ngram_keys(const TokenMap& map, std::span<const int32_t> tokens,
-                                 std::span<const int64_t> document_starts, int order, int pad_token_id) {
+                                 std::span<const int64_t> document_starts, int order, const EngramConfig& config) {
   const auto canonical = map.ids();
-  const auto pad = static_cast<uint64_t>(canonical[static_cast<size_t>(pad_token_id)]);
+  const auto pad = static_cast<uint64_t>(canonical[static_cast<size_t>(config.pad_token_id)]);
+  const int cut_id = config.rule == HashRule::kEngram ? -1 : config.pad_token_id;
   std::vector<uint64_t> keys(tokens.size());
   size_t next = 0, start = 0;
   for (size_t t = 0; t < tokens.size(); ++t) {
@@ -16,6 +17,7 @@ std::vector<uint64_t> ngram_keys(const TokenMap& map, std::span<const int32_t> t
       start = t;
       ++next;
     }
+    if (t > 0 && tokens[t - 1] == cut_id) start = t;
     uint64_t key = 0;
     for (size_t k = 0; k < static_cast<size_t>(order); ++k) {
       const bool inside = t >= start + k;

@@ -1,8 +1,8 @@
 // NgramRows: which n-grams a text has, and which rows of a table they share.
 //
-// An n-gram is a tuple of canonical ids that ends at a token, with the pad id in front of a document's first token, as
-// the hasher sees it. Its key is a 64-bit mix of the tuple (two of ten million n-grams share one with probability
-// 3e-6).
+// An n-gram is a tuple of canonical ids that ends at a token, with the pad id in front of a document's first token
+// (under the rules of raw ids: eos, which begins a document too), as the hasher sees it. Its key is a 64-bit mix of the
+// tuple (two of ten million n-grams share one with probability 3e-6).
 #pragma once
 #include <cstdint>
 #include <span>
@@ -14,7 +14,7 @@ namespace engram {
 
 // Keys of the n-grams of `order` tokens that end at each token: [tokens].
 std::vector<uint64_t> ngram_keys(const TokenMap& map, std::span<const int32_t> tokens,
-                                 std::span<const int64_t> document_starts, int order, int pad_token_id);
+                                 std::span<const int64_t> document_starts, int order, const EngramConfig& config);
 
 // Distinct n-grams, by ascending key.
 struct NgramCounts {
