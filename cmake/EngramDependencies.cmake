@@ -4,25 +4,36 @@ find_package(PkgConfig REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)
 find_package(fmt REQUIRED)
 
-# Debian has no libfmt.a, so the static form is the header-only one.
-add_library(engram_dep_fmt INTERFACE)
-add_library(engram::fmt ALIAS engram_dep_fmt)
+# engram_archive(VARIABLE FILE): an archive of Debian's, or of scripts/static_libraries.sh where Debian has none. Objects are
+# compiled as they are for the shared libraries, so that the compiler cache serves both.
+function(engram_archive variable file)
+  find_library(${variable} ${file} HINTS ${CMAKE_SOURCE_DIR}/.cache/static/${CMAKE_SYSTEM_PROCESSOR}/usr/lib)
+  if(NOT ${variable})
+    message(FATAL_ERROR "the archive ${file} is missing: run scripts/static_libraries.sh")
+  endif()
+endfunction()
+
 if(ENGRAM_STATIC_DEPS)
-  target_link_libraries(engram_dep_fmt INTERFACE fmt::fmt-header-only)
+  engram_archive(fmt_archive libfmt.a)
+  add_library(engram_dep_fmt INTERFACE)
+  add_library(engram::fmt ALIAS engram_dep_fmt)
+  target_link_libraries(engram_dep_fmt INTERFACE ${fmt_archive})
+  target_compile_definitions(engram_dep_fmt INTERFACE $<TARGET_PROPERTY:fmt::fmt,INTERFACE_COMPILE_DEFINITIONS>)
 else()
-  target_link_libraries(engram_dep_fmt INTERFACE fmt::fmt)
+  add_library(engram::fmt ALIAS fmt::fmt)
 endif()
 
-# engram_pkg(NAME module [ARCHIVE]): imported target engram::NAME from pkg-config's module; where an archive is named
-# and ENGRAM_STATIC_DEPS is on, the archive instead of the shared library.
-function(engram_pkg name module)
+# engram_pkg(NAME module ARCHIVE): imported target engram::NAME from pkg-config's module; with ENGRAM_STATIC_DEPS the archive
+# instead of the shared library.
+function(engram_pkg name module archive)
   pkg_check_modules(${name} IMPORTED_TARGET ${module})
   if(NOT ${name}_FOUND)
     message(FATAL_ERROR "the library ${module} is missing: run scripts/setup.sh, which installs Debian's package of it")
   endif()
-  if(ENGRAM_STATIC_DEPS AND ARGC GREATER 2)
-    find_library(${name}_archive ${ARGV2} REQUIRED)
+  if(ENGRAM_STATIC_DEPS)
+    engram_archive(${name}_archive ${archive})
     add_library(engram_dep_${name} INTERFACE)
+    target_compile_options(engram_dep_${name} INTERFACE ${${name}_CFLAGS_OTHER})
     target_include_directories(engram_dep_${name} SYSTEM INTERFACE ${${name}_INCLUDE_DIRS})
     target_link_libraries(engram_dep_${name} INTERFACE ${${name}_archive})
     add_library(engram::${name} ALIAS engram_dep_${name})
@@ -32,13 +43,13 @@ function(engram_pkg name module)
 endfunction()
 engram_pkg(utf8proc libutf8proc libutf8proc.a)
 engram_pkg(pcre2 libpcre2-8 libpcre2-8.a)
-engram_pkg(onig oniguruma)  # as libhwy below
+engram_pkg(onig oniguruma libonig.a)
 engram_pkg(zstd libzstd libzstd.a)
 engram_pkg(zlib zlib libz.a)
 if(NOT ENGRAM_PORTABLE)
   engram_pkg(uring liburing liburing.a)
 endif()
-engram_pkg(hwy libhwy)  # Debian ships only the shared library (39 KB, libonig has 614): scripts/bundle.sh carries it along
+engram_pkg(hwy libhwy libhwy.a)
 find_package(tomlplusplus REQUIRED)
 # Header-only and without exceptions, whatever the system's package was built as.
 add_library(engram_dep_toml INTERFACE)
@@ -59,9 +70,6 @@ target_include_directories(engram_dep_spdlog SYSTEM INTERFACE
   $<TARGET_PROPERTY:spdlog::spdlog_header_only,INTERFACE_INCLUDE_DIRECTORIES>)
 target_compile_definitions(engram_dep_spdlog INTERFACE SPDLOG_FMT_EXTERNAL)
 target_link_libraries(engram_dep_spdlog INTERFACE engram::fmt Threads::Threads)
-if(ENGRAM_STATIC_DEPS)
-  add_compile_definitions(PCRE2_STATIC UTF8PROC_STATIC)
-endif()
 if(ENGRAM_BUILD_TESTS)
   find_package(GTest REQUIRED)
 endif()

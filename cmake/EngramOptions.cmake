@@ -37,6 +37,9 @@ if(ENGRAM_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
       CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${ENGRAM_CCACHE})
   set(CMAKE_C_COMPILER_LAUNCHER ${ENGRAM_CCACHE})
+else()  # file names in messages as with ccache: relative, wherever the tree lies
+  file(RELATIVE_PATH _up ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+  add_compile_options(-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=${_up})
 endif()
 
 # engram_add_room(NAME SOURCES ... LINKS ...): one room of the house, library engram_NAME, alias engram::NAME.

@@ -5,10 +5,10 @@
 #   scripts/bundle.sh [--cpu]        --cpu: a program that needs no CUDA libraries (default: CUDA, which trains on the
 #                                    CPU too, but wants the full torch install)
 #
-# Third-party libraries are linked statically, except for four: libtorch is found at run time (TORCH_ROOT), libhwy
-# and libonig (39 and 614 KB; Debian ships no archive) lie in lib/, and the C++ library must be the one that libtorch uses,
-# so it is the machine's, with a copy in lib/fallback for older machines. The text and the token shards of the demo are included,
-# packed, when demo/data exists (scripts/corpus.sh).
+# Needs scripts/setup.sh --packages. Third-party libraries are linked statically, except for two: libtorch is found at run
+# time (TORCH_ROOT), and the C++ library must be the one that libtorch uses, so it is the machine's, with a copy in
+# lib/fallback for older machines. The text and the token shards of the demo are included, packed, when demo/data exists
+# (scripts/corpus.sh).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
 LIMIT_MB=45
@@ -32,8 +32,6 @@ copy_program() {
   mkdir -p "$bundle/bin" "$bundle/lib/fallback"
   cp build/bundle/engram build/bundle/engram-{train,torch} "$bundle/bin"
   strip "$bundle"/bin/engram*
-  copy_library libhwy.so.1 "$bundle/lib"
-  copy_library libonig.so.5 "$bundle/lib"
   cp /usr/bin/zstd "$bundle/bin/zstd"
   local library
   for library in libstdc++.so.6 libgcc_s.so.1 libz.so.1 liblzma.so.5 liblz4.so.1; do

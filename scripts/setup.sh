@@ -6,6 +6,7 @@
 #   scripts/setup.sh --harness     also .venv-harness (1.2 GB): lm-eval and large clients, for the long tests of the server
 #   scripts/setup.sh --oracles     also .venv-oracles: Python torch and transformers, for tests/golden/make and bench/
 #   scripts/setup.sh --arm64       also a cross compiler and what it needs to build the part without torch for 64-bit ARM
+#   scripts/setup.sh --packages    also what releases and wheels are made and tried with (docs/releasing.md)
 #   scripts/setup.sh --no-packages leave Debian packages alone (another system, or they are installed by other means)
 #
 # ENGRAM_TORCH=cpu|cuda chooses the set of libraries in .venv (default: cuda where nvidia-smi works, else cpu).
@@ -37,6 +38,7 @@ clients=no
 harness=no
 oracles=no
 arm64=no
+releases=no
 packages=yes
 for argument in "$@"; do
   case $argument in
@@ -44,6 +46,7 @@ for argument in "$@"; do
     --harness) harness=yes ;;
     --oracles) oracles=yes ;;
     --arm64) arm64=yes ;;
+    --packages) releases=yes ;;
     --no-packages) packages=no ;;
     *) wrong_usage "unknown argument '$argument'" ;;
   esac
@@ -178,6 +181,12 @@ main() {
 
   if [[ $arm64 == yes ]]; then
     PACKAGES+=(g++-aarch64-linux-gnu qemu-user)
+  fi
+  if [[ $releases == yes || $oracles == yes ]]; then
+    PACKAGES+=(dpkg-dev)  # unpacks source packages, for scripts/static_libraries.sh
+  fi
+  if [[ $releases == yes ]]; then
+    PACKAGES+=(debootstrap)
   fi
   if [[ $oracles == yes ]]; then
     PACKAGES+=(fio ibverbs-providers)  # measures the drive beside ours; libmlx5, which Mooncake's wheel links

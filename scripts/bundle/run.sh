@@ -21,7 +21,7 @@ version=$(sed -n "s/^__version__ = ['\"]\([^'\"]*\).*/\1/p" "$TORCH_ROOT/torch/v
 [[ $version == 2.11.* ]] || die "$TORCH_ROOT holds torch '${version:-of unknown version}', wanted 2.11"
 
 # The wheel's libraries find each other; a system CUDA comes last, for environments that bring none.
-path=$PWD/lib:$TORCH_ROOT/torch/lib
+path=$TORCH_ROOT/torch/lib
 for folder in "$TORCH_ROOT"/nvidia/*/lib /usr/local/cuda/lib64; do
   [[ ! -d $folder ]] || path+=:$folder
 done

@@ -52,6 +52,7 @@ class Scripts(unittest.TestCase):
             self.assertRegex(done.stderr, r"\Aerror: [^\n]*--no-such-flag[^\n]*\(try --help\)\n\Z")
         for name, arguments in {"demo": ("--prompt",), "wheel": ("--build", "x"), "format": ("--check", "x"),
                                 "bundle": ("--cpu", "x"), "test": ("--no-packages", "x"), "build": ("asan", "-x"),
+                                "release": ("0.2", "--trial"), "try_packages": ("-x",), "static_libraries": ("arm", "x"),
                                 "studies": ("--jobs", "x"), "corpus": ("--study", "-x")}.items():
             self.run_script(self.tree / f"scripts/{name}.sh", *arguments, code=2)
 
