@@ -89,7 +89,7 @@ check
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 mkdir -p dist
-work=$(mktemp -d dist/work.XXXXXX)
+work=$(mktemp -d "$ROOT/dist/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 out=$work/files
 mkdir "$out"
