@@ -36,6 +36,7 @@ void add_generate(CLI::App& app, Invocation& invocation);
 void add_import(CLI::App& app, Invocation& invocation);
 void add_lab(CLI::App& app, Invocation& invocation);
 void add_score(CLI::App& app, Invocation& invocation);
+void add_audit(CLI::App& app, Invocation& invocation);
 void add_serve(CLI::App& app, Invocation& invocation);
 void add_probes(CLI::App& lab, Invocation& invocation);  // below `lab`
 void add_train(CLI::App& app, Invocation& invocation);

@@ -9,6 +9,7 @@ int main(int argc, char** argv) {
   Invocation invocation;
   describe_program(app);
   app.require_subcommand(1);
+  add_audit(app, invocation);
   add_eval(app, invocation);
   add_export(app, invocation);
   add_generate(app, invocation);

@@ -17,6 +17,7 @@ struct TorchCommand {
 };
 
 inline constexpr std::array kTorchCommands = {
+    TorchCommand{"", "audit", "engram-torch", "Is a checkpoint, and the run that wrote it, what it says it is?"},
     TorchCommand{"", "demo", "engram-train", "Train a pure-MoE and an Engram model on the same text and compare them"},
     TorchCommand{"", "eval", "engram-torch",
                  "Loss and bits per byte of a text under a checkpoint, or its answers to a suite"},

@@ -6,6 +6,7 @@ Everything goes into a temporary folder. The recipe makes its own text, so nothi
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,53 @@ class Smoke(unittest.TestCase):
         first = run(*arguments).stdout
         self.assertTrue(first.strip())
         self.assertEqual(first, run(*arguments).stdout)
+
+    def test_audit_finds_what_is_wrong(self):
+        """A run as it is has no fault; each planted one is found, and named."""
+        def lines(output, code=0):
+            done = run("audit", output, "--json", code=code)
+            report = json.loads(done.stdout)
+            self.assertEqual(report["faults"], sum(line["verdict"] == "fault" for line in report["lines"]))
+            return report["lines"], done.stderr
+
+        def plant(name, change):
+            copy = Path(self.folder.name) / "planted"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(self.output, copy, symlinks=True)
+            target = copy / name if (copy / name).exists() else copy / "latest" / name
+            target.write_bytes(change(target.read_bytes()))
+            found, errors = lines(copy, code=1)
+            self.assertRegex(errors, r"error: .*: \d+ faults?, printed above")
+            return [f"{line['subject']}: {line['text']}" for line in found if line["verdict"] == "fault"]
+
+        def zeroed_expert(data):
+            size = int.from_bytes(data[:8], "little")
+            header = json.loads(data[8:8 + size])
+            name = next(name for name in header if name.startswith("muon.momentum.") and ".experts." in name)
+            begin, end = header[name]["data_offsets"]
+            each = (end - begin) // header[name]["shape"][0]
+            at = 8 + size + begin + each  # the second expert
+            return data[:at] + bytes(each) + data[at + each:]
+
+        whole, _ = lines(self.output)
+        self.assertEqual([line for line in whole if line["verdict"] == "fault"], [])
+        subjects = {line["subject"] for line in whole}
+        self.assertLessEqual({"model", "parameters", "numbers", "recipe", "state", "data", "experts", "metrics",
+                              "rows of memory layer 0"}, subjects)
+        self.assertIn("no window twice", next(line["text"] for line in whole if line["subject"] == "data"))
+        nan = b"\x00\x00\xc0\x7f"
+        for name, change, words in (
+                ("model.safetensors", lambda data: data[:-4] + nan, "numbers: not finite in 1 tensors; model.safetensors: "),
+                ("optimizer.safetensors", zeroed_expert, "no token has reached 1 of "),
+                ("metrics.jsonl", lambda data: data[data.index(b"\n") + 1:], "metrics.jsonl:1: got another step, wanted 1"),
+                ("metrics.jsonl", lambda data: b"".join(data.splitlines(True)[:5]), "ends at step 5"),
+                ("recipe.toml", lambda data: data.replace(b"hidden_size = ", b"hidden_size = 1", 1), "recipe: config.json differs: "),
+                ("state.json", lambda data: data.replace(b'"next_batch": ', b'"next_batch": 1', 1), "state: step "),
+                ("data/train.tokens", lambda data: data[:-1], "data: "),
+                ("tokenizer.json", lambda data: data.replace(b'"!"', b'"!!"', 1), "model: ")):
+            with self.subTest(name=name, words=words):
+                faults = plant(name, change)
+                self.assertTrue(any(words in fault for fault in faults), faults)
 
     def test_eval_prints_json(self):
         text = Path(self.folder.name) / "text.txt"
