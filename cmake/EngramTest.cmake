@@ -42,6 +42,18 @@ function(engram_add_test name)
   endif()
 endfunction()
 
+# engram_program(VARIABLE TARGET): the program that a test starts by itself; a script where it has to be emulated.
+function(engram_program variable target)
+  set(${variable} $<TARGET_FILE:${target}> PARENT_SCOPE)
+  if(CMAKE_CROSSCOMPILING)
+    set(script ${CMAKE_CURRENT_BINARY_DIR}/emulated_${target})
+    list(JOIN CMAKE_CROSSCOMPILING_EMULATOR " " emulator)
+    file(GENERATE OUTPUT ${script} CONTENT "#!/bin/sh\nexec ${emulator} $<TARGET_FILE:${target}> \"$@\"\n"
+      FILE_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+    set(${variable} ${script} PARENT_SCOPE)
+  endif()
+endfunction()
+
 # engram_add_fuzzer(NAME SOURCES x_fuzz.cc ... LINKS engram::core SEEDS dir): one libFuzzer program, one ctest entry
 # (labels fuzz and attack) that runs it for ENGRAM_FUZZ_SECONDS (default 60), started from the seeds. Target `fuzzers`
 # builds all.

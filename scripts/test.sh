@@ -94,10 +94,13 @@ if step build-tsan scripts/build.sh tsan threaded_tests; then
   run_ctest ctest-tsan tsan -L threads
 fi
 
-# What has vectors, byte order, pages or threads of its own; under emulation the rest of the tests takes too long.
-arm64_tests=(core_test hash_test kernels_test row_codec_test formats_test row_file_test store_open_test golden_hash
-  regress_core_test regress_kernels_test)
-section "6/7 64-bit ARM under emulation: ${arm64_tests[*]}"
+# What libengram is made of, and what has vectors, byte order, pages or threads of its own. Left out is what takes longer
+# than the rest together (text_unicode_test, regress_text_test, regress_data_test) and what is the same everywhere: HTTP.
+arm64_tests=(core_test regress_core_test text_test golden_tokenizer hash_test golden_hash formats_test regress_formats_test
+  kernels_test attention_kernel_test paged_attention_test row_codec_test sampling_kernel_test regress_kernels_test
+  golden_module_reference row_file_test row_store_test store_open_test table_source_test planner_test regress_store_test
+  dist_world_test)
+section "6/7 64-bit ARM under emulation: ${#arm64_tests[@]} test programs"
 if [[ $arm64 == no ]]; then
   say "left out: no cross compiler or no qemu-aarch64 (Debian packages g++-aarch64-linux-gnu, qemu-user)"
 elif step build-arm64 scripts/build.sh arm64 "${arm64_tests[@]}"; then
