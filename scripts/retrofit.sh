@@ -4,7 +4,7 @@
 #
 #   scripts/retrofit.sh [cpu-small|gpu] [--jobs N]
 #
-# cpu-small (default): 27 trials and 29 runs, about 8 hours on a thread (an estimate). gpu: 50 times the facts,
+# cpu-small (default): 36 trials and 29 runs, about 9 hours on a thread (an estimate). gpu: 50 times the facts,
 # three seeds, for one NVIDIA GPU; it has not run yet. Safe to stop and to run again. ENGRAM names the built command (default
 # build/release/engram). Text in corpora/retrofit, results in results/*retrofit*-DATE.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
