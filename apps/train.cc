@@ -40,6 +40,8 @@ nlohmann::ordered_json to_json(const TrainSummary& summary) {
     for (const PartLoss& part : summary.validation_parts)
       json["validation_parts"][part.name] = {{"tokens", part.tokens}, {"loss", part.loss}};
   }
+  if (summary.average_validation_loss > 0) json["average"]["validation_loss"] = summary.average_validation_loss;
+  if (summary.skipped_steps > 0) json["skipped_steps"] = summary.skipped_steps;
   if (!summary.validation_sets.empty()) json["validation_sets"] = engram::to_json(summary.validation_sets);
   json["p_tot"] = summary.parameters.p_tot;
   json["p_act"] = summary.parameters.p_act;
@@ -71,6 +73,10 @@ void print_summary(const TrainSummary& summary) {
   fmt::print("step {} of {}: loss {:.4f}", summary.step, summary.steps, summary.loss);
   if (summary.validation_loss > 0)
     fmt::print(", validation loss {:.4f}, {:.4f} bits per byte", summary.validation_loss, summary.bits_per_byte);
+  if (summary.average_validation_loss > 0)
+    fmt::print("\naveraged weights: validation loss {:.4f}", summary.average_validation_loss);
+  if (summary.skipped_steps > 0)
+    fmt::print("\n{} steps were skipped: their numbers were not finite", summary.skipped_steps);
   fmt::print("\n{} tokens in {}, peak memory {:.2f} GiB\ncheckpoint {}\n",
              format_count(static_cast<double>(summary.tokens)), format_duration(summary.seconds),
              static_cast<double>(summary.peak_rss_bytes) / (1 << 30), summary.checkpoint);

@@ -33,6 +33,17 @@ std::vector<int64_t> expert_loads(const TransformerImpl& model) {
   return all;
 }
 
+// How many gates of each layer lie in each of kGateBins parts of 0 .. 1.
+std::vector<int64_t> count_gates(const std::vector<torch::Tensor>& gates, size_t layers) {
+  std::vector<int64_t> counts(layers * kGateBins);
+  for (size_t layer = 0; layer < std::min(layers, gates.size()); ++layer) {
+    const torch::Tensor bins = (gates[layer].to(torch::kCPU).flatten() * kGateBins).clamp(0, kGateBins - 1);
+    for (const float bin : std::span(bins.const_data_ptr<float>(), static_cast<size_t>(bins.numel())))
+      ++counts[layer * kGateBins + static_cast<size_t>(bin)];
+  }
+  return counts;
+}
+
 void set_expert_loads(TransformerImpl& model, std::vector<int64_t> all) {
   int64_t* next = all.data();
   for (torch::Tensor load : model.expert_loads()) {
@@ -166,14 +177,14 @@ std::vector<MemoryRows> Learner::gather(std::span<const Batch> batches, int64_t 
   return memory;
 }
 
-torch::Tensor Learner::micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory) {
+torch::Tensor Learner::micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory, ForwardTrace* trace) {
   ForwardInput input;
   input.tokens = to_device(batch.tokens, batch);
   input.memory = std::move(memory);
   input.starts = batch.starts;
   input.recompute = recipe_.train.recompute;
   const Autocast autocast(recipe_.train.dtype == TrainDtype::kBf16, device_.type());
-  const torch::Tensor hidden = model_.model->forward(input);
+  const torch::Tensor hidden = model_.model->forward(input, trace);
   RECORD_USER_SCOPE("phase:head");
   return model_.model->loss(hidden, to_device(batch.targets, batch));
 }
@@ -188,13 +199,16 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   std::vector<torch::Tensor> losses;
   StepTotals totals;
   PairwiseSum row_gradients;
+  ForwardTrace trace;  // of the step's last micro-batch
   for (int64_t i = 0; i < own; ++i) {
     const Batch& batch = batches[static_cast<size_t>(i)];
     std::vector<MemoryRows> mine;
     for (const MemoryRows& rows : memory)
       mine.push_back({own == 1 ? rows.unique_rows : rows.unique_rows.detach().requires_grad_(),
                       rows.index.narrow(0, i * batch.batch_size, batch.batch_size)});
-    const torch::Tensor loss = micro_batch_loss(batch, mine) * (1.0 / static_cast<double>(all));
+    const bool traced = histograms_ && i == own - 1 && ranks_.rank() == ranks_.size() - 1;
+    const torch::Tensor loss =
+        micro_batch_loss(batch, mine, traced ? &trace : nullptr) * (1.0 / static_cast<double>(all));
     clock.lap(result.seconds, &StepSeconds::forward);
     optimizer_->exchange().begin_backward(/*last=*/i == own - 1);
     loss.backward();
@@ -216,6 +230,7 @@ StepResult Learner::step(std::span<const Batch> batches, int64_t step, double mu
   std::copy_n(nats.const_data_ptr<double>(), own, totals.losses.begin() + ranks_.rank() * own);
   totals.gate_means = model_.model->gate_means();
   if (ranks_.rank() != ranks_.size() - 1) std::ranges::fill(totals.gate_means, 0.0);  // the last micro-batch is there
+  if (histograms_) totals.gate_counts = count_gates(trace.gates, totals.gate_means.size());
   update(collect(row_gradients.finish(), next, totals), multiplier, totals, result);
   clock.lap(result.seconds, &StepSeconds::optimizers);
   return result;
@@ -261,8 +276,14 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, co
                            static_cast<double>(result.touched_rows);
   result.expert_load = model_.model->expert_load_ratio();
   result.gate_mean = totals.gate_means;
+  result.gate_counts = totals.gate_counts;
+  if (histograms_) result.expert_counts = expert_loads(*model_.model);
   result.stop = totals.stop;
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    if (next_rows_) next_rows_->send_rows();
+    model_.model->update_expert_bias(0);
+    return;
+  }
   const double scale = clip_scale(result.grad_norm, recipe_.optimizer.clip_norm);
   scale_gradients(gradients, scale);
   optimizer_->step(gradients, multiplier);
@@ -272,6 +293,19 @@ void Learner::update(std::vector<torch::Tensor> gradients, double multiplier, co
   model_.model->update_expert_bias(is_frozen(recipe_.train, ParameterRole::kRouter) ? 0
                                                                                     : recipe_.train.expert_bias_rate);
   optimizer_->exchange().finish_return();
+}
+
+Result<std::string> Learner::sample(const std::string& prompt, const GenerateOptions& options) {
+  for (ShuffledTable* table : shuffled_) table->begin(ShuffledTable::kEvaluation);
+  std::string text;
+  model_.model->eval();
+  const auto tokens = generate(model_, prompt, options, [&](std::string_view piece) {
+    text += piece;
+    return true;
+  });
+  model_.model->train();
+  ENGRAM_RETURN_IF_ERROR(tokens.status());
+  return text;
 }
 
 template <typename Evaluate>

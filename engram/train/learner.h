@@ -18,6 +18,7 @@
 #include "engram/data/token_shard.h"
 #include "engram/dist/communicator.h"
 #include "engram/model/decode/evaluate.h"
+#include "engram/model/decode/generate.h"
 #include "engram/train/learning_table.h"
 #include "engram/train/optimizer.h"
 #include "engram/train/row_request.h"
@@ -41,8 +42,11 @@ struct StepResult {
   double busiest_owner = 1;         // touched rows of the rank that keeps the most of them over the mean of ranks
   std::vector<double> expert_load;  // per MoE block: max / mean of the step's tokens per expert
   std::vector<double> gate_mean;    // per Engram layer, of the last micro-batch
-  StepSeconds seconds;              // of this rank; `data` is the caller's
-  bool stop = false;                // some rank was asked to stop
+  // Only where histograms are wanted: gates of the last micro-batch in bins of equal width over 0 .. 1, one layer after
+  // another; and tokens of each expert, one block after another.
+  std::vector<int64_t> gate_counts, expert_counts;
+  StepSeconds seconds;  // of this rank; `data` is the caller's
+  bool stop = false;    // some rank was asked to stop
 };
 
 // Not thread-safe: torch's thread pool works inside. Throws c10::Error on what torch refuses.
@@ -56,12 +60,17 @@ class Learner {
 
   // `batches`: this rank's part of the recipe.train.accumulation micro-batches; `step` counts from 1; rates are scaled
   // by `multiplier`. The result is that of the whole step, on every rank; `stop` (may be null): this rank was asked to.
-  // A loss or gradient norm that is not finite is returned without touching any weight. `next`: those of the next step,
-  // where it is certain to come and several ranks train: their rows are asked for during this step. Or empty; alike on
-  // all ranks.
+  // A loss or gradient norm that is not finite is returned without touching any weight, and the next step may follow.
+  // `next`: those of the next step, where it is certain to come and several ranks train: their rows are asked for
+  // during this step. Or empty; alike on all ranks.
   StepResult step(std::span<const Batch> batches, int64_t step, double multiplier,
                   const std::atomic<bool>* stop = nullptr, std::span<const Batch> next = {});
 
+  // Whether the next steps count what histograms need. Alike on all ranks; changes no number.
+  void want_histograms(bool on) { histograms_ = on; }
+
+  // What the model writes after `prompt`. All ranks call it together.
+  Result<std::string> sample(const std::string& prompt, const GenerateOptions& options);
   // Loss of a text in evaluation mode and fp32, under the recipe's control (model/decode/evaluate.h): of one sequence,
   // and of each document alone.
   Result<EvaluateResult> validate(const TokenText& text, const EvaluateOptions& options);
@@ -78,7 +87,7 @@ class Learner {
   std::vector<ParameterInfo> freeze(std::vector<ParameterInfo> parameters);
   void make_tables(const RunInputs& inputs);
   std::vector<MemoryRows> gather(std::span<const Batch> batches, int64_t step);
-  torch::Tensor micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory);
+  torch::Tensor micro_batch_loss(const Batch& batch, std::vector<MemoryRows> memory, ForwardTrace* trace);
   std::unique_ptr<LearningTable> make_table(int layer, int64_t num_rows);
   std::unique_ptr<RowRequest> request(std::span<const Batch> batches);
   std::vector<torch::Tensor> collect(const std::vector<torch::Tensor>& rows, std::span<const Batch> next,
@@ -90,6 +99,7 @@ class Learner {
 
   Communicator& ranks_;
   Recipe recipe_;
+  bool histograms_ = false;
   torch::Device device_;
   LoadedModel model_;                     // owns the tables
   std::vector<LearningTable*> tables_;    // inside model_.tables, maybe behind a control's table

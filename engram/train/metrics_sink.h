@@ -6,11 +6,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <vector>
 
 #include "engram/core/env.h"
 #include "engram/core/status.h"
-#include "engram/train/recipe.h"
 
 namespace engram {
 
@@ -20,10 +18,6 @@ class MetricsSink {
   virtual Status append(const nlohmann::ordered_json& line) = 0;
   virtual Status sync() = 0;  // what was appended is durable
 };
-
-// The sinks of the recipe, in OUTPUT, which continue after `step` completed steps: what they hold of later ones, and a
-// torn end, is cut off.
-Result<std::vector<std::unique_ptr<MetricsSink>>> open_metrics_sinks(Env& env, const Recipe& recipe, int64_t step);
 
 // Every number of a line except for its step: "loss", "step_seconds/data", "gate_mean/0". Samples and histograms are
 // not numbers.

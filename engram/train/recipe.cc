@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numbers>
 #include <set>
 
 #include "engram/core/fields.h"
@@ -21,6 +22,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 const EnumNames<DecayKind> kDecayNames = {{DecayKind::kStep, "step"},
                                           {DecayKind::kConstant, "constant"},
                                           {DecayKind::kLinear, "linear"},
+                                          {DecayKind::kCosine, "cosine"},
                                           {DecayKind::kWsd, "wsd"}};
 const EnumNames<MatrixOptimizer> kMatrixOptimizerNames = {{MatrixOptimizer::kMuon, "muon"},
                                                           {MatrixOptimizer::kAdamW, "adamw"}};
@@ -33,6 +35,8 @@ const EnumNames<TablePlacement> kPlacementNames = {{TablePlacement::kHost, "host
 const EnumNames<TrainDtype> kDtypeNames = {{TrainDtype::kFp32, "fp32"}, {TrainDtype::kBf16, "bf16"}};
 const EnumNames<Recompute> kRecomputeNames = {
     {Recompute::kNone, "none"}, {Recompute::kAttention, "attention"}, {Recompute::kBlocks, "blocks"}};
+const EnumNames<AverageKind> kAverageNames = {
+    {AverageKind::kNone, "none"}, {AverageKind::kEma, "ema"}, {AverageKind::kMean, "mean"}};
 const EnumNames<SinkKind> kSinkNames = {{SinkKind::kTensorBoard, "tensorboard"}, {SinkKind::kCsv, "csv"}};
 const EnumNames<ControlKind> kControlNames = {{ControlKind::kNone, "none"},
                                               {ControlKind::kShuffledHash, "shuffled-hash"},
@@ -89,6 +93,7 @@ void visit_optimizer(Optimizer& optimizer, Visitor&& visit) {
   visit("warmup_steps", optimizer.warmup_steps, 0, kMaxCount);
   visit("decay", optimizer.decay, kDecayNames);
   visit("decay_fraction", optimizer.decay_fraction, 0, 1);
+  visit("min_lr_ratio", optimizer.min_lr_ratio, 0, 1);
   visit("table_state", optimizer.table_state, kTableStateNames);
   visit("table_momentum", optimizer.table_momentum, kTableMomentumNames);
 }
@@ -126,22 +131,35 @@ void visit_train(Train& train, Visitor&& visit) {
   visit("expert_bias_rate", train.expert_bias_rate, 0, 1);
   visit("accumulation", train.accumulation, 1, 1 << 16);
   visit("control", train.control, kControlNames);
+  visit("max_skipped_steps", train.max_skipped_steps, 0, kMaxCount);
+  visit("average", train.average, kAverageNames);
+  visit("average_decay", train.average_decay, 0, 1);
+  visit("average_from", train.average_from, 0, kMaxCount);
+  visit("sample_prompts", train.sample_prompts);
+  visit("samples_every", train.samples_every, 0, kMaxCount);
+  visit("sample_tokens", train.sample_tokens, 1, 1 << 20);
+  visit("sample_temperature", train.sample_temperature, 0, 100);
   visit("shard_experts", train.shard_experts);
   visit("exchange_timeout", train.exchange_timeout, 1, 86400);
 }
 template <typename Metrics, typename Visitor>
 void visit_metrics(Metrics& metrics, Visitor&& visit) {
   visit("sinks", metrics.sinks, kSinkNames);
+  visit("histograms_every", metrics.histograms_every, 0, kMaxCount);
 }
 
 // Where a key of this invocation, not of the numbers, may change between a run and its continuation.
 bool may_change_on_resume(const std::string& key) {
-  static const std::set<std::string> keys = {
-      "train.output",           "train.stop_at",          "train.threads",
-      "train.log_every",        "train.validate_every",   "train.validation_batches",
-      "train.checkpoint_every", "train.keep_checkpoints", "data.loader_threads",
-      "train.exchange_timeout", "train.shard_experts",    "train.recompute",
-      "metrics.sinks"};
+  static const std::set<std::string> keys = {"train.output",           "train.stop_at",
+                                             "train.threads",          "train.log_every",
+                                             "train.validate_every",   "train.validation_batches",
+                                             "train.checkpoint_every", "train.keep_checkpoints",
+                                             "data.loader_threads",    "train.exchange_timeout",
+                                             "train.shard_experts",    "train.recompute",
+                                             "metrics.sinks",          "metrics.histograms_every",
+                                             "train.sample_prompts",   "train.samples_every",
+                                             "train.sample_tokens",    "train.sample_temperature",
+                                             "train.max_skipped_steps"};
   return keys.contains(key);
 }
 
@@ -423,11 +441,13 @@ double schedule_multiplier(const OptimizerRecipe& optimizer, int64_t step, int64
     return multiplier;
   }
   if (optimizer.decay == DecayKind::kConstant) return multiplier;
-  const int64_t length = optimizer.decay == DecayKind::kLinear
-                             ? std::max<int64_t>(0, steps - optimizer.warmup_steps)
-                             : std::llround(optimizer.decay_fraction * static_cast<double>(steps));
+  const int64_t length = optimizer.decay == DecayKind::kWsd
+                             ? std::llround(optimizer.decay_fraction * static_cast<double>(steps))
+                             : std::max<int64_t>(0, steps - optimizer.warmup_steps);
   if (steps - step >= length) return multiplier;
-  return multiplier * static_cast<double>(steps - step) / static_cast<double>(length);
+  double left = static_cast<double>(steps - step) / static_cast<double>(length);
+  if (optimizer.decay == DecayKind::kCosine) left = (1 - std::cos(std::numbers::pi * left)) / 2;
+  return multiplier * (optimizer.min_lr_ratio + (1 - optimizer.min_lr_ratio) * left);
 }
 
 }  // namespace engram

@@ -21,7 +21,8 @@
 
 namespace engram {
 
-enum class DecayKind { kStep, kConstant, kLinear, kWsd };
+enum class DecayKind { kStep, kConstant, kLinear, kCosine, kWsd };
+enum class AverageKind { kNone, kEma, kMean };
 enum class TableStateKind { kElement, kRow };      // second moment of a table: per element, or one per row
 enum class TablePlacement { kHost, kDevice };      // where table rows and their optimizer state live
 enum class TableMomentum { kFp32, kBf16, kNone };  // first moment of a table; none: the gradient stands for it
@@ -77,6 +78,7 @@ struct OptimizerRecipe {
   int64_t warmup_steps = 0;
   DecayKind decay = DecayKind::kStep;
   double decay_fraction = 0.4;  // of the steps, with DecayKind::kWsd: how many the decay to zero takes
+  double min_lr_ratio = 0;      // what linear, cosine and wsd fall to, times the rate; step and constant do not read it
   TableStateKind table_state = TableStateKind::kElement;
   TableMomentum table_momentum = TableMomentum::kFp32;
   std::array<double, kParameterRoles> lr_factor = ones();  // by ParameterRole: times muon_lr or adamw_lr
@@ -110,12 +112,21 @@ struct TrainRecipe {
   double expert_bias_rate = 1e-3;  // loss-free balancing
   int64_t accumulation = 1;        // micro-batches of one step
   ControlKind control = ControlKind::kNone;
+  int64_t max_skipped_steps = 0;             // in a row, whose loss or gradient is not finite; one more ends the run
+  AverageKind average = AverageKind::kNone;  // of the weights over the steps, beside the weights
+  double average_decay = 0.999;
+  int64_t average_from = 0;                 // completed steps after which the average begins
+  std::vector<std::string> sample_prompts;  // what the model is to continue now and then
+  int64_t samples_every = 0;                // steps; 0: at the end only
+  int64_t sample_tokens = 64;
+  double sample_temperature = 0;
   bool shard_experts = false;     // several ranks share out the routed experts; decides no number
   int64_t exchange_timeout = 60;  // seconds that a rank waits for another one
 };
 
 struct MetricsRecipe {
-  std::vector<SinkKind> sinks;  // beside metrics.jsonl
+  std::vector<SinkKind> sinks;   // beside metrics.jsonl
+  int64_t histograms_every = 0;  // steps; 0: none
 };
 
 bool is_frozen(const TrainRecipe& train, ParameterRole role);
@@ -151,7 +162,8 @@ struct Recipe {
 
 // The learning-rate multiplier of step `step` (0-based) of `steps`: linear warm-up to 1; with DecayKind::kStep
 // 0.316 from 80 % and 0.1 from 90 % of the steps on; kLinear falls from the end of the warm-up in a straight line that
-// would reach 0 at step `steps`; kWsd is 1 until the last decay_fraction of the steps and falls so over them.
+// would reach min_lr_ratio at step `steps`, kCosine on half a cosine; kWsd is 1 until the last decay_fraction of the
+// steps and falls in a straight line over them.
 double schedule_multiplier(const OptimizerRecipe& optimizer, int64_t step, int64_t steps);
 
 }  // namespace engram

@@ -18,6 +18,18 @@ constexpr std::pair<const char*, double StepSeconds::*> kParts[] = {{"data", &St
 
 }  // namespace
 
+void add_histograms(const StepResult& step, const ModelConfig& config, nlohmann::ordered_json& line) {
+  const auto add = [&line](const char* name, const std::vector<int64_t>& counts, int bins, double high) {
+    for (size_t i = 0; i * static_cast<size_t>(bins) < counts.size(); ++i) {
+      const auto first = counts.begin() + static_cast<int64_t>(i) * bins;
+      line["histograms"][fmt::format("{}/{}", name, i)] = {
+          {"low", 0}, {"high", high}, {"counts", std::vector<int64_t>(first, first + bins)}};
+    }
+  };
+  add("gate", step.gate_counts, kGateBins, 1);
+  add("expert_load", step.expert_counts, config.n_routed_experts, config.n_routed_experts);
+}
+
 StepMeter::StepMeter(const RunInputs& inputs, int ranks) : device_(inputs.recipe.train.device), ranks_(ranks) {
   const Recipe& recipe = inputs.recipe;
   if (!recipe.train.freeze.empty()) return;

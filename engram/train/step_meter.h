@@ -10,6 +10,10 @@
 
 namespace engram {
 
+// Where the step has counted what they need: {NAME: {"low", "high", "counts"}}, "gate/0" of the first layer with a
+// memory, "expert_load/1" of the second block with experts, whose bins are the experts.
+void add_histograms(const StepResult& step, const ModelConfig& config, nlohmann::ordered_json& line);
+
 class StepMeter {
  public:
   // Measures the machine (matrix_rate.h). Ranks of one machine measure at the same time, as they train.

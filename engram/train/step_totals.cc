@@ -15,7 +15,7 @@ template <typename Each>
 void for_each_number(StepTotals& totals, ExactSum::Words& words, int64_t& stop, const Each& each) {
   for (std::vector<double>* numbers : {&totals.losses, &totals.gate_means})
     for (double& number : *numbers) each(number);
-  for (std::vector<int64_t>* numbers : {&totals.touched_rows, &totals.expert_loads})
+  for (std::vector<int64_t>* numbers : {&totals.touched_rows, &totals.expert_loads, &totals.gate_counts})
     for (int64_t& number : *numbers) each(number);
   for (int64_t& word : words) each(word);
   each(totals.asked_rows);

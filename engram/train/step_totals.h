@@ -10,6 +10,8 @@
 
 namespace engram {
 
+inline constexpr int kGateBins = 32;  // of histograms of gates
+
 struct StepTotals {
   std::vector<double> losses;         // [micro-batches of the step], filled by who made them
   std::vector<double> gate_means;     // [Engram layers], of the last micro-batch
@@ -18,6 +20,7 @@ struct StepTotals {
   int64_t asked_rows = 0;             // distinct rows that this rank asked for
   int64_t targets = 0;                // tokens to learn
   std::vector<int64_t> expert_loads;  // [MoE blocks x experts]
+  std::vector<int64_t> gate_counts;   // [Engram layers x bins], of the last micro-batch; or empty
   bool stop = false;                  // somebody was asked to stop
 
   // 2-norm of all gradients.

@@ -36,6 +36,8 @@ struct TrainSummary {
   double loss = 0;              // of the last step
   double validation_loss = 0;   // of the last validation; 0: none was made
   double bits_per_byte = 0;
+  double average_validation_loss = 0;      // of the averaged weights, then; 0: none
+  int64_t skipped_steps = 0;               // over all sessions of the run: whose loss or gradient was not finite
   std::vector<PartLoss> validation_parts;  // of that validation: repeats of the context, overlap with training, sources
   std::vector<ValidationSetResult> validation_sets;
   ParameterCount parameters;

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "engram/core/json.h"
 #include "engram/core/machine.h"
 #include "engram/core/output_lock.h"
 #include "engram/core/progress.h"
@@ -18,15 +19,19 @@
 #include "engram/train/learner.h"
 #include "engram/train/memory_need.h"
 #include "engram/train/metrics_log.h"
+#include "engram/train/open_sinks.h"
 #include "engram/train/phase_profiler.h"
 #include "engram/train/run_checks.h"
 #include "engram/train/run_directory.h"
 #include "engram/train/step_meter.h"
 #include "engram/train/train_state.h"
 #include "engram/train/validation.h"
+#include "engram/train/weight_average.h"
 
 namespace engram {
 namespace {
+
+constexpr char kAverageFolder[] = "average";  // of a checkpoint: the same model with averaged weights
 
 // Rank 0 writes a checkpoint to the disk while the others wait.
 constexpr std::chrono::seconds kSavePatience{3600};
@@ -60,6 +65,11 @@ class Run {
   Status load_model_state(const std::string& checkpoint, bool attach);
   Status restore(const std::string& checkpoint);
   std::vector<StreamedTensor> table_rows();
+  WeightAverage* average() { return average_ && step_ > inputs_.recipe.train.average_from ? &*average_ : nullptr; }
+  Status write_model(const std::string& directory);
+  Status validate(nlohmann::ordered_json& line);
+  Status write_samples(nlohmann::ordered_json& line);
+  Status skip(const StepResult& result);
   Status open_metrics();
   Status record(const nlohmann::ordered_json& line);
   Result<std::vector<Batch>> step_batches();
@@ -86,11 +96,13 @@ class Run {
   std::unique_ptr<Learner> learner_;
   std::vector<std::unique_ptr<MetricsSink>> metrics_;  // at rank 0
   std::optional<StepMeter> meter_;
+  std::optional<WeightAverage> average_;
   std::optional<Validation> validation_;
   PhaseProfiler profiler_;
   TrainPosition position_;
   int64_t step_ = 0, saved_step_ = 0, last_step_ = 0;
   double seconds_ = 0;
+  int64_t skipped_in_a_row_ = 0;
   bool stopped_ = false;
   ExchangeCosts exchanged_;
   TrainSummary summary_;
@@ -135,6 +147,12 @@ Status Run::open(const Recipe& recipe) {
   position_.train_tokens = inputs_.train_tokens();
   ENGRAM_RETURN_IF_ERROR(connect());
   learner_ = std::make_unique<Learner>(inputs_, *ranks_);
+  for (const std::string& prompt : recipe.train.sample_prompts)
+    ENGRAM_RETURN_IF_ERROR(
+        prompt_context(learner_->loaded_model(), prompt).status().with_context("train.sample_prompts"));
+  if (recipe.train.average != AverageKind::kNone)
+    average_.emplace(learner_->model().parameters(),
+                     recipe.train.average == AverageKind::kMean ? 1 : recipe.train.average_decay);
   ENGRAM_RETURN_IF_ERROR(continue_run(recipe));
   last_step_ = recipe.train.stop_at > 0 ? recipe.train.stop_at : recipe.train.steps;
   if (step_ < last_step_) meter_.emplace(inputs_, ranks_->size());
@@ -282,8 +300,12 @@ Status Run::restore(const std::string& checkpoint) {
   } else {
     follow_writes(state);
   }
-  ENGRAM_RETURN_IF_ERROR(load_model_state(checkpoint, /*attach=*/false));
   step_ = saved_step_ = position_.step;
+  if (average()) {
+    ENGRAM_RETURN_IF_ERROR(load_model_state(join_path(checkpoint, kAverageFolder), /*attach=*/false));
+    average_->take();
+  }
+  ENGRAM_RETURN_IF_ERROR(load_model_state(checkpoint, /*attach=*/false));
   loader_->seek(position_.next_batch);
   summary_.checkpoint = checkpoint;
   return Status();
@@ -295,6 +317,7 @@ Status Run::open_metrics() {
   const nlohmann::json& last = log->last_line();
   seconds_ = last.value("seconds", 0.0);
   summary_.loss = last.value("loss", 0.0);
+  summary_.skipped_steps = last.value("skipped_steps", int64_t{0});
   Validation::restore(last, summary_);
   ENGRAM_ASSIGN_OR_RETURN(metrics_, open_metrics_sinks(env_, inputs_.recipe, step_));
   metrics_.insert(metrics_.begin(), std::move(log));
@@ -328,9 +351,53 @@ Status Run::loop() {
 Status Run::measure() {
   nlohmann::ordered_json line;
   line["step"] = step_;
-  ENGRAM_RETURN_IF_ERROR(validation_->measure(*learner_, step_, summary_, line, observer_));
+  ENGRAM_RETURN_IF_ERROR(validate(line));
+  ENGRAM_RETURN_IF_ERROR(write_samples(line));
   ENGRAM_RETURN_IF_ERROR(record(line));
   return save();
+}
+
+// Of the weights and, beside them, of their average.
+Status Run::validate(nlohmann::ordered_json& line) {
+  const std::string whose = fmt::format("step {}", step_);
+  ENGRAM_RETURN_IF_ERROR(validation_->measure(*learner_, whose, summary_, line, observer_));
+  if (!average()) return {};
+  const Averaged averaged(average());
+  TrainSummary found;
+  nlohmann::ordered_json of_average = nlohmann::ordered_json::object();
+  ENGRAM_RETURN_IF_ERROR(validation_->measure(*learner_, whose + ", averaged weights", found, of_average, observer_));
+  summary_.average_validation_loss = found.validation_loss;
+  line["average"] = std::move(of_average);
+  return {};
+}
+
+Status Run::write_samples(nlohmann::ordered_json& line) {
+  const TrainRecipe& train = inputs_.recipe.train;
+  GenerateOptions options;
+  options.max_tokens = static_cast<int>(train.sample_tokens);
+  options.sampler.temperature = train.sample_temperature;
+  options.sampler.seed = train.seed;
+  for (const std::string& prompt : train.sample_prompts) {
+    ENGRAM_ASSIGN_OR_RETURN(const std::string text, learner_->sample(prompt, options));
+    line["samples"].push_back({{"prompt", prompt}, {"text", text}});
+    observer_.on_message(fmt::format("step {}: {}", step_, quote_text(prompt + text, 400)));
+  }
+  return {};
+}
+
+// A step whose numbers are not finite has changed no weight.
+Status Run::skip(const StepResult& result) {
+  const std::string what = fmt::format("loss {}, gradient norm {}", result.loss, result.grad_norm);
+  if (skipped_in_a_row_++ >= inputs_.recipe.train.max_skipped_steps)
+    return make_status(
+        StatusCode::kFailedPrecondition,
+        "{}step {}: {}, wanted finite numbers{}; lower optimizer.muon_lr and optimizer.adamw_lr; {}",
+        root() ? "" : "rank 0: ", step_ + 1, what,
+        skipped_in_a_row_ > 1 ? fmt::format(" after {} skipped steps", skipped_in_a_row_ - 1) : "",
+        summary_.checkpoint.empty() ? "no checkpoint was made" : "last checkpoint: " + summary_.checkpoint);
+  ++summary_.skipped_steps;
+  observer_.on_message(fmt::format("warning: step {} is skipped: {}", step_ + 1, what));
+  return {};
 }
 
 // This rank's part of a step.
@@ -358,46 +425,61 @@ Status Run::step() {
   StepSeconds waited;
   clock.lap(waited, &StepSeconds::data);
   const double multiplier = schedule_multiplier(recipe.optimizer, step_, recipe.train.steps);
+  const int64_t histograms_every = recipe.metrics.histograms_every;
+  learner_->want_histograms(histograms_every > 0 && (step_ + 1) % histograms_every == 0);
   StepResult result = learner_->step(batches, step_ + 1, multiplier, options_.stop, next_batches_);
   result.seconds.data = waited.data;
   stopped_ = result.stop;
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
-    return make_status(
-        StatusCode::kFailedPrecondition,
-        "{}step {}: loss {}, gradient norm {}, wanted finite numbers; lower optimizer.muon_lr and "
-        "optimizer.adamw_lr; {}",
-        root() ? "" : "rank 0: ", step_ + 1, result.loss, result.grad_norm,
-        summary_.checkpoint.empty() ? "no checkpoint was made" : "last checkpoint: " + summary_.checkpoint);
+  const bool finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
+  if (!finite) ENGRAM_RETURN_IF_ERROR(skip(result));
+  if (finite) {
+    skipped_in_a_row_ = 0;
+    summary_.loss = result.loss;
+  }
   ++step_;
+  if (WeightAverage* average = this->average()) average->add(step_ - recipe.train.average_from - 1);
   position_.step = step_;
   position_.next_batch += recipe.train.accumulation;
   position_.tokens += result.tokens;
   const double elapsed = now() - start;
   seconds_ += elapsed;
-  summary_.loss = result.loss;
 
   nlohmann::ordered_json line;
   line["step"] = step_;
-  line["loss"] = result.loss;
+  if (finite) line["loss"] = result.loss;
   line["lr"] = recipe.optimizer.muon_lr * multiplier;
   line["adamw_lr"] = recipe.optimizer.adamw_lr * multiplier;
   line["tokens"] = position_.tokens;
   line["seconds"] = seconds_;
   meter_->add(result, elapsed, line);
-  line["grad_norm"] = result.grad_norm;
+  if (finite) line["grad_norm"] = result.grad_norm;
+  if (summary_.skipped_steps > 0) line["skipped_steps"] = summary_.skipped_steps;
   if (!result.expert_load.empty()) line["expert_load_max_over_mean"] = result.expert_load;
   if (!result.gate_mean.empty()) line["gate_mean"] = result.gate_mean;
   if (!learner_->tables().empty()) line["touched_rows"] = result.touched_rows;
   if (ranks_->size() > 1) line["exchange"] = exchanged_.add(*ranks_, result, elapsed);
-  if (due(recipe.train.validate_every))
-    ENGRAM_RETURN_IF_ERROR(validation_->measure(*learner_, step_, summary_, line, observer_));
+  add_histograms(result, recipe.model, line);
+  if (due(recipe.train.validate_every)) ENGRAM_RETURN_IF_ERROR(validate(line));
+  if (due(recipe.train.samples_every)) ENGRAM_RETURN_IF_ERROR(write_samples(line));
   ENGRAM_RETURN_IF_ERROR(record(line));
 
-  observer_.on_step(result.loss, static_cast<double>(result.positions) / elapsed);
+  observer_.on_step(summary_.loss, static_cast<double>(result.positions) / elapsed);
   if (step_ % recipe.train.log_every == 0)
-    observer_.on_message(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {}", step_, result.loss,
+    observer_.on_message(fmt::format("step {}: loss {:.4f}, gradient norm {:.3f}, {}", step_, summary_.loss,
                                      result.grad_norm, meter_->last()));
   return due(recipe.train.checkpoint_every) ? save() : Status();
+}
+
+// What the model says now, as a checkpoint; ranks without a file follow.
+Status Run::write_model(const std::string& directory) {
+  TransformerImpl& model = learner_->model();
+  if (!root()) {
+    follow_reads(spread_weights(model));
+    follow_reads(table_rows());
+    return {};
+  }
+  ENGRAM_RETURN_IF_ERROR(save_model(env_, directory, file_, *inputs_.tokenizer, model, table_rows()));
+  return inputs_.recipe.lora.rank > 0 ? save_lora(env_, directory, model, inputs_.recipe.lora) : Status();
 }
 
 Status Run::save() {
@@ -405,16 +487,22 @@ Status Run::save() {
   if (root()) {
     for (const auto& sink : metrics_) ENGRAM_RETURN_IF_ERROR(sink->sync());
     const auto write = [&](const std::string& directory) -> Status {
-      ENGRAM_RETURN_IF_ERROR(save_model(env_, directory, file_, *inputs_.tokenizer, learner_->model(), table_rows()));
-      if (inputs_.recipe.lora.rank > 0)
-        ENGRAM_RETURN_IF_ERROR(save_lora(env_, directory, learner_->model(), inputs_.recipe.lora));
+      ENGRAM_RETURN_IF_ERROR(write_model(directory));
+      if (average()) {
+        const Averaged averaged(average());
+        ENGRAM_RETURN_IF_ERROR(write_model(join_path(directory, kAverageFolder)));
+        ENGRAM_RETURN_IF_ERROR(env_.sync_directory(join_path(directory, kAverageFolder)));
+      }
       return save_train_state(env_, directory, state, learner_->tables(), position_, inputs_.recipe.to_toml());
     };
     ENGRAM_ASSIGN_OR_RETURN(summary_.checkpoint,
                             directory_->publish(step_, inputs_.recipe.train.keep_checkpoints, write));
   } else {
-    follow_reads(spread_weights(learner_->model()));
-    follow_reads(table_rows());
+    ENGRAM_RETURN_IF_ERROR(write_model(""));
+    if (average()) {
+      const Averaged averaged(average());
+      ENGRAM_RETURN_IF_ERROR(write_model(""));
+    }
     follow_reads(state);
   }
   ENGRAM_RETURN_IF_ERROR(ranks_->agree({}, kSavePatience));

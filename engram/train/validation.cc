@@ -35,10 +35,10 @@ nlohmann::ordered_json to_json(const std::vector<PartLoss>& parts) {
 
 Validation::Validation(const RunInputs& inputs) : inputs_(inputs), text_(read_validation(inputs)) {}
 
-Status Validation::measure(Learner& learner, int64_t step, TrainSummary& summary, nlohmann::ordered_json& line,
-                           TrainObserver& observer) {
+Status Validation::measure(Learner& learner, const std::string& whose, TrainSummary& summary,
+                           nlohmann::ordered_json& line, TrainObserver& observer) {
   if (!inputs_.validation_sets.empty()) {
-    ENGRAM_RETURN_IF_ERROR(measure_sets(learner, step, summary, observer));
+    ENGRAM_RETURN_IF_ERROR(measure_sets(learner, whose, summary, observer));
     line["validation_sets"] = to_json(summary.validation_sets);
   }
   if (text_.token_ids.size() < 2) return Status();
@@ -54,12 +54,13 @@ Status Validation::measure(Learner& learner, int64_t step, TrainSummary& summary
   line["bits_per_byte"] = summary.bits_per_byte = result.bits_per_byte;
   summary.validation_parts = parts_->losses(result.cell_nats, result.cell_tokens);
   line["validation_parts"] = to_json(summary.validation_parts);
-  observer.on_message(fmt::format("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", step,
-                                  result.loss, result.bits_per_byte, result.tokens));
+  observer.on_message(fmt::format("{}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", whose, result.loss,
+                                  result.bits_per_byte, result.tokens));
   return Status();
 }
 
-Status Validation::measure_sets(Learner& learner, int64_t step, TrainSummary& summary, TrainObserver& observer) {
+Status Validation::measure_sets(Learner& learner, const std::string& whose, TrainSummary& summary,
+                                TrainObserver& observer) {
   EvaluateOptions evaluation;
   evaluation.batch_size = inputs_.recipe.data.batch_size;
   summary.validation_sets.clear();
@@ -69,8 +70,8 @@ Status Validation::measure_sets(Learner& learner, int64_t step, TrainSummary& su
     if (!got.ok()) return got.status().with_context("data.validation_set " + name);
     summary.validation_sets.push_back({name, got->tokens, got->documents, got->loss, got->bits_per_byte, got->exact});
     observer.on_message(
-        fmt::format("step {}: {}: loss {:.4f}, {:.4f} bits per byte, exact {:.4f}, {} tokens of {} documents", step,
-                    name, got->loss, got->bits_per_byte, got->exact, got->tokens, got->documents));
+        fmt::format("{}: {}: loss {:.4f}, {:.4f} bits per byte, exact {:.4f}, {} tokens of {} documents", whose, name,
+                    got->loss, got->bits_per_byte, got->exact, got->tokens, got->documents));
   }
   return {};
 }
@@ -78,6 +79,8 @@ Status Validation::measure_sets(Learner& learner, int64_t step, TrainSummary& su
 void Validation::restore(const nlohmann::json& line, TrainSummary& summary) {
   summary.validation_loss = line.value("validation_loss", 0.0);
   summary.bits_per_byte = line.value("bits_per_byte", 0.0);
+  if (const auto average = line.find("average"); average != line.end())
+    summary.average_validation_loss = average->value("validation_loss", 0.0);
   const nlohmann::json none = nlohmann::json::object(), parts = line.value("validation_parts", none),
                        sets = line.value("validation_sets", none);
   for (const auto& [name, part] : parts.items())

@@ -13,14 +13,14 @@ class Validation {
   // `inputs` outlives it. Reads the text once.
   explicit Validation(const RunInputs& inputs);
   // Fills the summary's fields and those of a line of metrics.jsonl, and tells the observer. All ranks call it
-  // together.
-  Status measure(Learner& learner, int64_t step, TrainSummary& summary, nlohmann::ordered_json& line,
+  // together. `whose`: what messages begin with.
+  Status measure(Learner& learner, const std::string& whose, TrainSummary& summary, nlohmann::ordered_json& line,
                  TrainObserver& observer);
   // The summary's fields, from the last line of a run that goes on.
   static void restore(const nlohmann::json& line, TrainSummary& summary);
 
  private:
-  Status measure_sets(Learner& learner, int64_t step, TrainSummary& summary, TrainObserver& observer);
+  Status measure_sets(Learner& learner, const std::string& whose, TrainSummary& summary, TrainObserver& observer);
 
   const RunInputs& inputs_;
   TokenText text_;

@@ -48,7 +48,8 @@ class Ranks:
 
 def checkpoint(folder):
     """Bytes of every file of a run's last checkpoint."""
-    return {path.name: path.read_bytes() for path in (Path(folder) / "latest").iterdir()}
+    latest = (Path(folder) / "latest").resolve()
+    return {str(path.relative_to(latest)): path.read_bytes() for path in latest.rglob("*") if path.is_file()}
 
 
 TIMES = ("seconds", "tokens_per_second", "exchange", "mfu", "step_seconds", "peak_rss_bytes")

@@ -106,6 +106,18 @@ class SameBytes(unittest.TestCase):
                 self.train(name, 2, ("train.stop_at=6", SHARES))
                 self.assert_equal_runs(whole, self.train(name, size, settings, "--resume"), but=["recipe.toml"])
 
+    def test_averages_samples_and_histograms(self):
+        keys = ("train.average=ema", "train.average_decay=0.8", "train.average_from=2", 'train.sample_prompts=["the "]',
+                "train.samples_every=6", "train.sample_tokens=4", "metrics.histograms_every=6")
+        one = self.train("one", 1, keys)
+        self.assertIn("average/model.safetensors", checkpoint(one))
+        for field in ("average", "samples", "histograms"):
+            self.assertIn(field, metrics(one)[5])
+        self.assert_equal_runs(one, self.train("four", 4, keys))
+        self.assert_equal_runs(one, self.train("shares", 2, (*keys, SHARES)), but=["recipe.toml"])
+        self.train("to-four", 2, (*keys, "train.stop_at=6", SHARES))
+        self.assert_equal_runs(one, self.train("to-four", 4, keys, "--resume"), but=["recipe.toml"])
+
     def test_three_ranks_with_six_micro_batches_are_one_another(self):
         # A third of 6 is no power of two: another order of sums, so equality is to rounding, for the first step.
         six = ("train.accumulation=6", "train.steps=1", "train.validate_every=0")

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "engram/train/run_inputs.h"
 
 namespace engram {
@@ -292,6 +294,29 @@ TEST(Schedule, WsdIsConstantThenFallsToZero) {
   EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 30, 40), 0.5);
   optimizer.decay_fraction = 0;
   EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 39, 40), 1.0);
+}
+
+// Beside the formulas of transformers' get_cosine_schedule_with_warmup, its form with a smallest rate, and
+// get_linear_schedule_with_warmup, which say what a step counts after the warm-up.
+TEST(Schedule, CosineAndASmallestRateAreThoseOfOtherTrainers) {
+  OptimizerRecipe optimizer;
+  optimizer.warmup_steps = 6;
+  for (const double smallest : {0.0, 0.1}) {
+    optimizer.min_lr_ratio = smallest;
+    for (int64_t step = 6; step < 50; ++step) {
+      const double progress = static_cast<double>(step - 6) / (50 - 6);
+      optimizer.decay = DecayKind::kCosine;
+      EXPECT_NEAR(schedule_multiplier(optimizer, step, 50),
+                  0.5 * (1 + std::cos(3.14159265358979323846 * progress)) * (1 - smallest) + smallest, 1e-15);
+      optimizer.decay = DecayKind::kLinear;
+      EXPECT_NEAR(schedule_multiplier(optimizer, step, 50), (1 - progress) * (1 - smallest) + smallest, 1e-15);
+    }
+    EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 2, 50), 0.5);
+  }
+  optimizer.decay = DecayKind::kWsd;  // the last 20 of 50 steps
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 40, 50), 0.1 + 0.9 * 0.5);
+  optimizer.decay = DecayKind::kConstant;
+  EXPECT_DOUBLE_EQ(schedule_multiplier(optimizer, 49, 50), 1.0);
 }
 
 }  // namespace

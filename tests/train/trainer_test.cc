@@ -15,6 +15,7 @@
 #include "engram/train/learner.h"
 #include "engram/train/one_row_table.h"
 #include "engram/train/run_directory.h"
+#include "engram/train/weight_average.h"
 #include "tests/fault_env.h"
 
 namespace engram {
@@ -466,6 +467,118 @@ TEST_F(Training, ALossThatIsNotFiniteEndsTheRunAndKeepsTheCheckpoint) {
   ASSERT_FALSE(result.ok());
   EXPECT_NE(result.status().message().find("wanted finite numbers"), std::string::npos);
   EXPECT_TRUE(load_model(Env::posix(), (folder_ / "a").string()).ok());
+}
+
+TEST_F(Training, SkippedStepsAreCountedAndEndTheRunAfterTheLimit) {
+  const Result<TrainSummary> result = run(recipe(
+      "a", {"optimizer.adamw_lr=1000", "optimizer.weight_decay=1000", "train.steps=30", "train.max_skipped_steps=2"}));
+  ASSERT_FALSE(result.ok());
+  EXPECT_NE(result.status().message().find("wanted finite numbers after 2 skipped steps"), std::string::npos)
+      << result.status().message();
+  const auto lines = metrics("a");
+  ASSERT_GT(lines.size(), 2u);
+  EXPECT_EQ(lines.back()["skipped_steps"], 2);
+  EXPECT_FALSE(lines.back().contains("loss"));
+  EXPECT_TRUE(lines[lines.size() - 3].contains("loss"));
+}
+
+// A step with numbers that are not finite leaves nothing behind: the next one has the bits of a run without it.
+TEST_F(Training, ASkippedStepChangesNothing) {
+  const RunInputs inputs = value_or_throw(open_run_inputs(Env::posix(), recipe("a"), (folder_ / "data").string()));
+  DataLoaderOptions loading;
+  loading.batch_size = 2;
+  loading.sequence_length = 16;
+  auto loader = value_or_throw(DataLoader::create(inputs.sources(), inputs.hasher, loading));
+  const Batch first = value_or_throw(loader->next()), second = value_or_throw(loader->next());
+  const auto alone = Communicator::alone();
+  const auto after = [&](bool with_fault) {
+    Learner learner(inputs, *alone);
+    if (with_fault) {
+      torch::Tensor weight = learner.model().parameters()[0].detach();
+      const torch::Tensor before = weight.clone();
+      weight.fill_(NAN);
+      EXPECT_FALSE(std::isfinite(learner.step(std::span(&first, 1), 1, 1.0).loss));
+      weight.copy_(before);
+    }
+    return learner.step(std::span(&second, 1), 1, 1.0);
+  };
+  const StepResult with = after(true), without = after(false);
+  EXPECT_EQ(with.loss, without.loss);
+  EXPECT_EQ(with.grad_norm, without.grad_norm);
+  EXPECT_EQ(with.expert_load, without.expert_load);
+}
+
+// The average is saved, resumed to the bit, evaluated beside the weights, and is a model by itself.
+TEST_F(Training, AveragedWeightsAreEvaluatedSavedAndResumed) {
+  for (const char* kind : {"ema", "mean"}) {
+    const std::vector<std::string> keys = {fmt::format("train.average={}", kind), "train.average_from=1",
+                                           "train.average_decay=0.5", "train.validate_every=2"};
+    std::vector<std::string> stopped = keys;
+    stopped.push_back("train.stop_at=3");
+    const std::string whole = fmt::format("whole-{}", kind), halves = fmt::format("halves-{}", kind);
+    const TrainSummary summary = value_or_throw(run(recipe(whole, keys)));
+    value_or_throw(run(recipe(halves, stopped)));
+    value_or_throw(run(recipe(halves, keys), /*resume=*/true));
+    for (const char* file : {"model.safetensors", "average/model.safetensors", "average/engram.safetensors"})
+      EXPECT_TRUE(bytes_of(latest(whole) / file) == bytes_of(latest(halves) / file)) << file << kind;
+    EXPECT_FALSE(bytes_of(latest(whole) / "model.safetensors") ==
+                 bytes_of(latest(whole) / "average/model.safetensors"));
+    const auto lines = metrics(whole);
+    EXPECT_TRUE(lines[1].contains("average"));
+    EXPECT_GT(lines.back()["average"]["validation_loss"], 0.0);
+    EXPECT_NE(lines.back()["average"]["validation_loss"], lines.back()["validation_loss"]);
+    EXPECT_EQ(summary.average_validation_loss, lines.back()["average"]["validation_loss"]);
+    EXPECT_TRUE(load_model(Env::posix(), (latest(whole) / "average").string()).ok());
+  }
+}
+
+TEST(WeightAverages, AreWhatTheirFormulaSays) {
+  for (const double decay : {1.0, 0.75}) {
+    torch::Tensor weight = torch::zeros({3}).set_requires_grad(true);
+    WeightAverage average({weight}, decay);
+    double wanted = 0;
+    const std::vector<double> values = {4, 8, 3, 5, 1, 7};
+    for (size_t n = 0; n < values.size(); ++n) {
+      weight.detach().fill_(values[n]);
+      average.add(static_cast<int64_t>(n));
+      const double part = std::max(1 - decay, 1.0 / static_cast<double>(n + 1));
+      wanted += part * (values[n] - wanted);
+    }
+    {
+      const Averaged now(&average);
+      EXPECT_NEAR(weight[0].item<double>(), wanted, 1e-5);
+    }
+    EXPECT_EQ(weight[2].item<double>(), 7);
+  }
+}
+
+// Samples and histograms are told at their intervals and change no number.
+TEST_F(Training, SamplesAndHistogramsComeAtTheirIntervals) {
+  value_or_throw(run(recipe("plain")));
+  value_or_throw(
+      run(recipe("told", {"train.sample_prompts=[\"the \", \"a\"]", "train.samples_every=4", "train.sample_tokens=5",
+                          "train.sample_temperature=0.7", "metrics.histograms_every=3", "metrics.sinks=tensorboard"})));
+  const auto plain = metrics("plain"), told = metrics("told");
+  for (size_t i = 0; i < plain.size(); ++i) {
+    EXPECT_EQ(plain[i]["loss"], told[i]["loss"]);
+    EXPECT_EQ(told[i].contains("samples"), i == 3 || i == 5);
+    EXPECT_EQ(told[i].contains("histograms"), i == 2 || i == 5);
+  }
+  EXPECT_EQ(told[3]["samples"].size(), 2u);
+  EXPECT_EQ(told[3]["samples"][0]["prompt"], "the ");
+  const auto sum = [](const nlohmann::json& counts) {
+    int64_t all = 0;
+    for (const auto& count : counts) all += count.get<int64_t>();
+    return all;
+  };
+  const nlohmann::json& gate = told[2]["histograms"]["gate/0"];
+  EXPECT_EQ(gate["counts"].size(), 32u);
+  EXPECT_EQ(sum(gate["counts"]), 2 * 16);  // positions, one stream
+  const nlohmann::json& load = told[2]["histograms"]["expert_load/0"];
+  EXPECT_EQ(load["counts"].size(), 4u);
+  EXPECT_EQ(sum(load["counts"]), 2 * 16 * 2);  // two experts each
+  for (const char* file : {"model.safetensors", "engram.safetensors", "optimizer.safetensors"})
+    EXPECT_TRUE(bytes_of(latest("plain") / file) == bytes_of(latest("told") / file)) << file;
 }
 
 TEST_F(Training, DamagedCheckpointsAreRefused) {
