@@ -40,5 +40,6 @@ void add_audit(CLI::App& app, Invocation& invocation);
 void add_serve(CLI::App& app, Invocation& invocation);
 void add_probes(CLI::App& lab, Invocation& invocation);  // below `lab`
 void add_train(CLI::App& app, Invocation& invocation);
+void add_watch(CLI::App& app, Invocation& invocation);
 
 }  // namespace engram::apps

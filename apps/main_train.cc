@@ -11,5 +11,6 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   add_demo(app, invocation);
   add_train(app, invocation);
+  add_watch(app, invocation);
   return run_command_line(app, invocation, argc, argv);
 }

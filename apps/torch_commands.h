@@ -29,6 +29,7 @@ inline constexpr std::array kTorchCommands = {
     TorchCommand{"", "score", "engram-torch", "The log probability of every token of a text under a checkpoint"},
     TorchCommand{"", "serve", "engram-torch", "Serve a checkpoint over HTTP: OpenAI's API, metrics, and a page"},
     TorchCommand{"", "train", "engram-train", "Train a model from a recipe"},
+    TorchCommand{"", "watch", "engram-train", "Make a page of training runs, running or finished"},
     TorchCommand{"bench", "exchange", "engram-torch",
                  "Exchanges between processes: latency, bandwidth, the rows of a training step"},
     TorchCommand{"bench", "ops", "engram-torch", "Every kernel beside the best call of libtorch for its work"},

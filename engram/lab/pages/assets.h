@@ -8,6 +8,7 @@ extern const std::string_view report_js;           // engram/lab/pages/assets/re
 extern const std::string_view study_report_html;   // engram/lab/pages/assets/study_report.html
 extern const std::string_view demo_report_html;    // engram/lab/pages/assets/demo_report.html
 extern const std::string_view probe_report_html;   // engram/lab/pages/assets/probe_report.html
+extern const std::string_view watch_html;          // engram/lab/pages/assets/watch.html
 extern const std::string_view entities_txt;        // engram/lab/pages/assets/entities.txt
 extern const std::string_view known_entities_txt;  // engram/lab/pages/assets/known_entities.txt
 extern const std::string_view facts_jsonl;         // engram/lab/pages/assets/facts.jsonl
