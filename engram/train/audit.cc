@@ -253,7 +253,8 @@ class Audit {
       if (!line->is_object() || line->value("step", int64_t{0}) != step)
         return fault("metrics", fmt::format("{}: got another step, wanted {}", place, step));
       const auto loss = line->find("loss");
-      if (loss == line->end() || !loss->is_number() || !std::isfinite(loss->get<double>()))
+      const bool skipped = loss == line->end() && line->contains("skipped_steps");
+      if (!skipped && (loss == line->end() || !loss->is_number() || !std::isfinite(loss->get<double>())))
         return fault("metrics", fmt::format("{}: step {} has no finite loss", place, step));
       if (step == position.step && line->value("tokens", int64_t{-1}) != position.tokens)
         return fault("metrics", fmt::format("{}: {} tokens, the state says {}", place,
