@@ -67,3 +67,15 @@ read_jobs() {
   fi
   [[ $# -eq 0 ]] || wrong_usage "'$1': wanted --jobs N at most"
 }
+
+# licences FOLDER ROOT: of what libengram holds; ROOT is where Debian's packages lie.
+licences() {
+  mkdir -p "$1"
+  cp LICENSE "$1/engram.txt"
+  local package
+  for package in $(python3 -c 'import sys; sys.path.insert(0, "scripts"); import sbom
+print(*sorted(debian for debian, _, files in sbom.LINKED.values() if "library" in files))'); do
+    cp -L "$2/usr/share/doc/$package/copyright" "$1/$package.txt" 2>/dev/null ||
+      cp -L "/usr/share/doc/$package/copyright" "$1/$package.txt"
+  done
+}

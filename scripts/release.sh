@@ -42,18 +42,6 @@ source_tarball() {
   git archive --format=tar --prefix="engram-$version/" HEAD | gzip -n -9 >"$out/engram-$version.tar.gz"
 }
 
-# licences FOLDER ROOT: of what libengram holds; ROOT is where Debian's packages lie.
-licences() {
-  mkdir -p "$1"
-  cp LICENSE "$1/engram.txt"
-  local package
-  for package in $(python3 -c 'import sys; sys.path.insert(0, "scripts"); import sbom
-print(*sorted(debian for debian, _, files in sbom.LINKED.values() if "library" in files))'); do
-    cp -L "$2/usr/share/doc/$package/copyright" "$1/$package.txt" 2>/dev/null ||
-      cp -L "/usr/share/doc/$package/copyright" "$1/$package.txt"
-  done
-}
-
 # library_tarball PRESET MACHINE ROOT STRIP
 library_tarball() {
   local name=libengram-$version-linux-$2

@@ -21,6 +21,7 @@ LINKED = {
     "onig": ("libonig-dev", "BSD-2-Clause", "library wheel"),
     "uring": ("liburing-dev", "MIT", "library wheel"),
     "hwy": ("libhwy-dev", "Apache-2.0 OR BSD-3-Clause", "library wheel"),
+    "zlib": ("zlib1g-dev", "Zlib", ""),
     "zstd": ("libzstd-dev", "BSD-3-Clause", ""),
     "tomlplusplus": ("libtomlplusplus-dev", "MIT", ""),
     "CLI11": ("libcli11-dev", "BSD-3-Clause", ""),

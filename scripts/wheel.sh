@@ -42,6 +42,22 @@ trap 'rm -rf "$work"' EXIT
 CMAKE_BUILD_PARALLEL_LEVEL=$JOBS "$venv/bin/python" -m pip wheel --disable-pip-version-check -q --no-deps \
   -C build-dir="$ROOT/build/$preset" "${options[@]}" -w "$work" bindings/python ||
   die "the wheel could not be built (messages above)"
+# The licences of what is inside; auditwheel lists them in the wheel's RECORD.
+nanobind=$(grep -o 'nanobind==[0-9.]*' bindings/python/pyproject.toml)
+"$venv/bin/python" -m pip install --disable-pip-version-check -q "$nanobind" ||
+  die "nanobind could not be installed (messages above)"
+root=
+[[ ${1:-} != --arm64 ]] || root=.cache/arm64-root
+licences "$work/licences" "$root"
+cp "$venv"/lib/python*/site-packages/nanobind-*.dist-info/licenses/LICENSE "$work/licences/nanobind.txt"
+"$venv/bin/python" - "$work"/*.whl "$work/licences" <<'EOF'
+import pathlib, sys, zipfile
+wheel, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+with zipfile.ZipFile(wheel, "a") as archive:
+    info = next(name.split("/")[0] for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    for text in sorted(folder.iterdir()):
+        archive.writestr(zipfile.ZipInfo(f"{info}/licenses/{text.name}"), text.read_bytes())
+EOF
 # Everything but glibc is inside, so this gives the wheel its name: manylinux, with the oldest glibc that has what it calls.
 PATH="$PWD/$venv/bin:$PATH" "$venv/bin/auditwheel" repair -w "$work/checked" "$work"/*.whl >"$work/log" 2>&1 ||
   { cat "$work/log" >&2; die "auditwheel refuses the wheel (messages above)"; }
