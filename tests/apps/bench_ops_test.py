@@ -18,9 +18,9 @@ OPTIONAL = {"gemm_bf16"}
 
 
 def kernel_names(folder):
-    """Every source with a loop in it; X_plain.cc holds only the oracles of X."""
+    """Every source with a loop in it; X_plain.cc has only oracles of X, X_x86.cc and X_portable.cc its forms."""
     names = {path.stem for path in folder.iterdir() if path.suffix in (".h", ".cc")}
-    return {name for name in names if not name.endswith(("-inl", "_plain"))} - NO_KERNEL
+    return {name for name in names if not name.endswith(("-inl", "_plain", "_x86", "_portable"))} - NO_KERNEL
 
 
 def bench(*arguments):
