@@ -37,8 +37,9 @@ Result<std::vector<std::vector<int32_t>>> parse_token_file(std::span<const std::
 
 enum class TokenFileFormat { kLlmC, kMegatron };
 // Writes a shard's documents, each ending where the shard has it, to `path` (llm.c), or to PATH.bin and PATH.idx. Of
-// llm.c's the end-of-text token moves to where a document begins. All appear whole, or not at all.
-// kInvalidArgument: a shard with a mask, which neither format can hold; too many tokens for the format's counts.
+// llm.c's the end-of-text token moves to where a document begins. A file appears whole; the .idx, with which readers
+// begin, comes last. kInvalidArgument: a shard with a mask, which neither format can hold; too many tokens for the
+// format's counts.
 Status write_token_file(Env& env, const TokenShard& shard, TokenFileFormat format, int32_t end_of_text,
                         const std::string& path);
 

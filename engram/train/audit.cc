@@ -128,11 +128,12 @@ class Audit {
 
   void check_state(const Recipe& recipe) {
     const Result<nlohmann::json> state = read_json_file(env_, file("state.json"));
+    if (!state.ok()) return fault("state", state.status().message());
     TrainPosition position;
-    if (state.ok() && state->is_object()) {
-      position.vocabulary_digest = model_.tokenizer->vocabulary_digest();
-      position.train_tokens = state->value("train_tokens", int64_t{0});
-    }
+    position.vocabulary_digest = model_.tokenizer->vocabulary_digest();
+    Fields fields(*state, file("state.json"));
+    fields.need("train_tokens", position.train_tokens, 0);
+    if (!fields.status().ok()) return fault("state", fields.status().message());
     const Result<TrainPosition> loaded = load_position(env_, report_.checkpoint, position);
     if (!loaded.ok()) return fault("state", loaded.status().message());
     const int64_t batches = loaded->step * recipe.train.accumulation;
@@ -250,15 +251,18 @@ class Audit {
       const Result<nlohmann::json> line = parse_json(take_line(rest), place);
       if (!line.ok()) return fault("metrics", line.status().message());
       ++step;
-      if (!line->is_object() || line->value("step", int64_t{0}) != step)
-        return fault("metrics", fmt::format("{}: got another step, wanted {}", place, step));
+      Fields fields(*line, place);
+      int64_t number = 0, tokens = -1;
+      fields("step", number, 0);
+      fields("tokens", tokens, 0);
+      if (!fields.status().ok()) return fault("metrics", fields.status().message());
+      if (number != step) return fault("metrics", fmt::format("{}: got another step, wanted {}", place, step));
       const auto loss = line->find("loss");
       const bool skipped = loss == line->end() && line->contains("skipped_steps");
       if (!skipped && (loss == line->end() || !loss->is_number() || !std::isfinite(loss->get<double>())))
         return fault("metrics", fmt::format("{}: step {} has no finite loss", place, step));
-      if (step == position.step && line->value("tokens", int64_t{-1}) != position.tokens)
-        return fault("metrics", fmt::format("{}: {} tokens, the state says {}", place,
-                                            line->value("tokens", int64_t{-1}), position.tokens));
+      if (step == position.step && tokens != position.tokens)
+        return fault("metrics", fmt::format("{}: {} tokens, the state says {}", place, tokens, position.tokens));
     }
     if (step < position.step)
       return fault("metrics",

@@ -109,6 +109,8 @@ class Smoke(unittest.TestCase):
                 ("metrics.jsonl", lambda data: b"".join(data.splitlines(True)[:5]), "ends at step 5"),
                 ("recipe.toml", lambda data: data.replace(b"hidden_size = ", b"hidden_size = 1", 1), "recipe: config.json differs: "),
                 ("state.json", lambda data: data.replace(b'"next_batch": ', b'"next_batch": 1', 1), "state: step "),
+                ("state.json", lambda data: data.replace(b'"train_tokens": ', b'"train_tokens": "x", "was": ', 1), "train_tokens"),
+                ("metrics.jsonl", lambda data: data.replace(b'"step":1,', b'"step":"1",', 1), "metrics.jsonl:1: step"),
                 ("data/train.tokens", lambda data: data[:-1], "data: "),
                 ("tokenizer.json", lambda data: data.replace(b'"!"', b'"!!"', 1), "model: ")):
             with self.subTest(name=name, words=words):
